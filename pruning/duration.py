@@ -13,7 +13,7 @@ PATTERN = re.compile(r"^(\d+(?:\.\d+)?)(it|ep|%)$")
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training: optimizer steps (`it`), passes over the training set (`ep`) or `%` of the whole."""
+    """A length of training: optimizer steps (it), passes over the training set (ep) or % of it."""
 
     amount: float
     unit: str

@@ -1,0 +1,200 @@
+"""What a run costs: seconds by phase, GPU hours, energy and emissions, kept through crashes."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.recipe import CostConfig
+
+ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
+PHASES = ("setup", "train", "data_wait", "prune", "evaluate", "compile", "checkpoint")
+
+
+@dataclass
+class Totals:
+    """Sums over all sessions of a run, as they go into checkpoints and log lines; seconds, kWh, kg."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    wall_seconds: float = 0.0
+    redone_seconds: float = 0.0
+    timed_images: int = 0
+    timed_seconds: float = 0.0
+    timed_steps: int = 0
+    peak_memory_bytes: int = 0
+    cpu_kwh: float = 0.0
+    gpu_kwh: float = 0.0
+    ram_kwh: float = 0.0
+    emissions_kgco2e: float = 0.0
+    training_macs: float = 0.0
+    images: int = 0
+
+
+class Meter:
+    """Energy of this machine through one codecarbon tracker: offline, silent, no sockets, one a node."""
+
+    def __init__(self, config: CostConfig, cuda: bool) -> None:
+        logging.getLogger("codecarbon").disabled = True  # its constructor prints whatever the level
+        from codecarbon import OfflineEmissionsTracker
+
+        forced = {"force_cpu_power": config.cpu_power_watts, "force_ram_power": config.ram_power_watts}
+        self.tracker: Any = OfflineEmissionsTracker(
+            country_iso_code=config.country,
+            pue=config.pue,
+            save_to_file=False,
+            allow_multiple_runs=True,
+            tracking_mode="machine",
+            log_level="critical",
+            **{k: v for k, v in forced.items() if v is not None},
+        )
+        self.tracker.start()
+        estimated = "forced power" if config.cpu_power_watts else "estimated from the processor's power"
+        self.source = f"GPU measured (NVML), CPU and RAM {estimated}" if cuda else f"CPU and RAM {estimated}"
+        if self._reads_rapl():
+            self.source = self.source.replace(estimated, "measured (RAPL), RAM estimated")
+
+    def read(self) -> dict[str, float]:
+        """Energy in kWh and emissions in kg CO2e since the tracker started, PUE included."""
+        self.tracker.flush()
+        data = self.tracker._prepare_emissions_data()
+        return {
+            "cpu_kwh": data.cpu_energy,
+            "gpu_kwh": data.gpu_energy,
+            "ram_kwh": data.ram_energy,
+            "emissions_kgco2e": data.emissions,
+        }
+
+    def stop(self) -> None:
+        self.tracker.stop()
+
+    def _reads_rapl(self) -> bool:
+        return any(getattr(h, "_mode", "") == "intel_rapl" for h in self.tracker._hardware)
+
+
+class Cost:
+    """Counts while a run runs. Phases exclude one another: entering one pauses the one around it."""
+
+    def __init__(
+        self,
+        config: CostConfig,
+        device: torch.device,
+        *,
+        processes: int = 1,
+        meters: bool = True,
+        sum_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
+    ) -> None:
+        self.config, self.device, self.processes = config, device, processes
+        self.sum_over_ranks = sum_over_ranks
+        self.totals = Totals()
+        self.started = self.phase_started = time.perf_counter()
+        self.stack = ["setup"]
+        self.meter = Meter(config, device.type == "cuda") if meters and config.tracker != "off" else None
+        self.metered: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what is inside as `name`; the device is waited for at both ends."""
+        self._synchronize()
+        self._switch()
+        self.stack.append(name)
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self._switch()
+            self.stack.pop()
+
+    def add_wait(self, seconds: float) -> None:
+        """Move seconds that the training loop spent waiting for data out of the phase train."""
+        self.totals.seconds["data_wait"] += seconds
+        self.totals.seconds[self.stack[-1]] -= seconds
+
+    def add_steps(self, steps: int, images: int, seconds: float) -> None:
+        """Count training steps for throughput; seconds include waiting for data."""
+        self.totals.timed_steps += steps
+        self.totals.timed_images += images
+        self.totals.timed_seconds += seconds
+
+    def refresh(self) -> Totals:
+        """The totals up to now."""
+        self._switch()
+        now = time.perf_counter()
+        self.totals.wall_seconds += now - self.started
+        self.started = now
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            self.totals.peak_memory_bytes = max(self.totals.peak_memory_bytes, peak)
+        return self.totals
+
+    def refresh_energy(self) -> None:
+        """Add what all nodes' meters gained; every rank calls it, at checkpoints and at the end."""
+        if self.config.tracker == "off":
+            return
+        reading = self.meter.read() if self.meter else dict.fromkeys(ENERGIES, 0.0)
+        gained = [reading[name] - self.metered.get(name, 0.0) for name in ENERGIES]
+        everywhere = self.sum_over_ranks(torch.tensor(gained, dtype=torch.float64))
+        for name, value in zip(ENERGIES, everywhere.tolist(), strict=True):
+            setattr(self.totals, name, getattr(self.totals, name) + value)
+        self.metered = reading
+
+    def resume(self, totals: Totals, last_wall_seconds: float) -> None:
+        """Go on from a checkpoint's totals.
+
+        What the crashed session did after its last checkpoint was really spent: its wall time, read
+        from the log's last line, is added to the totals and its energy at the run's mean power.
+        """
+        mine, self.totals = self.refresh(), totals
+        lost = max(0.0, last_wall_seconds - totals.wall_seconds)
+        grown = 1 + lost / totals.wall_seconds if totals.wall_seconds else 1.0
+        for name in ENERGIES:
+            setattr(totals, name, getattr(totals, name) * grown)
+        totals.redone_seconds += lost
+        totals.wall_seconds += lost + mine.wall_seconds
+        totals.seconds["setup"] += mine.seconds["setup"]
+
+    def summary(self) -> dict[str, float | str | None]:
+        """Flat keys with units. Hours are of wall clock × devices; energy is of this node's machine."""
+        t = self.refresh()
+        hours = t.wall_seconds / 3600
+        busy = sum(t.seconds[p] for p in ("train", "prune", "evaluate")) / 3600
+        gpus = self.processes if self.device.type == "cuda" else 0
+        kwh = t.cpu_kwh + t.gpu_kwh + t.ram_kwh
+        metered = self.config.tracker != "off"
+        return {
+            **{f"cost/{name}_seconds": t.seconds[name] for name in PHASES},
+            "cost/wall_hours": hours,
+            "cost/device_hours": hours * self.processes,
+            "cost/gpu_hours": hours * gpus,
+            "cost/gpu_busy_hours": busy * gpus,
+            "cost/redone_seconds": t.redone_seconds,
+            "cost/peak_memory_bytes": t.peak_memory_bytes or None,
+            "cost/energy_kwh": kwh if metered else None,
+            "cost/cpu_energy_kwh": t.cpu_kwh if metered else None,
+            "cost/gpu_energy_kwh": t.gpu_kwh if metered else None,
+            "cost/ram_energy_kwh": t.ram_kwh if metered else None,
+            "cost/emissions_kgco2e": t.emissions_kgco2e if metered else None,
+            "cost/energy_source": self.meter.source if self.meter else "not tracked",
+            "cost/country": self.config.country,
+            "cost/pue": self.config.pue,
+            "throughput/images_per_second": t.timed_images / t.timed_seconds if t.timed_seconds else None,
+            "throughput/batch_milliseconds": 1e3 * t.timed_seconds / t.timed_steps if t.timed_steps else None,
+        }
+
+    def stop(self) -> None:
+        """Stop the meter's background thread."""
+        if self.meter is not None:
+            self.meter.stop()
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        self.totals.seconds[self.stack[-1]] += now - self.phase_started
+        self.phase_started = now
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

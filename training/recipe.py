@@ -1,0 +1,263 @@
+"""The recipe: a strict, frozen schema; what it does not name is an error, what it names is checked."""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.config import ModelConfig
+from pruning.config import PruningConfig
+from pruning.duration import Duration
+from pruning.laboratory_config import LaboratoryConfig
+from reporting.claims import ClaimConfig
+from training.data_config import DataConfig
+from training.source import Key, RecipeError, Source, override, read
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class Named(Section):
+    """A section whose bare word is its name: `optimizer: sgd` is `optimizer: {name: sgd}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value
+
+
+class OptimizerConfig(Named):
+    """How weights move. `timm/<name>` takes any optimizer of timm, with its own `options`."""
+
+    name: str = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norm_and_bias: bool = True
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> "OptimizerConfig":
+        known = ("sgd", "adam", "adamw", "rmsprop")
+        if self.name not in known and not self.name.startswith("timm/"):
+            raise ValueError(f"unknown optimizer {self.name}; use {', '.join(known)} or timm/<name>")
+        return self
+
+
+class LrScheduleConfig(Named):
+    """The learning rate as a pure function of the position: warm-up, then a curve."""
+
+    curve: Literal["constant", "linear", "step", "exponential", "cosine", "one_cycle"] = "constant"
+    per: Literal["step", "epoch"] = "step"
+    warmup: Duration = Duration(0, "it")
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    milestones: list[Duration] = []
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    rise: Fraction = 0.3
+    start_divisor: Annotated[float, Field(ge=1)] = 25.0
+    final_divisor: Annotated[float, Field(ge=1)] = 1e4
+    cycle_momentum: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "LrScheduleConfig":
+        if (self.curve == "step") != bool(self.milestones):
+            raise ValueError("milestones go with curve: step; write both or neither")
+        return self
+
+
+class EmaConfig(Section):
+    """An exponential moving average of the weights, which is then what is evaluated."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    warmup: bool = False
+
+
+class TrainingConfig(Section):
+    """Everything that shapes the weights besides model, data and pruning."""
+
+    duration: Duration
+    batch_size: Annotated[int, Field(gt=0)]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: LrScheduleConfig = LrScheduleConfig()
+    accumulation: Annotated[int, Field(gt=0)] = 1
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    label_smoothing: Fraction = 0.0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    ema: EmaConfig | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    deterministic: bool = False
+    sync_batchnorm: bool = False
+
+
+class EvaluationConfig(Section):
+    """When the validation split is measured; the test split is measured once, at the end."""
+
+    every: Duration = Duration(1, "ep")
+    batch_size: Annotated[int, Field(gt=0)] | None = None
+
+
+class CheckpointConfig(Section):
+    """When the whole state is written, and how many of the last ones are kept."""
+
+    every: Duration = Duration(1, "ep")
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+class CostConfig(Section):
+    """How energy and emissions are counted; forced powers replace codecarbon's own estimate."""
+
+    tracker: Literal["codecarbon", "off"] = "codecarbon"
+    country: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USA"
+    pue: Annotated[float, Field(ge=1)] = 1.0
+    cpu_power_watts: float | None = None
+    ram_power_watts: float | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+
+
+class LogConfig(Section):
+    """How often a line is written, and which tracker also shows it (any of accelerate's, or none)."""
+
+    every: Duration = Duration(50, "it")
+    tracker: str = "wandb"
+    mode: Literal["offline", "online"] = "offline"
+    project: str = "prunezoo"
+    tags: list[str] = []
+
+
+class Recipe(Section):
+    """One experiment: what is trained, on what, how, and how it is pruned."""
+
+    seed: int = 0
+    processes: Annotated[int, Field(gt=0)] | None = None
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    pruning: PruningConfig | None = None
+    laboratory: LaboratoryConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    cost: CostConfig = CostConfig()
+    log: LogConfig = LogConfig()
+    claims: ClaimConfig | list[ClaimConfig] | None = None
+
+    def hash(self) -> str:
+        """Eight characters that change with any stated value that can change a result.
+
+        Values left at their defaults do not count, so adding an option later renames no old run.
+        """
+        quiet = {"seed", "processes", "evaluation", "checkpoint", "cost", "log", "claims"}
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=quiet)
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def check_processes(self, processes: int) -> None:
+        """Whether the global batch divides over processes and accumulation.
+
+        Raises:
+            RecipeError: names the nearest batch sizes that do.
+        """
+        parts = processes * self.training.accumulation
+        size = self.training.batch_size
+        if size % parts:
+            below, above = size // parts * parts, (size // parts + 1) * parts
+            fitting = f"{below} or {above}" if below else str(above)
+            raise RecipeError(
+                f"training.batch_size {size} does not divide over {processes} processes ×"
+                f" {self.training.accumulation} accumulation; use {fitting}"
+            )
+        if self.processes not in (None, processes):
+            raise RecipeError(
+                f"the recipe asks for {self.processes} processes and {processes} run;"
+                f" launch with --num_processes {self.processes}"
+            )
+
+
+def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, Source]:
+    """The checked recipe of a file with `--set` settings laid over it, and where each value came from.
+
+    Raises:
+        RecipeError: every fault found, one a line.
+    """
+    source = read(Path(path))
+    override(source, settings or [])
+    try:
+        return Recipe.model_validate(source.values), source
+    except ValidationError as error:
+        lines = sorted({_problem(dict(fault), source) for fault in error.errors()})
+        raise RecipeError("\n".join(lines)) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema that lets editors complete and check recipes."""
+    made = Recipe.model_json_schema()
+    made["properties"]["extends"] = {"type": "string", "description": "the one recipe this builds on"}
+    made["required"] = []  # a recipe that extends another need not repeat its sections
+    return made
+
+
+def _problem(fault: dict[str, Any], source: Source) -> str:
+    key: Key = tuple(fault["loc"])
+    named = tuple(k for k in key if not _is_branch(k))
+    where, dotted = source.locate(named), ".".join(map(str, named))
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(Recipe, named[:-1])
+        near = difflib.get_close_matches(str(named[-1]), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        place = f" in {'.'.join(map(str, named[:-1]))}" if named[:-1] else ""
+        return f"{where}: unknown key {named[-1]}{place} ({hint}known: {', '.join(known)})"
+    if fault["type"] == "missing":
+        return f"{where}: {dotted} is missing; write it"
+    message = fault["msg"].removeprefix("Value error, ")
+    if "ctx" in fault and "expected" in fault["ctx"]:
+        message = f"{fault['input']!r} is not one of {fault['ctx']['expected']}"
+        near = difflib.get_close_matches(str(fault["input"]), message.split("'")[3::2], n=1)
+        message += f" (did you mean {near[0]}?)" if near else ""
+    return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
+
+
+def _is_branch(part: str | int) -> bool:
+    """Whether pydantic put the word there itself to tell which member of a union it tried."""
+    return isinstance(part, str) and (part.endswith("Config") or "[" in part or part in _TYPES)
+
+
+_TYPES = {"bool", "str", "int", "float"}
+
+
+def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
+    """The keys a recipe may have below `key`, for the message about one it may not."""
+    current: Any = model
+    for part in key:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            return []
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(str(part))
+        current = _section_of(field.annotation) if field else None
+    is_section = isinstance(current, type) and issubclass(current, BaseModel)
+    return sorted(current.model_fields) if is_section else []
+
+
+def _section_of(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType, list, Annotated):
+        found = (_section_of(a) for a in get_args(annotation))
+        return next((f for f in found if f is not None), None)
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_section else None
