@@ -1,0 +1,29 @@
+"""Networks by name, with their channels, costs and files.
+
+The names below are imported on first use, so that checking a recipe does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.files import header, load, save
+    from models.layers import initialise
+    from models.zoo import MODELS, build
+
+__all__ = ["MODELS", "build", "header", "initialise", "load", "save"]
+
+_HOME = {
+    "MODELS": "models.zoo",
+    "build": "models.zoo",
+    "header": "models.files",
+    "initialise": "models.layers",
+    "load": "models.files",
+    "save": "models.files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,126 @@
+"""A model as one safetensors file that says how to build the network its tensors belong to."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from models.zoo import build
+
+FORMAT = "prunezoo 1"
+SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")
+WIDTHS += ("num_features", "num_channels", "num_groups", "normalized_shape")
+
+
+def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None) -> None:
+    """Write weights, statistics and structure, pruned or not; `notes` is anything JSON can hold.
+
+    The file appears whole or not at all. Masks are not kept apart: a masked weight is a zero.
+
+    Raises:
+        ValueError: the model was not made by `build` or `load`.
+    """
+    structure = getattr(model, "structure", None)
+    if structure is None:
+        raise ValueError(
+            f"{type(model).__name__} has no structure to save; "
+            "make it with models.build, and save the model itself, not a wrapper of it"
+        )
+    metadata = {
+        "format": FORMAT,
+        "structure": json.dumps({**structure, "widths": _widths(model)}),
+        "notes": json.dumps(notes or {}),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        os.fsync(handle)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(handle)
+
+
+def header(path: str | Path) -> dict[str, Any]:
+    """What a file of `save` says of itself: {"structure": {name, options, widths, …}, "notes": …}.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it was not written by `save`, or by another version's.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}); {_REMEDY}") from error
+    form = metadata.get("format", "")
+    if not form.startswith("prunezoo "):
+        raise ValueError(f"{path}: tensors without the network they belong to; {_REMEDY}")
+    if form != FORMAT:
+        raise ValueError(f"{path}: written as {form}, this version reads {FORMAT}; save it again")
+    return {key: json.loads(metadata[key]) for key in ("structure", "notes")}
+
+
+_REMEDY = "give a model.safetensors written by models.save"
+
+
+def load(path: str | Path) -> nn.Module:
+    """The model that `save` wrote, on the CPU and in evaluation mode, whatever its pruned shape.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a file of `save`, or this version's network of that name is another one.
+    """
+    structure = header(path)["structure"]
+    tensors = load_file(path)
+    try:
+        model = build(
+            structure["name"],
+            num_classes=structure["num_classes"],
+            in_channels=structure["in_channels"],
+            **structure["options"],
+        )
+        _reshape(model, structure["widths"], tensors)
+        model.load_state_dict(tensors, assign=True)
+    except (ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model.eval()
+
+
+def _widths(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Module name → its numbers of channels, groups and features."""
+    return {
+        name: {key: vars(module)[key] for key in WIDTHS if key in vars(module)}
+        for name, module in model.named_modules()
+        if isinstance(module, SHAPED)
+    }
+
+
+def _reshape(model: nn.Module, widths: dict[str, dict[str, Any]], tensors: dict[str, Tensor]):
+    """Give modules the stored widths and empty tensors of the stored shapes, ready to be loaded."""
+    for name, numbers in widths.items():
+        for key, value in numbers.items():
+            value = tuple(value) if isinstance(value, list) else value
+            setattr(model.get_submodule(name), key, value)
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(".")
+        module = model.get_submodule(owner)
+        empty = torch.empty_like(tensor, device="meta")
+        if key in module._parameters:
+            old = module._parameters[key]
+            module._parameters[key] = nn.Parameter(empty, old is None or old.requires_grad)
+        elif key in module._buffers:
+            module._buffers[key] = empty

@@ -1,0 +1,99 @@
+"""What the networks of this folder are made of, and how their weights start."""
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import init
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+
+def scaled(units: int, width: float) -> int:
+    """⌊width · units⌋, at least 1: a layer's size in a network of `width` times the paper's."""
+    # Rounded first, because 0.58 · 50 is 28.999999999999996.
+    return max(1, math.floor(round(width * units, 9)))
+
+
+def named(**layers: nn.Module) -> nn.Sequential:
+    """The layers one after another, under their names."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def conv_relu(in_channels: int, channels: int, kernel: int, **options: Any) -> list[nn.Module]:
+    """Convolution with bias, ReLU."""
+    return [nn.Conv2d(in_channels, channels, kernel, **options), nn.ReLU()]
+
+
+def conv_bn_relu(in_channels: int, channels: int, kernel: int, **options: Any) -> list[nn.Module]:
+    """Convolution without bias, BatchNorm, ReLU."""
+    conv = nn.Conv2d(in_channels, channels, kernel, bias=False, **options)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+
+
+def output_units(features: nn.Module, in_channels: int, image_size: int) -> int:
+    """How many values `features` gives for one square image of `image_size` pixels a side.
+
+    Raises:
+        ValueError: the image is smaller than the layers need.
+    """
+    try:
+        with torch.no_grad():
+            image = torch.zeros(1, in_channels, image_size, image_size)
+            units = features.eval()(image).numel()
+    except RuntimeError as error:
+        raise ValueError(f"image_size {image_size} is too small for this network") from error
+    features.train()
+    return units
+
+
+def _draw(weight: Tensor, scheme: str, is_last: bool, generator: Generator | None) -> Tensor:
+    """`weight`, filled as `scheme` says."""
+    match scheme:
+        case "default":
+            return init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+        case "xavier":
+            return init.xavier_uniform_(weight, generator=generator)
+        case "kaiming":
+            return init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+        case "orthogonal":
+            gain = 1.0 if is_last else init.calculate_gain("leaky_relu", 0.05)
+            return init.orthogonal_(weight, gain, generator=generator)
+    raise ValueError(f"unknown initialisation {scheme}; use default, xavier, kaiming or orthogonal")
+
+
+@torch.no_grad()
+def initialise(
+    model: nn.Module, scheme: str = "default", generator: Generator | None = None
+) -> nn.Module:
+    """`model` itself, with new weights that depend on nothing but `scheme` and `generator`.
+
+    default: weights and biases U(−1/√fan_in, 1/√fan_in), as PyTorch's own layers start.
+    xavier: U(−√(6/(fan_in + fan_out)), …), bias 0 (Glorot & Bengio 2010, eq. 16); Keras's start.
+    kaiming: N(0, 2/fan_in), bias 0 (He et al. 2015, arXiv:1502.01852, eq. 10).
+    orthogonal: rows or columns orthogonal (Saxe et al. 2013, arXiv:1312.6120) with the gain of
+    LeakyReLU(0.05), the last layer with gain 1, biases as in default (EarlyCroP, arXiv:2206.10451).
+
+    Normalisation layers start at scale 1, shift 0 and fresh statistics. Drawn on the generator's
+    device, so that one seed gives the same weights on every device; without one, from PyTorch's
+    global state.
+
+    Raises:
+        ValueError: unknown scheme.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)]
+    for layer in layers:
+        device = layer.weight.device if generator is None else generator.device
+        weight = torch.empty(layer.weight.shape, device=device)
+        layer.weight.copy_(_draw(weight, scheme, layer is layers[-1], generator))
+        if layer.bias is not None:
+            fan_in = layer.weight[0].numel()
+            bound = 0.0 if scheme in ("xavier", "kaiming") else 1 / math.sqrt(fan_in)
+            bias = torch.empty(layer.bias.shape, device=device)
+            layer.bias.copy_(bias.uniform_(-bound, bound, generator=generator))
+    for layer in model.modules():
+        if isinstance(layer, _NormBase | nn.GroupNorm | nn.LayerNorm):
+            layer.reset_parameters()
+    return model

@@ -1,0 +1,43 @@
+"""Networks of timm, by its names."""
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+
+def from_timm(
+    num_classes: int, in_channels: int, *, timm_name: str, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """Timm's network of that name; `options` are its own, such as drop_rate.
+
+    Activations that would overwrite their input are made not to, so that hooks and second
+    derivatives see every tensor. Weights come from the Hugging Face cache or hub;
+    with HF_HUB_OFFLINE=1 only from the cache.
+
+    Raises:
+        ValueError: timm has no such network, no weights for it, or not that option.
+        OSError: the weights are neither in the cache nor reachable.
+    """
+    import timm  # here, because it takes seconds that a network of ours need not wait for
+
+    if not timm.is_model(timm_name):
+        near = difflib.get_close_matches(timm_name, timm.list_models(), 1)
+        hint = f"; did you mean timm/{near[0]}?" if near else ""
+        raise ValueError(f"timm has no network {timm_name}{hint}")
+    try:
+        model = timm.create_model(
+            timm_name, pretrained, num_classes=num_classes, in_chans=in_channels, **options
+        )
+    except OSError as error:
+        raise OSError(
+            f"timm/{timm_name}: the pretrained weights are neither in the Hugging Face cache nor "
+            "reachable; connect once to fetch them, point HF_HOME to a cache that has them, "
+            "or write pretrained: false"
+        ) from error
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"timm/{timm_name}: {error}") from error
+    for module in model.modules():
+        if getattr(module, "inplace", False):
+            vars(module)["inplace"] = False
+    return model
