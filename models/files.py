@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
         )
     metadata = {
         "format": FORMAT,
-        "structure": json.dumps({**structure, "widths": _widths(model)}),
+        "structure": json.dumps({**structure, "widths": widths(model)}),
         "notes": json.dumps(notes or {}),
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -93,14 +93,14 @@ def load(path: str | Path) -> nn.Module:
             in_channels=structure["in_channels"],
             **structure["options"],
         )
-        _reshape(model, structure["widths"], tensors)
+        reshape(model, structure["widths"], tensors)
         model.load_state_dict(tensors, assign=True)
     except (ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return model.eval()
 
 
-def _widths(model: nn.Module) -> dict[str, dict[str, Any]]:
+def widths(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Module name → its numbers of channels, groups and features."""
     return {
         name: {key: vars(module)[key] for key in WIDTHS if key in vars(module)}
@@ -109,7 +109,7 @@ def _widths(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _reshape(model: nn.Module, widths: dict[str, dict[str, Any]], tensors: dict[str, Tensor]):
+def reshape(model: nn.Module, widths: dict[str, dict[str, Any]], tensors: dict[str, Tensor]):
     """Give modules the stored widths and empty tensors of the stored shapes, ready to be loaded."""
     for name, numbers in widths.items():
         for key, value in numbers.items():
