@@ -1,0 +1,40 @@
+"""All criteria: pure functions (model, batches, **options) → Scores, higher = keep."""
+
+from collections.abc import Callable
+
+from pruning.criteria.curvature import crop, crop_s, grasp
+from pruning.criteria.gradients import (
+    bn_taylor,
+    gate_decorator,
+    gradient,
+    snap,
+    snip,
+    synflow,
+    taylor,
+)
+from pruning.criteria.probe import Batches, Maps, Reduce, Scores, identity, scoring
+from pruning.criteria.weights import bn_scale, channel_norm, lamp, magnitude, pat_magnitude, random
+
+__all__ = ["CONTEXT", "CRITERIA", "Batches", "Maps", "Reduce", "Scores", "identity", "scoring"]
+
+CONTEXT = frozenset({"reduce", "axes", "weights"})
+"""Options that the pruner fills in, where a criterion has them; a recipe cannot write them."""
+
+CRITERIA: dict[str, Callable[..., Scores]] = {
+    "magnitude": magnitude,
+    "pat_magnitude": pat_magnitude,
+    "channel_norm": channel_norm,
+    "random": random,
+    "lamp": lamp,
+    "bn_scale": bn_scale,
+    "gradient": gradient,
+    "snip": snip,
+    "taylor": taylor,
+    "bn_taylor": bn_taylor,
+    "gate_decorator": gate_decorator,
+    "snap": snap,
+    "synflow": synflow,
+    "grasp": grasp,
+    "crop": crop,
+    "crop_s": crop_s,
+}
