@@ -94,8 +94,9 @@ def weight_sparsity(model: nn.Module, dense: nn.Module | None = None) -> float:
 
     `dense` is the network before surgery (the meta device will do); without it, `model` itself.
     """
+    dense = model if dense is None else dense
     nonzero = sum(int(weight.count_nonzero()) for weight in _weights(model))
-    return 1 - nonzero / sum(weight.numel() for weight in _weights(dense or model))
+    return 1 - nonzero / sum(weight.numel() for weight in _weights(dense))
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
@@ -116,24 +117,21 @@ def bep_small_cnn_flops(model: nn.Module) -> int:
 
 
 def bep_vgg_flops(model: nn.Module, example_input: Tensor) -> int:
-    """BEP's "inference FLOPs" of VGG-16, recovered from its table F.1 within 0.25 %.
+    """BEP's "inference FLOPs" of VGG-16, recovered from its table F.1.
 
-    2 per multiply-accumulate, 1 per bias, 2 per BatchNorm output and 6 per BatchNorm channel,
-    4 per max-pool output.
+    For one image: 2 per multiply-accumulate, 1 per output that has a bias, 2 per BatchNorm output
+    and 6 per BatchNorm channel, 4 per max-pool output.
     """
-    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-    biases = sum(
-        module.bias.numel()
-        for module in model.modules()
-        if isinstance(module, Weighted) and module.bias is not None
-    )
-    return (
-        2 * count(model, example_input).macs
-        + biases
-        + 2 * sum(_outputs(model, example_input, _NormBase).values())
-        + 6 * sum(norm.num_features for norm in norms)
-        + 4 * sum(_outputs(model, example_input, _MaxPoolNd).values())
-    )
+    flops = 0
+    for name, values in _outputs(model, example_input, Weighted | _NormBase | _MaxPoolNd).items():
+        module = model.get_submodule(name)
+        if isinstance(module, _MaxPoolNd):
+            flops += 4 * values
+        elif isinstance(module, _NormBase):
+            flops += 2 * values + 6 * module.num_features
+        elif isinstance(module, Weighted):
+            flops += 2 * values * module.weight[0].numel() + values * (module.bias is not None)
+    return flops
 
 
 def pat_flops(model: nn.Module, example_input: Tensor) -> int:

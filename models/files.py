@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from models.bias_map import add_bias_map
 from models.zoo import build
 
 FORMAT = "prunezoo 1"
 SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")
 WIDTHS += ("num_features", "num_channels", "num_groups", "normalized_shape")
+_REMEDY = "give a model.safetensors written by models.save"
 
 
 def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None) -> None:
@@ -29,7 +30,7 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
     Raises:
         ValueError: the model was not made by `build` or `load`.
     """
-    structure = getattr(model, "structure", None)
+    structure = vars(model).get("structure")  # not getattr, which a compiled model passes on
     if structure is None:
         raise ValueError(
             f"{type(model).__name__} has no structure to save; "
@@ -42,16 +43,14 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, metadata)
-        os.fsync(handle)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
     finally:
-        os.close(handle)
+        temporary.unlink(missing_ok=True)
 
 
 def header(path: str | Path) -> dict[str, Any]:
@@ -70,11 +69,10 @@ def header(path: str | Path) -> dict[str, Any]:
     if not form.startswith("prunezoo "):
         raise ValueError(f"{path}: tensors without the network they belong to; {_REMEDY}")
     if form != FORMAT:
-        raise ValueError(f"{path}: written as {form}, this version reads {FORMAT}; save it again")
+        raise ValueError(
+            f"{path}: written as {form}, this code reads {FORMAT}; load it with the code it is from"
+        )
     return {key: json.loads(metadata[key]) for key in ("structure", "notes")}
-
-
-_REMEDY = "give a model.safetensors written by models.save"
 
 
 def load(path: str | Path) -> nn.Module:
@@ -109,8 +107,15 @@ def widths(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def reshape(model: nn.Module, widths: dict[str, dict[str, Any]], tensors: dict[str, Tensor]):
-    """Give modules the stored widths and empty tensors of the stored shapes, ready to be loaded."""
+def reshape(
+    model: nn.Module, widths: dict[str, dict[str, Any]], tensors: dict[str, Tensor]
+) -> None:
+    """Make `model` a network for these tensors: their widths, and room in the shapes that differ.
+
+    `load_state_dict(tensors)` then fits. Tensors of the right shape stay the objects they are; the
+    others, on the device of `tensors`, are new and empty. Biases and bias maps are made where
+    pruning had added them.
+    """
     for name, numbers in widths.items():
         for key, value in numbers.items():
             value = tuple(value) if isinstance(value, list) else value
@@ -118,9 +123,14 @@ def reshape(model: nn.Module, widths: dict[str, dict[str, Any]], tensors: dict[s
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         module = model.get_submodule(owner)
-        empty = torch.empty_like(tensor, device="meta")
+        old = getattr(module, key, None)
+        if old is not None and old.shape == tensor.shape:
+            continue
+        empty = torch.empty_like(tensor)
         if key in module._parameters:
-            old = module._parameters[key]
-            module._parameters[key] = nn.Parameter(empty, old is None or old.requires_grad)
+            requires_grad = old is None or old.requires_grad
+            module._parameters[key] = nn.Parameter(empty, requires_grad)
         elif key in module._buffers:
             module._buffers[key] = empty
+        elif key == "bias_map":
+            add_bias_map(module, empty)
