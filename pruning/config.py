@@ -1,0 +1,238 @@
+"""The recipe's `pruning:` section: a point in criterion × granularity × scope × schedule × …"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pruning.duration import Duration
+from pruning.signatures import checked
+
+SIZES = ("channels", "params", "macs", "activation_bytes", "latency")
+AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
+
+
+def _fraction(value: Any) -> Any:
+    """`95%` is 0.95."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip().removesuffix("%")) / 100
+    return value
+
+
+def _word_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
+NONE = Duration(0, "it")
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(BaseModel):
+    """A name of a registry and the options of what it names: `grasp` or `{name: grasp, …}`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    registry: ClassVar[tuple[str, str]]
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checked(cls, value: Any) -> Any:
+        value = {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, dict) or "name" not in value:
+            return value
+        options = {k: v for k, v in value.items() if k != "name"}
+        return {"name": value["name"], **checked(*cls.registry, str(value["name"]), options)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that the recipe states."""
+        return dict(self.model_extra or {})
+
+
+class CriterionConfig(Choice):
+    """What is scored; options are the keyword arguments of the function in pruning/criteria.py."""
+
+    registry = ("pruning.criteria", "CRITERIA")
+
+
+class TriggerConfig(Choice):
+    """What decides, by watching, that rounds start; options as in pruning/triggers.py."""
+
+    registry = ("pruning.triggers", "TRIGGERS")
+
+
+class SelectionConfig(Choice):
+    """Who stays; options as in pruning/selection.py."""
+
+    registry = ("pruning.selection", "SELECTIONS")
+
+
+class CompensationConfig(Choice):
+    """What is done to the survivors after an event; options as in pruning/compensation.py."""
+
+    registry = ("pruning.compensation", "COMPENSATIONS")
+
+
+class RegrowConfig(Choice):
+    """How removed weights may return; options as in pruning/regrow.py."""
+
+    registry = ("pruning.regrow", "REGROWTHS")
+
+
+class PenaltyConfig(Choice):
+    """What is added to the loss until pruning is over; options as in pruning/penalty.py."""
+
+    registry = ("pruning.penalty", "PENALTIES")
+
+
+class ScheduleConfig(Section):
+    """When and in how many rounds. Durations count positions in the learning-rate schedule.
+
+    `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
+    With `end`, `rounds` are spread from start to end, or follow `every` that far.
+    """
+
+    start: Duration = NONE
+    rounds: Annotated[int, Field(ge=1)] = 1
+    every: Duration = NONE
+    end: Duration | None = None
+    curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"
+    trigger: TriggerConfig | None = None
+    latest: Duration | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "ScheduleConfig":
+        if self.end is not None and (self.rounds > 1) == (self.every.amount > 0):
+            raise ValueError("end goes with rounds or with every; write exactly one of the two")
+        if self.end is not None and self.trigger is not None:
+            raise ValueError("end is unknown before the trigger fires; write rounds and every")
+        if self.latest is not None and self.trigger is None:
+            raise ValueError("latest bounds a trigger; write start, or add a trigger")
+        return self
+
+
+class RewindConfig(Section):
+    """After every round go back to this step: its weights, its place in the schedule, or both.
+
+    The optimizer starts empty. Frankle et al. 2020, arXiv:1912.05671 (`rewind: 500it`); learning
+    rate alone, Renda et al. 2020, arXiv:2003.02389 (`weights: false`).
+    """
+
+    to: Duration
+    weights: bool = True
+    schedule: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        return {"to": value} if isinstance(value, str) else value
+
+
+class CalibrationConfig(Section):
+    """Training images that scores are computed on: so many global batches of such a size."""
+
+    batches: Annotated[int, Field(ge=1)] = 1
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    class_balanced: bool = False
+
+
+class ImportanceConfig(Section):
+    """How weight scores become one per channel, and whether latency or size divides them."""
+
+    reduce: Literal["sum", "mean", "max", "norm"] | None = None
+    absolute: Literal["none", "before", "after"] | None = None
+    per: Literal["latency", "macs", "activation_bytes"] | None = None
+    exponent: Annotated[float, Field(ge=0)] = 1.0
+
+
+class PruningConfig(Section):
+    """One pruning method. Amounts are fractions of the dense network, removed by the last round.
+
+    `except` names modules left alone; the word `classifier` stands for the last linear layer.
+    `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
+    """
+
+    criterion: CriterionConfig
+    granularity: Literal["weight", "channel"] = "weight"
+    scope: Literal["global", "layer", "erk"] = "global"
+    sparsity: Fraction | None = None
+    channels: Fraction | None = None
+    params: Fraction | None = None
+    macs: Fraction | None = None
+    activation_bytes: Fraction | None = None
+    latency: Fraction | None = None
+    compression_ratio: Annotated[float, Field(ge=1)] | None = None
+    tolerance: Fraction = 0.005
+    round_to: Annotated[int, Field(ge=1)] = 1
+    floor: Fraction | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    accumulate: bool = False
+    importance: ImportanceConfig = ImportanceConfig()
+    selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
+    regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
+    penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
+    compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
+    rewind: RewindConfig | None = None
+    application: Literal["mask", "surgery", "mask_then_surgery"] = "mask"
+    excluded: list[str] = Field(default=[], alias="except")
+    biases: bool = False
+
+    @property
+    def amount(self) -> tuple[str, float] | None:
+        """The one amount that is stated: its name and value; None where the selection sets none."""
+        stated = [(name, getattr(self, name)) for name in AMOUNTS]
+        return next(((n, v) for n, v in stated if v is not None), None)
+
+    @property
+    def least(self) -> float | None:
+        """`floor` with its default."""
+        return 0.02 if self.floor is None and self.granularity == "channel" else self.floor
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "PruningConfig":
+        stated = [name for name in AMOUNTS if getattr(self, name) is not None]
+        if self.selection.name == "threshold":
+            if stated:
+                raise ValueError(f"selection: threshold sets its own size; remove {stated[0]}")
+        elif len(stated) != 1:
+            found = " and ".join(stated) or "none"
+            raise ValueError(f"write exactly one of {', '.join(AMOUNTS)}; found {found}")
+        return self
+
+    @model_validator(mode="after")
+    def _axes_agree(self) -> "PruningConfig":
+        name = self.amount[0] if self.amount else ""
+        channel = self.granularity == "channel"
+        wrong = {
+            f"application: {self.application} removes whole channels; set granularity: channel":
+                self.application != "mask" and not channel,
+            f"{name} counts channels; set granularity: channel, or write sparsity":
+                name in SIZES and not channel,
+            "sparsity counts single weights; write channels, params or macs":
+                name == "sparsity" and channel,
+            "scope: erk shares out single weights; write global or layer":
+                self.scope == "erk" and channel,
+            "round_to counts channels; set granularity: channel": self.round_to > 1 and not channel,
+            "importance is for channels; set granularity: channel":
+                self.importance != ImportanceConfig() and not channel,
+            "biases are weights of their own only for granularity: weight": self.biases and channel,
+            "regrow returns single weights; set granularity: weight":
+                self.regrow is not None and channel,
+            "a layer of width 0 cannot be built; set application: mask, or a floor above 0":
+                self.floor == 0 and self.application != "mask",
+            "regrow: score returns weights as they were at the start; set schedule.every: 0it":
+                self.regrow is not None and self.regrow.name == "score" and self.schedule.every != NONE,
+            "selection: threshold looks at channels; set granularity: channel":
+                self.selection.name == "threshold" and not channel,
+        }  # fmt: skip
+        for message, found in wrong.items():
+            if found:
+                raise ValueError(message)
+        return self

@@ -1,0 +1,65 @@
+"""Masks held through training: removed weights get no gradient, no momentum and stay zero."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Masks = dict[str, Tensor]
+
+
+class Hold:
+    """Keeps masked entries of a model at zero while an optimizer moves the rest.
+
+    Call `gradients()` after backward and before clipping, so that the norm is that of the pruned
+    network, and `weights()` after the step: it also clears what weight decay or an optimizer's own
+    normalisation put into masked entries of weights and momenta. Each is one fused multiplication
+    without a wait for the device. Masks are kept in the weights' type, which the fused form needs.
+
+    Raises:
+        KeyError: a mask names no parameter.
+        ValueError: a mask has another shape than its parameter.
+    """
+
+    def __init__(self, model: nn.Module, masks: Masks, optimizer: Optimizer | None = None) -> None:
+        parameters = dict(model.named_parameters())
+        for name, mask in masks.items():
+            if parameters[name].shape != mask.shape:
+                raise ValueError(
+                    f"the mask of {name} is {tuple(mask.shape)} and the parameter"
+                    f" {tuple(parameters[name].shape)}; rebuild Hold after surgery"
+                )
+        self._optimizer = optimizer
+        self._parameters = [parameters[name] for name in masks]
+        self._masks = [m.to(parameters[n].device, parameters[n].dtype) for n, m in masks.items()]
+        self._moments: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def gradients(self) -> None:
+        """Every gradient × its mask."""
+        held = zip(self._parameters, self._masks, strict=True)
+        _multiply((p.grad, mask) for p, mask in held if p.grad is not None)
+
+    @torch.no_grad()
+    def weights(self) -> None:
+        """Every weight, and every optimizer state of a weight's shape, × its mask."""
+        if not self._moments:
+            self._moments = list(self._found_moments())
+        _multiply(zip(self._parameters, self._masks, strict=True))
+        _multiply(self._moments)
+
+    def _found_moments(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Momenta exist once the optimizer has made a step; later steps change them in place."""
+        state = self._optimizer.state if self._optimizer else {}
+        for parameter, mask in zip(self._parameters, self._masks, strict=True):
+            for value in state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    yield value, mask.to(value.dtype)
+
+
+def _multiply(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """One fused multiplication for each kind of tensor among them."""
+    pairs = list(pairs)
+    if pairs:
+        torch._foreach_mul_([tensor for tensor, _ in pairs], [mask for _, mask in pairs])

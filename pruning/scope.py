@@ -1,0 +1,178 @@
+"""Scores to keep-masks of exactly k units, ranked over the whole network or inside each layer."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Scores = dict[str, Tensor]
+Masks = dict[str, Tensor]
+Counts = dict[str, int]
+
+
+def keep_exactly(scores: Tensor, k: int) -> Tensor:
+    """True for exactly k entries, the highest; among equal scores the lower index is kept.
+
+    The k-th largest value is found by selection, not by sorting, so that 10⁸ weights stay cheap.
+
+    Raises:
+        ValueError: if k is not within 0 … number of scores, or a score is not a number.
+    """
+    flat = scores.detach().flatten()
+    if not 0 <= k <= flat.numel():
+        raise ValueError(f"cannot keep {k} of {flat.numel()} units; ask for 0 … {flat.numel()}")
+    if torch.isnan(flat).any():
+        raise ValueError("a score is NaN; lower the learning rate or score in float32")
+    if k in (0, flat.numel()):
+        return torch.full(scores.shape, k > 0, dtype=torch.bool, device=scores.device)
+    threshold = flat.kthvalue(flat.numel() - k + 1).values
+    keep = flat > threshold
+    ties = (flat == threshold).nonzero().squeeze(1)  # ascending
+    keep[ties[: k - int(keep.sum())]] = True
+    return keep.view(scores.shape)
+
+
+def floors(sizes: Mapping[str, int], fraction: float | None) -> Counts:
+    """Fewest units that a layer of each size keeps: max(1, ⌈fraction · n⌉); None is one, 0 is none.
+
+    Without a floor a global ranking may empty whole layers ("layer collapse"); 0 reproduces that.
+    """
+    if fraction == 0:
+        return dict.fromkeys(sizes, 0)
+    return {name: min(n, max(1, _ceil((fraction or 0) * n))) for name, n in sizes.items()}
+
+
+def kept(n: float, sparsity: float) -> int:
+    """Units left of n: ⌊(1 − sparsity) · n⌋, so at least what is asked is removed."""
+    return _floor((1 - sparsity) * n)
+
+
+def share(
+    total: int, weights: Sequence[float], low: Sequence[int], high: Sequence[int]
+) -> list[int]:
+    """Whole numbers that sum to `total`, proportional to `weights`, each within low … high.
+
+    The common factor is solved by bisection and the rest given out by largest remainder (ties: the
+    lower index), so the sum is exact.
+
+    Raises:
+        ValueError: if no such numbers exist.
+    """
+    if not sum(low) <= total <= sum(high):
+        raise ValueError(f"cannot keep {total}; between {sum(low)} and {sum(high)} can be kept")
+
+    def at(factor: float) -> list[float]:
+        return [min(max(factor * w, lo), hi) for w, lo, hi in zip(weights, low, high, strict=True)]
+
+    below, above = 0.0, max(hi / w for hi, w in zip(high, weights, strict=True))
+    for _ in range(200):  # 200 halvings exhaust the digits of a double
+        middle = (below + above) / 2
+        below, above = (middle, above) if sum(at(middle)) < total else (below, middle)
+    exact = at(above)
+    counts = [max(_floor(x), lo) for x, lo in zip(exact, low, strict=True)]
+    by_remainder = sorted(range(len(counts)), key=lambda i: counts[i] - exact[i])
+    while sum(counts) != total:
+        step = 1 if sum(counts) < total else -1
+        bound = high if step > 0 else low
+        for i in by_remainder[::step]:
+            if sum(counts) != total and counts[i] != bound[i]:
+                counts[i] += step
+    return counts
+
+
+def layer_counts(
+    shapes: Mapping[str, Sequence[int]], k: int, scope: str, low: Counts, high: Counts
+) -> Counts:
+    """How many weights each layer keeps so that all keep exactly k.
+
+    layer: the same fraction in each. erk (Erdős–Rényi-kernel, Mocanu 2018, Evci et al. 2020,
+    arXiv:1911.11134): density of a layer ∝ (sum of its dimensions) / (product of them), at most 1.
+    """
+    names = list(shapes)
+    sizes = [math.prod(shapes[name]) for name in names]
+    weights = [s if scope == "layer" else sum(shapes[n]) for n, s in zip(names, sizes, strict=True)]
+    found = share(k, weights, [low[n] for n in names], [high[n] for n in names])
+    return dict(zip(names, found, strict=True))
+
+
+def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Masks | None = None) -> Masks:
+    """True for the k best of all tensors together, or for each tensor's own k.
+
+    A tensor keeps at least its floor: its best units up to the floor are taken first and the rest
+    of k by rank over all, so what a floor rescues is paid for by the next-lowest elsewhere. Units
+    that are not `alive` are never taken.
+
+    Raises:
+        ValueError: a score is NaN (the tensor is named), or k cannot be met.
+    """
+    for name, score in scores.items():
+        if torch.isnan(score).any():
+            raise ValueError(f"the score of {name} is NaN; score in float32 or on more data")
+    own = {name: alive[name] if alive else torch.ones_like(s, dtype=torch.bool)
+           for name, s in scores.items()}  # fmt: skip
+    if isinstance(k, dict):
+        return {name: _keep_among(s, own[name], k[name], name) for name, s in scores.items()}
+    floor = {name: min(floor[name], int(own[name].sum())) for name in scores}
+    first = {name: _keep_among(s, own[name], floor[name], name) for name, s in scores.items()}
+    rest = k - sum(floor.values())
+    if rest < 0:
+        raise ValueError(
+            f"the floors alone keep {sum(floor.values())} units and {k} were asked for;"
+            " lower floor or prune less"
+        )
+    flat = torch.cat([scores[n].detach().flatten() for n in scores])
+    open_ = torch.cat([(own[n] & ~first[n]).flatten() for n in scores])
+    keep = _keep_among(flat, open_, rest, "the network")
+    parts = keep.split([s.numel() for s in scores.values()])
+    return {
+        name: first[name] | part.view(s.shape)
+        for (name, s), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+def select_weights(
+    scores: Scores,
+    k: int,
+    *,
+    scope: str = "global",
+    floor: float | None = None,
+    alive: Masks | None = None,
+) -> Masks:
+    """Masks of exactly k weights over all tensors of `scores`, which must be all that is prunable.
+
+    Args:
+        scores: one per weight, shaped as the weight.
+        k: weights to keep, all tensors together.
+        scope: global (one ranking), layer (the same fraction in each), erk.
+        floor: least fraction of each tensor that stays; None is one weight, 0 nothing.
+        alive: what earlier rounds kept; the rest is not revived.
+    """
+    least = floors({name: s.numel() for name, s in scores.items()}, floor)
+    if scope == "global":
+        return keep_best(scores, k, least, alive)
+    shapes = {name: tuple(s.shape) for name, s in scores.items()}
+    left = {name: int(alive[name].sum()) if alive else s.numel() for name, s in scores.items()}
+    low = {name: min(least[name], left[name]) for name in scores}
+    return keep_best(scores, layer_counts(shapes, k, scope, low, left), least, alive)
+
+
+def _keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:
+    """Exactly k of the allowed entries."""
+    found = int(allowed.sum())
+    if k > found:
+        raise ValueError(
+            f"{name} has {found} units left and {k} were to stay; prune more, not less"
+        )
+    keep = torch.zeros_like(allowed)
+    keep[allowed] = keep_exactly(scores[allowed], k)
+    return keep
+
+
+def _floor(x: float) -> int:
+    """⌊x⌋, with (1 − 0.9) · 10 taken as 1 and not as 0.9999999999999998."""
+    return math.floor(x + 1e-9 * max(1.0, abs(x)))
+
+
+def _ceil(x: float) -> int:
+    return -_floor(-x)
