@@ -2,7 +2,17 @@
 
 from collections.abc import Callable
 
-from pruning.criteria.curvature import crop, crop_s, grasp
+from pruning.criteria.activations import (
+    abs_mrs,
+    abs_rs,
+    activation,
+    activation_taylor,
+    mean_activations,
+    mean_replacement_scores,
+    mrs,
+    rs,
+)
+from pruning.criteria.curvature import crop, crop_s, grasp, obd
 from pruning.criteria.gradients import (
     bn_taylor,
     gate_decorator,
@@ -12,10 +22,22 @@ from pruning.criteria.gradients import (
     synflow,
     taylor,
 )
-from pruning.criteria.probe import Batches, Maps, Reduce, Scores, identity, scoring
+from pruning.criteria.maps import Maps
+from pruning.criteria.probe import Batches, Reduce, Scores, identity, scoring
 from pruning.criteria.weights import bn_scale, channel_norm, lamp, magnitude, pat_magnitude, random
 
-__all__ = ["CONTEXT", "CRITERIA", "Batches", "Maps", "Reduce", "Scores", "identity", "scoring"]
+__all__ = [
+    "CONTEXT",
+    "CRITERIA",
+    "Batches",
+    "Maps",
+    "Reduce",
+    "Scores",
+    "identity",
+    "mean_activations",
+    "mean_replacement_scores",
+    "scoring",
+]
 
 CONTEXT = frozenset({"reduce", "axes", "weights"})
 """Options that the pruner fills in, where a criterion has them; a recipe cannot write them."""
@@ -37,4 +59,11 @@ CRITERIA: dict[str, Callable[..., Scores]] = {
     "grasp": grasp,
     "crop": crop,
     "crop_s": crop_s,
+    "obd": obd,
+    "activation": activation,
+    "activation_taylor": activation_taylor,
+    "rs": rs,
+    "abs_rs": abs_rs,
+    "mrs": mrs,
+    "abs_mrs": abs_mrs,
 }

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pruning.criteria.maps import norms
 from pruning.criteria.probe import (
     Batches,
     Reduce,
@@ -15,7 +16,6 @@ from pruning.criteria.probe import (
     identity,
     layer_weights,
     mean_gradient,
-    norms,
     scoring,
 )
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pruning.criteria.probe import Batches, Scores, layer_weights, layers, norms, scoring
+from pruning.criteria.maps import norms
+from pruning.criteria.probe import Batches, Scores, layer_weights, layers, scoring
 
 
 def magnitude(model: nn.Module, batches: Batches) -> Scores:

@@ -1,0 +1,234 @@
+"""Criteria that look at the maps between layers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning.criteria.maps import Maps
+from pruning.criteria.probe import (
+    Batches,
+    Reduce,
+    Scores,
+    identity,
+    layer_weights,
+    layers,
+    mean_over_images,
+    scoring,
+)
+from pruning.criteria.weights import channel_norm, random
+
+Statistics = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
+Absolute = Literal["inside", "after"]
+
+
+def activation(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    side: Literal["output", "input"] = "output",
+    reduce: Reduce = identity,
+) -> Scores:
+    """|θ · a|, a the mean over positions of |the mean map over images| of the weight's channel.
+
+    The thesis (eq. 2.3) takes the map after the activation that follows the layer, hence one a per
+    output channel. How it normalises is not said; a mean over positions makes maps of all sizes
+    comparable. ShrinkBench, which it ran, takes the map that the layer reads, one a per input
+    channel: `side="input"`.
+    """
+    theta = layer_weights(model)
+
+    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        with _inputs(model) as read, Maps(model) as written:
+            model(images)
+        found = written.maps if side == "output" else read
+        return {name: _positions(model, name, a).mean(0) for name, a in found.items()}
+
+    with scoring(model), torch.no_grad():
+        mean = mean_over_images(batches, term, reduce)
+        return {
+            name: theta[name].abs() * _broadcast(model, name, a.abs().mean(1), side)
+            for name, a in mean.items()
+        }
+
+
+def activation_taylor(model: nn.Module, batches: Batches, *, reduce: Reduce = identity) -> Scores:
+    """Mean over images of |mean over positions of a · ∂ℓ/∂a|, (O,) per layer.
+
+    Molchanov et al. 2017, arXiv:1611.06440, eq. 8; BEP's saliency (A1) sums over images where this
+    is the mean. ℓ is the image's own loss. a is the map after the layer's BatchNorm and activation;
+    a layer that writes to an addition is measured before it.
+    """
+
+    def statistics(name: str, a: Tensor, slope: Tensor) -> dict[str, Tensor]:
+        return {"taylor": (a * slope).mean(2).abs()}
+
+    return _means(model, batches, statistics, reduce=reduce)["taylor"]
+
+
+def mean_activations(
+    model: nn.Module, batches: Batches, *, pre_activation: bool = False, reduce: Reduce = identity
+) -> Scores:
+    """ā, the mean over images and positions of each output channel, (O,) per layer. Not a score."""
+
+    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        with Maps(model, pre_activation=pre_activation) as traced:
+            model(images)
+        return {name: _positions(model, name, a).mean((0, 2)) for name, a in traced.maps.items()}
+
+    with scoring(model), torch.no_grad():
+        return mean_over_images(batches, term, reduce)
+
+
+def mean_replacement_scores(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    pre_activation: bool = False,
+    absolute: Absolute = "inside",
+    seed: int = 0,
+    reduce: Reduce = identity,
+) -> dict[str, Scores]:
+    """All six scores of mean replacement, (O,) per layer, in two passes: one for ā, one for slopes.
+
+    Mean Replacement Pruning (ICLR 2019 submission), table 1 and eq. 5; E over images, Σ over
+    positions, ℓ an image's own loss: rand U[0, 1); norm ‖unit‖₂ with its bias; rs E Σ −a ∂ℓ/∂a;
+    mrs E Σ (ā − a) ∂ℓ/∂a; abs_rs and abs_mrs with |·| of every product, as the author's code, or
+    (`absolute="after"`) of the sum over positions, as Molchanov et al. 2017. a is the map after the
+    activation, the value whose mean can replace it exactly; `pre_activation=True` is the layer's
+    own output, as in the author's code. rs and mrs keep their sign: the most negative go first.
+    """
+    batches = list(batches)
+    mean = mean_activations(model, batches, pre_activation=pre_activation, reduce=reduce)
+
+    def statistics(name: str, a: Tensor, slope: Tensor) -> dict[str, Tensor]:
+        removal, replacement = -a * slope, (mean[name][:, None] - a) * slope
+        return {
+            "rs": removal.sum(2),
+            "abs_rs": _absolute_sum(removal, absolute),
+            "mrs": replacement.sum(2),
+            "abs_mrs": _absolute_sum(replacement, absolute),
+        }
+
+    draws = random(model, batches, seed=seed)
+    return {
+        "rand": {name: draw.flatten(1)[:, 0] for name, draw in draws.items()},
+        "norm": channel_norm(model, batches, p=2.0, bias=True),
+        **_means(model, batches, statistics, pre_activation=pre_activation, reduce=reduce),
+    }
+
+
+def rs(
+    model: nn.Module, batches: Batches, *, pre_activation: bool = False, reduce: Reduce = identity
+) -> Scores:
+    """E Σ −a ∂ℓ/∂a, signed: `mean_replacement_scores`."""
+    options = {"pre_activation": pre_activation, "reduce": reduce}
+    return mean_replacement_scores(model, batches, **options)["rs"]
+
+
+def mrs(
+    model: nn.Module, batches: Batches, *, pre_activation: bool = False, reduce: Reduce = identity
+) -> Scores:
+    """E Σ (ā − a) ∂ℓ/∂a, signed: `mean_replacement_scores`."""
+    options = {"pre_activation": pre_activation, "reduce": reduce}
+    return mean_replacement_scores(model, batches, **options)["mrs"]
+
+
+def abs_rs(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    pre_activation: bool = False,
+    absolute: Absolute = "inside",
+    reduce: Reduce = identity,
+) -> Scores:
+    """E Σ |a ∂ℓ/∂a|: `mean_replacement_scores`."""
+    options = {"pre_activation": pre_activation, "absolute": absolute, "reduce": reduce}
+    return mean_replacement_scores(model, batches, **options)["abs_rs"]
+
+
+def abs_mrs(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    pre_activation: bool = False,
+    absolute: Absolute = "inside",
+    reduce: Reduce = identity,
+) -> Scores:
+    """E Σ |(ā − a) ∂ℓ/∂a|: `mean_replacement_scores`."""
+    options = {"pre_activation": pre_activation, "absolute": absolute, "reduce": reduce}
+    return mean_replacement_scores(model, batches, **options)["abs_mrs"]
+
+
+def _means(
+    model: nn.Module,
+    batches: Batches,
+    statistics: Statistics,
+    *,
+    pre_activation: bool = False,
+    reduce: Reduce = identity,
+) -> dict[str, Scores]:
+    """Means over images of `statistics(layer, a, ∂ℓ/∂a)`: (N, O, positions) twice → (N, O) each."""
+
+    def term(images: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
+        with Maps(model, pre_activation=pre_activation) as traced:
+            logits = model(images)
+        loss = F.cross_entropy(logits, labels, reduction="sum")  # so that each image has its own ℓ
+        maps = traced.maps
+        slopes = torch.autograd.grad(loss, list(maps.values()), materialize_grads=True)
+        return {
+            (kind, name): value.mean(0)
+            for (name, a), slope in zip(maps.items(), slopes, strict=True)
+            for kind, value in statistics(
+                name, _positions(model, name, a.detach()), _positions(model, name, slope)
+            ).items()
+        }
+
+    with scoring(model):
+        found = mean_over_images(batches, term, reduce)
+    kinds = dict.fromkeys(kind for kind, _ in found)
+    return {kind: {n: value for (k, n), value in found.items() if k == kind} for kind in kinds}
+
+
+def _absolute_sum(x: Tensor, absolute: Absolute) -> Tensor:
+    return x.abs().sum(2) if absolute == "inside" else x.sum(2).abs()
+
+
+def _positions(model: nn.Module, name: str, a: Tensor) -> Tensor:
+    """(N, C, H, W) of a convolution or (N, …, C) of a linear layer as (N, C, positions)."""
+    linear = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
+    a = a.movedim(-1, 1) if linear else a
+    return a.reshape(len(a), a.shape[1], -1)
+
+
+@contextmanager
+def _inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What each layer reads, copied because the network may write there later."""
+    found: dict[str, Tensor] = {}
+
+    def copy(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            found[name] = args[0].clone()
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(copy(n)) for n, m in layers(model).items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _broadcast(model: nn.Module, name: str, a: Tensor, side: str) -> Tensor:
+    """One number per output or input channel, (C,), shaped to multiply the layer's weight."""
+    weight = layer_weights(model)[name]
+    positions = [1] * (weight.dim() - 2)
+    if side == "output":
+        return a.view(-1, 1, *positions)
+    groups = len(a) // weight.shape[1]
+    rows = a.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+    return rows.view(*rows.shape, *positions)
