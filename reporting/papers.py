@@ -80,7 +80,7 @@ class Cell:
 
 
 def number(text: str) -> float | None:
-    """The number that `223K`, `8.5e12`, `10%` or `0.36 +- 0.13` begins with; None for other text."""
+    """The number that `223K`, `8.5e12` or `0.36 +- 0.13` begins with; None for other text."""
     match = NUMBER.match(text.strip())
     if not match:
         return None

@@ -1,0 +1,147 @@
+"""Theirs against ours: a paper's row, the recipe that claims it and the runs of it."""
+
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reporting import papers
+from reporting.claims import Claim
+from reporting.papers import Cell, Column, Table
+from reporting.records import Record
+
+
+class ClaimError(ValueError):
+    """A claim that can't be kept: a row or column that is not there, or one row claimed twice."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mean over seeds in the paper's unit; `error` is its standard error, None for one seed."""
+
+    mean: float
+    error: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row: as printed, who claims it, and the records nearest to what the paper did."""
+
+    table: Table
+    row: str
+    claim: Claim | None
+    records: tuple[Record, ...]
+    other_experiments: int = 0
+
+    @property
+    def status(self) -> str:
+        """`not run`, or how many seeds were."""
+        seeds = len(self.records)
+        return f"{seeds} seed{'s' if seeds > 1 else ''}" if seeds else "not run"
+
+    @property
+    def differs(self) -> tuple[str, ...]:
+        """What these runs did otherwise than the paper."""
+        return differences(self.table, self.row, self.records[0]) if self.records else ()
+
+    def ours(self, column: Column) -> Measured | None:
+        """What the runs gave for a column; None where nothing was measured or claimed."""
+        claimed = self.claim.columns if self.claim else ()
+        if not column.record or (claimed and column.name not in claimed):
+            return None
+        values = [r.summary.get(column.record) for r in self.records]
+        return measured([v * column.times for v in values if isinstance(v, int | float)])
+
+    def difference(self, cell: Cell) -> float | None:
+        """Ours minus theirs, in the paper's unit."""
+        ours = self.ours(cell.column)
+        return None if ours is None or cell.value is None else ours.mean - cell.value
+
+    def cost(self, key: str) -> float | None:
+        """The mean of a cost over the seeds."""
+        values = [r.summary.get(key) for r in self.records]
+        known = [v for v in values if isinstance(v, int | float)]
+        return statistics.fmean(known) if known else None
+
+
+def measured(values: Sequence[float]) -> Measured | None:
+    """Mean and standard error s/√n of some runs, s with n − 1; None of nothing."""
+    if not values:
+        return None
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return Measured(statistics.fmean(values), error, len(values))
+
+
+def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) -> list[Comparison]:
+    """Every row of a table against what was run for it, in the paper's order."""
+    claimed = {claim.row: claim for claim in claims}
+    found: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        found[record.job.row or ""].append(record)
+    rows = []
+    for row in table.rows:
+        address = f"{table.address}/{row}"
+        experiments = _experiments(found[address])
+        experiments.sort(key=lambda group: (len(differences(table, row, group[0])), -len(group)))
+        best = tuple(experiments[0]) if experiments else ()
+        others = max(0, len(experiments) - 1)
+        rows.append(Comparison(table, row, claimed.get(address), best, others))
+    return rows
+
+
+def check_claims(claims: Iterable[Claim]) -> None:
+    """Whether every claim names a row and columns that exist, and no row is claimed twice.
+
+    Raises:
+        ClaimError: every fault, one a line.
+    """
+    faults, seen = [], {}
+    for claim in claims:
+        try:
+            papers.split(claim.row)
+            for column in claim.columns:
+                papers.lookup(f"{claim.row}/{column}")
+        except papers.AddressError as error:
+            faults.append(f"{claim.recipe}: claims: {error}")
+            continue
+        if claim.row in seen:
+            faults.append(
+                f"{claim.recipe}: claims {claim.row}, as {seen[claim.row]} does; leave one"
+            )
+        seen[claim.row] = claim.recipe
+    if faults:
+        raise ClaimError("\n".join(faults))
+
+
+def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
+    """Data, epochs, hardware and settings in which a run departs from the table's protocol."""
+    line, summary, protocol = table.rows[row], record.summary, table.protocol
+    data = line.get("dataset") or protocol.get("data")
+    epochs = line.get("epochs") or protocol.get("epochs")
+    if isinstance(epochs, dict):
+        epochs = epochs.get(data)
+    ran, hardware = summary.get("run/epochs"), str(summary.get("run/device", "unknown"))
+    parts = []
+    if data and not _same(summary.get("data/name"), data):
+        parts.append(f"data {summary.get('data/name')}")
+    if epochs is not None and (ran is None or abs(ran - float(epochs)) > 0.01 * float(epochs)):
+        parts.append(f"{'?' if ran is None else format(ran, 'g')} of {epochs} epochs")
+    if "hardware" in protocol and not _same(hardware, protocol["hardware"]):
+        parts.append(f"on {hardware}")
+    return (*parts, *record.job.extra)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    """Whether two names mean one thing: cifar10 is CIFAR-10."""
+    plain = [re.sub(r"[^a-z0-9]", "", str(name).lower()) for name in (ours, theirs)]
+    return plain[1] in plain[0]
+
+
+def _experiments(records: Iterable[Record]) -> list[list[Record]]:
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.experiment].append(record)
+    return list(groups.values())

@@ -1,0 +1,96 @@
+"""BEP's FLOPs columns from the networks' widths alone, in the paper's own two ways of counting.
+
+Recovered by arithmetic, the paper states neither: the small CNN's figure is twice its kernel
+weights; VGG-16's is 2 × MACs plus one for every bias addition, two for every batch-norm output,
+four for every pooled output and six for every batch-norm channel. Training FLOPs are the forward
+pass's alone: epochs × training images × FLOPs of the network in that epoch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reporting.papers import Table
+
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
+def bep_cnn(keep: float, classes: int) -> int:
+    """2 × kernel weights of the small CNN with floor(keep × width) units in each hidden layer."""
+    a, b, c, d, e = (_kept(width, keep) for width in (32, 32, 64, 64, 512))
+    return 2 * (9 * (3 * a + a * b + b * c + c * d) + 36 * d * e + e * classes)
+
+
+def bep_vgg16(keep: float, classes: int) -> int:
+    """Operations of VGG-16 (32 × 32 input, two hidden dense layers) in the paper's count."""
+    operations, channels, side = 0, 3, 32
+    for layer in VGG16:
+        if isinstance(layer, str):
+            side //= 2
+            operations += 4 * channels * side**2
+            continue
+        width = _kept(layer, keep)
+        operations += (18 * channels + 3) * width * side**2 + 6 * width
+        channels = width
+    for layer in (4096, 4096):
+        width = _kept(layer, keep)
+        operations += (2 * channels + 3 + 6) * width
+        channels = width
+    return operations + (2 * channels + 1) * classes
+
+
+NETWORKS: dict[str, Callable[[float, int], int]] = {"bep_cnn": bep_cnn, "bep_vgg16": bep_vgg16}
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A figure from widths and epochs; `bound`: the least that training can have cost."""
+
+    value: float
+    bound: bool = False
+
+
+def recompute(table: Table, row: str) -> dict[str, Recomputed]:
+    """The row's FLOPs columns without training; empty for a table that states no closed form.
+
+    Methods that prune at initialisation train the small network all the time. BEP with λ = 1e-2
+    cuts to its size at the end of the dense epochs; smaller λ keep more for longer, so for those
+    this is a lower bound.
+    """
+    if table.closed_form is None:
+        return {}
+    line, form = table.rows[row], table.closed_form
+    network, classes = NETWORKS[form["network"]], int(line["dataset"].removeprefix("CIFAR-"))
+    dense = network(1.0, classes)
+    small = network(float(line["keep_fraction_per_layer_recovered"]), classes)
+    dense_epochs = form["dense_epochs"] if line["method"] == "BEP" else 0
+    trained = dense_epochs * dense + (form["epochs"] - dense_epochs) * small
+    return {
+        "inference_flops_label": Recomputed(small),
+        "pruned_pct_printed": Recomputed(100 * (1 - small / dense)),
+        "train_flops": Recomputed(
+            trained * form["images"], bound=line["lambda"] not in ("", "1e-2")
+        ),
+    }
+
+
+def agreement(printed: str, value: float) -> str:
+    """How a printed figure follows from a value: rounded, truncated, or differs."""
+    unit = _last_digit(printed)
+    shown = float(printed.rstrip("KM")) * {"K": 1e3, "M": 1e6}.get(printed[-1], 1.0)
+    digits = value / unit
+    if round(shown / unit) == math.floor(digits + 0.5):
+        return "rounded"
+    return "truncated" if round(shown / unit) == math.floor(digits) else "differs"
+
+
+def _last_digit(printed: str) -> float:
+    """The value of one step in the last printed digit: 0.1e12 for 1.7e12, 1e3 for 95K."""
+    scale = {"K": 1e3, "M": 1e6}.get(printed[-1], 1.0)
+    mantissa, _, exponent = printed.rstrip("KM").partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    return scale * 10.0 ** (int(exponent or 0) - decimals)
+
+
+def _kept(width: int, keep: float) -> int:
+    return math.floor(width * keep + 1e-9)  # 0.3 × 10 is 2.9999999999999996

@@ -1,0 +1,119 @@
+"""Running what a table still lacks: one training a job, never one twice, going on after a break."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from reporting.claims import Claim
+from reporting.papers import Table
+from reporting.records import Job, collect, is_finished
+
+STOPPED = 75  # train.py's exit status after a signal: saved, to be resumed
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where jobs run: the checkout, its run folders and records, and what starts a script."""
+
+    root: Path
+    runs: Path
+    results: Path
+    launcher: tuple[str, ...] = (sys.executable,)
+
+    def folder(self, job: Job) -> Path:
+        """The run folder of a job."""
+        return self.runs / job.name
+
+    def record(self, job: Job) -> Path:
+        """The record of a job."""
+        return self.results / f"{job.name}.json"
+
+
+Submit = Callable[[Job, Places], int]  # starts a job and returns its exit status
+
+
+def plan_jobs(
+    table: Table, claims: Sequence[Claim], *, only: str, seeds: Sequence[int], extra: Sequence[str]
+) -> list[Job]:
+    """The jobs of a table's claimed rows that match a pattern, in the paper's order."""
+    claimed = {claim.row: claim for claim in claims}
+    wanted = [f"{table.address}/{row}" for row in table.rows if fnmatchcase(row, only)]
+    return [
+        Job(address, claimed[address].recipe, claimed[address].set, tuple(extra), seed)
+        for address in wanted
+        if address in claimed
+        for seed in seeds
+    ]
+
+
+def missing(jobs: Sequence[Job], places: Places) -> list[Job]:
+    """The jobs that have no record yet."""
+    return [job for job in jobs if not places.record(job).exists()]
+
+
+def run_jobs(
+    jobs: Sequence[Job], places: Places, submit: Submit, parallel: int = 1
+) -> Iterator[tuple[Job, int]]:
+    """Run jobs, `parallel` at a time; yields each with its exit status, failed ones too."""
+    with ThreadPoolExecutor(parallel) as pool:
+        yield from zip(jobs, pool.map(lambda job: _run(job, places, submit), jobs), strict=True)
+
+
+def run_here(job: Job, places: Places) -> int:
+    """Start a job on this machine and wait; what it prints goes to a file beside its folder."""
+    folder = places.folder(job)
+    with _beside(folder, "out").open("a") as output:
+        return subprocess.run(
+            command(job, places),
+            cwd=places.root,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+
+
+def command(job: Job, places: Places) -> list[str]:
+    """The command line of a job; it resumes where the run folder is there already."""
+    folder = places.folder(job)
+    settings = [word for setting in job.settings for word in ("--set", setting)]
+    resume = ["--resume"] if folder.exists() else []
+    words = ["train.py", "--recipe", job.recipe, *settings, "--output", str(folder), *resume]
+    return [*places.launcher, *words]
+
+
+SUBMIT: dict[str, Submit] = {"here": run_here}
+
+
+def _run(job: Job, places: Places, submit: Submit) -> int:
+    folder = places.folder(job)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder) as alone:
+        if not alone:
+            return os.EX_TEMPFAIL
+        status = 0 if is_finished(folder) else submit(job, places)
+        if status == 0:
+            collect(folder, places.results, job)
+        return status
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.parent / f"{folder.name}.{ending}"  # a row's name may hold dots itself
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether nobody else runs the job; the lock goes with the process that holds it."""
+    with _beside(folder, "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,199 @@
+"""What a table's missing runs will take: hours, energy, emissions and money, before any starts."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.duration import Duration
+from reporting.records import Job, Record
+from reporting.show import Grid
+from training.data_config import DATASETS
+from training.source import override, read
+
+
+class PlanError(ValueError):
+    """A forecast that would be a guess, and what to state instead."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a forecast multiplies with; None: not known, so not forecast."""
+
+    images_per_second: float | None = None
+    watts: float | None = None
+    kg_per_kwh: float | None = None
+    price_per_gpu_hour: float | None = None
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one job will take, and where its throughput was taken from."""
+
+    job: Job
+    images: float
+    hours: float
+    device_hours: float
+    energy_kwh: float | None
+    emissions_kgco2e: float | None
+    money: float | None
+    source: str
+
+
+def forecast(
+    job: Job, root: Path, records: Sequence[Record], rates: Rates, device: str
+) -> Forecast:
+    """A job's cost: planned images over images/s, with power and grid as measured or as stated.
+
+    Throughput is the median of the records of the same model, data and device, unless stated. A
+    job that prunes on the way is thus forecast as if it ran at its like's mean speed.
+
+    Raises:
+        PlanError: no such record, and no `--images-per-second`.
+    """
+    values = _recipe(job, root)
+    model, data = _name(values["model"]), _name(values["data"])
+    alike = [r for r in records if _is_alike(r, model, data, device)]
+    speed = rates.images_per_second or _median(alike, "throughput/images_per_second")
+    if speed is None:
+        raise PlanError(
+            f"{job.recipe}: no record of {model} on {data} with {device};"
+            " state --images-per-second, or measure it with --benchmark"
+        )
+    images = _planned_images(values, data)
+    hours = images / speed / 3600
+    watts = rates.watts or _watts(alike)
+    energy = watts and hours * watts / 1000
+    grid = rates.kg_per_kwh or _grid(alike)
+    price = rates.price_per_gpu_hour
+    return Forecast(
+        job=job,
+        images=images,
+        hours=hours,
+        device_hours=hours * rates.devices,
+        energy_kwh=energy,
+        emissions_kgco2e=energy and grid and energy * grid,
+        money=price and price * hours * rates.devices,
+        source="stated" if rates.images_per_second else f"{len(alike)} records",
+    )
+
+
+def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
+    """Job by job, and in all; a total with an unknown part is a least."""
+    names = ("hours", "device_hours", "energy_kwh", "emissions_kgco2e", "money")
+    rows = [
+        [f"{f.job.row} seed {f.job.seed}", *(_shown(getattr(f, n)) for n in names), f.source]
+        for f in forecasts
+    ]
+    totals = [[getattr(f, name) for f in forecasts] for name in names]
+    known = [[v for v in column if v is not None] for column in totals]
+    marks = ["≥ " if len(a) < len(b) else "" for a, b in zip(known, totals, strict=True)]
+    total = [f"{m}{sum(v):.3g}" if v else "?" for m, v in zip(marks, known, strict=True)]
+    headings = ["run", "hours", "device hours", "kWh", "kg CO2e", "money", "throughput from"]
+    remarks = [
+        "? unknown: state --watts, --kg-per-kwh or --price; one after the other on one device"
+    ]
+    return Grid(f"forecast on {device}", headings, [*rows, ["in all", *total, ""]], remarks)
+
+
+def this_device() -> str:
+    """The name of the first GPU, else the processor's, as a run's summary tells it."""
+    import torch
+
+    from training.environment import cpu_name
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else cpu_name()
+
+
+def benchmark(job: Job, root: Path, steps: int = 10) -> float:
+    """Training images/s of a job's network on synthetic images, after three steps' warm-up."""
+    import torch
+
+    import models
+
+    values = _recipe(job, root)
+    info = DATASETS[_name(values["data"])]
+    augment = values["data"].get("augment", {}) if isinstance(values["data"], dict) else {}
+    side = augment.get("resize") or info.size
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = int(values["training"]["batch_size"])
+    model = models.build(
+        _name(values["model"]), num_classes=info.num_classes, in_channels=info.channels
+    )
+    model = model.to(device).train()
+    images = torch.randn(batch, info.channels, side, side, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    started = _now(device)
+    for step in range(steps + 3):
+        started = _now(device) if step == 3 else started
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return steps * batch / (_now(device) - started)
+
+
+def _recipe(job: Job, root: Path) -> dict[str, Any]:
+    source = read(root / job.recipe)
+    override(source, list(job.settings))
+    return source.values
+
+
+def _planned_images(values: dict[str, Any], data: str) -> float:
+    """Images that training will see: steps × batch size, or epochs × training images.
+
+    Raises:
+        PlanError: a duration in epochs of a data set whose size is not known beforehand.
+    """
+    duration = Duration.parse(values["training"]["duration"])
+    if duration.unit == "it":
+        return duration.amount * int(values["training"]["batch_size"])
+    stated = values["data"] if isinstance(values["data"], dict) else {}
+    size = stated.get("train_images") or (DATASETS[data].train if data in DATASETS else None)
+    if size is None:
+        raise PlanError(f"how many training images {data} has is not known; give a duration in it")
+    held = float(stated.get("validation", 0))
+    size = int(stated.get("train_subset") or size - (held if held >= 1 else round(held * size)))
+    return duration.amount * size
+
+
+def _shown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
+
+
+def _name(section: Any) -> str:
+    return section if isinstance(section, str) else section["name"]
+
+
+def _is_alike(record: Record, model: str, data: str, device: str) -> bool:
+    ours = [record.summary.get(k) for k in ("model/name", "data/name", "run/device")]
+    return ours == [model, data, device]
+
+
+def _median(records: Sequence[Record], key: str) -> float | None:
+    values = [r.summary[key] for r in records if r.summary.get(key)]
+    return statistics.median(values) if values else None
+
+
+def _watts(records: Sequence[Record]) -> float | None:
+    pairs = [(r.summary.get("cost/energy_kwh"), r.summary.get("cost/wall_hours")) for r in records]
+    watts = [1000 * kwh / hours for kwh, hours in pairs if kwh and hours]
+    return statistics.median(watts) if watts else None
+
+
+def _grid(records: Sequence[Record]) -> float | None:
+    keys = ("cost/emissions_kgco2e", "cost/energy_kwh")
+    pairs = [[r.summary.get(key) for key in keys] for r in records]
+    grid = [kg / kwh for kg, kwh in pairs if kg and kwh]
+    return statistics.median(grid) if grid else None
+
+
+def _now(device: Any) -> float:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

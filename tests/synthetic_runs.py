@@ -1,0 +1,78 @@
+"""Run folders and recipes that are plainly made up, for the tests of tables and reports."""
+
+import json
+from pathlib import Path
+
+SUMMARY = {
+    "run/device": "Synthetic Processor",
+    "run/epochs": 150.0,
+    "run/processes": 1,
+    "recipe/hash": "0badc0de",
+    "model/name": "synthetic_cnn",
+    "model/params": 47_514,
+    "model/macs": 1_000_000,
+    "model/sparsity": 0.962,
+    "dense/params": 1_250_858,
+    "dense/macs": 20_741_120,
+    "data/name": "cifar10",
+    "data/train_images": 50_000,
+    "eval/top1_percent": 70.0,
+    "eval/top5_percent": 97.0,
+    "throughput/images_per_second": 1000.0,
+    "throughput/batch_milliseconds": 32.0,
+    "cost/wall_hours": 2.0,
+    "cost/device_hours": 2.0,
+    "cost/gpu_hours": 2.0,
+    "cost/energy_kwh": 0.5,
+    "cost/emissions_kgco2e": 0.2,
+    "cost/train_seconds": 6000.0,
+    "cost/data_wait_seconds": 200.0,
+    "cost/prune_seconds": 700.0,
+    "cost/evaluate_seconds": 300.0,
+    "cost/compile_seconds": 0.0,
+    "cost/checkpoint_seconds": 0.0,
+    "cost/training_macs": 3.0e13,
+    "cost/segments": [
+        {"timed_images": 8000, "timed_seconds": 10.0, "macs": 20_741_120},
+        {"timed_images": 20000, "timed_seconds": 10.0, "macs": 1_000_000},
+    ],
+}
+
+
+def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: object) -> Path:
+    """A finished run folder; `changes` replace summary values, `a__b` standing for a/b."""
+    folder.mkdir(parents=True)
+    changed = {key.replace("__", "/"): value for key, value in changes.items()}
+    summary = SUMMARY | {"run/seed": seed, "run/name": folder.name} | changed
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "environment.json").write_text(
+        json.dumps({"python": "3.0", "commit": "c0ffee", "command": command, "cpu": "Synthetic"})
+    )
+    images = 50_000
+    events = [
+        {"step": 1, "images": images, "validation/top1_percent": 40.0},
+        {"step": 2, "images": 20 * images, "prune/round": 1, "epoch": 20.0, "model/sparsity": 0.9},
+        {
+            "step": 3,
+            "images": 30 * images,
+            "prune/round": 2,
+            "epoch": 30.0,
+            "model/sparsity": 0.962,
+        },
+        {"step": 4, "images": 150 * images, "validation/top1_percent": 69.0},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return folder
+
+
+def make_recipe(folder: Path, name: str, claims: str) -> Path:
+    """A recipe file with the given claims block and enough else to be planned."""
+    path = folder / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "model: {name: synthetic_cnn}\n"
+        "data: {name: cifar10}\n"
+        "training: {duration: 150ep, batch_size: 32}\n"
+        f"claims:\n{claims}"
+    )
+    return path
