@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from models.bias_map import add_bias_map
 from models.zoo import build
 
-FORMAT = "prunezoo 1"
+FORMAT = 1
 SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")
 WIDTHS += ("num_features", "num_channels", "num_groups", "normalized_shape")
@@ -36,11 +36,13 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
             f"{type(model).__name__} has no structure to save; "
             "make it with models.build, and save the model itself, not a wrapper of it"
         )
-    metadata = {
+    described = {
         "format": FORMAT,
-        "structure": json.dumps({**structure, "widths": widths(model)}),
-        "notes": json.dumps(notes or {}),
+        "structure": {**structure, "widths": widths(model)},
+        "notes": notes or {},
     }
+    # One entry, because safetensors writes several in an order that changes from save to save.
+    metadata = {"prunezoo": json.dumps(described)}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -65,14 +67,12 @@ def header(path: str | Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error}); {_REMEDY}") from error
-    form = metadata.get("format", "")
-    if not form.startswith("prunezoo "):
+    if "prunezoo" not in metadata:
         raise ValueError(f"{path}: tensors without the network they belong to; {_REMEDY}")
-    if form != FORMAT:
-        raise ValueError(
-            f"{path}: written as {form}, this code reads {FORMAT}; load it with the code it is from"
-        )
-    return {key: json.loads(metadata[key]) for key in ("structure", "notes")}
+    described = json.loads(metadata["prunezoo"])
+    if described.pop("format") != FORMAT:
+        raise ValueError(f"{path}: not in format {FORMAT}; load it with the code that wrote it")
+    return described
 
 
 def load(path: str | Path) -> nn.Module:

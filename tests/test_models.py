@@ -1,0 +1,360 @@
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from models import MODELS, build, header, initialise, load, save
+from models.bias_map import add_bias_map
+from models.files import FORMAT
+from models.resnet import PadShortcut
+
+IMAGES = {"digits_cnn": (1, 8), "mnist_cnn": (1, 28), "alexnet": (3, 227)}
+OURS = [name for name, constructor in MODELS.items() if not isinstance(constructor, partial)]
+OURS.remove("resnext101_32x48d")
+LAST = "classifier.weight"
+
+
+def small(name: str, **options) -> tuple[nn.Module, torch.Tensor]:
+    """A narrow network in evaluation mode with lived-in statistics, and images for it."""
+    torch.manual_seed(0)
+    in_channels, size = IMAGES.get(name, (3, 32))
+    model = build(name, num_classes=7, in_channels=in_channels, width=0.1, **options)
+    images = torch.randn(4, in_channels, size, size)
+    model(images)
+    return model.eval(), images
+
+
+# Networks
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_networks_give_logits_and_second_derivatives(name):
+    model, images = small(name)
+    logits = model(images)
+    assert logits.shape == (4, 7)
+    assert logits.isfinite().all()
+    assert isinstance(model.get_submodule("classifier"), nn.Linear)
+    first = model.get_parameter(next(n for n, p in model.named_parameters() if p.dim() == 4))
+    (gradient,) = torch.autograd.grad(logits.pow(2).sum(), first, create_graph=True)
+    gradient.pow(2).sum().backward()
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name not in ("digits_cnn", "mnist_cnn")]
+)
+def test_no_activation_overwrites_its_input(name):
+    with torch.device("meta"):
+        model = build(name, num_classes=10)
+    assert not [n for n, m in model.named_modules() if getattr(m, "inplace", False)]
+
+
+def test_timm_itself_overwrites_inputs_so_that_the_check_above_can_fail():
+    assert any(getattr(m, "inplace", False) for m in timm.create_model("resnet18").modules())
+
+
+def test_bep_small_cnn_is_the_published_list_of_layers():
+    kinds = [type(m).__name__ for m in build("bep_small_cnn", num_classes=10).modules()]
+    conv_pair = ["Conv2d", "ReLU", "Conv2d", "ReLU", "MaxPool2d", "Dropout"]
+    head = ["Sequential", "Linear", "ReLU", "Dropout", "Linear"]
+    assert kinds == ["Sequential"] * 2 + conv_pair * 2 + ["Flatten"] + head
+    rates = [m.p for m in build("bep_small_cnn", num_classes=10).modules() if type(m) is nn.Dropout]
+    assert rates == [0.25, 0.25, 0.5]
+
+
+def test_thesis_vgg_drops_after_every_convolution_that_no_pool_follows():
+    features = list(build("vgg_bn_drop", num_classes=10, width=0.1).get_submodule("features"))
+    after_relu = [type(b).__name__ for a, b in pairwise(features) if type(a) is nn.ReLU]
+    drop, pool = "Dropout", "MaxPool2d"
+    assert after_relu == [drop, pool] * 2 + [drop, drop, pool] * 3
+    rates = [m.p for m in features if isinstance(m, nn.Dropout)]
+    assert rates == [0.3] + [0.4] * 7
+
+
+def test_option_a_shortcut_subsamples_and_pads_both_sides():
+    x = torch.arange(2.0 * 3 * 5 * 5).reshape(2, 3, 5, 5)
+    y = PadShortcut(new_channels=3, stride=2)(x)
+    assert y.shape == (2, 6, 3, 3)
+    assert torch.equal(y[:, 1:4], x[:, :, [0, 2, 4]][..., [0, 2, 4]])
+    assert not y[:, [0, 4, 5]].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "peer", "changes"),
+    [
+        ("mobilenet_v1", "mobilenetv1_100", {"act_layer": "relu"}),
+        ("resnet18_cifar", "resnet18", {}),
+    ],
+)
+def test_same_function_as_timms_network(name, peer, changes):
+    torch.manual_seed(0)
+    ours, theirs = build(name, num_classes=10), timm.create_model(peer, num_classes=10, **changes)
+    if name == "resnet18_cifar":
+        vars(theirs)["_modules"]["conv1"] = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        vars(theirs)["_modules"]["maxpool"] = nn.Identity()
+    # Both list their layers in order of use.
+    values = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)
+    ours.load_state_dict({key: value for key, value in values})
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), atol=1e-5, rtol=1e-5)
+
+
+def test_residual_branches_start_at_scale_one_as_in_torchvision_and_not_as_in_timm():
+    for name, expected in {"resnet18": True, "timm/resnet18": False}.items():
+        norms = [m for m in build(name, num_classes=10).modules() if isinstance(m, nn.BatchNorm2d)]
+        assert all((norm.weight == 1).all() for norm in norms) is expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"name": "resnet56x"},
+            "unknown model resnet56x (did you mean resnet56?); use timm",
+        ),
+        ({"name": "timm/resnt18"}, "timm has no network resnt18; did you mean timm/resnet18?"),
+        ({"name": "resnet56", "depht": 20}, "resnet56 has no option depht; it has depth, width, "),
+        ({"name": "resnet56", "depth": 21}, "depth 21 is not 6n + 2; use 8, 14, 20, 32, 44, 56"),
+        ({"name": "resnet56", "option": "C"}, "unknown shortcut option C; use A or B"),
+        ({"name": "alexnet", "image_size": 32}, "image_size 32 is too small for this network"),
+        ({"name": "alexnet", "pretrained": True}, "alexnet has no pretrained weights; write pre"),
+        ({"name": "resnext101_32x48d", "pretrained": True}, "resnext101_32x48d has no pretrained"),
+        ({"name": "resnet18", "pretrained": True, "init": "xavier"}, "resnet18: init xavier would"),
+        ({"name": "resnet18", "wdth": 2}, "timm/resnet18.tv_in1k: "),
+        ({"name": "digits_cnn", "init": "glorot"}, "unknown initialisation glorot; use default, "),
+    ],
+)
+def test_build_says_what_to_write_instead(arguments, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        build(num_classes=10, **arguments)
+
+
+def test_unreachable_pretrained_weights_are_one_clear_error(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(OSError, match=r"pretrained weights are neither") as caught:
+        build("resnet18", num_classes=1000, pretrained=True)
+    assert str(caught.value).startswith("timm/resnet18.tv_in1k: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_recipes_needs_no_torch_and_our_networks_no_timm():
+    code = (
+        "import sys, models; assert 'torch' not in sys.modules; "
+        "models.build('digits_cnn', num_classes=10, in_channels=1); "
+        "assert not {'timm', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+# Initial weights
+
+
+def test_earlycrop_weights_are_orthogonal_with_its_gain_and_the_last_layer_with_one():
+    model = build("earlycrop_resnet18", num_classes=10, width=0.25)
+    gain = math.sqrt(2 / (1 + 0.05**2))
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    for name, layer in layers.items():
+        matrix = layer.weight.detach().flatten(1)
+        matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        expected = torch.eye(len(matrix)) * (1 if name == "classifier" else gain**2)
+        torch.testing.assert_close(matrix @ matrix.T, expected, atol=1e-4, rtol=0)
+    biased = layers["stage1.0.conv1"]
+    assert 0 < biased.bias.abs().max() <= 1 / math.sqrt(9 * 16)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "std"),
+    # fan_in 400, fan_out 800
+    [
+        ("default", 1 / math.sqrt(3 * 400)),
+        ("xavier", math.sqrt(2 / 1200)),
+        ("kaiming", 0.05 * 2**0.5),
+    ],
+)
+def test_initial_weights_have_the_stated_spread(scheme, std):
+    model = nn.Sequential(nn.Linear(400, 800), nn.BatchNorm1d(800))
+    linear, norm = model
+    nn.init.constant_(norm.weight, 3)
+    initialise(model, scheme, torch.Generator().manual_seed(0))
+    assert linear.weight.std().item() == pytest.approx(std, rel=0.01)
+    assert linear.weight.mean().item() == pytest.approx(0, abs=std / 50)
+    bound = {"default": 1 / 20, "xavier": 0.0, "kaiming": 0.0}[scheme]
+    assert linear.bias.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert (norm.weight == 1).all()
+
+
+@pytest.mark.parametrize("scheme", ["default", "xavier", "kaiming", "orthogonal"])
+def test_initial_weights_depend_on_the_generator_alone(scheme):
+    first, second = (build("digits_cnn", num_classes=10, in_channels=1) for _ in range(2))
+    state = torch.get_rng_state()
+    for model in (first, second):
+        assert initialise(model, scheme, torch.Generator().manual_seed(5)) is model
+    assert torch.equal(torch.get_rng_state(), state)
+    other = build("digits_cnn", num_classes=10, in_channels=1)
+    initialise(other, scheme, torch.Generator().manual_seed(6))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+    assert not torch.equal(first.get_parameter(LAST), other.get_parameter(LAST))
+
+
+def test_build_initialises_after_the_network_has():
+    torch.manual_seed(3)
+    plain = build("mnist_cnn", num_classes=10, in_channels=1)
+    before = plain.get_parameter(LAST).detach().clone()
+    initialise(plain, "xavier")
+    torch.manual_seed(3)
+    xavier = build("mnist_cnn", num_classes=10, in_channels=1, init="xavier")
+    assert torch.equal(xavier.get_parameter(LAST), plain.get_parameter(LAST))
+    assert not torch.equal(xavier.get_parameter(LAST), before)
+
+
+def test_default_initialisation_is_pytorchs_own():
+    torch.manual_seed(3)
+    linear = nn.Linear(20, 10)
+    expected = linear.weight.detach().clone(), linear.bias.detach().clone()
+    torch.manual_seed(3)
+    initialise(linear, "default")
+    assert torch.equal(linear.weight, expected[0])
+    assert torch.equal(linear.bias, expected[1])
+
+
+# Files
+
+
+def prune_first_block(model: nn.Module, names: list[str], keep: list[int]) -> None:
+    """Keep some outputs of conv `names[0]` with BatchNorm `names[1]`, read by conv `names[2]`."""
+    conv, norm, reader = (model.get_submodule(name) for name in names)
+    conv.weight = nn.Parameter(conv.weight.detach()[keep])
+    if conv.bias is not None:
+        conv.bias = nn.Parameter(conv.bias.detach()[keep])
+    conv.out_channels = len(keep)
+    for key in ("weight", "bias"):
+        setattr(norm, key, nn.Parameter(getattr(norm, key).detach()[keep]))
+    for key in ("running_mean", "running_var"):
+        setattr(norm, key, getattr(norm, key)[keep])
+    norm.num_features = len(keep)
+    reader.weight = nn.Parameter(reader.weight.detach()[:, keep])
+    reader.in_channels = len(keep)
+
+
+BLOCKS = {
+    "resnet18_cifar": ["stage1.0.conv1", "stage1.0.bn1", "stage1.0.conv2"],
+    "resnet56": ["stage1.0.conv1", "stage1.0.bn1", "stage1.0.conv2"],
+    "earlycrop_resnet18": ["stage1.0.conv1", "stage1.0.bn1", "stage1.0.conv2"],
+    "bep_vgg16": ["features.0", "features.1", "features.3"],
+    "timm/test_resnet": ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2"],
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_pruned_model_is_the_same_after_save_and_load(name, tmp_path):
+    torch.manual_seed(0)
+    options = {} if name.startswith("timm/") else {"width": 0.25}
+    model, images = build(name, num_classes=5, **options), torch.randn(2, 3, 32, 32)
+    prune_first_block(model, BLOCKS[name], [0, 2, 3])
+    model(images)
+    model.get_submodule(BLOCKS[name][1]).weight.requires_grad_(False)
+    save(model, tmp_path / "model.safetensors", {"top1_percent": 93.1})
+    again = load(tmp_path / "model.safetensors")
+    assert not again.training
+    assert torch.equal(again(images), model.eval()(images))
+    assert again.structure == model.structure
+    assert repr(again) == repr(model)
+    assert header(tmp_path / "model.safetensors")["notes"] == {"top1_percent": 93.1}
+    assert header(tmp_path / "model.safetensors")["structure"]["widths"][BLOCKS[name][0]] == {
+        "in_channels": model.get_submodule(BLOCKS[name][0]).in_channels,
+        "out_channels": 3,
+        "groups": 1,
+    }
+    first = (tmp_path / "model.safetensors").read_bytes()
+    save(again, tmp_path / "model.safetensors", {"top1_percent": 93.1})
+    assert (tmp_path / "model.safetensors").read_bytes() == first
+
+
+def test_biases_and_bias_maps_that_pruning_added_are_kept(tmp_path):
+    model, images = small("resnet18_cifar")
+    block = model.get_submodule("stage2.0")
+    block.conv1.bias = nn.Parameter(torch.randn(12))
+    add_bias_map(block.conv2, torch.randn(12, 16, 16))
+    save(model, tmp_path / "model.safetensors")
+    assert torch.equal(load(tmp_path / "model.safetensors")(images), model(images))
+
+
+def test_half_precision_stays_half_precision(tmp_path):
+    model = build("digits_cnn", num_classes=10, in_channels=1).bfloat16()
+    save(model, tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors").get_parameter(LAST).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_only_the_model_itself_is_saved(tmp_path):
+    model = build("digits_cnn", num_classes=10, in_channels=1)
+    for wrapper in (nn.DataParallel(model), torch.compile(model), nn.Linear(2, 2)):
+        with pytest.raises(
+            ValueError, match=r"has no structure to save; make it with models\.build"
+        ):
+            save(wrapper, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    model = build("digits_cnn", num_classes=10, in_channels=1)
+    save(model, path)
+    before = path.read_bytes()
+
+    def full_disk(tensors, filename, metadata):
+        Path(filename).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("models.files.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save(model, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_load_refuses_what_it_cannot_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"x\.safetensors"):
+        load(path)
+
+    def refusal(metadata: dict[str, str] | None, tensors=None) -> str:
+        save_file(tensors or {"a": torch.zeros(1)}, path, metadata)
+        with pytest.raises(ValueError, match=r"x\.safetensors: ") as caught:
+            load(path)
+        return str(caught.value)
+
+    remedy = "give a model.safetensors written by models.save"
+    foreign = f"{path}: tensors without the network they belong to; {remedy}"
+    assert refusal(None) == refusal({"format": "pt"}) == foreign
+    assert refusal({"prunezoo": '{"format": 9}'}) == (
+        f"{path}: not in format {FORMAT}; load it with the code that wrote it"
+    )
+    structure = {"num_classes": 2, "in_channels": 1, "options": {}, "widths": {}}
+
+    def ours(name: str) -> dict[str, str]:
+        described = {"format": FORMAT, "structure": {"name": name, **structure}, "notes": {}}
+        return {"prunezoo": json.dumps(described)}
+
+    unknown = f"{path}: unknown model nonesuch; use timm/<name> or one of "
+    assert refusal(ours("nonesuch")).startswith(unknown)
+    misfit = refusal(ours("digits_cnn"), {LAST: torch.zeros(2, 32)})
+    assert misfit.startswith(f"{path}: Error(s) in loading state_dict")
+    path.write_bytes(b"not a model at all")
+    with pytest.raises(ValueError, match=r"not a safetensors file \(.*\); give a model"):
+        load(path)
