@@ -1,0 +1,218 @@
+"""One file per image in class folders (ImageFolder), and tar shards as WebDataset writes them."""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data_config import DataConfig
+from training.images.keeping import kept
+from training.images.kinds import DataError, Splits
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+TEST_NAMES = ("test", "validation", "valid", "val", "dev")
+TEST_PARTS = ("test", "valid", "val")  # `validation` contains the second
+
+
+@dataclass(frozen=True)
+class Files:
+    """One file per image, in order of class and name."""
+
+    root: str
+    names: np.ndarray  # of bytes: a list of a million str would be copied into every worker
+    labels: Tensor
+
+    def path(self, row: int) -> str:
+        """The file of one image."""
+        return os.path.join(self.root, os.fsdecode(bytes(self.names[row])))
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """The files' bytes."""
+        return [Path(self.path(row)).read_bytes() for row in rows]
+
+    def where(self, row: int) -> str:
+        """The file's path."""
+        return self.path(row)
+
+    def files(self) -> list[Path]:
+        """All files."""
+        return [Path(self.path(row)) for row in range(len(self.names))]
+
+
+def image_folders(folder: Path, config: DataConfig) -> Splits | None:
+    """`train/<class>/…` and `val/<class>/…`; classes are numbered in the order of their names.
+
+    Tiny-ImageNet's `val/images/` with `val_annotations.txt` is read too. None without `train/`.
+    """
+    if not (folder / "train").is_dir():
+        return None
+    names = (config.test_split,) if config.test_split else TEST_NAMES
+    test = next((folder / name for name in names if (folder / name).is_dir()), None)
+    if test is None:
+        raise DataError(
+            f"{folder}: train/ is there, but no folder to test on ({' or '.join(names)})"
+        )
+    classes = _class_folders(folder / "train")
+    annotations = test / "val_annotations.txt"
+    if annotations.is_file():
+        return Splits(
+            _in_classes(folder / "train", classes), _annotated(annotations, classes), len(classes)
+        )
+    others = _class_folders(test)
+    if others != classes:
+        odd = sorted(set(classes) ^ set(others))
+        raise DataError(
+            f"{test}: its class folders differ from those in {folder / 'train'}"
+            f" ({', '.join(odd[:5])}, {len(odd)} in all); every class needs a folder in both"
+        )
+    parts = (_in_classes(place, classes) for place in (folder / "train", test))
+    return Splits(*parts, num_classes=len(classes))
+
+
+def _class_folders(place: Path) -> list[str]:
+    classes = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+    if not classes:
+        raise DataError(f"{place}: no class folders; images belong in {place}/<class>/")
+    return classes
+
+
+def _in_classes(place: Path, classes: list[str]) -> Files:
+    names: list[bytes] = []
+    counts = []
+    for name in classes:
+        found = sorted(_images(place / name, name))
+        if not found:
+            raise DataError(
+                f"{place / name}: no images ({', '.join(IMAGE_SUFFIXES)}) of this class"
+            )
+        names += found
+        counts.append(len(found))
+    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
+    return Files(str(place), np.array(names), labels)
+
+
+def _images(place: Path, relative: str) -> Iterator[bytes]:
+    """Names of the images below a folder; an empty file is an error (a copy that was cut short)."""
+    for entry in os.scandir(place):
+        name = f"{relative}/{entry.name}"
+        if entry.is_dir():
+            yield from _images(Path(entry.path), name)
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            if not entry.stat().st_size:
+                raise DataError(f"{entry.path}: empty file; copy it again")
+            yield os.fsencode(name)
+
+
+def _annotated(annotations: Path, classes: list[str]) -> Files:
+    """Tiny-ImageNet's validation images: lines of file name, class, and a box that is not used."""
+    number = {name: index for index, name in enumerate(classes)}
+    lines = [line.split("\t") for line in annotations.read_text().splitlines() if line]
+    place = annotations.parent / "images"
+    for name, wnid, *_ in lines:
+        if not (place / name).is_file() or wnid not in number:
+            raise DataError(f"{annotations}: no file {place / name} or no class {wnid} in train/")
+    names = np.array([os.fsencode(name) for name, *_ in lines])
+    return Files(str(place), names, torch.tensor([number[wnid] for _, wnid, *_ in lines]))
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Images inside uncompressed tar files, read in place by shard, offset and size."""
+
+    tars: tuple[str, ...]
+    shard: Tensor
+    offset: Tensor
+    size: Tensor
+    labels: Tensor
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """The members' bytes, straight from the shards."""
+        contents = []
+        for row in rows:
+            with open(self.tars[int(self.shard[row])], "rb") as tar:
+                tar.seek(int(self.offset[row]))
+                contents.append(tar.read(int(self.size[row])))
+        return contents
+
+    def where(self, row: int) -> str:
+        """The shard, and the byte at which the image begins."""
+        return f"{self.tars[int(self.shard[row])]}, byte {int(self.offset[row])}"
+
+    def files(self) -> list[Path]:
+        """The shards."""
+        return [Path(tar) for tar in self.tars]
+
+
+def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
+    """Shards with `train`, and `test` or `val` in their names; samples of `key.jpg`, `key.cls`.
+
+    In order of shard name and place in the shard. None if there are no tar files.
+    """
+    tars = sorted(folder.rglob("*.tar"))
+    if not tars:
+        return None
+    relative = {tar: str(tar.relative_to(folder)).lower() for tar in tars}
+    train = [tar for tar in tars if "train" in relative[tar]]
+    parts = (config.test_split,) if config.test_split else TEST_PARTS
+    test = next(
+        (found for part in parts if (found := [t for t in tars if part in relative[t]])), []
+    )
+    if not train or not test:
+        names = ", ".join(tar.name for tar in tars[:5])
+        raise DataError(
+            f"{folder}: {len(tars)} tar files ({names}), of which {len(train)} have `train` and"
+            f" {len(test)} have {' or '.join(parts)} in their names; both are needed"
+        )
+    splits = (_shards(train), _shards(test))
+    return Splits(*splits, num_classes=int(max(s.labels.max() for s in splits)) + 1)
+
+
+def _shards(tars: list[Path]) -> Shards:
+    """The index of the shards, kept: headers of a million images take a minute to read."""
+
+    def make() -> dict[str, Tensor]:
+        rows = [(i, *sample) for i, tar in enumerate(tars) for sample in _samples(tar)]
+        return {"index": torch.tensor(rows, dtype=torch.int64).view(-1, 4)}
+
+    index = kept("tar-index", tars, make, [str(tar) for tar in tars])["index"]
+    if not len(index):
+        raise DataError(f"{tars[0]}: no samples `key.jpg` with `key.cls` in these shards")
+    shard, offset, size, labels = index.clone().unbind(1)
+    return Shards(tuple(map(str, tars)), shard, offset, size, labels)
+
+
+def _samples(path: Path) -> list[tuple[int, int, int]]:
+    """Offset, size and label of the images in one shard."""
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, _, kind = os.path.basename(member.name).partition(".")
+                key = os.path.join(os.path.dirname(member.name), key)
+                if f".{kind.lower()}" in IMAGE_SUFFIXES:
+                    images[key] = (member.offset_data, member.size)
+                elif kind in ("cls", "json"):
+                    file = tar.extractfile(member)
+                    text = file.read() if file else b""
+                    label = int(text) if kind == "cls" else json.loads(text).get("label")
+                    if label is not None:
+                        labels[key] = int(label)
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise DataError(
+            f"{path}: damaged or compressed tar shard ({error}); copy it again"
+        ) from None
+    alone = sorted(set(images) ^ set(labels))
+    if alone:
+        raise DataError(
+            f"{path}: {alone[0]} has no image or no label; a sample is key.jpg + key.cls"
+        )
+    if any(offset + size > path.stat().st_size for offset, size in images.values()):
+        raise DataError(f"{path}: ends in the middle of an image; copy it again")
+    return [(*images[key], labels[key]) for key in images]

@@ -1,0 +1,224 @@
+"""Tables of images through `datasets`: parquet files here, data sets on the Hugging Face hub."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from training.data_config import DATASETS, DataConfig
+from training.images.keeping import cache_folder
+from training.images.kinds import DataError, Splits
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded images in the rows of a table (Arrow, memory-mapped)."""
+
+    table: "Dataset"
+    column: str
+    name: str
+    labels: Tensor
+    origin: tuple[Path, ...]
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """The bytes in the table, or of the file that it names."""
+        cells = self.table[list(rows)][self.column]
+        return [cell["bytes"] or Path(cell["path"]).read_bytes() for cell in cells]
+
+    def where(self, row: int) -> str:
+        """`name, row 7`."""
+        return f"{self.name}, row {row}"
+
+    def files(self) -> list[Path]:
+        """The parquet files, or the hub's copy in the cache."""
+        return list(self.origin)
+
+
+def parquet_files(folder: Path, config: DataConfig) -> Splits | None:
+    """A folder of parquet files as the hub serves them; None if there are none."""
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        return None
+    _check_parquet(files)
+    import datasets
+
+    try:
+        tables = datasets.load_dataset(
+            str(folder), name=config.configuration, cache_dir=str(cache_folder() / "datasets")
+        )
+    except Exception as error:  # the library raises many kinds, all of which mean unreadable files
+        raise DataError(f"{folder}: {_reason(error)}") from None
+    assert isinstance(tables, datasets.DatasetDict)
+    return _splits(tables, config, str(folder), tuple(files))
+
+
+def _check_parquet(files: list[Path]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    for file in files:
+        try:
+            pyarrow.parquet.read_metadata(file)
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            size = file.stat().st_size
+            raise DataError(
+                f"{file}: damaged or partial parquet file of {size} bytes"
+                f" ({str(error).splitlines()[0]}); copy it again"
+            ) from None
+
+
+def from_hub(config: DataConfig) -> Splits:
+    """A data set of the hub, or its copy in the local cache; never runs code that comes with it."""
+    import datasets
+
+    it = DATASETS.get(config.name)
+    name = it.hub if it is not None and it.hub is not None else config.name
+    with _offline_unless(_reachable()) as online:
+        try:
+            tables = datasets.load_dataset(
+                name, name=config.configuration, revision=config.revision
+            )
+        except Exception as error:  # network, permission, missing data set, unknown revision, …
+            raise DataError(_not_loaded(config, name, online, error)) from None
+    assert isinstance(tables, datasets.DatasetDict)
+    origin = tuple(Path(f["filename"]) for t in tables.values() for f in t.cache_files)
+    if config.revision and not online and not any(config.revision in str(path) for path in origin):
+        # without the hub the library takes whatever version it has
+        raise DataError(
+            f"{name}: revision {config.revision} is not in the cache and the hub cannot be reached;"
+            " connect, or load a local copy with data.path"
+        )
+    return _splits(tables, config, name, origin)
+
+
+def download_command(hub: str, name: str) -> str:
+    """The command that fetches a copy into the place where it is looked for."""
+    return f"hf download {hub} --repo-type dataset --local-dir data/{name}"
+
+
+def _not_loaded(config: DataConfig, name: str, online: bool, error: Exception) -> str:
+    place = config.name if config.name in DATASETS else name.split("/")[-1]
+    if online:
+        return f"{name} could not be loaded from the hub: {_reason(error)}"
+    return (
+        f"{config.name} was not found: no folder data/{place}, no copy of {name} in the cache, and"
+        f" the hub cannot be reached. Where there is a network run"
+        f" `{download_command(name, place)}`, or set data.path to a folder that holds it"
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error.__cause__ or error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _reachable(seconds: float = 3.0) -> bool:
+    """Whether the hub answers at all; asked once, because the library retries for half a minute."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "0") not in ("0", ""):
+        return False
+    try:
+        urllib.request.urlopen(
+            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=seconds
+        ).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _offline_unless(online: bool) -> Iterator[bool]:
+    """Let both libraries use their caches only; they read their variable once, at import."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    if not online:
+        constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield online
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+
+
+def _splits(
+    tables: "DatasetDict", config: DataConfig, name: str, origin: tuple[Path, ...]
+) -> Splits:
+    there = ", ".join(map(str, tables))
+    if "train" not in tables:
+        raise DataError(f"{name}: no split `train` among {there}")
+    image, label = _columns(tables["train"], config, name)
+    wanted = (config.test_split,) if config.test_split else TEST_SPLITS
+    train = _rows(tables["train"], image, label, f"{name} train", origin)
+    if train is None:
+        raise DataError(f"{name}: the training images have no labels in column {label}")
+    for split in wanted:
+        test = split in tables and _rows(tables[split], image, label, f"{name} {split}", origin)
+        if test:
+            return Splits(train, test, _num_classes(tables["train"], label, train, test))
+    raise DataError(
+        f"{name}: no labelled split to test on ({' or '.join(wanted)}) among {there};"
+        " name one with data.test_split"
+    )
+
+
+def _columns(table: "Dataset", config: DataConfig, name: str) -> tuple[str, str]:
+    """Names of the image and label columns: what the recipe says, else the only one of its type."""
+    import datasets
+
+    it = DATASETS.get(config.name)
+    kinds = {"image": datasets.Image, "label": datasets.ClassLabel}
+    stated = {
+        "image": config.columns.image,
+        "label": config.columns.label or (it.label if it else None),
+    }
+    chosen = []
+    for key, kind in kinds.items():
+        fitting = [c for c, feature in table.features.items() if isinstance(feature, kind)]
+        if not fitting and key == "label" and "label" in table.features:
+            fitting = ["label"]
+        column = stated[key] or (fitting[0] if len(fitting) == 1 else None)
+        if column not in table.features:
+            raise DataError(
+                f"{name}: which column holds the {key}? Set data.columns.{key} to one of"
+                f" {', '.join(fitting or table.features)}"
+            )
+        chosen.append(column)
+    return chosen[0], chosen[1]
+
+
+def _rows(
+    table: "Dataset", image: str, label: str, name: str, origin: tuple[Path, ...]
+) -> Rows | None:
+    """The table's images without decoding them; None if they have no labels (−1, or no rows)."""
+    import datasets
+
+    labels = torch.tensor(table[label][:], dtype=torch.int64)
+    if not len(labels) or int(labels.min()) < 0:
+        return None
+    table = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    return Rows(table, image, name, labels, origin)
+
+
+def _num_classes(table: "Dataset", label: str, *splits: Rows) -> int:
+    import datasets
+
+    feature = table.features[label]
+    if isinstance(feature, datasets.ClassLabel):
+        return len(feature.names)
+    return int(max(split.labels.max() for split in splits)) + 1

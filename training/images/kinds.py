@@ -1,0 +1,50 @@
+"""The two kinds of images: pixels in memory, and encoded files that are still to be decoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """Data that is missing, partial, corrupt or does not fit the recipe; says what would fix it."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Decoded images, uint8 (N, C, H, W), and labels, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Encoded(Protocol):
+    """JPEG, PNG or WebP images wherever they lie, in a fixed order."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (N,)."""
+        ...
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """The encoded images of these rows."""
+        ...
+
+    def where(self, row: int) -> str:
+        """The place of one image, for messages."""
+        ...
+
+    def files(self) -> list[Path]:
+        """Files whose sizes and times tell whether anything has changed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test images of one data set."""
+
+    train: Pixels | Encoded
+    test: Pixels | Encoded
+    num_classes: int

@@ -1,0 +1,197 @@
+"""Two ways to hold a split: pixels on the device, or encoded and decoded while training runs."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.augment import ON_DEVICE, crop_box, window
+from training.data_config import AugmentConfig, DataConfig, known
+from training.images import DataError, Encoded, Pixels, Splits
+from training.images.decoding import common_shape, decode, decode_all
+
+Filled = tuple[dict[str, "Store"], tuple[int, int]]
+LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
+EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
+
+
+class Pick(NamedTuple):
+    """A rank's share of a global batch: rows, draws (None: no augmentation), size of the whole."""
+
+    rows: Tensor
+    draws: Tensor | None
+    global_count: int
+
+    def to(self, device: torch.device) -> "Pick":
+        """On the device, with the draws that are needed there."""
+        draws = (
+            None if self.draws is None else self.draws[:, :ON_DEVICE].to(device, non_blocking=True)
+        )
+        return Pick(self.rows.to(device, non_blocking=True), draws, self.global_count)
+
+
+class Store(Protocol):
+    """A split's labels on the device, and its images in any order asked for."""
+
+    labels: Tensor
+
+    def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
+        """Windows (n, C, H, W), uint8 on the device, and their pick there, in the picks' order."""
+        ...
+
+
+class InMemory:
+    """All pixels on the device, inside the border that pad-crop needs."""
+
+    def __init__(self, pixels: Pixels, config: AugmentConfig, device: torch.device) -> None:
+        self.padding, self.flip, self.device = config.crop_padding, config.flip, device
+        self.bordered = F.pad(pixels.images.to(device), (self.padding,) * 4).contiguous()
+        self.labels = pixels.labels.to(device)
+
+    def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
+        """See Store."""
+        for pick in picks:
+            pick = pick.to(self.device)
+            yield window(self.bordered, pick.rows, pick.draws, self.padding, self.flip), pick
+
+
+class Streamed:
+    """Encoded images: workers decode and crop to (C, size, size), the device does the rest."""
+
+    def __init__(
+        self, source: Encoded, channels: int, size: int, config: DataConfig, device: torch.device
+    ) -> None:
+        self.decoded = _Decoded(source, channels, size, config.augment)
+        self.config, self.device = config, device
+        self.labels = source.labels.to(device)
+
+    def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
+        """See Store. Workers are ahead by two batches each."""
+        loader = DataLoader(
+            self.decoded,
+            sampler=picks,
+            batch_size=None,
+            num_workers=self.config.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # without it the loader would draw from the global one
+        )
+        padding, flip = self.config.augment.crop_padding, self.config.augment.flip
+        for batch, pick in loader:
+            pick = pick.to(self.device)
+            crops = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+            if pick.draws is not None and (padding or flip):
+                place = torch.arange(len(crops), device=self.device)
+                crops = window(F.pad(crops, (padding,) * 4), place, pick.draws, padding, flip)
+            yield crops, pick
+
+
+class _Decoded(Dataset[tuple[Tensor, Pick]]):
+    """What a worker does: a pick becomes a batch of crops, uint8 (n, H, W, C)."""
+
+    def __init__(self, source: Encoded, channels: int, size: int, augment: AugmentConfig) -> None:
+        self.source, self.channels, self.size, self.augment = source, channels, size, augment
+
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
+        rows = pick.rows.tolist()
+        batch = torch.empty(len(rows), self.size, self.size, self.channels, dtype=torch.uint8)
+        for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
+            image = decode(data, self.channels, self.source.where(row))
+            batch[place] = self._crop(image, pick.draws, place).permute(1, 2, 0)
+        return batch, pick
+
+    def _crop(self, image: Tensor, draws: Tensor | None, place: int) -> Tensor:
+        scale = self.augment.random_resized_crop
+        if scale is None or draws is None:
+            return centre_crop(image, self.size)
+        height, width = image.shape[1:]
+        top, left, h, w = crop_box(height, width, draws[place, ON_DEVICE:].tolist(), scale)
+        return _resized(image[:, top : top + h, left : left + w], self.size, self.size)
+
+
+def centre_crop(image: Tensor, size: int) -> Tensor:
+    """The short side resized to 256/224 of `size` (bilinear, antialiased), then the centre."""
+    short, short_now = round(size * EVALUATION_RATIO), min(image.shape[1:])
+    tall, wide = (int(short * side / short_now) for side in image.shape[1:])
+    top, left = round((tall - size) / 2), round((wide - size) / 2)
+    return _resized(image, tall, wide)[:, top : top + size, left : left + size]
+
+
+def _resized(image: Tensor, height: int, width: int) -> Tensor:
+    # uint8 throughout: several times faster than float, and rounded as PIL rounds
+    return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
+    """The stores of `train` and `test`, and (channels, side) of their windows.
+
+    Raises:
+        DataError: images of a wrong shape, or an option that does not fit the kind of store.
+    """
+    fill = _stream if _is_streamed(config, splits) else _load
+    return fill(config, splits, device)
+
+
+def _is_streamed(config: DataConfig, splits: Splits) -> bool:
+    pixels = isinstance(splits.train, Pixels)
+    if config.stream and pixels:
+        raise DataError(
+            f"{config.name} is stored as pixels; data.stream: true is for encoded images"
+        )
+    if config.stream is not None or pixels:
+        return bool(config.stream)
+    it = known(config)
+    if it is not None:
+        return it.streamed
+    assert not isinstance(splits.train, Pixels)
+    return max(common_shape(splits.train)[1:]) > LARGEST_IN_MEMORY
+
+
+def _stream(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
+    it = known(config)
+    size = config.image_size or (it.size if it else None)
+    if size is None:
+        raise DataError(f"{config.name}: images of this size are streamed; state data.image_size")
+    channels = it.channels if it else 3
+    stores: dict[str, Store] = {}
+    for name, source in (("train", splits.train), ("test", splits.test)):
+        assert not isinstance(source, Pixels)
+        stores[name] = Streamed(source, channels, size, config, device)
+    return stores, (channels, size)
+
+
+def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
+    if config.augment.random_resized_crop:
+        raise DataError(
+            f"{config.name}: random_resized_crop is for streamed images; use crop_padding,"
+            " or data.stream: true"
+        )
+    train, test = decode_all(splits, config.name.strip("/").replace("/", "-"))
+    shape = _one_shape(config, train, test)
+    stores: dict[str, Store] = {
+        "train": InMemory(train, config.augment, device),
+        "test": InMemory(test, AugmentConfig(), device),
+    }
+    return stores, shape
+
+
+def _one_shape(config: DataConfig, train: Pixels, test: Pixels) -> tuple[int, int]:
+    """(C, side) of images that are squares, all of one size, and of the size that is expected."""
+    channels, size, width = train.images.shape[1:]
+    if size != width or test.images.shape[1:] != train.images.shape[1:]:
+        shapes = " and ".join("×".join(map(str, p.images.shape[1:])) for p in (train, test))
+        raise DataError(
+            f"{config.name}: training and test images are {shapes}; images that are not squares of"
+            " one size need data.stream: true and data.image_size"
+        )
+    it = known(config)
+    expected = (it.channels, it.size) if it else (channels, config.image_size or size)
+    if config.image_size not in (None, size) or (channels, size) != expected:
+        wanted = config.image_size or expected[1]
+        raise DataError(
+            f"{config.name}: images are {channels}×{size}×{size}, expected {wanted} pixels a side;"
+            " to train at another size use data.augment.resize"
+        )
+    return channels, size
