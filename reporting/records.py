@@ -97,10 +97,11 @@ def collect(
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
     summary = json.loads((folder / "summary.json").read_text())
     environment = _environment(folder / "environment.json")
+    history = _history(folder / "log.jsonl")
     record = Record(
         job=job or _job_of(summary, environment, claims),
-        summary=summary,
-        history=_history(folder / "log.jsonl"),
+        summary=summary | derived(summary, history),
+        history=history,
         environment=environment,
         weights=weights,
     )
@@ -109,6 +110,32 @@ def collect(
     values = {key: value for key, value in asdict(record).items() if key != "path"}
     path.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return path
+
+
+def derived(summary: dict[str, Any], history: dict[str, Any]) -> dict[str, float]:
+    """What follows from a summary: fractions of MACs removed (%), the first pruning, the speed-up.
+
+    MACs removed from training is 1 − forward MACs spent / those the dense network would have.
+    The measured speed-up is images/s of the last segment over the first; it needs two.
+    """
+    values: dict[str, float] = {}
+    dense, small = summary.get("dense/macs"), summary.get("model/macs")
+    if dense and small:
+        values["derived/macs_removed_percent"] = 100 * (1 - small / dense)
+    spent, images = summary.get("cost/forward_macs"), summary.get("run/images")
+    if dense and spent and images:
+        values["derived/training_macs_removed_percent"] = 100 * (1 - spent / (dense * images))
+    prunings, size = history["prunings"], summary.get("data/train_images")
+    if prunings and size:
+        values["derived/first_pruning_epoch"] = prunings[0]["images"] / size
+    rates = [
+        s["timed_images"] / s["timed_seconds"]
+        for s in summary.get("cost/segments") or []
+        if s["timed_seconds"]
+    ]
+    if len(rates) > 1:
+        values["derived/measured_speedup"] = rates[-1] / rates[0]
+    return values
 
 
 def load_records(results: Path) -> list[Record]:
@@ -156,7 +183,7 @@ def _history(path: Path) -> dict[str, Any]:
     events = [json.loads(line) for line in lines if line.endswith("}")]
     curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
     prunings = [_flat(e) for e in events if any(key.startswith("prune/") for key in e)]
-    forecasts = [e for e in events if any(key.startswith("forecast/") for key in e)]
+    forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
     return {"accuracy": curve, "prunings": prunings, "forecasts": forecasts}
 
 

@@ -1,0 +1,171 @@
+"""The report as one HTML file that needs nothing else: no server, no network, no other file."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+from reporting import figures
+from reporting.compare import Comparison
+from reporting.figures import Drawn
+from reporting.papers import find_table, number
+from reporting.records import Record
+from reporting.show import Grid, grid
+
+RUN_COLUMNS = (  # heading, summary key, factor
+    ("top-1 [%]", "eval/top1_percent", 1.0),
+    ("weights removed [%]", "model/sparsity", 100.0),
+    ("parameters", "model/params", 1.0),
+    ("MACs an image", "model/macs", 1.0),
+    ("theoretical speed-up", "model/theoretical_speedup", 1.0),
+    ("measured speed-up", "derived/measured_speedup", 1.0),
+    ("training images/s", "throughput/images_per_second", 1.0),
+    ("training FLOPs", "cost/training_flops", 1.0),
+    ("wall-clock [h]", "cost/wall_hours", 1.0),
+    ("GPU hours", "cost/gpu_hours", 1.0),
+    ("energy [kWh]", "cost/energy_kwh", 1.0),
+    ("emissions [kg CO2e]", "cost/emissions_kgco2e", 1.0),
+)
+
+
+def write(
+    compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], folder: Path
+) -> Path:
+    """Write `report.html` and `figures/*.png, *.svg` into a folder; returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.html"
+    path.write_text(page(compared, records, folder / "figures"))
+    return path
+
+
+def page(
+    compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], figure_folder: Path
+) -> str:
+    """The whole page; its figures are also written as files."""
+    template = Template((Path(__file__).parent / "page.html").read_text())
+    parts = {
+        "accuracy": ("Accuracy and cost", _accuracy(records, figure_folder)),
+        "inside": ("Inside the runs", _inside(records, figure_folder)),
+        "runs": ("Runs", _runs(records)),
+        "papers": ("The papers' tables", _papers(compared)),
+    }
+    ran = sum(bool(row.records) for rows in compared.values() for row in rows)
+    rows = sum(len(rows) for rows in compared.values())
+    lead = (
+        f"{len(records)} runs; {ran} of {rows} rows of {len(compared)} tables have evidence. "
+        "Every number is from a committed record or from a paper; cells never run say so."
+    )
+    return template.substitute(
+        title="Early pruning: papers against runs",
+        lead=lead,
+        nav=" ".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in parts.items()),
+        body="\n".join(
+            f'<section id="{name}"><h2>{title}</h2>{html}</section>'
+            for name, (title, html) in parts.items()
+        ),
+    )
+
+
+def _accuracy(records: Sequence[Record], folder: Path) -> str:
+    settings: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if "eval/top1_percent" in record.summary:
+            settings[figures.setting(record)].append(record)
+    if not settings:
+        return "<p>No run yet.</p>"
+    return "".join(
+        f"<h3>{escape(name)}</h3>{_gallery(figures.accuracy_figures(group, folder))}"
+        for name, group in settings.items()
+    )
+
+
+def _inside(records: Sequence[Record], folder: Path) -> str:
+    kinds = (
+        figures.pruning_figure,
+        figures.phases_figure,
+        figures.speedup_figure,
+        figures.forecast_figure,
+    )
+    drawn = [figure for kind in kinds if (figure := kind(records, folder))]
+    return _gallery(drawn) if drawn else "<p>No run yet.</p>"
+
+
+def _gallery(drawn: Sequence[Drawn]) -> str:
+    each = (
+        f'<figure id="{d.name}">{d.svg}<figcaption>{escape(d.caption)}</figcaption></figure>'
+        for d in drawn
+    )
+    return f'<div class="figures">{"".join(each)}</div>'
+
+
+def _runs(records: Sequence[Record]) -> str:
+    shown = [c for c in RUN_COLUMNS if any(c[1] in r.summary for r in records)]
+    headings = ["run", "recipe", "seed", "device", *(name for name, _, _ in shown)]
+    rows = []
+    for record in records:
+        values = [record.summary.get(key) for _, key, _ in shown]
+        scaled = zip(values, (times for _, _, times in shown), strict=True)
+        device = str(record.summary.get("run/device", ""))
+        start = [record.job.row or record.job.name, record.job.recipe, str(record.job.seed), device]
+        rows.append([*start, *(_figure(v, times) for v, times in scaled)])
+    return table_html(Grid("", headings, rows)) if rows else "<p>No run yet.</p>"
+
+
+def _papers(compared: Mapping[str, Sequence[Comparison]]) -> str:
+    parts = []
+    for address, rows in compared.items():
+        made = grid(find_table(address), rows)
+        ran = sum(bool(row.records) for row in rows)
+        said = f"{ran} of {len(rows)} rows run" if ran else "not run"
+        parts.append(
+            f'<details{" open" if ran else ""} id="{escape(address)}">'
+            f"<summary>{escape(made.title)} ({said})</summary>{table_html(made)}</details>"
+        )
+    return "".join(parts)
+
+
+def table_html(made: Grid) -> str:
+    """A grid as a table that sorts on a click or key, wide ones scrolling inside their frame."""
+    ran = made.headings.index("runs") if "runs" in made.headings else None
+    head = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button">{_wrapping(name)}</button></th>'
+        for name in made.headings
+    )
+    lines = "".join(
+        f"<tr{_class(line, ran)}>"
+        f'<th scope="row" data-value="{escape(line[0])}">{escape(line[0])}</th>'
+        + "".join(f'<td data-value="{escape(_sortable(t))}">{escape(t)}</td>' for t in line[1:])
+        + "</tr>"
+        for line in made.rows
+    )
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in made.remarks)
+    below = f'<ul class="remarks">{remarks}</ul>' if remarks else ""
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>{below}"
+    )
+
+
+def _figure(value: float | None, times: float) -> str:
+    if isinstance(value, int) and times == 1:
+        return f"{value:,}"
+    return "" if value is None else f"{value * times:.4g}"
+
+
+def _class(line: Sequence[str], ran: int | None) -> str:
+    return ' class="ran"' if ran is not None and line[ran] != "not run" else ""
+
+
+def _sortable(text: str) -> str:
+    """What a cell is sorted by: its number where it starts with one; empty cells go last."""
+    if text in ("–", "not run"):
+        return ""
+    value = number(re.sub(r"^[≥+] ?|,(?=\d{3}\b)", "", text))
+    return text if value is None else repr(value)
+
+
+def _wrapping(name: str) -> str:
+    """A heading that may break at its underscores."""
+    return escape(name).replace("_", "_<wbr>")
