@@ -1,0 +1,279 @@
+"""The figures of "Mean Replacement Pruning" (Evci et al. 2018) from laboratory records.
+
+python -m studies.mean_replacement runs/mean_replacement/* --out results/mean_replacement
+
+Each figure is drawn for whatever was run and says so in its title; one that the records cannot give
+is named with the reason. Bands are 80 % confidence intervals over seeds (t quantile). Solid lines
+propagate biases, dashed ones do not. `summary.csv` holds the numbers behind the claims.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from studies.penalty_records import (
+    NotRunError,
+    ever_selected,
+    halves,
+    interval,
+    load,
+    one_shot,
+    profile,
+    setting,
+    summary,
+)
+
+matplotlib.use("agg")
+COLOURS = {  # Okabe and Ito's palette, told apart by colour-blind readers
+    "abs_mrs": "#0072B2",
+    "abs_rs": "#56B4E9",
+    "norm": "#009E73",
+    "rand": "#000000",
+    "mrs": "#D55E00",
+    "rs": "#E69F00",
+}
+LIMITS = (-0.1, 0.4)  # of the paper's scatter plots
+
+
+# ── drawing ──────────────────────────────────────────────────────────────────────────────────────
+def curve(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: object) -> None:
+    """Mean and 80 % interval over seeds of y against x."""
+    mean, half = interval(rows.pivot_table(index=x, columns="seed", values=y))
+    line = axes.plot(mean.index, mean, lw=1, **style)[0]
+    axes.fill_between(
+        mean.index, mean - half, mean + half, color=line.get_color(), alpha=0.15, lw=0
+    )
+
+
+def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
+    """One curve per score, with (solid) and without (dashed) bias propagation."""
+    for score, colour in COLOURS.items():
+        for propagated in (False, True):
+            part = rows[(rows["score"] == score) & (rows["bias_propagation"] == propagated)]
+            if not part.empty:
+                name = f"{'bp_' if propagated else ''}{score}"
+                curve(axes, part, x, y, color=colour, ls="-" if propagated else "--", label=name)
+
+
+def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
+    """Penalty with against without bias propagation; the share of points below the diagonal."""
+    wins, cells = 0, 0
+    for score, colour in COLOURS.items():
+        if f"bp_{score}" in pairs:
+            x, y = pairs[score], pairs[f"bp_{score}"]
+            axes.scatter(x, y, s=4, color=colour, alpha=0.4, lw=0, label=score)
+            wins, cells = wins + int((y < x).sum()), cells + len(x)
+    axes.plot(LIMITS, LIMITS, color="grey", lw=0.8)
+    axes.set(xlim=LIMITS, ylim=LIMITS, xlabel="penalty without bp", ylabel="penalty with bp")
+    axes.set_title(f"{title}\n{100 * wins / max(cells, 1):.1f} % of {cells} below", fontsize=9)
+
+
+def canvas(columns: int, title: str = "") -> tuple[Figure, list[Axes]]:
+    """A row of plots."""
+    figure, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 3.6), squeeze=False)
+    figure.suptitle(title, fontsize=10)
+    return figure, list(axes[0])
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────
+def figure_2(table: pd.DataFrame) -> Figure:
+    """Penalty of every method through training; losses and accuracies of the intact network."""
+    rows, title = setting(table, "all")
+    figure, (left, right) = canvas(2, f"Figure 2: {title}")
+    method_curves(left, rows, "step", "penalty")
+    left.set(xlabel="iteration", ylabel="pruning penalty")
+    left.set_ylim(-0.1, np.quantile(rows["penalty"], 0.98))
+    left.legend(fontsize=6, ncols=2)
+    intact = table[(table["experiment"] == "intact") & (table["model"] == rows["model"].iloc[0])]
+    twin = right.twinx()
+    for prefix, name, style in (("", "training subset", "-"), ("held_out_", "held out", "--")):
+        if f"{prefix}loss" in intact:
+            curve(right, intact, "step", f"{prefix}loss", color="#0072B2", ls=style, label=name)
+            curve(twin, intact, "step", f"{prefix}top1_percent", color="#D55E00", ls=style)
+    right.set(xlabel="iteration", ylabel="loss (blue)")
+    right.legend(fontsize=6)
+    twin.set_ylabel("top-1 in % (orange)")
+    return figure
+
+
+def figure_3(table: pd.DataFrame) -> Figure:
+    """With against without bias propagation, every measurement, one plot per data set."""
+    pairs = one_shot(table)
+    names = sorted(pairs.index.get_level_values("data").unique())
+    figure, plots = canvas(len(names), "Figure 3")
+    for axes, name in zip(plots, names, strict=True):
+        scatter(axes, pairs.xs(name, level="data"), name)
+    plots[0].legend(fontsize=6)
+    return figure
+
+
+def tuning_steps(table: pd.DataFrame) -> list[int]:
+    """After how many steps of fine-tuning penalties were measured."""
+    found = table.loc[table["experiment"] == "one_shot", "fine_tune"].unique()
+    return sorted(int(n) for n in found if n > 0)
+
+
+def _tuned(table: pd.DataFrame, title: str) -> Figure:
+    steps = sorted(n for n in table["fine_tune"].dropna().unique() if n > 0)
+    steps = [
+        n for n in steps if ((table["fine_tune"] == n) & (table["experiment"] == "one_shot")).any()
+    ]
+    if not steps:
+        raise NotRunError("no fine-tuned penalties; set laboratory.fine_tune")
+    figure, plots = canvas(len(steps), title)
+    for axes, n in zip(plots, steps, strict=True):
+        scatter(axes, one_shot(table, n), f"{n:g} steps of fine-tuning")
+    return figure
+
+
+def figure_4(table: pd.DataFrame) -> Figure:
+    """Figure 3 after fine-tuning, second half of training."""
+    return _tuned(halves(table, second=True), "Figure 4: second half of training")
+
+
+def figure_9(table: pd.DataFrame) -> Figure:
+    """Figure 3 after fine-tuning, first half of training."""
+    return _tuned(halves(table, second=False), "Figure 9: first half of training")
+
+
+def figure_5(table: pd.DataFrame) -> Figure:
+    """Performance profile over all measurements."""
+    penalties = one_shot(table)
+    shares = profile(penalties, np.linspace(0, 1, 101))
+    figure, (axes,) = canvas(1, f"Figure 5: {len(penalties)} measurements")
+    for method in sorted(shares, key=lambda m: -shares[m].mean()):
+        score = method.removeprefix("bp_")
+        style = {"color": COLOURS[score], "ls": "--" if method == score else "-"}
+        axes.plot(shares.index, shares[method], lw=1, label=method, **style)
+    axes.set(xlabel="τ", ylabel="share within the threshold")
+    axes.legend(fontsize=6)
+    return figure
+
+
+def figure_6(table: pd.DataFrame) -> Figure:
+    """Penalties for a single layer, and mean squared activations of its selected units."""
+    rows, title = setting(table, "midconv")
+    figure, (left, right) = canvas(2, f"Figure 6: {title}")
+    method_curves(left, rows, "step", "penalty")
+    left.set(xlabel="iteration", ylabel="pruning penalty")
+    left.set_ylim(-0.1, np.quantile(rows["penalty"], 0.98))
+    left.legend(fontsize=6, ncols=2)
+    plain = rows[~rows["bias_propagation"]]
+    chosen = {s: np.concatenate(list(plain[plain["score"] == s]["squared_activation"]))
+              for s in ("rand", "abs_mrs", "mrs") if (plain["score"] == s).any()}  # fmt: skip
+    top = np.quantile(np.concatenate(list(chosen.values())), 0.99)
+    for score, squares in chosen.items():
+        style = {"color": COLOURS[score], "label": score, "histtype": "step", "log": True}
+        right.hist(np.clip(squares, 0, top), bins=40, range=(0, top), **style)
+    right.set(xlabel="mean squared activation of a selected unit", ylabel="count")
+    right.legend(fontsize=6)
+    return figure
+
+
+def figure_7(table: pd.DataFrame) -> Figure:
+    """Fraction of a layer's units that were ever selected, from the start and from 2/7 of training.
+
+    The paper discards the first 10,000 of 35,000 iterations.
+    """
+    rows, title = setting(table, "midconv")
+    rows = rows[~rows["bias_propagation"]]
+    late = 2 / 7 * rows["step"].max()
+    figure, plots = canvas(2, f"Figure 7: {title}")
+    for axes, start in zip(plots, (0, late), strict=True):
+        for score, colour in COLOURS.items():
+            part = rows[(rows["score"] == score) & (rows["step"] >= start)]
+            if not part.empty:
+                curve(axes, ever_selected(part), "step", "fraction", color=colour, label=score)
+        axes.set(xlabel="iteration", ylabel="fraction ever selected", ylim=(0, 1.02))
+        axes.set_title(f"from iteration {start:.0f}", fontsize=9)
+    plots[0].legend(fontsize=6)
+    return figure
+
+
+def figure_8(table: pd.DataFrame) -> Figure:
+    """Figure 3 by the layers that were pruned."""
+    pairs = one_shot(table)
+    names = sorted(pairs.index.get_level_values("layers").unique())
+    figure, plots = canvas(len(names), "Figure 8")
+    for axes, name in zip(plots, names, strict=True):
+        scatter(axes, pairs.xs(name, level="layers"), name)
+    return figure
+
+
+def figure_10(table: pd.DataFrame) -> Figure:
+    """Iterative pruning: losses and accuracy against the fraction removed."""
+    rows = table[table["experiment"] == "iterative"]
+    if rows.empty:
+        raise NotRunError("no iterative pruning; set laboratory.iterative")
+    rows = rows.assign(fraction=rows["removed"] / rows["units"])
+    wanted = [("loss", "training loss"), ("held_out_loss", "held-out loss")]
+    wanted += [
+        ("held_out_top1_percent", "held-out top-1 in %"),
+        ("top1_percent", "training top-1 in %"),
+    ]
+    wanted = [(column, name) for column, name in wanted if column in rows][:3]
+    figure, plots = canvas(len(wanted), f"Figure 10: {rows['model'].iloc[0]}")
+    for axes, (column, name) in zip(plots, wanted, strict=True):
+        method_curves(axes, rows, "fraction", column)
+        axes.set(xlabel="fraction removed", ylabel=name)
+    plots[0].legend(fontsize=6, ncols=2)
+    return figure
+
+
+def figure_11(table: pd.DataFrame) -> Figure:
+    """bp_abs_mrs against bp_norm and bp_rand, by steps of fine-tuning.
+
+    The paper names the random score and keeps the other, shown below the diagonal, to its legend.
+    """
+    steps = [0, *tuning_steps(table)]
+    clouds = (("bp_norm", "bp_abs_mrs", "#0072B2"), ("bp_abs_mrs", "bp_rand", "#E69F00"))
+    ends = (-0.5, 1.5)
+    figure, plots = canvas(len(steps), "Figure 11")
+    for axes, n in zip(plots, steps, strict=True):
+        pairs = one_shot(table, n)
+        for x, y, colour in clouds:
+            style = {"s": 4, "color": colour, "alpha": 0.4, "lw": 0, "label": f"{y} vs {x}"}
+            axes.scatter(pairs[x], pairs[y], **style)
+        axes.plot(ends, ends, color="grey", lw=0.8)
+        axes.set(xlim=ends, ylim=ends, xlabel="penalty (right)", ylabel="penalty (left)")
+        axes.set_title(f"{n} steps of fine-tuning", fontsize=9)
+        axes.legend(fontsize=6)
+    return figure
+
+
+FIGURES: dict[int, Callable[[pd.DataFrame], Figure]] = {
+    2: figure_2, 3: figure_3, 4: figure_4, 5: figure_5, 6: figure_6,
+    7: figure_7, 8: figure_8, 9: figure_9, 10: figure_10, 11: figure_11,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Draws all figures that the named runs allow."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for PNGs and summary.csv")
+    arguments = parser.parse_args()
+    table = load(arguments.runs)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for number, draw in FIGURES.items():
+        try:
+            figure = draw(table)
+        except NotRunError as reason:
+            print(f"figure {number}: {reason}")
+            continue
+        figure.tight_layout()
+        figure.savefig(arguments.out / f"figure_{number}.png", dpi=90)
+        plt.close(figure)
+        print(f"figure {number}: {arguments.out / f'figure_{number}.png'}")
+    summary(table).to_csv(arguments.out / "summary.csv", index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()

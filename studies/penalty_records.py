@@ -1,0 +1,96 @@
+"""Laboratory records of many runs as one table, and the numbers the figures show."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+SCORES = ("abs_mrs", "abs_rs", "norm", "rand", "mrs", "rs")
+CELL = ["data", "model", "seed", "step", "layers", "amount"]  # one measurement of all methods
+
+
+class NotRunError(Exception):
+    """What a figure needs is not among the records."""
+
+
+def load(folders: Iterable[Path]) -> pd.DataFrame:
+    """All rows of the laboratory tables of run folders; the column `method` is score with bp_."""
+    paths = [folder / "laboratory.parquet" for folder in folders]
+    found = [pd.read_parquet(path) for path in paths if path.exists()]
+    if not found:
+        raise SystemExit("no laboratory.parquet there; name the folders of runs with a laboratory")
+    table = pd.concat(found, ignore_index=True)
+    bp = table["bias_propagation"].fillna(False).astype(bool)
+    return table.assign(bias_propagation=bp, method=np.where(bp, "bp_", "") + table["score"])
+
+
+def one_shot(table: pd.DataFrame, fine_tune: int = 0) -> pd.DataFrame:
+    """Penalties by cell (rows) and method (columns)."""
+    rows = table[(table["experiment"] == "one_shot") & (table["fine_tune"] == fine_tune)]
+    if rows.empty:
+        raise NotRunError(f"no penalties after {fine_tune} steps of fine-tuning")
+    return rows.pivot_table(index=CELL, columns="method", values="penalty").dropna()
+
+
+def setting(table: pd.DataFrame, layers: str, amount: str = "0.1") -> tuple[pd.DataFrame, str]:
+    """The rows of one model, choice of layers and amount, the ones nearest to those asked for."""
+    rows = table[(table["experiment"] == "one_shot") & (table["fine_tune"] == 0)]
+    for column, wanted in (("model", "medium_conv"), ("layers", layers), ("amount", amount)):
+        known = list(rows[column].unique())
+        chosen = wanted if wanted in known else next((k for k in known if k != "all"), known[0])
+        rows = rows[rows[column] == chosen]
+    first = rows.iloc[0]
+    title = f"{first['model']}, {first['layers']}, {label(first['amount'])}"
+    return rows, f"{title}, {rows['seed'].nunique()} seeds"
+
+
+def label(amount: str) -> str:
+    """`0.1` as 10 %, `1` as 1 unit."""
+    return f"{amount} unit" if amount.isdecimal() else f"{100 * float(amount):g} %"
+
+
+def interval(values: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Mean over columns (seeds) and half the width of its 80 % interval; NaN for one seed."""
+    n = values.notna().sum(axis=1)
+    half = student.ppf(0.9, n - 1) * values.std(axis=1) / np.sqrt(n)
+    return values.mean(axis=1), half
+
+
+def halves(table: pd.DataFrame, *, second: bool) -> pd.DataFrame:
+    """The first or second half of each run, by step."""
+    middle = table.groupby(["data", "model", "seed"])["step"].transform("max") / 2
+    return table[(table["step"] > middle) == second]
+
+
+def profile(penalties: pd.DataFrame, tau: np.ndarray) -> pd.DataFrame:
+    """P_i(τ): share of cells with d_i ≤ τ min + (1 − τ) max over methods, (method → τ).
+
+    The paper prints <, with which the best method would score 0 at τ = 1.
+    """
+    low, high = penalties.min(axis=1), penalties.max(axis=1)
+    bound = low.to_numpy()[:, None] * tau + high.to_numpy()[:, None] * (1 - tau)
+    slack = 1e-12 * np.abs(bound).max()  # τ min + (1 − τ) max may round below min
+    shares = {m: (penalties[m].to_numpy()[:, None] <= bound + slack).mean(0) for m in penalties}
+    return pd.DataFrame(shares, index=tau)
+
+
+def ever_selected(rows: pd.DataFrame) -> pd.DataFrame:
+    """Fraction of units selected at least once up to each step: columns seed, step, fraction."""
+    found = []
+    for seed, part in rows.sort_values("step").groupby("seed"):
+        bits = [np.unpackbits(np.frombuffer(b, np.uint8)) for b in part["selected"]]
+        units = int(part["units"].iloc[0])
+        ever = np.maximum.accumulate(np.stack(bits)[:, :units])
+        found.append(pd.DataFrame({"seed": seed, "step": part["step"], "fraction": ever.mean(1)}))
+    return pd.concat(found)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean penalty of every method and how often bias propagation lowers it, by setting."""
+    pairs = one_shot(table)
+    scores = [s for s in SCORES if f"bp_{s}" in pairs]
+    wins = pd.concat([(pairs[f"bp_{s}"] < pairs[s]).rename(s) for s in scores], axis=1).mean(axis=1)
+    found = pairs.assign(bp_wins=wins).groupby(["data", "model", "layers", "amount"])
+    return found.mean().assign(measurements=found.size()).reset_index()
