@@ -29,21 +29,34 @@ def theirs(make, every: int = 1) -> list[float]:
     ("config", "make", "every"),
     [
         ({"curve": "cosine"}, lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL), 1),
-        ({"curve": "cosine", "per": "epoch"}, lambda o: lr_scheduler.CosineAnnealingLR(o, 10), EPOCH),
-        ({"curve": "exponential", "gamma": 0.985}, lambda o: lr_scheduler.ExponentialLR(o, 0.985), EPOCH),
+        (
+            {"curve": "cosine", "per": "epoch"},
+            lambda o: lr_scheduler.CosineAnnealingLR(o, 10),
+            EPOCH,
+        ),
+        (
+            {"curve": "exponential", "gamma": 0.985},
+            lambda o: lr_scheduler.ExponentialLR(o, 0.985),
+            EPOCH,
+        ),
         (
             {"curve": "step", "milestones": ["3ep", "75%"]},
             lambda o: lr_scheduler.MultiStepLR(o, [30, 75]),
             1,
         ),
-        ({"curve": "one_cycle"}, lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=TOTAL + 1), 1),
+        (
+            {"curve": "one_cycle"},
+            lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=TOTAL + 1),
+            1,
+        ),
         ({"curve": "linear"}, lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, TOTAL), 1),
     ],
 )
 def test_equals_torch(config, make, every):
     total = TOTAL + 1 if config["curve"] == "one_cycle" else TOTAL
     values = [
-        factor(LrScheduleConfig(**config), p, total=total, steps_per_epoch=EPOCH) for p in range(TOTAL)
+        factor(LrScheduleConfig(**config), p, total=total, steps_per_epoch=EPOCH)
+        for p in range(TOTAL)
     ]
     assert values == pytest.approx(theirs(make, every), abs=1e-12)
 

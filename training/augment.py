@@ -53,10 +53,10 @@ def finish(
 ) -> Tensor:
     """uint8 windows → rotated, resized, normalised, cut-out float32 images (n, C, H, W).
 
-    `colour` is mean and standard deviation of pixels in [0, 1], each (C,). Resizing keeps fractions
-    of grey levels, where PIL would round them.
+    `colour` is mean and standard deviation of pixels in 0 … 255, each (1, C, 1, 1). Resizing keeps
+    fractions of grey levels, where PIL would round them.
     """
-    mean, std = (values.view(1, -1, 1, 1) * 255 for values in colour)
+    mean, std = colour
     images = images.float()
     if config.rotation and draws is not None:
         images = _rotate(images, (2 * draws[:, ANGLE] - 1) * config.rotation)
@@ -64,7 +64,7 @@ def finish(
         images = F.interpolate(
             images, (config.resize, config.resize), mode="bilinear", antialias=True
         )
-    images = images.sub_(mean).mul_(1 / std)
+    images = images.sub_(mean).div_(std)
     if config.cutout and draws is not None:
         images = _cut_out(images, draws, config.cutout)
     return images

@@ -1,5 +1,6 @@
 """The whole state of a run in one safetensors file: atomic, checksummed, nothing pickled."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,7 +54,8 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> P
         _write_small(path.with_suffix(".sha256"), digest(path))
         _flush(folder)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         good = latest(folder)
         kept = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
         raise CheckpointError(

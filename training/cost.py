@@ -13,7 +13,16 @@ from torch import Tensor
 from training.recipe import CostConfig
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
-PHASES = ("setup", "train", "data_wait", "prune", "evaluate", "compile", "checkpoint")
+PHASES = (
+    "setup",
+    "compile",  # a segment's first steps, where kernels are compiled or tuned; not throughput
+    "train",
+    "data_wait",
+    "prune",
+    "evaluate",
+    "checkpoint",
+    "laboratory",
+)
 
 
 @dataclass
@@ -24,15 +33,14 @@ class Totals:
     wall_seconds: float = 0.0
     redone_seconds: float = 0.0
     timed_images: int = 0
-    timed_seconds: float = 0.0
     timed_steps: int = 0
     peak_memory_bytes: int = 0
     cpu_kwh: float = 0.0
     gpu_kwh: float = 0.0
     ram_kwh: float = 0.0
     emissions_kgco2e: float = 0.0
-    training_macs: float = 0.0
-    images: int = 0
+    forward_macs: float = 0.0
+    segments: list[dict[str, float]] = field(default_factory=list)
 
 
 class Meter:
@@ -42,21 +50,35 @@ class Meter:
         logging.getLogger("codecarbon").disabled = True  # its constructor prints whatever the level
         from codecarbon import OfflineEmissionsTracker
 
-        forced = {"force_cpu_power": config.cpu_power_watts, "force_ram_power": config.ram_power_watts}
+        forced = {
+            "force_cpu_power": config.cpu_power_watts,
+            "force_ram_power": config.ram_power_watts,
+        }
         self.tracker: Any = OfflineEmissionsTracker(
             country_iso_code=config.country,
             pue=config.pue,
-            save_to_file=False,
+            output_methods=[],
             allow_multiple_runs=True,
             tracking_mode="machine",
             log_level="critical",
             **{k: v for k, v in forced.items() if v is not None},
         )
         self.tracker.start()
-        estimated = "forced power" if config.cpu_power_watts else "estimated from the processor's power"
-        self.source = f"GPU measured (NVML), CPU and RAM {estimated}" if cuda else f"CPU and RAM {estimated}"
-        if self._reads_rapl():
-            self.source = self.source.replace(estimated, "measured (RAPL), RAM estimated")
+        self.config, self.cuda = config, cuda
+
+    @property
+    def source(self) -> str:
+        """Where the figures come from: measured by the hardware's counters, estimated, or forced."""
+        hardware = getattr(self.tracker, "_hardware", [])
+        watts = self.config.ram_power_watts
+        ram = f"forced to {watts:g} W" if watts else "estimated"
+        if self.config.cpu_power_watts:
+            cpu = f"forced to {self.config.cpu_power_watts:g} W"
+        elif any(getattr(h, "_mode", "") == "intel_rapl" for h in hardware):
+            cpu = "measured (RAPL)"
+        else:
+            cpu = "estimated from its load"
+        return ("GPU measured (NVML), " if self.cuda else "") + f"CPU {cpu}, RAM {ram}"
 
     def read(self) -> dict[str, float]:
         """Energy in kWh and emissions in kg CO2e since the tracker started, PUE included."""
@@ -72,9 +94,6 @@ class Meter:
     def stop(self) -> None:
         self.tracker.stop()
 
-    def _reads_rapl(self) -> bool:
-        return any(getattr(h, "_mode", "") == "intel_rapl" for h in self.tracker._hardware)
-
 
 class Cost:
     """Counts while a run runs. Phases exclude one another: entering one pauses the one around it."""
@@ -83,7 +102,6 @@ class Cost:
         self,
         config: CostConfig,
         device: torch.device,
-        *,
         processes: int = 1,
         meters: bool = True,
         sum_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
@@ -93,7 +111,9 @@ class Cost:
         self.totals = Totals()
         self.started = self.phase_started = time.perf_counter()
         self.stack = ["setup"]
-        self.meter = Meter(config, device.type == "cuda") if meters and config.tracker != "off" else None
+        self.meter = (
+            Meter(config, device.type == "cuda") if meters and config.tracker != "none" else None
+        )
         self.metered: dict[str, float] = {}
 
     @contextmanager
@@ -111,14 +131,30 @@ class Cost:
 
     def add_wait(self, seconds: float) -> None:
         """Move seconds that the training loop spent waiting for data out of the phase train."""
-        self.totals.seconds["data_wait"] += seconds
-        self.totals.seconds[self.stack[-1]] -= seconds
+        if self.stack[-1] == "train":
+            self.totals.seconds["data_wait"] += seconds
+            self.totals.seconds["train"] -= seconds
 
-    def add_steps(self, steps: int, images: int, seconds: float) -> None:
-        """Count training steps for throughput; seconds include waiting for data."""
-        self.totals.timed_steps += steps
-        self.totals.timed_images += images
-        self.totals.timed_seconds += seconds
+    def add_step(self, images: int, macs: int) -> None:
+        """Count a training step of a network with so many forward MACs an image."""
+        self.totals.forward_macs += images * macs
+        if self.stack[-1] == "train":
+            self.totals.timed_steps += 1
+            self.totals.timed_images += images
+
+    def rate(self) -> float | None:
+        """Images a second of training, waiting for data included, warm-up steps not."""
+        self._switch()
+        seconds = self._training_seconds()
+        return self.totals.timed_images / seconds if seconds > 0 else None
+
+    def end_segment(self, facts: dict[str, float]) -> None:
+        """Note what the steps since the last segment did, beside facts of its network."""
+        self._switch()
+        seen = self.totals.segments
+        images = self.totals.timed_images - sum(s["timed_images"] for s in seen)
+        seconds = self._training_seconds() - sum(s["timed_seconds"] for s in seen)
+        seen.append(facts | {"timed_images": images, "timed_seconds": seconds})
 
     def refresh(self) -> Totals:
         """The totals up to now."""
@@ -157,14 +193,19 @@ class Cost:
         totals.wall_seconds += lost + mine.wall_seconds
         totals.seconds["setup"] += mine.seconds["setup"]
 
-    def summary(self) -> dict[str, float | str | None]:
-        """Flat keys with units. Hours are of wall clock × devices; energy is of this node's machine."""
+    def summary(self) -> dict[str, Any]:
+        """Flat keys with units.
+
+        Hours are wall clock × devices, energy that of all nodes' machines. `training_flops` is the
+        honest figure, 2 a MAC and three passes (forward, and backward to inputs and to weights);
+        papers' conventions follow from `forward_macs`, whose name says what it counts.
+        """
         t = self.refresh()
-        hours = t.wall_seconds / 3600
+        hours, training = t.wall_seconds / 3600, self._training_seconds()
         busy = sum(t.seconds[p] for p in ("train", "prune", "evaluate")) / 3600
         gpus = self.processes if self.device.type == "cuda" else 0
         kwh = t.cpu_kwh + t.gpu_kwh + t.ram_kwh
-        metered = self.config.tracker != "off"
+        metered = self.config.tracker != "none"
         return {
             **{f"cost/{name}_seconds": t.seconds[name] for name in PHASES},
             "cost/wall_hours": hours,
@@ -181,9 +222,17 @@ class Cost:
             "cost/energy_source": self.meter.source if self.meter else "not tracked",
             "cost/country": self.config.country,
             "cost/pue": self.config.pue,
-            "throughput/images_per_second": t.timed_images / t.timed_seconds if t.timed_seconds else None,
-            "throughput/batch_milliseconds": 1e3 * t.timed_seconds / t.timed_steps if t.timed_steps else None,
+            "cost/segments": t.segments,
+            "cost/forward_macs": t.forward_macs,
+            "cost/training_flops": 6 * t.forward_macs,
+            "throughput/images_per_second": self.rate(),
+            "throughput/batch_milliseconds": 1e3 * training / t.timed_steps
+            if t.timed_steps
+            else None,
         }
+
+    def _training_seconds(self) -> float:
+        return self.totals.seconds["train"] + self.totals.seconds["data_wait"]
 
     def stop(self) -> None:
         """Stop the meter's background thread."""

@@ -272,12 +272,12 @@ def _info(
 def _colour(
     config: DataConfig, it: Known | None, channels: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation by channel: the recipe's, else the known ones, else ½."""
+    """Mean and deviation of 0 … 255 by channel: the recipe's, else the known ones, else ½ of it."""
     half = (0.5,) * channels
     values = (config.mean or (it.mean if it else half), config.std or (it.std if it else half))
     if any(len(value) != channels for value in values) or min(values[1]) <= 0:
         raise DataError(
             f"{config.name}: data.mean and data.std need {channels} values each, std above 0"
         )
-    mean, std = (torch.tensor(value, device=device) for value in values)
+    mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) * 255 for value in values)
     return mean, std

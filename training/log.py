@@ -30,12 +30,20 @@ class Log:
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_MODE", config.mode)
         folder = str(self.path.parent)
-        options = {"dir": folder, "id": run_id, "name": run_id, "resume": "allow", "tags": config.tags}
+        options = {
+            "dir": folder,
+            "id": run_id,
+            "name": run_id,
+            "resume": "allow",
+            "tags": config.tags,
+        }
         kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
         try:
             self.accelerator.init_trackers(config.project, config=values, init_kwargs=kwargs)
         except Exception as error:
-            return f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
+            return (
+                f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
+            )
         self.tracking = True
         if config.tracker != "wandb":
             return f"{config.tracker} logs to {folder}"

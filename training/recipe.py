@@ -53,7 +53,9 @@ class OptimizerConfig(Named):
     def _known(self) -> "OptimizerConfig":
         known = ("sgd", "adam", "adamw", "rmsprop")
         if self.name not in known and not self.name.startswith("timm/"):
-            raise ValueError(f"unknown optimizer {self.name}; use {', '.join(known)} or timm/<name>")
+            raise ValueError(
+                f"unknown optimizer {self.name}; use {', '.join(known)} or timm/<name>"
+            )
         return self
 
 
@@ -124,7 +126,7 @@ class CheckpointConfig(Section):
 class CostConfig(Section):
     """How energy and emissions are counted; forced powers replace codecarbon's own estimate."""
 
-    tracker: Literal["codecarbon", "off"] = "codecarbon"
+    tracker: Literal["codecarbon", "none"] = "codecarbon"
     country: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USA"
     pue: Annotated[float, Field(ge=1)] = 1.0
     cpu_power_watts: float | None = None
@@ -208,7 +210,10 @@ def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, S
 def schema() -> dict[str, Any]:
     """The JSON schema that lets editors complete and check recipes."""
     made = Recipe.model_json_schema()
-    made["properties"]["extends"] = {"type": "string", "description": "the one recipe this builds on"}
+    made["properties"]["extends"] = {
+        "type": "string",
+        "description": "the one recipe this builds on",
+    }
     made["required"] = []  # a recipe that extends another need not repeat its sections
     return made
 
@@ -261,3 +266,7 @@ def _section_of(annotation: Any) -> Any:
         return next((f for f in found if f is not None), None)
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation if is_section else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))

@@ -35,6 +35,17 @@ class Source:
     where: dict[Key, Where] = field(default_factory=dict)
     file: str = ""
 
+    def states(self, key: Key) -> bool:
+        """Whether the recipe writes this key, itself or as a section's bare word."""
+        return key in self.where or (key[-1] == "name" and isinstance(self.value(key[:-1]), str))
+
+    def value(self, key: Key) -> Any:
+        """The value at a key, None where there is none."""
+        here: Any = self.values
+        for name in key:
+            here = here.get(name) if isinstance(here, dict) else None
+        return here
+
     def locate(self, key: Key) -> str:
         """`file:line` of a key, or of its nearest parent, or the file alone."""
         for end in range(len(key), 0, -1):
@@ -45,7 +56,7 @@ class Source:
 
 
 def scalar(text: str) -> Any:
-    """What a person means by a plain word: 1e-4 a number, on a switch, 50% a fraction, 1:30 text."""
+    """What a person means by a plain word: 1e-4 a number, on a switch, 50% a part, 1:30 text."""
     word = text.strip()
     if word in EMPTY:
         return None
@@ -81,6 +92,7 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
             " (the path is relative to this recipe)"
         )
     base = read(base_path, (*seen, path.resolve()))
+    base.values.pop("claims", None)  # a claim is made by the file that writes it, not inherited
     merge(base, source)
     base.file = source.file
     return base
@@ -92,6 +104,9 @@ def merge(base: Source, over: Source) -> None:
     def lay(below: dict[str, Any], above: dict[str, Any], key: Key) -> None:
         for name, value in above.items():
             here = (*key, name)
+            if isinstance(value, dict) and "name" not in value and isinstance(below.get(name), str):
+                below[name] = {"name": below[name]}  # a bare word is its section's name
+                base.where[(*here, "name")] = base.where[here]
             if isinstance(value, dict) and isinstance(below.get(name), dict):
                 lay(below[name], value, here)
                 continue
@@ -111,7 +126,9 @@ def override(source: Source, settings: list[str]) -> None:
     for setting in settings:
         dotted, found, text = setting.partition("=")
         if not found or not dotted:
-            raise RecipeError(f"--set {setting}: write --set key=value, as in training.batch_size=64")
+            raise RecipeError(
+                f"--set {setting}: write --set key=value, as in training.batch_size=64"
+            )
         one = Source({}, {}, f"--set {setting}")
         key: Key = tuple(dotted.split("."))
         value = _parse(text, one, key)

@@ -64,6 +64,8 @@ class Streamed:
     def __init__(
         self, source: Encoded, channels: int, size: int, config: DataConfig, device: torch.device
     ) -> None:
+        import torchvision.io  # noqa: F401  seconds; once here, and not in every worker of every epoch
+
         self.decoded = _Decoded(source, channels, size, config.augment)
         self.config, self.device = config, device
         self.labels = source.labels.to(device)
@@ -81,7 +83,7 @@ class Streamed:
         padding, flip = self.config.augment.crop_padding, self.config.augment.flip
         for batch, pick in loader:
             pick = pick.to(self.device)
-            crops = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+            crops = batch.to(self.device, non_blocking=True)
             if pick.draws is not None and (padding or flip):
                 place = torch.arange(len(crops), device=self.device)
                 crops = window(F.pad(crops, (padding,) * 4), place, pick.draws, padding, flip)
@@ -89,17 +91,17 @@ class Streamed:
 
 
 class _Decoded(Dataset[tuple[Tensor, Pick]]):
-    """What a worker does: a pick becomes a batch of crops, uint8 (n, H, W, C)."""
+    """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size)."""
 
     def __init__(self, source: Encoded, channels: int, size: int, augment: AugmentConfig) -> None:
         self.source, self.channels, self.size, self.augment = source, channels, size, augment
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
         rows = pick.rows.tolist()
-        batch = torch.empty(len(rows), self.size, self.size, self.channels, dtype=torch.uint8)
+        batch = torch.empty(len(rows), self.channels, self.size, self.size, dtype=torch.uint8)
         for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
             image = decode(data, self.channels, self.source.where(row))
-            batch[place] = self._crop(image, pick.draws, place).permute(1, 2, 0)
+            batch[place] = self._crop(image, pick.draws, place)
         return batch, pick
 
     def _crop(self, image: Tensor, draws: Tensor | None, place: int) -> Tensor:

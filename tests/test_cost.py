@@ -1,0 +1,145 @@
+import time
+
+import pytest
+import torch
+
+from training.cost import Cost, Totals
+from training.recipe import CostConfig
+
+CPU = torch.device("cpu")
+OFF = CostConfig(tracker="none")
+
+
+class FakeMeter:
+    """A meter of 100 W CPU, 50 W GPU and 10 W RAM whose clock the test sets."""
+
+    source = "fake"
+
+    def __init__(self):
+        self.hours = 0.0
+
+    def read(self):
+        cpu, gpu, ram = (watts * self.hours / 1e3 for watts in (100, 50, 10))
+        return {
+            "cpu_kwh": cpu,
+            "gpu_kwh": gpu,
+            "ram_kwh": ram,
+            "emissions_kgco2e": 0.4 * (cpu + gpu + ram),
+        }
+
+    def stop(self):
+        pass
+
+
+def metered(processes: int = 1, sum_over_ranks=lambda value: value) -> tuple[Cost, FakeMeter]:
+    cost = Cost(CostConfig(tracker="none"), CPU, processes, False, sum_over_ranks)
+    cost.config = CostConfig()
+    cost.meter = FakeMeter()
+    return cost, cost.meter
+
+
+def test_phases_exclude_one_another_and_add_up_to_the_wall_clock():
+    cost = Cost(OFF, CPU)
+    with cost.phase("train"):
+        time.sleep(0.02)
+        with cost.phase("evaluate"):
+            time.sleep(0.03)
+        cost.add_wait(0.01)
+    summary = cost.summary()
+    phases = {k: v for k, v in summary.items() if k.endswith("_seconds") and "redone" not in k}
+    assert sum(phases.values()) == pytest.approx(summary["cost/wall_hours"] * 3600, abs=2e-3)
+    assert phases["cost/evaluate_seconds"] >= 0.03
+    assert phases["cost/data_wait_seconds"] == 0.01
+    assert 0.01 <= phases["cost/train_seconds"] < 0.03
+
+
+def test_throughput_counts_training_and_its_waiting_only():
+    cost = Cost(OFF, CPU)
+    with cost.phase("compile"):
+        cost.add_step(64, 10)
+    with cost.phase("train"):
+        time.sleep(0.02)
+        cost.add_step(64, 10)
+        with cost.phase("evaluate"):
+            time.sleep(0.05)
+    assert 64 / 0.04 < cost.rate() <= 64 / 0.02
+    assert cost.totals.forward_macs == 2 * 64 * 10
+    assert cost.summary()["cost/training_flops"] == 6 * 2 * 64 * 10
+
+
+def test_segments_divide_what_was_timed():
+    cost = Cost(OFF, CPU)
+    for images in (10, 30):
+        with cost.phase("train"):
+            cost.add_step(images, 1)
+        cost.end_segment({"macs": images})
+    assert [s["timed_images"] for s in cost.totals.segments] == [10, 30]
+    assert [s["macs"] for s in cost.totals.segments] == [10, 30]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_gpu_hours_are_wall_hours_times_devices(processes):
+    cost = Cost(OFF, CPU, processes)
+    cost.device = torch.device("cuda")
+    cost._synchronize = lambda: None
+    cost.started -= 3600
+    cost.device = CPU
+    summary = cost.summary()
+    assert summary["cost/device_hours"] == processes * summary["cost/wall_hours"]
+    assert summary["cost/wall_hours"] == pytest.approx(1, abs=1e-3)
+    assert summary["cost/gpu_hours"] == 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_one_meter_a_node_counts_the_machine_once(ranks):
+    """Only the node's first rank has a meter; every rank ends with the machine's energy, not N times it."""
+    meters = [FakeMeter()] + [None] * (ranks - 1)
+    costs = []
+    for meter in meters:
+        cost = Cost(OFF, CPU, ranks, False)
+        cost.config, cost.meter = CostConfig(), meter
+        costs.append(cost)
+    meters[0].hours = 2.0
+    gained = [
+        torch.tensor(list((c.meter.read() if c.meter else dict.fromkeys("abcd", 0.0)).values()))
+        for c in costs
+    ]
+    total = torch.stack(gained).sum(0).double()
+    for cost in costs:
+        cost.sum_over_ranks = lambda value: total
+        cost.refresh_energy()
+        assert cost.summary()["cost/energy_kwh"] == pytest.approx(2 * 0.16)
+        assert cost.summary()["cost/emissions_kgco2e"] == pytest.approx(0.4 * 2 * 0.16)
+
+
+def test_totals_survive_a_crash_and_count_the_lost_work():
+    first, meter = metered()
+    meter.hours = 1.0
+    first.refresh_energy()
+    kept = Totals(**first.refresh().__dict__)
+    kept.wall_seconds = 3600.0
+    again, meter = metered()
+    again.resume(kept, last_wall_seconds=5400.0)
+    summary = again.summary()
+    assert summary["cost/redone_seconds"] == 1800
+    assert summary["cost/wall_hours"] == pytest.approx(1.5, abs=1e-3)
+    assert summary["cost/energy_kwh"] == pytest.approx(0.16 * 1.5)
+    meter.hours = 0.5
+    again.refresh_energy()
+    assert again.summary()["cost/energy_kwh"] == pytest.approx(0.16 * 2)
+
+
+def test_codecarbon_counts_offline_and_applies_pue_and_forced_power():
+    def energy(pue):
+        config = CostConfig(pue=pue, cpu_power_watts=1000, ram_power_watts=500)
+        cost = Cost(config, CPU)
+        time.sleep(1.2)
+        cost.refresh_energy()
+        cost.stop()
+        return cost
+
+    one, two = energy(1.0), energy(2.0)
+    assert one.totals.ram_kwh > 0
+    assert two.totals.ram_kwh / one.totals.ram_kwh == pytest.approx(2, rel=0.25)
+    assert one.totals.emissions_kgco2e > 0
+    assert "forced" in one.summary()["cost/energy_source"]

@@ -1,0 +1,128 @@
+"""What a recipe names, built: network, moving average, optimizer, accelerator."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from torch.optim import Optimizer
+
+import models
+from training.data import DataInfo
+from training.environment import asked_processes
+from training.random import generator
+from training.recipe import OptimizerConfig, Recipe, RecipeError
+
+
+def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Module:
+    """The recipe's network, initialised from its seed, or read from the weights it names.
+
+    Raises:
+        RecipeError: no such model, or options it does not take.
+    """
+    layout = torch.channels_last if recipe.training.channels_last else torch.preserve_format
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(recipe.seed, "init").initial_seed())
+            if recipe.model.weights:
+                model = models.load(recipe.model.weights)
+            else:
+                model = models.build(
+                    recipe.model.name,
+                    num_classes=info.num_classes,
+                    in_channels=info.channels,
+                    pretrained=recipe.model.pretrained,
+                    **recipe.model.options,
+                )
+    except (ValueError, TypeError, OSError) as error:
+        raise RecipeError(f"model: {error}") from None
+    return model.train().to(device=device, memory_format=layout)
+
+
+def build_averager(recipe: Recipe, model: nn.Module) -> Any:
+    """timm's moving average of the model, or None where the recipe has no `ema`."""
+    if recipe.training.ema is None:
+        return None
+    from timm.utils.model_ema import ModelEmaV3
+
+    return ModelEmaV3(model, decay=recipe.training.ema.decay, use_warmup=recipe.training.ema.warmup)
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """One per process; checks that as many processes run as were asked for.
+
+    Raises:
+        RecipeError: fewer processes than the launcher's or the recipe's number; a batch that does
+            not divide; half precision on a CPU without it (7 to 30 times slower).
+    """
+    precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        log_with=None if recipe.log.tracker == "none" else recipe.log.tracker,
+        project_dir=str(folder),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    asked = asked_processes()
+    if asked and accelerator.num_processes < asked:
+        raise RecipeError(
+            f"{asked} processes were asked for and {accelerator.num_processes} runs; on CPU use"
+            f" ACCELERATE_USE_CPU=true torchrun --nproc_per_node {asked} train.py …"
+        )
+    recipe.check_processes(accelerator.num_processes)
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu and (precision == "fp16" or (precision == "bf16" and not _cpu_has_bf16())):
+        raise RecipeError(
+            f"training.precision: {precision} is many times slower on this CPU;"
+            " use --set training.precision=fp32"
+        )
+    return accelerator
+
+
+def _cpu_has_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """The recipe's optimizer over the model's parameters, each exactly once.
+
+    With `decay_norm_and_bias: false`, one-dimensional parameters form a group without weight decay.
+    On a GPU the fused implementation is used where torch has one; it computes the same update.
+    """
+    groups = _groups(config, model)
+    if config.name.startswith("timm/"):
+        from timm.optim import create_optimizer_v2
+
+        name = config.name.removeprefix("timm/")
+        options = {"momentum": config.momentum} | config.options
+        return create_optimizer_v2(
+            groups, opt=name, lr=config.lr, weight_decay=config.weight_decay, **options
+        )
+    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if next(model.parameters()).is_cuda and config.name != "rmsprop":
+        shared["fused"] = True
+    shared |= config.options
+    match config.name:
+        case "sgd":
+            return torch.optim.SGD(
+                groups, momentum=config.momentum, nesterov=config.nesterov, **shared
+            )
+        case "adam":
+            return torch.optim.Adam(groups, betas=config.betas, eps=config.eps, **shared)
+        case "adamw":
+            return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, **shared)
+        case _:
+            return torch.optim.RMSprop(
+                groups, alpha=config.alpha, eps=config.eps, momentum=config.momentum, **shared
+            )
+
+
+def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.decay_norm_and_bias:
+        return [{"params": parameters}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

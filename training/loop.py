@@ -1,0 +1,249 @@
+"""Training and evaluation: ordinary steps, with the pruner's four calls and nothing else about pruning."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training import lr
+from training.data import Batch
+from training.random import generator
+from training.run import Run
+
+
+def train_until_due(run: Run) -> None:
+    """Ordinary training until the pruner is due or the run is done; existing masks are held."""
+    if run.done or run.pruner.due(run):
+        return
+    run.begin_segment()
+    with run.cost.phase("train"):
+        _settle(run)
+        while not run.done and not run.pruner.due(run):
+            for batch in _timed(run, _rest_of_epoch(run)):
+                _step(run, batch)
+                _after_step(run)
+                if run.pruner.due(run) or run.done:
+                    break
+    run.end_segment()
+
+
+def evaluate(run: Run, split: str) -> dict[str, float]:
+    """Loss and accuracy of the averaged weights (else the weights) over every image exactly once."""
+    with run.cost.phase("evaluate"), torch.no_grad():
+        run.sync_buffers()
+        model = run.ema if run.ema is not None else run.model
+        was_training = model.training
+        model.eval()
+        totals = torch.zeros(4, dtype=torch.float64, device=run.device)
+        size = run.recipe.evaluation.batch_size or run.recipe.training.batch_size
+        for images, labels, _ in run.data.evaluation_batches(split, size):
+            with run.accelerator.autocast():
+                logits = model(_formatted(run, images)).float()
+            totals += _scores(logits, labels)
+        model.train(was_training)
+        loss, top1, top5, count = run.sum(totals).tolist()
+    expected = getattr(run.data.info, f"{split}_images")
+    if count != expected:
+        raise RuntimeError(f"evaluation saw {count:.0f} of {expected} {split} images")
+    return {
+        "eval/loss": loss / count,
+        "eval/top1_percent": 100 * top1 / count,
+        "eval/top5_percent": 100 * top5 / count,
+        "eval/images": count,
+    }
+
+
+def _step(run: Run, batch: Batch) -> None:
+    """One optimizer step on this rank's share of a global batch."""
+    _set_rates(run)
+    _seed(run)
+    images, labels, total = _formatted(run, batch[0]), batch[1], batch[2]
+    images, targets = _mixed(run, images, labels)
+    run.wrapped.train()
+    parts = run.recipe.training.accumulation
+    shares = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
+    loss_sum = torch.zeros((), device=run.device)
+    for index, (share, target) in enumerate(shares):
+        last = index == len(shares) - 1
+        with nullcontext() if last else run.accelerator.no_sync(run.wrapped):
+            loss = F.cross_entropy(
+                run.wrapped(share),
+                target,
+                label_smoothing=run.recipe.training.label_smoothing,
+                reduction="sum",
+            )
+            loss_sum += loss.detach()
+            # DDP averages over ranks: with this factor that is the mean over the global batch
+            objective = loss * (run.processes / total)
+            if last and run.pruner.penalty is not None:
+                objective = objective + run.pruner.penalty(run)
+            run.accelerator.backward(objective)
+    _update(run)
+    run.watch.add(loss_sum, len(labels), run.work)
+    run.progress.position += 1
+    run.progress.work += 1
+    run.progress.images += total
+    run.cost.add_step(total, run.macs)
+
+
+def _update(run: Run) -> None:
+    """From gradients to new weights, in the one order that keeps masks, clipping and averages right."""
+    if run.accelerator.scaler is not None:
+        run.accelerator.unscale_gradients(run.stepper)
+    run.pruner.observe(run)
+    run.pruner.hold_gradients(run)
+    if run.recipe.training.clip_norm is not None:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), run.recipe.training.clip_norm)
+    run.stepper.step()
+    run.pruner.hold_weights(run)
+    run.stepper.zero_grad(set_to_none=True)
+    if run.averager is not None:
+        run.averager.update(run.model, step=run.work)
+
+
+def _after_step(run: Run) -> None:
+    """What is due at this position: a log line, a measurement, a checkpoint, a stop."""
+    recipe, position = run.recipe, run.position
+    ends = run.done or position % run.steps_per_epoch == 0
+    if ends or _every(run, recipe.log.every):
+        _log(run)
+    if run.data.info.validation_images and (run.done or _every(run, recipe.evaluation.every)):
+        record = {f"validation/{k[5:]}": v for k, v in evaluate(run, "validation").items()}
+        run.log.write({"step": run.work, "images": run.progress.images} | record)
+        run.keep_best(record["validation/top1_percent"])
+    if _every(run, recipe.checkpoint.every) and not run.done:
+        _log(run)
+        run.save()
+    run.stop_if_asked()
+
+
+def _log(run: Run) -> None:
+    if not run.watch.images:
+        return
+    totals = run.cost.refresh()
+    record = {
+        "step": run.work,
+        "epoch": run.position / run.steps_per_epoch,
+        "images": run.progress.images,
+        "train/loss": run.mean_loss(),
+        "train/lr": run.optimizer.param_groups[0]["lr"],
+        "cost/wall_seconds": totals.wall_seconds,
+        "throughput/images_per_second": run.cost.rate(),
+    }
+    run.log.write(record)
+    run.show(record)
+
+
+def _every(run: Run, every: Any) -> bool:
+    steps = every.steps(run.steps_per_epoch, run.total_steps)
+    return steps > 0 and run.position % steps == 0
+
+
+def _rest_of_epoch(run: Run) -> Iterator[Batch]:
+    epoch, start = divmod(run.position, run.steps_per_epoch)
+    return run.data.train_batches(epoch, run.recipe.training.batch_size, start=start)
+
+
+def _timed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches; the time spent waiting for them is counted apart."""
+    while True:
+        before = time.perf_counter()
+        batch = next(batches, None)
+        run.cost.add_wait(time.perf_counter() - before)
+        if batch is None:
+            return
+        yield batch
+
+
+def _settle(run: Run) -> None:
+    """A segment's first steps, which compile or tune kernels, counted as such and not as throughput."""
+    if not (run.recipe.training.compile or run.device.type == "cuda"):
+        return
+    with run.cost.phase("compile"):
+        left = run.recipe.cost.warmup_steps
+        for batch in _rest_of_epoch(run):
+            if left <= 0 or run.done or run.pruner.due(run):
+                return
+            _step(run, batch)
+            _after_step(run)
+            left -= 1
+
+
+def _set_rates(run: Run) -> None:
+    config, total = run.recipe.training, run.total_steps
+    rate = config.optimizer.lr * lr.factor(
+        config.lr_schedule, run.position, total=total, steps_per_epoch=run.steps_per_epoch
+    )
+    beta = lr.momentum(config.lr_schedule, run.position, total=total)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+        if beta is not None:
+            key, value = (
+                ("betas", (beta, group["betas"][1])) if "betas" in group else ("momentum", beta)
+            )
+            group[key] = value
+
+
+def _seed(run: Run) -> None:
+    """Dropout's randomness as a function of the position: nothing to store, resuming is exact."""
+    stream = generator(run.recipe.seed, "step", run.position, run.accelerator.process_index)
+    torch.manual_seed(stream.initial_seed())
+
+
+def _mixed(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899) of a share with itself reversed.
+
+    Both given: one of them by a fair coin at each step. Without either, the labels stay class numbers.
+    """
+    config = run.recipe.training
+    if not (config.mixup or config.cutmix):
+        return images, labels
+    seed = generator(run.recipe.seed, "mix", run.position).initial_seed() % 2**63
+    draw = np.random.default_rng(seed)
+    cut = bool(config.cutmix) and (not config.mixup or draw.random() < 0.5)
+    alpha = config.cutmix if cut else config.mixup
+    keep = float(draw.beta(alpha, alpha))
+    other = images.flip(0)
+    if cut:
+        height, width = images.shape[-2:]
+        side = math.sqrt(1 - keep)
+        top, left = draw.integers(height), draw.integers(width)
+        rows = slice(
+            max(0, int(top - height * side / 2)), min(height, int(top + height * side / 2))
+        )
+        columns = slice(
+            max(0, int(left - width * side / 2)), min(width, int(left + width * side / 2))
+        )
+        images = images.clone()
+        images[..., rows, columns] = other[..., rows, columns]
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        keep = 1 - area / (height * width)
+    else:
+        images = keep * images + (1 - keep) * other
+    one_hot = F.one_hot(labels, run.data.info.num_classes).to(images.dtype)
+    return images, keep * one_hot + (1 - keep) * one_hot.flip(0)
+
+
+def _formatted(run: Run, images: Tensor) -> Tensor:
+    layout = torch.channels_last if run.recipe.training.channels_last else torch.contiguous_format
+    return images.contiguous(memory_format=layout)
+
+
+def _scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """Summed loss, hits among the first 1 and 5 classes, and count."""
+    loss = F.cross_entropy(logits, labels, reduction="sum").double()
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    hits = torch.stack([ranked[:, 0].sum(), ranked.sum(), torch.full_like(labels[0], len(labels))])
+    return torch.cat([loss[None], hits.double()])
+
+
+def _reduced(sums: Tensor) -> Tensor:
+    total = reduce(sums.clone(), reduction="sum")
+    assert isinstance(total, Tensor)
+    return total

@@ -1,0 +1,78 @@
+"""What a recipe would do, told without data or GPU."""
+
+import torch
+from torch import nn
+
+import models
+from models.count import Count, count
+from training.data import DataInfo, info
+from training.recipe import Recipe, RecipeError
+from training.source import Source
+from training.start import resolved
+
+COPIES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}  # optimizer tensors a weight
+
+
+def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
+    """The resolved recipe with origins, then sizes, steps, memory and pruning events, as text.
+
+    Raises:
+        RecipeError: unknown model or options, or a batch that does not divide over `processes`.
+    """
+    recipe.check_processes(processes)
+    about = info(recipe.data)
+    model = _empty_model(recipe, about)
+    sizes = count(model, torch.zeros(1, about.channels, about.height, about.width, device="meta"))
+    batch = recipe.training.batch_size
+    per_epoch = (
+        about.train_images // batch if recipe.data.drop_last else -(-about.train_images // batch)
+    )
+    if per_epoch == 0:
+        raise RecipeError(
+            f"training.batch_size {batch} exceeds the {about.train_images} training images; lower it"
+        )
+    total = recipe.training.duration.steps(per_epoch)
+    rows = {
+        "data": f"{about.name}: {about.train_images:,} train, {about.validation_images:,} validation,"
+        f" {about.test_images:,} test images of {about.channels}×{about.height}×{about.width}",
+        "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
+        "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
+        "training FLOPs": f"{6 * sizes.macs * batch * total:.3g} dense (2 a MAC × 3 passes)",
+        "memory": f"about {_memory(recipe, sizes, batch // processes) / 2**30:.2f} GiB a process",
+        "pruning": "\n".join(f"\n    {line}" for line in _events(recipe, per_epoch, total)).lstrip(
+            "\n"
+        ),
+    }
+    text = resolved(recipe, source) + "\n"
+    return text + "\n".join(f"{name + ':':16}{value}" for name, value in rows.items())
+
+
+def _empty_model(recipe: Recipe, about: DataInfo) -> nn.Module:
+    try:
+        if recipe.model.weights:
+            return models.load(recipe.model.weights).to("meta")
+        with torch.device("meta"):
+            return models.build(
+                recipe.model.name,
+                num_classes=about.num_classes,
+                in_channels=about.channels,
+                **recipe.model.options,
+            )
+    except (ValueError, TypeError, OSError) as error:
+        raise RecipeError(f"model: {error}") from None
+
+
+def _memory(recipe: Recipe, sizes: Count, share: int) -> float:
+    """Bytes of weights, gradients, optimizer, average, and three maps a layer (output, norm, activation)."""
+    copies = 2 + COPIES.get(recipe.training.optimizer.name, 2) + (recipe.training.ema is not None)
+    width = 1.0 if recipe.training.precision == "fp32" else 0.5
+    maps = 3 * sizes.activation_bytes * width * share / recipe.training.accumulation
+    return 4 * sizes.params * copies + maps
+
+
+def _events(recipe: Recipe, per_epoch: int, total: int) -> list[str]:
+    if recipe.pruning is None:
+        return ["none"]
+    from pruning.pruner import plan_events
+
+    return plan_events(recipe.pruning, per_epoch, total)

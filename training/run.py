@@ -1,0 +1,292 @@
+"""A run: everything one training has, and what a pruner sees of it."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, reduce
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import models
+from models.count import count
+from pruning.pruner import Pruner
+from training import checkpoint, state
+from training.build import build_averager, build_model, build_optimizer
+from training.cost import Cost
+from training.data import Batches, Data, open_data
+from training.environment import cpu_name
+from training.log import Log
+from training.recipe import Recipe
+
+STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its checkpoint is written."""
+
+
+class NotFinite(Exception):
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `position` may go back when rewinding, `work` never does."""
+
+    position: int = 0
+    work: int = 0
+    images: int = 0
+    serial: int = 0
+    best_percent: float = -1.0
+    best_work: int = -1
+
+
+class Watch:
+    """Sums of the loss kept on the device, so that only log lines wait for it; and the first bad step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=device)
+        self.images = 0
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def add(self, loss_sum: Tensor, images: int, step: int) -> None:
+        """Count one step's summed loss over this rank's images."""
+        self.loss += loss_sum
+        self.images += images
+        bad = ~torch.isfinite(loss_sum) & (self.bad_step < 0)
+        self.bad_step = torch.where(bad, torch.full_like(self.bad_step, step), self.bad_step)
+
+    def state(self) -> Tensor:
+        """Loss sum and images, (2,)."""
+        return torch.stack([self.loss, torch.full_like(self.loss, self.images)])
+
+    def load(self, kept: list[float]) -> None:
+        """Go on from a `state`."""
+        self.loss += kept[0]
+        self.images = int(kept[1])
+
+
+class Run:
+    """Recipe, data, model, optimizer, pruner and cost of one training; a pruner's State."""
+
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.device, self.processes = accelerator.device, accelerator.num_processes
+        self.rank, self.is_main = accelerator.process_index, accelerator.is_main_process
+        meters = accelerator.is_local_main_process
+        self.cost = Cost(recipe.cost, self.device, self.processes, meters, self.sum)
+        self.log = Log(folder, accelerator)
+        self.progress, self.watch = Progress(), Watch(self.device)
+        self.stop_signal = 0
+        self.show: Callable[[dict[str, Any]], None] = lambda record: None
+        self.data: Data = open_data(
+            recipe.data,
+            seed=recipe.seed,
+            device=self.device,
+            rank=self.rank,
+            world_size=self.processes,
+        )
+        self.model = build_model(recipe, self.data.info, self.device)
+        self.dense = count(self.model, self.example_input)
+        self.macs = self.dense.macs
+        self.averager = build_averager(recipe, self.model)
+        self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
+        self.wrapped, self.stepper = self.model, self.optimizer
+        self.pruner = Pruner(recipe.pruning, self)
+
+    # ── where training stands ────────────────────────────────────────────────────────────────────
+    @property
+    def position(self) -> int:
+        """Steps done along the learning-rate schedule."""
+        return self.progress.position
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self.progress.position = value
+
+    @property
+    def work(self) -> int:
+        """Optimizer steps done in all."""
+        return self.progress.work
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.data.steps_per_epoch(self.recipe.training.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.training.duration.steps(self.steps_per_epoch)
+
+    @property
+    def done(self) -> bool:
+        return self.position >= self.total_steps
+
+    # ── what a pruner asks of training ───────────────────────────────────────────────────────────
+    @property
+    def ema(self) -> nn.Module | None:
+        """The averaged copy of the model."""
+        return None if self.averager is None else self.averager.module
+
+    @property
+    def example_input(self) -> Tensor:
+        """One image of zeros, (1, C, H, W)."""
+        info = self.data.info
+        return torch.zeros(1, info.channels, info.height, info.width, device=self.device)
+
+    def calibration(self, batches: int, batch_size: int, **options: Any) -> Batches:
+        """This rank's share of training images to score on; see Data.calibration_batches."""
+        return self.data.calibration_batches(batches, batch_size, **options)
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """The mean over ranks, the same on each."""
+        return self.sum(tensor) / self.processes if self.processes > 1 else tensor
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, the same on each."""
+        if self.processes == 1:
+            return tensor
+        total = reduce(tensor.detach().clone().to(self.device), reduction="sum")
+        assert isinstance(total, Tensor)
+        return total.to(tensor.device)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's rows, one below the other."""
+        gathered = self.accelerator.gather(tensor.to(self.device))
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    # ── segments ─────────────────────────────────────────────────────────────────────────────────
+    def begin_segment(self) -> None:
+        """Wrap, compile and prepare what the last pruning may have reshaped."""
+        if self.recipe.training.compile:
+            mode = self.recipe.training.compile
+            self.model.compile(mode=None if mode is True else mode)
+        self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
+        self.macs = count(self.model, self.example_input).macs
+
+    def end_segment(self) -> None:
+        """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
+        self.cost.end_segment({"end": self.work, "macs": self.macs})
+        self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        if self.recipe.training.compile:
+            self.model._compiled_call_impl = None
+            torch._dynamo.reset()
+        self.wrapped, self.stepper = self.model, self.optimizer
+
+    def sync_buffers(self) -> None:
+        """Rank 0's BatchNorm statistics on every rank, as DDP itself does before each forward."""
+        if self.processes > 1:
+            for buffer in self.model.buffers():
+                broadcast(buffer)
+
+    # ── losses, signals, files ───────────────────────────────────────────────────────────────────
+    def check_loss(self) -> None:
+        """Whether every loss so far was a number, on every rank.
+
+        Raises:
+            NotFinite: names the step, the learning rate and the last good checkpoint.
+        """
+        bad = int(self.gather(self.watch.bad_step[None]).max())
+        if bad >= 0:
+            rate = self.optimizer.param_groups[0]["lr"]
+            good = checkpoint.latest(self.folder / "checkpoints") or "none yet"
+            raise NotFinite(
+                f"the loss is NaN or infinite at step {bad} (learning rate {rate:.3g}); last good"
+                f" checkpoint: {good}; lower training.optimizer.lr or set training.clip_norm"
+            )
+
+    def mean_loss(self) -> float:
+        """The mean loss over all ranks' images since the last call."""
+        self.check_loss()
+        loss, images = self.sum(self.watch.state()).tolist()
+        self.watch = Watch(self.device)
+        return loss / images
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT ask for a checkpoint and a stop instead of ending the process."""
+
+        def note(number: int, _: FrameType | None) -> None:
+            self.stop_signal = number
+
+        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop_if_asked(self) -> None:
+        """Save and stop if any rank got a signal; ranks ask one another every tenth step.
+
+        Raises:
+            Stopped: after the checkpoint is written.
+        """
+        if self.processes > 1 and self.work % 10:
+            return
+        if self.sum(torch.tensor(self.stop_signal)):
+            self.save()
+            raise Stopped(f"stopped by a signal at step {self.work}; go on with --resume")
+
+    def save(self) -> None:
+        """Write a checkpoint of the whole state."""
+        with self.cost.phase("checkpoint"):
+            state.save(self)
+
+    def keep_best(self, top1_percent: float) -> None:
+        """Keep the weights that are best on the validation split, of the network's present shape."""
+        if top1_percent > self.progress.best_percent:
+            self.progress.best_percent, self.progress.best_work = top1_percent, self.work
+            self.save_model("model.best.safetensors")
+
+    def save_model(self, name: str) -> None:
+        """Write the averaged weights, else the weights, with their structure."""
+        if self.is_main:
+            model = self.model if self.ema is None else self.ema
+            models.save(
+                model, self.folder / name, notes={"run": self.folder.name, "step": self.work}
+            )
+
+    def size(self) -> dict[str, Any]:
+        """The network as it is now; sparsity is the removed fraction of the dense network's weights."""
+        now = count(self.model, self.example_input)
+        dense = sum(layer.macs // layer.positions for layer in self.dense.layers.values())
+        nonzero = sum(int(self.model.get_submodule(n).weight.count_nonzero()) for n in now.layers)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        return {
+            "model/params": now.params,
+            "model/macs": now.macs,
+            "model/activation_bytes": now.activation_bytes,
+            "model/sparsity": 1 - nonzero / dense,
+            "model/theoretical_speedup": self.dense.macs / now.macs,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the run in its summary, and its dense network."""
+        cuda = self.device.type == "cuda"
+        recipe, info = self.recipe, self.data.info
+        return {
+            "run/name": self.folder.name,
+            "run/seed": recipe.seed,
+            "run/steps": self.work,
+            "run/images": self.progress.images,
+            "run/epochs": self.work / self.steps_per_epoch,
+            "run/processes": self.processes,
+            "run/device": torch.cuda.get_device_name(self.device) if cuda else cpu_name(),
+            "run/precision": recipe.training.precision,
+            "run/batch_size": recipe.training.batch_size,
+            "recipe/hash": recipe.hash(),
+            "data/name": info.name,
+            "data/train_images": info.train_images,
+            "model/name": recipe.model.name,
+            "dense/params": self.dense.params,
+            "dense/macs": self.dense.macs,
+            "dense/activation_bytes": self.dense.activation_bytes,
+        }
