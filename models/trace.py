@@ -1,0 +1,204 @@
+"""Watches one forward pass and notes which channels of which tensors must go together.
+
+Every index of every dimension of every parameter and buffer is an *atom*. The pass runs eagerly
+under a `TorchDispatchMode`, so what is seen are the aten operators that torch.export would record,
+but Python control flow needs no care and it takes a fraction of the time. Each tensor on the way
+carries, per dimension, a vector of atoms (int64, one per index) or None where there are no
+channels. The rules of `models/rules.py` move these vectors along, tie atoms, or fix them.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+Vectors = tuple[Tensor | None, ...]
+
+
+class Operation(NamedTuple):
+    """One call of an operator, as a rule sees it."""
+
+    name: str  # without namespace, overload and the underscore of in-place forms
+    function: Any
+    call: tuple[tuple[Any, ...], dict[str, Any]]  # args, kwargs
+    arguments: dict[str, Any]  # by the names of the schema, defaults filled in
+    output: Any
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors given."""
+        return [leaf for leaf in pytree.tree_leaves(self.call) if isinstance(leaf, Tensor)]
+
+    def outputs(self) -> list[Tensor]:
+        """All tensors returned."""
+        return [leaf for leaf in pytree.tree_leaves(self.output) if isinstance(leaf, Tensor)]
+
+
+class Trace(TorchDispatchMode):
+    """Atoms, what ties them and what fixes them."""
+
+    def __init__(self, tensors: dict[str, Tensor], rules: dict[str, Any]) -> None:
+        super().__init__()
+        self.count = 0
+        self.ties: list[tuple[Tensor, Tensor]] = []
+        self.fixed: list[tuple[Tensor, str]] = []
+        self.weights: list[str] = []  # of convolutions and linear layers, as they run
+        self.where = ""  # the module that runs
+        self._rules = rules
+        self._vectors: Any = WeakIdKeyDictionary()
+        self._views: Any = (
+            WeakIdKeyDictionary()
+        )  # tensor → name of the parameter or buffer it shows
+        self.own = {name: tuple(map(self._atoms, t.shape)) for name, t in tensors.items()}
+        for name, tensor in tensors.items():
+            self._vectors[tensor], self._views[tensor] = self.own[name], name
+
+    def _atoms(self, size: int) -> Tensor | None:
+        """As many new atoms; a dimension of size 1 has no channels to choose from."""
+        self.count += size
+        return torch.arange(self.count - size, self.count) if size > 1 else None
+
+    def constant(self, size: int, reason: str) -> Tensor:
+        """New atoms that stay."""
+        self.count += size
+        vector = torch.arange(self.count - size, self.count)
+        self.fix([vector], reason)
+        return vector
+
+    def vectors(self, tensor: Tensor) -> Vectors:
+        """What a tensor carries."""
+        return self._vectors.get(tensor, (None,) * tensor.dim())
+
+    def carry(self, tensor: Tensor, vectors: Iterable[Tensor | None], like: Any = None) -> None:
+        """From now on `tensor` carries `vectors`; it shows the same parameter as `like`, if any."""
+        self._vectors[tensor] = tuple(vectors)
+        if like is not None and like in self._views:
+            self._views[tensor] = self._views[like]
+
+    def weight(self, tensor: Tensor, out: Tensor | None, into: Tensor | None) -> str | None:
+        """The parameter or buffer whose dimensions 0 and 1 are whole in `out` and `into`."""
+        name = self._views.get(tensor)
+        if name is None or len(self.own[name]) < 2:
+            return None
+        pairs = zip(self.own[name], (out, into), strict=False)
+        return name if all(_same(a, b) for a, b in pairs) else None
+
+    def tie(self, vectors: list[Tensor | None], reason: str = "unequal widths meet") -> None:
+        """Atoms at the same index go together; where a vector is missing, all stay."""
+        known = [vector for vector in vectors if vector is not None]
+        if len(known) < len(vectors):
+            self.fix(known, reason)
+        self.ties += [(known[0], other) for other in known[1:]]
+
+    def fix(self, vectors: Iterable[Tensor | None], reason: str) -> None:
+        """These atoms stay."""
+        where = f"{self.where}: " if self.where else ""
+        self.fixed += [(vector, where + reason) for vector in vectors if vector is not None]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        name = func._schema.name.partition("::")[2].removesuffix("_")
+        given = pytree.tree_leaves((args, kwargs))
+        if not any(
+            isinstance(t, Tensor) and any(v is not None for v in self.vectors(t)) for t in given
+        ):
+            return output
+        pointwise = torch.Tag.pointwise in func.tags
+        rule = self._rules.get(name) or (self._rules["pointwise"] if pointwise else None)
+        if rule is None:
+            raise NotImplementedError(
+                f"{self.where or 'the network itself'}: what {func} does to channels is not known; "
+                "say it in models/rules.py, or prune weights instead of channels"
+            )
+        arguments = {a.name: a.default_value for a in func._schema.arguments}
+        arguments.update(zip(arguments, args, strict=False))
+        arguments.update(kwargs)
+        rule(self, Operation(name, func, (args, kwargs), arguments, output))
+        return output
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's mode is restored."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
+    """Keeps `trace.where` at the name of the innermost module that runs."""
+    names = {module: name for name, module in model.named_modules()}
+    stack = [""]
+
+    def enter(module: nn.Module, _: Any) -> None:
+        stack.append(names.get(module, stack[-1]))
+        trace.where = stack[-1]
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+        trace.where = stack[-1]
+
+    handles = [hooks.register_module_forward_pre_hook(enter)]
+    handles += [hooks.register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, then buffers, by name; each once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tuple[Trace, Tensor]:
+    """The trace of one pass in evaluation mode, and the atoms of the image's channels.
+
+    Raises:
+        NotImplementedError: an operation that no rule describes met channels.
+    """
+    trace = Trace(named_tensors(model), rules)
+    image = trace.constant(example_input.shape[1], "the image's channels")
+    vectors: list[Tensor | None] = [None] * example_input.dim()
+    vectors[1] = image if len(image) > 1 else None
+    example_input = example_input.detach()
+    trace.carry(example_input, vectors)
+    with evaluating(model), _naming(model, trace), trace:
+        outputs = model(example_input)
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            trace.fix(trace.vectors(leaf), "the network's output")
+    return trace, image
+
+
+def classes(trace: Trace) -> Tensor:
+    """(atoms,): the least atom of each atom's class, by hooking and pointer jumping."""
+    parent = torch.arange(trace.count)
+    if not trace.ties:
+        return parent
+    a, b = (torch.cat(side) for side in zip(*trace.ties, strict=True))
+    while True:
+        root_a, root_b = parent[a], parent[b]
+        if torch.equal(root_a, root_b):
+            return parent
+        low = torch.minimum(root_a, root_b)
+        parent.scatter_reduce_(0, root_a, low, "amin").scatter_reduce_(0, root_b, low, "amin")
+        while not torch.equal(parent, parent[parent]):
+            parent = parent[parent]
