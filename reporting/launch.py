@@ -1,6 +1,7 @@
 """Running what a table still lacks: one training a job, never one twice, going on after a break."""
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from reporting.claims import Claim
 from reporting.papers import Table
-from reporting.records import Job, collect, is_finished
+from reporting.records import Job, collect, is_finished, split_row
 
 STOPPED = 75  # train.py's exit status after a signal: saved, to be resumed
 
@@ -69,6 +70,7 @@ def run_jobs(
 def run_here(job: Job, places: Places) -> int:
     """Start a job on this machine and wait; what it prints goes to a file beside its folder."""
     folder = places.folder(job)
+    env = os.environ | {"WANDB_RUN_GROUP": str(job.row), "WANDB_JOB_TYPE": "table"}
     with _beside(folder, "out").open("a") as output:
         return subprocess.run(
             command(job, places),
@@ -82,10 +84,17 @@ def run_here(job: Job, places: Places) -> int:
 def command(job: Job, places: Places) -> list[str]:
     """The command line of a job; it resumes where the run folder is there already."""
     folder = places.folder(job)
-    settings = [word for setting in job.settings for word in ("--set", setting)]
+    tags = f"log.tags={json.dumps(tags_of(job), ensure_ascii=False)}"
+    settings = [word for setting in [*job.settings, tags] for word in ("--set", setting)]
     resume = ["--resume"] if folder.exists() else []
     words = ["train.py", "--recipe", job.recipe, *settings, "--output", str(folder), *resume]
     return [*places.launcher, *words]
+
+
+def tags_of(job: Job) -> list[str]:
+    """Paper, table, row and seed, by which a tracker can find the run; 64 characters at most."""
+    table, row = split_row(job.row or f"other/{Path(job.recipe).stem}")
+    return [tag[:64] for tag in (table.partition("/")[0], table, row, f"seed {job.seed}")]
 
 
 SUBMIT: dict[str, Submit] = {"here": run_here}

@@ -163,7 +163,7 @@ def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequen
     words = str(environment.get("command", "")).split()
     pairs = list(pairwise(words))
     recipe = next((b for a, b in pairs if a == "--recipe"), str(summary.get("run/name", "unknown")))
-    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith("seed="))
+    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(("seed=", "log.")))
     fitting = [c for c in claims if c.recipe == recipe and set(c.set) <= set(settings)]
     claim = max(fitting, key=lambda c: len(c.set), default=None)
     extra = tuple(s for s in settings if claim is None or s not in claim.set)

@@ -262,11 +262,13 @@ def test_runs_of_different_experiments_are_never_averaged(project):
 
 
 def test_a_claim_of_some_columns_is_no_evidence_for_others(project):
-    job = Job("bep/3/CIFAR-10,24K,BEP,1e-4", "recipes/bep/a.yaml", ("pruning.sparsity=99%",))
-    collect(make_run(project / "runs" / "b", train__paper_flops=1.0), project / "results", job)
-    row = rows_of(project)["CIFAR-10,24K,BEP,1e-4"]
-    assert row.ours(row.table.columns["val_acc"]).mean == 70.0
-    assert row.ours(row.table.columns["train_flops"]) is None
+    stated = "  - {row: earlycrop/1/SNIP, columns: [test_acc]}\n"
+    make_recipe(project / "recipes", "snip", stated)
+    job = Job("earlycrop/1/SNIP", "recipes/snip.yaml")
+    collect(make_run(project / "runs" / "b"), project / "results", job)
+    row = rows_of(project, "earlycrop/1")["SNIP"]
+    assert row.ours(row.table.columns["test_acc"]).mean == 70.0
+    assert row.ours(row.table.columns["emissions_g"]) is None
 
 
 def test_a_run_by_hand_is_filed_under_the_row_that_its_settings_make_it(project):
@@ -277,6 +279,15 @@ def test_a_run_by_hand_is_filed_under_the_row_that_its_settings_make_it(project)
     assert path.relative_to(project).as_posix() == "results/bep/3/CIFAR-10_24K_BEP_1e-4-seed4.json"
     other = make_run(project / "runs" / "other", command="train.py --recipe recipes/q.yaml")
     assert collect(other, project / "results", claims=claims).parent.name == "other"
+
+
+def test_what_follows_from_a_summary(project):
+    summary = load_records(project / "results")[0].summary
+    assert summary["derived/measured_speedup"] == 2.5
+    assert summary["derived/first_pruning_epoch"] == 20
+    assert summary["derived/macs_removed_percent"] == pytest.approx(100 * (1 - 1e6 / 20_741_120))
+    spent = 3e13 / (20_741_120 * 7.5e6)
+    assert summary["derived/training_macs_removed_percent"] == pytest.approx(100 * (1 - spent))
 
 
 def test_an_unfinished_run_is_no_evidence(tmp_path):
@@ -393,6 +404,7 @@ def test_run_does_what_is_missing_goes_on_after_a_break_and_never_twice(project)
     calls = (where.runs / "bep/3/calls").read_text().splitlines()
     assert len(calls) == 4
     assert calls[-1].endswith("seed2 --resume")
+    assert 'log.tags=["bep", "bep/3", "CIFAR-10,95K,BEP,1e-4", "seed 2"]' in calls[-1]
     assert all("--recipe recipes/bep/a.yaml --set seed=" in call for call in calls)
 
 

@@ -1,0 +1,124 @@
+"""The same tables as a W&B report and a saved view, as wandb-workspaces' own models.
+
+Runs that `tables.py run` starts carry the tags paper, paper/table, row and seed and the row as
+their group; the run sets below filter and group by these. Without an entity nothing is sent: the
+payload is built, checked against the library's models and written.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
+from reporting.compare import Comparison
+from reporting.figures import COSTS
+from reporting.papers import Table, find_table
+from reporting.show import grid, markdown
+
+ACCURACY = "eval/top1_percent"
+Compared = Mapping[str, Sequence[Comparison]]
+
+
+def write_payload(compared: Compared, folder: Path, *, entity: str, project: str) -> Path:
+    """Write `wandb.json`, the report and the view; with an entity also save both there.
+
+    Raises:
+        ValueError: the library's models do not give back what was built.
+    """
+    made = {
+        "report": build_report(compared, entity=entity, project=project),
+        "workspace": build_workspace(compared, entity=entity, project=project),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "wandb.json"
+    path.write_text(json.dumps({name: payload(one) for name, one in made.items()}, indent=1) + "\n")
+    if entity:
+        for one in made.values():
+            one.save()
+    return path
+
+
+def build_report(compared: Compared, *, entity: str, project: str) -> wr.Report:
+    """A report: each table that has runs, theirs against ours, with its runs and four charts."""
+    blocks: list[Any] = [wr.TableOfContents()]
+    for address, rows in compared.items():
+        if any(row.records for row in rows):
+            table = find_table(address)
+            title = wr.H2(text=f"{table.address}: {table.about}")
+            text = wr.MarkdownBlock(text=markdown(grid(table, rows)))
+            panels = wr.PanelGrid(runsets=[_runset(table, entity, project)], panels=_charts())
+            blocks += [title, text, panels]
+    title, about = "Early pruning: papers against runs", "Generated from run records"
+    return wr.Report(
+        project=project, entity=entity, title=title, description=about, blocks=blocks, width="fluid"
+    )
+
+
+def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Workspace:
+    """A saved view: all runs of the tables, grouped by row, with the tables' summary columns."""
+    tables = [find_table(a) for a, rows in compared.items() if any(row.records for row in rows)]
+    columns = [f"summary:{key}" for key in dict.fromkeys(k for t in tables for k in _keys(t))]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="Papers against runs",
+        sections=[ws.Section(name="Accuracy and cost", panels=_charts(), is_open=True)],
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Metric("Group")],
+            filters=[ws.Tags().isin([table.address for table in tables])],
+            pinned_columns=columns,
+        ),
+    )
+
+
+def payload(made: wr.Report | ws.Workspace) -> dict[str, Any]:
+    """What would be sent, checked: the library's models read it back to the same.
+
+    Raises:
+        ValueError: they do not.
+    """
+    model = made._to_model()
+    sent = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the library only warns of a block that fits no model
+        try:
+            back = type(model).model_validate(sent)
+        except UserWarning as warning:
+            raise ValueError(f"W&B would not accept this: {warning}") from None
+    if back.model_dump(mode="json", by_alias=True, exclude_none=True) != sent:
+        raise ValueError(f"W&B's {type(model).__name__} does not give back what was built")
+    return sent
+
+
+def _runset(table: Table, entity: str, project: str) -> wr.Runset:
+    return wr.Runset(
+        entity=entity,
+        project=project if entity else "",
+        name=table.address,
+        filters=f"Tags in ['{table.address}']",
+        groupby=["Group"],
+        visible_columns=[f"summary:{key}" for key in _keys(table)],
+    )
+
+
+def _keys(table: Table) -> list[str]:
+    """The summary keys behind a table's columns; what is derived at collection is not in W&B."""
+    keys = [c.record for c in table.columns.values() if c.record]
+    return [key for key in dict.fromkeys(keys) if not key.startswith("derived/")]
+
+
+def _charts() -> list[Any]:
+    return [
+        wr.ScatterPlot(
+            title=f"accuracy against {cost.label}",
+            x=wr.SummaryMetric(cost.key),
+            y=wr.SummaryMetric(ACCURACY),
+            log_x=cost.log,
+            layout=wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8),
+        )
+        for index, cost in enumerate(COSTS)
+    ]
