@@ -36,6 +36,8 @@ def channel_scores(
         for name, score in scores.items()
         if (unit := axes.labels[name][0]) is not None
     ]
+    if not parts:
+        return {}
     total = sum(axes.widths.values())
     together = [parts] if members == "concat" else [[part] for part in parts]
     values, counts = zip(*(_units(part, total, reduce) for part in together), strict=True)

@@ -22,6 +22,7 @@ from pruning.criteria.gradients import (
     synflow,
     taylor,
 )
+from pruning.criteria.lookahead import lookahead
 from pruning.criteria.maps import Maps
 from pruning.criteria.probe import Batches, Reduce, Scores, identity, scoring
 from pruning.criteria.weights import bn_scale, channel_norm, lamp, magnitude, pat_magnitude, random
@@ -48,6 +49,7 @@ CRITERIA: dict[str, Callable[..., Scores]] = {
     "channel_norm": channel_norm,
     "random": random,
     "lamp": lamp,
+    "lookahead": lookahead,
     "bn_scale": bn_scale,
     "gradient": gradient,
     "snip": snip,

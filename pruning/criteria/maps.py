@@ -73,7 +73,11 @@ class Maps(TorchFunctionMode):
     ) -> Any:
         name, _ = self._owners.get(id(args[0]) if args else 0, ("", None))
         output = func(*args, **(kwargs or {}))
-        if not name or func.__name__.rstrip("_") not in self._followed:
+        if not name:
+            return output
+        if func.__name__.rstrip("_") not in self._followed:
+            if output is args[0]:  # written in place (y += x): no longer this layer's map
+                del self._owners[id(output)]
             return output
         given = (*args[1:], *(kwargs or {}).values()) if func.__name__ == "batch_norm" else ()
         for tensor in given:
