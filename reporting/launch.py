@@ -75,6 +75,7 @@ def run_here(job: Job, places: Places) -> int:
         return subprocess.run(
             command(job, places),
             cwd=places.root,
+            env=env,
             stdout=output,
             stderr=subprocess.STDOUT,
             check=False,

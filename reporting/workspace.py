@@ -44,14 +44,13 @@ def write_payload(compared: Compared, folder: Path, *, entity: str, project: str
 
 def build_report(compared: Compared, *, entity: str, project: str) -> wr.Report:
     """A report: each table that has runs, theirs against ours, with its runs and four charts."""
-    blocks: list[Any] = [wr.TableOfContents()]
+    blocks: list[Any] = []
     for address, rows in compared.items():
         if any(row.records for row in rows):
             table = find_table(address)
-            title = wr.H2(text=f"{table.address}: {table.about}")
             text = wr.MarkdownBlock(text=markdown(grid(table, rows)))
             panels = wr.PanelGrid(runsets=[_runset(table, entity, project)], panels=_charts())
-            blocks += [title, text, panels]
+            blocks += [text, panels]
     title, about = "Early pruning: papers against runs", "Generated from run records"
     return wr.Report(
         project=project, entity=entity, title=title, description=about, blocks=blocks, width="fluid"
@@ -69,7 +68,7 @@ def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Work
         sections=[ws.Section(name="Accuracy and cost", panels=_charts(), is_open=True)],
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("Group")],
-            filters=[ws.Tags().isin([table.address for table in tables])],
+            filters=f"Tags in {[table.address for table in tables]}",
             pinned_columns=columns,
         ),
     )
