@@ -182,7 +182,6 @@ class PruningConfig(Section):
     rewind: RewindConfig | None = None
     application: Literal["mask", "surgery", "mask_then_surgery"] = "mask"
     excluded: list[str] = Field(default=[], alias="except")
-    biases: bool = False
 
     @property
     def amount(self) -> tuple[str, float] | None:
@@ -222,13 +221,19 @@ class PruningConfig(Section):
             "round_to counts channels; set granularity: channel": self.round_to > 1 and not channel,
             "importance is for channels; set granularity: channel":
                 self.importance != ImportanceConfig() and not channel,
-            "biases are weights of their own only for granularity: weight": self.biases and channel,
             "regrow returns single weights; set granularity: weight":
                 self.regrow is not None and channel,
-            "a layer of width 0 cannot be built; set application: mask, or a floor above 0":
-                self.floor == 0 and self.application != "mask",
+            "a layer of no channels computes nothing; write a floor above 0 (0.001 leaves one)":
+                self.floor == 0 and channel,
             "regrow: score returns weights as they were at the start; set schedule.every: 0it":
-                self.regrow is not None and self.regrow.name == "score" and self.schedule.every != NONE,
+                self.regrow is not None
+                and self.regrow.name == "score"
+                and self.schedule.every != NONE,
+            "accumulate is for taylor, bn_taylor and snip scores of channels":
+                self.accumulate
+                and not (channel and self.criterion.name in ("taylor", "bn_taylor", "snip")),
+            "mean_replacement replaces channels; set granularity: channel":
+                self.compensation.name == "mean_replacement" and not channel,
             "selection: threshold looks at channels; set granularity: channel":
                 self.selection.name == "threshold" and not channel,
         }  # fmt: skip

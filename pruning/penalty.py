@@ -1,67 +1,85 @@
-"""Terms added to the loss until pruning is over: f(model, axes, loss, **options) → scalar tensor.
+"""Terms added to the loss until pruning is over, which make channels ready to go."""
 
-`loss()` is the mean loss on a calibration batch, for a penalty whose coefficient depends on it.
-"""
-
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruning.criteria import scoring
+from pruning.watcher import Watcher
 
 if TYPE_CHECKING:
     from models.axes import Axes
+    from pruning.state import State
 
-Penalty = Callable[[], Tensor]
+
+class Penalty(Watcher):
+    """A coefficient times a sum over parameters; the coefficient goes into checkpoints."""
+
+    remembered = ("coefficient",)
+
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term to add to the mean loss, a scalar with gradient."""
+        raise NotImplementedError
 
 
-def l1_bn(
-    model: nn.Module, axes: "Axes", loss: Callable[[], float], *, coefficient: float = 1e-4
-) -> Penalty:
+class L1Bn(Penalty):
     """λ Σ |γ| over all BatchNorm scales.
 
     Network slimming, Liu et al. 2017, arXiv:1708.06519, eq. 1; EarlyBird uses the same λ.
-
-    Raises:
-        ValueError: if the model has no BatchNorm with a scale.
     """
-    scales = [m.weight for m in model.modules() if isinstance(m, _BatchNorm) and m.affine]
-    if not scales:
-        raise ValueError("penalty: l1_bn needs BatchNorm scales and there are none; drop it")
-    return lambda: coefficient * torch.stack([s.abs().sum() for s in scales]).sum()
+
+    def __init__(self, *, coefficient: float = 1e-4) -> None:
+        super().__init__()
+        self.coefficient = coefficient
+
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term.
+
+        Raises:
+            ValueError: if the model has no BatchNorm with a scale.
+        """
+        norms = [m for m in state.model.modules() if isinstance(m, _BatchNorm) and m.affine]
+        if not norms:
+            raise ValueError("penalty: l1_bn needs BatchNorm scales and there are none; drop it")
+        total = torch.stack([norm.weight.abs().sum() for norm in norms]).sum()
+        return self.coefficient * total
 
 
-def group_lasso(
-    model: nn.Module,
-    axes: "Axes",
-    loss: Callable[[], float],
-    *,
-    ratio: float = 0.2,
-    coefficient: float | None = None,
-) -> Penalty:
+class GroupLasso(Penalty):
     """λ Σ ‖W_g‖₂ over every output and every input channel g of each prunable layer.
 
     PruneTrain, Lym et al. 2019, arXiv:1901.09290. λ is set once so that the penalty is `ratio` of
-    penalty and loss together: λ = ratio · loss / (penalty · (1 − ratio)); deviation: the loss is
-    that of a calibration batch, where the authors' code takes the first training batch.
+    penalty and loss together: λ = ratio · loss / (penalty · (1 − ratio)). Deviation: the loss is
+    that of calibration images at that time, where the authors' code takes the first training batch.
     """
-    tied = {
-        name: [d for d in (0, 1) if d < len(dims) and dims[d] is not None]
-        for name, dims in axes.labels.items()
-    }
-    groups = [(p, d) for name, p in model.named_parameters() if p.dim() > 1
-              for d in tied.get(name, [])]  # fmt: skip
 
-    def total() -> Tensor:
-        norms = [torch.linalg.vector_norm(p.transpose(0, d).flatten(1), dim=1) for p, d in groups]
-        return torch.cat(norms).sum()
+    def __init__(self, *, ratio: float = 0.2, coefficient: float | None = None) -> None:
+        super().__init__()
+        self.ratio, self.coefficient = ratio, coefficient
 
-    if coefficient is None:
-        with torch.no_grad():
-            coefficient = ratio * loss() / (float(total()) * (1 - ratio))
-    factor = coefficient
-    return lambda: factor * total()
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term."""
+        assert axes is not None
+        norms = [
+            torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
+            for name, parameter in state.model.named_parameters()
+            for d, label in enumerate(axes.labels.get(name, ()))
+            if parameter.dim() > 1 and label is not None
+        ]
+        total = torch.stack(norms).sum()
+        if self.coefficient is None:
+            self.coefficient = self.ratio * _loss(state) / (float(total) * (1 - self.ratio))
+        return self.coefficient * total
 
 
-PENALTIES = {"l1_bn": l1_bn, "group_lasso": group_lasso}
+def _loss(state: "State") -> float:
+    """Mean cross-entropy over one batch of calibration images of all ranks."""
+    ((images, labels),) = state.calibration(1, 128, stream="penalty")
+    with scoring(state.model), torch.no_grad():
+        return float(state.reduce(F.cross_entropy(state.model(images), labels)))
+
+
+PENALTIES = {"l1_bn": L1Bn, "group_lasso": GroupLasso}

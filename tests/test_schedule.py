@@ -299,8 +299,8 @@ def test_amounts_and_their_units():
         ({"sparsity": 0.5, "scope": "uniform"}, "'global', 'layer' or 'erk'"),
         ({"sparsity": 1}, "less than 1"),
         (
-            {"channels": 0.5, "granularity": "channel", "application": "surgery", "floor": 0},
-            "a layer of width 0 cannot be built",
+            {"channels": 0.5, "granularity": "channel", "floor": 0},
+            "a layer of no channels computes nothing",
         ),
         (
             {"channels": 0.5, "granularity": "channel", "selection": "threshold"},

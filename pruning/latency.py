@@ -1,0 +1,145 @@
+"""How long layers take at other widths, measured on the device at hand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+Array = np.ndarray
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass through each layer, on a grid of (outputs, inputs).
+
+    `grids` has, by weight name, the output widths, the sizes of the weight's dimension 1, and the
+    times between which to interpolate linearly.
+    """
+
+    grids: dict[str, tuple[Array, Array, Array]]
+
+    def milliseconds(self, widths: dict[str, tuple[int, int]]) -> float:
+        """Sum over layers of the time at (dimension 0, dimension 1) of their weights."""
+        return sum(_between(*self.grids[name], *size) for name, size in widths.items())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The table as tensors, for a checkpoint."""
+        return {
+            f"{name}:{part}": torch.from_numpy(values)
+            for name, grid in self.grids.items()
+            for part, values in zip(("outputs", "inputs", "ms"), grid, strict=True)
+        }
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> "Latency":
+        """The table that `tensors` gave."""
+        names = dict.fromkeys(key.rpartition(":")[0] for key in tensors)
+        parts = ("outputs", "inputs", "ms")
+        grids = {n: [tensors[f"{n}:{p}"].cpu().numpy() for p in parts] for n in names}
+        return cls({name: (outputs, inputs, ms) for name, (outputs, inputs, ms) in grids.items()})
+
+
+def latency_table(
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    batch_size: int = 64,
+    points: int = 5,
+    seconds: float = 0.02,
+) -> Latency:
+    """Times of every convolution and linear layer at `points` × `points` widths up to its own.
+
+    Forward passes in evaluation mode on a batch of `batch_size` inputs of the layer's own size; the
+    median of at least `seconds` of runs each. Layers of equal shape are measured once. A wider
+    layer counts as no faster than a narrower one, so that budgets have one answer. Normalisation,
+    activations and pooling are not in the table.
+    """
+    shapes = _input_shapes(model, example_input)
+    known: dict[str, tuple[Array, Array, Array]] = {}
+    grids = {}
+    for name, shape in shapes.items():
+        layer = model.get_submodule(name)
+        key = f"{layer} {tuple(shape)}"
+        if key not in known:
+            sample = example_input.new_zeros(batch_size, *shape)
+            known[key] = _measured(layer, sample, points, seconds)
+        grids[f"{name}.weight"] = known[key]
+    return Latency(grids)
+
+
+def _input_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    names: dict[nn.Module, str] = {m: n for n, m in model.named_modules() if isinstance(m, LAYERS)}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[names[module]] = tuple(inputs[0].shape[1:])
+
+    handles = [module.register_forward_pre_hook(record) for module in names]
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.no_grad():
+        model.eval()(example_input)
+    for module, training in modes:
+        module.training = training
+    for handle in handles:
+        handle.remove()
+    return shapes
+
+
+def _measured(
+    layer: nn.Module, sample: Tensor, points: int, seconds: float
+) -> tuple[Array, Array, Array]:
+    weight = layer.get_parameter("weight")
+    groups = getattr(layer, "groups", 1)
+    outputs = _grid(groups if groups > 1 else weight.shape[0], points)
+    inputs = np.array([1]) if groups > 1 else _grid(weight.shape[1], points)
+    times = np.array([[_time(layer, sample, o, i, seconds) for i in inputs] for o in outputs])
+    times = np.maximum.accumulate(np.maximum.accumulate(times, axis=0), axis=1)
+    if groups > 1:  # whole groups go: outputs in proportion, dimension 1 as it is
+        outputs, inputs = outputs * (weight.shape[0] // groups), np.array([weight.shape[1]])
+    return outputs, inputs, times
+
+
+def _grid(width: int, points: int) -> Array:
+    return np.unique(np.linspace(max(1, width / points), width, points).round().astype(np.int64))
+
+
+@torch.no_grad()
+def _time(layer: nn.Module, sample: Tensor, outputs: int, inputs: int, seconds: float) -> float:
+    """Milliseconds of the layer with other widths; of a grouped one, with `outputs` groups."""
+    weight = layer.get_parameter("weight")
+    groups = getattr(layer, "groups", 1)
+    if groups > 1:
+        inputs = outputs * weight.shape[1]
+        new = weight.new_zeros(outputs * (weight.shape[0] // groups), *weight.shape[1:])
+    else:
+        new = weight.new_zeros(outputs, inputs, *weight.shape[2:])
+    bias = None if layer.bias is None else weight.new_zeros(len(new))
+    if isinstance(layer, nn.Linear):
+        call, x = nn.functional.linear, sample[..., :inputs].contiguous()
+        options = {}
+    else:
+        call, x = _convolution(new.dim() - 2), sample[:, :inputs].contiguous()
+        options = {k: getattr(layer, k) for k in ("stride", "padding", "dilation")}
+        options["groups"] = outputs if groups > 1 else 1
+    scope = {"call": call, "x": x, "w": new, "b": bias, "options": options}
+    timer = Timer("call(x, w, b, **options)", globals=scope, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=seconds).median * 1e3
+
+
+def _convolution(dimensions: int):
+    return (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[dimensions - 1]
+
+
+def _between(outputs: Array, inputs: Array, times: Array, out: int, into: int) -> float:
+    """Linear interpolation in both widths; below the grid, in proportion to the width."""
+    columns = [_line(outputs, times[:, i], out) for i in range(len(inputs))]
+    return columns[0] if len(inputs) == 1 else _line(inputs, np.array(columns), into)
+
+
+def _line(grid: Array, values: Array, at: int) -> float:
+    if at <= grid[0]:
+        return float(values[0]) * at / float(grid[0])
+    return float(np.interp(at, grid, values))

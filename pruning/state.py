@@ -1,0 +1,86 @@
+"""What pruning sees of training, and the check that all ranks agree."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class State(Protocol):
+    """A training as its pruner sees it; `training.run.Run` is one, a notebook can write another."""
+
+    model: nn.Module  # raw, never wrapped or compiled
+    optimizer: Optimizer
+
+    @property
+    def ema(self) -> nn.Module | None:
+        """The averaged copy of the model."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Step in the learning-rate schedule; goes back when rewinding."""
+        ...
+
+    @position.setter
+    def position(self, value: int) -> None: ...
+
+    @property
+    def work(self) -> int:
+        """Optimizer steps really done; never goes back."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training images."""
+        ...
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the learning-rate schedule."""
+        ...
+
+    @property
+    def example_input(self) -> Tensor:
+        """(1, C, H, W) on the model's device."""
+        ...
+
+    def calibration(
+        self, batches: int, batch_size: int, *, class_balanced: bool = False, stream: str = ""
+    ) -> Batches:
+        """This rank's share of so many batches of training images, drawn for the stream's name."""
+        ...
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """The mean over ranks."""
+        ...
+
+
+def digest(tensors: dict[str, Tensor]) -> int:
+    """A number that two different sets of boolean or whole-number tensors share once in 2⁴⁸."""
+    made = hashlib.blake2b(digest_size=6)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        made.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        made.update(tensor.numpy().tobytes())
+    return int.from_bytes(made.digest(), "big")
+
+
+def agree(state: State, number: int, what: str) -> None:
+    """Whether all ranks hold the same number.
+
+    Raises:
+        RuntimeError: on the ranks that differ from the mean over all.
+    """
+    parts = [(number >> shift) & 0xFFFF for shift in (0, 16, 32)]  # exact in float32 sums too
+    mine = torch.tensor(parts, dtype=torch.float64, device=state.example_input.device)
+    if not torch.equal(state.reduce(mine.clone()), mine):
+        raise RuntimeError(
+            f"{what} differs between ranks ({number:012x} here); scores must not depend on the"
+            " rank: run with deterministic: true and the same library versions everywhere"
+        )
