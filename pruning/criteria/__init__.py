@@ -7,8 +7,6 @@ from pruning.criteria.activations import (
     abs_rs,
     activation,
     activation_taylor,
-    mean_activations,
-    mean_replacement_scores,
     mrs,
     rs,
 )
@@ -23,25 +21,10 @@ from pruning.criteria.gradients import (
     taylor,
 )
 from pruning.criteria.lookahead import lookahead
-from pruning.criteria.maps import Maps
 from pruning.criteria.probe import Batches, Reduce, Scores, identity, scoring
 from pruning.criteria.weights import bn_scale, channel_norm, lamp, magnitude, pat_magnitude, random
 
-__all__ = [
-    "CONTEXT",
-    "CRITERIA",
-    "Batches",
-    "Maps",
-    "Reduce",
-    "Scores",
-    "identity",
-    "mean_activations",
-    "mean_replacement_scores",
-    "scoring",
-]
-
-CONTEXT = frozenset({"reduce", "axes", "weights"})
-"""Options that the pruner fills in, where a criterion has them; a recipe cannot write them."""
+__all__ = ["CRITERIA", "Batches", "Reduce", "Scores", "identity", "scoring"]
 
 CRITERIA: dict[str, Callable[..., Scores]] = {
     "magnitude": magnitude,
