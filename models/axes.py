@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice, takewhile
 
 import torch
@@ -29,8 +29,8 @@ def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes
         NotImplementedError: an operation that `models/rules.py` does not describe met channels.
     """
     trace, image = watch(model, example_input, RULES)
-    found = _collect(trace, image, model)
-    return _probed(model, example_input, found) if probe else found
+    found, units = _collect(trace, image, model)
+    return _probed(model, example_input, found, _risky(trace, found, units)) if probe else found
 
 
 Place = tuple[str, int]  # tensor name, dimension
@@ -39,8 +39,8 @@ Group = tuple[tuple[Place, ...], str | None]  # where its units are found, and w
 _UNKNOWN = -2  # an atom that no weight produces: not a channel
 
 
-def _collect(trace: Trace, image: Tensor, model: nn.Module) -> Axes:
-    """Units, which are classes of atoms, gathered into axes and numbered."""
+def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tensor]:
+    """Units, which are classes of atoms, gathered into axes and numbered; (atoms,) their ids."""
     root = classes(trace)
     parameters = dict(model.named_parameters())
     weights = tuple(name for name in dict.fromkeys(trace.weights) if name in parameters)
@@ -59,7 +59,7 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> Axes:
             fixed[name] = reason
             units[roots] = STAYS
     units = units[root]
-    return Axes(
+    found = Axes(
         widths=widths,
         offsets=offsets,
         labels={name: _labels(dims, units) for name, dims in trace.own.items()},
@@ -68,6 +68,7 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> Axes:
         weights=weights,
         buffers=frozenset(trace.own.keys() - parameters.keys()),
     )
+    return found, units
 
 
 def _labels(dims: Vectors, unit: Tensor) -> Labels:
@@ -104,7 +105,7 @@ def _groups(trace: Trace, root: Tensor, roots: list[int]) -> dict[Group, list[in
 
 
 def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
-    """What the producers' names share, such as layer1; the first of them where that is not unique."""
+    """What the producers' names share, such as layer1; the first where that is not unique."""
     order = {name: i for i, name in enumerate(weights)}
     first, common = [], []
     for places, _ in groups:
@@ -124,52 +125,64 @@ def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _probed(model: nn.Module, example_input: Tensor, found: Axes) -> Axes:
-    """The axes whose removal is what masking is, on the example in float64; the others fixed."""
-    tester = _random_copy(model)
-    image = example_input.double()
-    while wrong := _search(tester, image, found, list(found.widths)):
-        found = _fix(found, wrong)
+def _risky(trace: Trace, found: Axes, units: Tensor) -> list[list[str]]:
+    """Axes handled by the same code that may hold sizes, the fewest first."""
+    groups: dict[str, set[str]] = {}
+    for action, vector in trace.risks:
+        groups.setdefault(action, set()).update(found.counts(units[vector].clamp_min(STAYS)))
+    return sorted(map(sorted, groups.values()), key=len)
+
+
+def _probed(model: nn.Module, example_input: Tensor, found: Axes, risky: list[list[str]]) -> Axes:
+    """The axes whose removal is what masking is, on the example in float64; the others fixed.
+
+    Code that fails for one axis is not trusted with any other; failing that, bisection.
+    """
+    tester, image = _random_copy(model), example_input.double()
+
+    def wrong(names: list[str]) -> str | None:
+        free = [axis for axis in names if axis in found.widths]
+        return _difference(tester, image, found, free) if free else None
+
+    while why := wrong(list(found.widths)):
+        group = next((group for group in risky if wrong(group)), None)
+        group = group or _bisect(wrong, list(found.widths))
+        why = wrong(group) or why
+        found = _fix(found, {axis: why for axis in group if axis in found.widths})
     return found
 
 
-def _search(model: nn.Module, image: Tensor, found: Axes, names: list[str]) -> dict[str, str]:
-    """Axis → what goes wrong when units are removed, by bisection."""
-    wrong = _difference(model, image, found, names)
-    if wrong is None:
-        return {}
-    if len(names) > 1:
-        half = len(names) // 2
-        parts = [_search(model, image, found, part) for part in (names[:half], names[half:])]
-        if parts[0] or parts[1]:
-            return parts[0] | parts[1]
-    return dict.fromkeys(names, wrong)
+def _bisect(wrong: Callable[[list[str]], str | None], names: list[str]) -> list[str]:
+    """A part of `names` that goes wrong though neither half of it does."""
+    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+        if len(names) > 1 and wrong(half):
+            return _bisect(wrong, half)
+    return names
 
 
+@torch.no_grad()
 def _difference(model: nn.Module, image: Tensor, found: Axes, names: list[str]) -> str | None:
     """What tells the shrunken network from the masked one, if anything."""
     generator = torch.Generator().manual_seed(0)
     keep = {axis: _some(found.widths[axis], generator) for axis in names if found.widths[axis] > 1}
     if not keep:
         return None
-    tensors = named_tensors(model)
     small = _holding(model, {})
     shrink(small, found, keep)
-    masked = _holding(
-        model, {n: tensors[n] * m.to(image.device) for n, m in masks(found, keep).items()}
-    )
     try:
         got = pytree.tree_leaves(small(image))
     except Exception as error:  # whatever a module raises at a size it did not expect
         return f"sizes are written in the code ({str(error).splitlines()[0]})"
-    for a, b in zip(pytree.tree_leaves(masked(image)), got, strict=True):
-        if isinstance(a, Tensor) and not torch.allclose(
-            a, b, rtol=0, atol=1e-6 * float(a.abs().max())
-        ):
-            return (
-                "positions or sizes are written in the code (its removal is not what a mask does)"
-            )
+    tensors = named_tensors(model)
+    zeroed = {n: tensors[n] * mask.to(image.device) for n, mask in masks(found, keep).items()}
+    for a, b in zip(pytree.tree_leaves(_holding(model, zeroed)(image)), got, strict=True):
+        if isinstance(a, Tensor) and not _close(a, b):
+            return "sizes or positions are written in the code (removing is not masking)"
     return None
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-6 * a.abs().max())
 
 
 def _some(width: int, generator: Generator) -> Tensor:
@@ -184,6 +197,7 @@ def _random_copy(model: nn.Module) -> nn.Module:
     A residual branch that starts at zero, or a masked weight, would pass any test.
     """
     generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(999_983, generator=generator)  # a prime, so that no two rows are alike
     tensors: dict[str, Tensor] = {}
     for name, tensor in named_tensors(model).items():
         if not tensor.is_floating_point():
@@ -192,8 +206,8 @@ def _random_copy(model: nn.Module) -> nn.Module:
         if name.endswith("running_var"):
             new = torch.ones_like(new)
         elif isinstance(tensor, nn.Parameter) and tensor.dim() > 1:
-            drawn = torch.randn(tensor.shape, generator=generator)
-            new = (drawn * (len(tensor) / tensor.numel()) ** 0.5).to(new)
+            drawn = normal.repeat(-(-tensor.numel() // len(normal)))[: tensor.numel()]
+            new = drawn.view(tensor.shape).to(new) * (len(tensor) / tensor.numel()) ** 0.5
         elif isinstance(tensor, nn.Parameter):
             new = (torch.rand(tensor.shape, generator=generator) * 0.6 + 0.2).to(new)
         tensors[name] = new

@@ -64,11 +64,11 @@ class Axes:
         found: dict[str, list[tuple[str, int]]] = {axis: [] for axis in self.widths}
         for name, labels in self.labels.items():
             for d, units in enumerate(labels):
-                for axis in self._counts(units):
+                for axis in self.counts(units):
                     found[axis].append((name, d))
         return found
 
-    def _counts(self, units: Tensor | None) -> dict[str, int]:
+    def counts(self, units: Tensor | None) -> dict[str, int]:
         """Axis → number of indices that carry it, in the order of the axes."""
         if units is None:
             return {}
@@ -82,7 +82,7 @@ class Axes:
 
     def _dimensions(self, name: str) -> Iterator[str]:
         for units in self.labels[name]:
-            parts = [f"{axis}[{n}]" for axis, n in self._counts(units).items()]
+            parts = [f"{axis}[{n}]" for axis, n in self.counts(units).items()]
             if units is not None and (staying := int((units < 0).sum())):
                 parts.append(f"{staying} stay")
             yield " + ".join(parts) or "·"

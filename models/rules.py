@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from models.trace import Operation, Trace, Vectors
+from models.trace import Operation, Trace, Vectors, same
 
 Rule = Callable[[Trace, Operation], None]
 RULES: dict[str, Rule] = {}
@@ -74,6 +74,8 @@ def _move(trace: Trace, op: Operation) -> None:
         shape = [-1 if i == d else 1 for i in range(source.dim())]
         for vectors, moved in zip(found, _replay(op, source, vector.view(shape)), strict=True):
             _place(trace, vectors, vector, moved)
+        if not all(any(same(v, vector) for v in vectors) for vectors in found):
+            trace.risk(op.name, [vector])
     for output, vectors in zip(op.outputs(), found, strict=True):
         trace.carry(output, vectors, like=source)
     if op.name in ("split", "split_with_sizes"):
@@ -168,6 +170,7 @@ def _pad(trace: Trace, op: Operation) -> None:
         if vector is None or before == after == 0:
             continue
         kept = vector[max(0, -before) : len(vector) - max(0, -after)]
+        trace.risk("pad", [vector])
         ends = [trace.constant(max(0, n), "channels padded with zeros") for n in (before, after)]
         vectors[-1 - i] = torch.cat([ends[0], kept, ends[1]])
     trace.carry(op.output, vectors)
@@ -225,6 +228,7 @@ def _convolution(trace: Trace, op: Operation) -> None:
     out = filters[0]
     if groups == x.shape[1] == weight.shape[0] and not any(v is not None for v in filters):
         out = image[1]  # one constant filter for every channel, as in a blur
+        trace.risk("convolution", [out])
     elif name is None or op.arguments["transposed"]:
         trace.fix([image[1], *filters], "a convolution whose weight is computed, or transposed")
         out = None

@@ -48,7 +48,8 @@ class Trace(TorchDispatchMode):
         self.ties: list[tuple[Tensor, Tensor]] = []
         self.fixed: list[tuple[Tensor, str]] = []
         self.weights: list[str] = []  # of convolutions and linear layers, as they run
-        self.where = ""  # the module that runs
+        self.risks: list[tuple[str, Tensor]] = []  # code that may hold sizes, and what it handles
+        self.where = self.kind = ""  # name and class of the module that runs
         self._rules = rules
         self._vectors: Any = WeakIdKeyDictionary()
         self._views: Any = (
@@ -86,7 +87,7 @@ class Trace(TorchDispatchMode):
         if name is None or len(self.own[name]) < 2:
             return None
         pairs = zip(self.own[name], (out, into), strict=False)
-        return name if all(_same(a, b) for a, b in pairs) else None
+        return name if all(same(a, b) for a, b in pairs) else None
 
     def tie(self, vectors: list[Tensor | None], reason: str = "unequal widths meet") -> None:
         """Atoms at the same index go together; where a vector is missing, all stay."""
@@ -99,6 +100,10 @@ class Trace(TorchDispatchMode):
         """These atoms stay."""
         where = f"{self.where}: " if self.where else ""
         self.fixed += [(vector, where + reason) for vector in vectors if vector is not None]
+
+    def risk(self, action: str, vectors: Iterable[Tensor | None]) -> None:
+        """The running class of module does something to channels that may rely on their number."""
+        self.risks += [(f"{self.kind}: {action}", v) for v in vectors if v is not None]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -123,7 +128,8 @@ class Trace(TorchDispatchMode):
         return output
 
 
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
+def same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two vectors hold the same atoms."""
     return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
@@ -142,17 +148,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
-    """Keeps `trace.where` at the name of the innermost module that runs."""
+    """Keeps `trace.where` and `.kind` at the innermost module that runs."""
     names = {module: name for name, module in model.named_modules()}
-    stack = [""]
+    stack = [("", type(model).__name__)]
 
     def enter(module: nn.Module, _: Any) -> None:
-        stack.append(names.get(module, stack[-1]))
-        trace.where = stack[-1]
+        stack.append((names.get(module, stack[-1][0]), type(module).__name__))
+        trace.where, trace.kind = stack[-1]
 
     def leave(*_: Any) -> None:
         stack.pop()
-        trace.where = stack[-1]
+        trace.where, trace.kind = stack[-1]
 
     handles = [hooks.register_module_forward_pre_hook(enter)]
     handles += [hooks.register_module_forward_hook(leave)]
