@@ -123,7 +123,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # mean and std are those of all pixels of the training split (ImageNet: the values in general use)
 DATASETS = {
-    "digits": Known(10, 1, 8, 1437, 360, (0.3054,), (0.3760,)),
+    "digits": Known(10, 1, 8, 1437, 360, (0.3047,), (0.3754,)),
     "mnist": Known(10, 1, 28, 60_000, 10_000, (0.1307,), (0.3081,), "ylecun/mnist"),
     "cifar10": Known(
         10,

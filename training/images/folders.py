@@ -99,14 +99,15 @@ def _in_classes(place: Path, classes: list[str]) -> Files:
 
 def _images(place: Path, relative: str) -> Iterator[bytes]:
     """Names of the images below a folder; an empty file is an error (a copy that was cut short)."""
-    for entry in os.scandir(place):
-        name = f"{relative}/{entry.name}"
-        if entry.is_dir():
-            yield from _images(Path(entry.path), name)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            if not entry.stat().st_size:
-                raise DataError(f"{entry.path}: empty file; copy it again")
-            yield os.fsencode(name)
+    with os.scandir(place) as entries:
+        for entry in entries:
+            name = f"{relative}/{entry.name}"
+            if entry.is_dir():
+                yield from _images(Path(entry.path), name)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                if not entry.stat().st_size:
+                    raise DataError(f"{entry.path}: empty file; copy it again")
+                yield os.fsencode(name)
 
 
 def _annotated(annotations: Path, classes: list[str]) -> Files:
