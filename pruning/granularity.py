@@ -34,7 +34,7 @@ def channel_scores(
     parts = [
         (*_rows(score.abs() if absolute == "before" else score, reduce), unit.cpu())
         for name, score in scores.items()
-        if (unit := axes.labels[name][0]) is not None
+        if (unit := axes.labels[name][0]) is not None and bool((unit >= 0).any())
     ]
     if not parts:
         return {}

@@ -89,8 +89,18 @@ def test_permuting_channels_permutes_scores():
     assert torch.equal(straight, permuted)
 
 
-def test_a_layer_without_channels_is_left_out_and_a_half_scored_axis_is_an_error():
-    assert channel_scores({"w": ONE, "stay": ONE}, chain(w=[0, 1, 2], stay=None)).keys() == {"a"}
+@pytest.mark.parametrize("reduce", ["sum", "max", "first"])
+def test_a_layer_whose_channels_all_stay_is_left_out(reduce):
+    axes = chain(w=[0, 1, 2], stay=None, fixed=[-1, -1, -1])
+    scores = dict.fromkeys(("w", "stay", "fixed"), ONE)
+    expected = channel_scores({"w": ONE}, axes, reduce=reduce)
+    found = channel_scores(scores, axes, reduce=reduce)
+    assert found.keys() == {"a"}
+    assert torch.equal(found["a"], expected["a"])
+    assert channel_scores({"stay": ONE, "fixed": ONE}, axes, reduce=reduce) == {}
+
+
+def test_a_half_scored_axis_is_an_error():
     with pytest.raises(ValueError, match=r"axis a: 1 of its 3 units have no score.*except"):
         channel_scores({"w": ONE[:2]}, chain(w=[0, 1]))
 

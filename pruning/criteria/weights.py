@@ -57,8 +57,8 @@ def lamp(model: nn.Module, batches: Batches) -> Scores:
 
 
 def _lamp(weight: Tensor) -> Tensor:
-    order = weight.abs().flatten().argsort(stable=True)
-    squares = weight.flatten()[order].double().square()  # millions of terms: sum in float64
+    sizes, order = weight.abs().flatten().sort(stable=True)
+    squares = sizes.double().square()  # millions of terms: sum in float64
     surviving = squares.flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(squares)
     scores[order] = torch.where(squares > 0, squares / surviving, 0.0)
