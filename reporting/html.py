@@ -12,6 +12,7 @@ from reporting.compare import Comparison
 from reporting.figures import Drawn
 from reporting.papers import find_table, number
 from reporting.records import Record
+from reporting.series import setting
 from reporting.show import Grid, grid
 
 RUN_COLUMNS = (  # heading, summary key, factor
@@ -72,7 +73,7 @@ def _accuracy(records: Sequence[Record], folder: Path) -> str:
     settings: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if "eval/top1_percent" in record.summary:
-            settings[figures.setting(record)].append(record)
+            settings[setting(record)].append(record)
     if not settings:
         return "<p>No run yet.</p>"
     return "".join(

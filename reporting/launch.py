@@ -29,8 +29,8 @@ class Places:
     launcher: tuple[str, ...] = (sys.executable,)
 
     def folder(self, job: Job) -> Path:
-        """The run folder of a job."""
-        return self.runs / job.name
+        """The run folder of a job; its last name is unique, as trackers take it for the run's."""
+        return self.runs / job.name.replace("/", "-")
 
     def record(self, job: Job) -> Path:
         """The record of a job."""

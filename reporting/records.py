@@ -100,7 +100,7 @@ def collect(
     history = _history(folder / "log.jsonl")
     record = Record(
         job=job or _job_of(summary, environment, claims),
-        summary=summary | derived(summary, history),
+        summary=derived(summary, history) | summary,
         history=history,
         environment=environment,
         weights=weights,
@@ -112,13 +112,14 @@ def collect(
     return path
 
 
-def derived(summary: dict[str, Any], history: dict[str, Any]) -> dict[str, float]:
-    """What follows from a summary: fractions of MACs removed (%), the first pruning, the speed-up.
+def derived(summary: dict[str, Any], history: dict[str, Any]) -> dict[str, Any]:
+    """What follows from a run: the last pruning's figures, MACs removed (%), the speed-up.
 
     MACs removed from training is 1 − forward MACs spent / those the dense network would have.
     The measured speed-up is images/s of the last segment over the first; it needs two.
     """
-    values: dict[str, float] = {}
+    last = history["prunings"][-1] if history["prunings"] else {}
+    values = {key: value for key, value in last.items() if key.startswith("prune/")}
     dense, small = summary.get("dense/macs"), summary.get("model/macs")
     if dense and small:
         values["derived/macs_removed_percent"] = 100 * (1 - small / dense)

@@ -15,8 +15,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from reporting.compare import Comparison
-from reporting.figures import COSTS
 from reporting.papers import Table, find_table
+from reporting.series import COSTS
 from reporting.show import grid, markdown
 
 ACCURACY = "eval/top1_percent"

@@ -11,9 +11,10 @@ from PIL import Image
 import tables
 from reporting import papers
 from reporting.compare import compare
-from reporting.figures import COLOURS, COSTS, Point, pareto, points
+from reporting.figures import COLOURS
 from reporting.html import write
 from reporting.records import Job, collect, load_records
+from reporting.series import COSTS, Point, pareto, points
 from reporting.workspace import build_report, build_workspace, payload, write_payload
 from tests.synthetic_runs import make_run
 

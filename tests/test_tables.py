@@ -14,7 +14,7 @@ from reporting.claims import ClaimConfig, find_claims
 from reporting.compare import ClaimError, check_claims, compare, measured
 from reporting.flops import NETWORKS, agreement, bep_cnn, bep_vgg16, recompute
 from reporting.launch import SUBMIT, Places, missing, plan_jobs, run_jobs
-from reporting.plan import PlanError, Rates, forecast, summed
+from reporting.plan import PlanError, Rates, benchmark, forecast, summed
 from reporting.records import Job, RecordError, collect, load_records
 from tests.synthetic_runs import make_recipe, make_run
 
@@ -401,7 +401,7 @@ def test_run_does_what_is_missing_goes_on_after_a_break_and_never_twice(project)
     assert [job.seed for job in missing(todo, where)] == [2]
     assert [s for _, s in run_jobs(missing(todo, where), where, SUBMIT["here"])] == [0]
     assert missing(todo, where) == []
-    calls = (where.runs / "bep/3/calls").read_text().splitlines()
+    calls = (where.runs / "calls").read_text().splitlines()
     assert len(calls) == 4
     assert calls[-1].endswith("seed2 --resume")
     assert 'log.tags=["bep", "bep/3", "CIFAR-10,95K,BEP,1e-4", "seed 2"]' in calls[-1]
@@ -413,7 +413,7 @@ def test_a_finished_folder_is_collected_not_run_again(project):
     make_run(where.folder(job))
     assert [s for _, s in run_jobs([job], where, SUBMIT["here"])] == [0]
     assert where.record(job).exists()
-    assert not (where.runs / "bep/3/calls").exists()
+    assert not (where.runs / "calls").exists()
 
 
 def test_a_job_that_another_process_holds_is_left_to_it(project):
@@ -456,6 +456,11 @@ def test_plan_guesses_nothing(project):
     made = forecast(job, project, [], Rates(images_per_second=500.0), "Other")
     assert made.energy_kwh is None
     assert summed([made], "Other").rows[-1][3] == "?"
+
+
+def test_plan_can_measure_this_device(project):
+    job = Job(None, "recipes/base/digits/digits_cnn.yaml")
+    assert 1 < benchmark(job, tables.ROOT, steps=2) < 1e7
 
 
 def test_records_hold_what_figures_need(project):

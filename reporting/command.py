@@ -1,0 +1,78 @@
+"""The command line of tables.py."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from reporting.launch import SUBMIT
+
+ROOT = Path(__file__).resolve().parent.parent
+Commands = Mapping[str, Callable[[argparse.Namespace], int]]
+
+
+def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Namespace:
+    """What was asked; `do` is the function of the command."""
+    parser = argparse.ArgumentParser(
+        description="The papers' tables: theirs, ours, and what is missing."
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
+    parser.add_argument("--recipes", type=Path, default=ROOT / "recipes", help="recipes that claim")
+    made = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers = {
+        name: made.add_parser(name, help=(do.__doc__ or "").splitlines()[0])
+        for name, do in commands.items()
+    }
+    for name, do in commands.items():
+        parsers[name].set_defaults(do=do)
+    for name in ("show", "run", "plan"):
+        parsers[name].add_argument(
+            "tables", nargs="*", metavar="TABLE", help="e.g. bep/3; none: all"
+        )
+        parsers[name].add_argument("--all", action="store_true", help="every table")
+    _show(parsers["show"])
+    for name in ("run", "plan"):
+        _choice(parsers[name])
+    parsers["run"].add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parsers["run"].add_argument("--submit", choices=sorted(SUBMIT), default="here")
+    _plan(parsers["plan"])
+    parsers["collect"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
+    parsers["collect"].add_argument("--weights", help="where its model.safetensors can be had")
+    _report(parsers["report"])
+    parsers["zoo"].add_argument("--output", type=Path, default=ROOT / "docs" / "zoo.md")
+    return parser.parse_args(arguments)
+
+
+def seeds(text: str) -> list[int]:
+    """`3` is seeds 0, 1, 2; `0,4` is those two."""
+    return [int(s) for s in text.split(",")] if "," in text else list(range(int(text)))
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, help="folder for one file a table")
+    for name in ("json", "csv", "markdown"):
+        parser.add_argument(
+            f"--{name}", dest="format", action="store_const", const=name, default="text"
+        )
+
+
+def _choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", default="*", help="pattern of rows, e.g. 'CIFAR-10,95K,*'")
+    parser.add_argument("--seeds", type=seeds, default=[0], help="a number of seeds, or a list 0,2")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run folders are")
+    parser.add_argument("--launcher", help="instead of python, e.g. 'accelerate launch …'")
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    for name in ("images-per-second", "watts", "kg-per-kwh", "price"):
+        parser.add_argument(f"--{name}", type=float, help="instead of what records say")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--device", help="name of the device in records (default: this one)")
+    parser.add_argument("--benchmark", action="store_true", help="measure throughput now")
+
+
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "report")
+    parser.add_argument("--wandb", action="store_true", help="also the W&B report and workspace")
+    parser.add_argument("--entity", default="", help="save them there; without it only wandb.json")
+    parser.add_argument("--project", default="prunezoo")
