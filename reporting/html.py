@@ -136,7 +136,7 @@ def table_html(made: Grid) -> str:
     )
     lines = "".join(
         f"<tr{_class(line, ran)}>"
-        f'<th scope="row" data-value="{escape(line[0])}">{escape(line[0])}</th>'
+        f'<th scope="row" data-value="{escape(line[0])}">{_wrapping(line[0])}</th>'
         + "".join(f'<td data-value="{escape(_sortable(t))}">{escape(t)}</td>' for t in line[1:])
         + "</tr>"
         for line in made.rows
@@ -168,5 +168,5 @@ def _sortable(text: str) -> str:
 
 
 def _wrapping(name: str) -> str:
-    """A heading that may break at its underscores."""
-    return escape(name).replace("_", "_<wbr>")
+    """A name that may break after its commas, slashes and underscores."""
+    return re.sub(r"([_,/])", r"\1<wbr>", escape(name))

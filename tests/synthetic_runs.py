@@ -31,11 +31,23 @@ SUMMARY = {
     "cost/evaluate_seconds": 300.0,
     "cost/compile_seconds": 0.0,
     "cost/checkpoint_seconds": 0.0,
-    "cost/training_macs": 3.0e13,
+    "cost/forward_macs": 3.0e13,
+    "cost/training_flops": 1.8e14,
+    "run/images": 7_500_000,
+    "model/theoretical_speedup": 20.7,
     "cost/segments": [
-        {"timed_images": 8000, "timed_seconds": 10.0, "macs": 20_741_120},
-        {"timed_images": 20000, "timed_seconds": 10.0, "macs": 1_000_000},
+        {"timed_images": 8000, "timed_seconds": 10.0, "macs": 20_741_120, "end": 9},
+        {"timed_images": 20000, "timed_seconds": 10.0, "macs": 1_000_000, "end": 99},
     ],
+}
+
+
+FORECAST = {
+    "forecast/layer": "conv1",
+    "forecast/epoch": 20.0,
+    "forecast/mean": [1.0, 2.0, 4.0],
+    "forecast/sd": [0.3, 0.2, 0.5],
+    "forecast/truth": [1.2, 1.9, 4.4],
 }
 
 
@@ -59,6 +71,7 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
             "epoch": 30.0,
             "model/sparsity": 0.962,
         },
+        {"step": 3, "images": 30 * images, **FORECAST},
         {"step": 4, "images": 150 * images, "validation/top1_percent": 69.0},
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
