@@ -7,7 +7,7 @@ notices: weights, gradients, statistics, modes and random numbers of the model a
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice, product
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,7 +129,7 @@ class Laboratory:
         """Every combination the recipe names, each on the network as it is now."""
         config = self.config
         rows = [{"experiment": "intact", **self._quality(bench, (bench.loss, bench.top1_percent))}]
-        squares = unit_squares(self.axes, bench.read)
+        squares = unit_squares(self.axes, bench.read, self._reduce)
         scores = self._scores(bench, step)
         known: dict[tuple[Any, ...], list[Row]] = {}  # scores that agree need one measurement
         for layers, amount, score in product(config.layers, config.remove, config.scores):
@@ -139,13 +139,8 @@ class Laboratory:
                 key = (layers, propagated, packed(keep))
                 if key not in known:
                     known[key] = self._penalties(bench, keep, propagated, step)
-                common = {
-                    "layers": layers,
-                    "amount": str(amount),
-                    "score": score,
-                    **described(keep),
-                }
-                common |= {"experiment": "one_shot", "bias_propagation": propagated}
+                common = {"experiment": "one_shot", "layers": layers, "amount": f"{amount:g}"}
+                common |= {"score": score, "bias_propagation": propagated, **described(keep)}
                 if not propagated:
                     gone = torch.cat([squares[a][~keep[a]] for a in chosen])
                     common["squared_activation"] = gone.float().numpy()
@@ -166,8 +161,10 @@ class Laboratory:
         return [{**row, "penalty": row["loss"] - bench.loss} for row in rows]
 
     def _tuning_images(self, steps: int, batch_size: int, *position: int) -> Batches:
-        stream = " ".join(map(str, ("laboratory fine-tuning", *position)))
-        return islice(self._calibration(steps, batch_size, stream=stream), steps)
+        """The same for every method, drawn a few batches at a time to spare memory."""
+        for first in range(0, steps, 50):
+            stream = " ".join(map(str, ("laboratory fine-tuning", *position, first)))
+            yield from self._calibration(min(50, steps - first), batch_size, stream=stream)
 
     def _iterative(self, bench: Bench, score: str, propagated: bool, step: int) -> Iterator[Row]:
         """Appendix 6.6: a little of every layer at a time, fine-tuned in between (figure 10)."""
@@ -188,7 +185,7 @@ class Laboratory:
                 pass
             row = {"experiment": "iterative", "layers": "all", "score": score, **described(keep)}
             row |= {"bias_propagation": propagated, "fine_tune": config.steps}
-            row |= {"amount": str(config.each * done), **self._quality(bench)}
+            row |= {"amount": f"{config.each * done:g}", **self._quality(bench)}
             yield {**row, "penalty": row["loss"] - intact}
 
     def _quality(self, bench: Bench, known: tuple[float, float] | None = None) -> Row:

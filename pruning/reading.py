@@ -1,7 +1,7 @@
 """What layers read and write while a network runs, column by column."""
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -158,7 +158,9 @@ def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, s
     return found
 
 
-def unit_squares(axes: "Axes", read: dict[str, Reading]) -> dict[str, Tensor]:
+def unit_squares(
+    axes: "Axes", read: dict[str, Reading], reduce: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
     """Axis → mean square (width,) of each unit, over images and positions, as a reader reads it.
 
     Where several layers read an axis, it is the average over all their columns.
@@ -167,7 +169,7 @@ def unit_squares(axes: "Axes", read: dict[str, Reading]) -> dict[str, Tensor]:
     for name, meter in read.items():
         labels = axes.labels[name][1]
         assert labels is not None, f"{name} reads an axis"
-        square = meter.mean_square.cpu()[labels >= 0]
+        square = reduce(meter.mean_square).cpu()[labels >= 0]
         total.index_add_(1, labels[labels >= 0], torch.stack([square, torch.ones_like(square)]))
     mean = total[0] / total[1].clamp(min=1)
     return {axis: mean[axes.offsets[axis] :][:width] for axis, width in axes.widths.items()}

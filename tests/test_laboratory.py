@@ -66,9 +66,9 @@ def config(**block):
     return LaboratoryConfig(**{"every": "5it", "images": 40, "batch_size": 20, **block})
 
 
-def laboratory(model, **block):
-    notes = {"seed": 0, "model": "net"}
-    return Laboratory(config(**block), axes(model, torch.zeros(1, 1, 8, 8)), draw, notes=notes)
+def laboratory(model, *, held_out=(), **block):
+    model_axes, notes = axes(model, torch.zeros(1, 1, 8, 8)), {"seed": 0, "model": "net"}
+    return Laboratory(config(**block), model_axes, draw, notes=notes, held_out=held_out)
 
 
 def loss_of(model):
@@ -104,6 +104,19 @@ def test_training_with_the_laboratory_is_bit_identical_to_training_without():
     off = train(without, 12)
     assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
     assert any(row["step"] == 5 for row in lab.rows)
+
+
+def test_held_out_batches_are_reported_on_and_change_nothing_else():
+    model = net()
+    held_out = list(draw(1, 12, stream="held out"))
+    plain = laboratory(model, scores=["norm"]).measure(model, 5)
+    reported = laboratory(model, scores=["norm"], held_out=held_out).measure(model, 5)
+    bench = Bench(model, axes(model, torch.zeros(1, 1, 8, 8)), held_out, reduce=lambda t: t)
+    assert reported[0]["held_out_loss"] == bench.loss
+    assert reported[0]["held_out_top1_percent"] == bench.top1_percent
+    for row, more in zip(plain, reported, strict=True):
+        assert row["loss"] == more["loss"]
+        assert more["held_out_loss"] != more["loss"]
 
 
 def test_hooks_of_the_model_do_not_run_on_copies():
