@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import models
 from training.environment import write_json
 from training.run import Run
 
@@ -85,9 +84,7 @@ class Report(AbstractContextManager["Report"]):
         summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
         if run.is_main:
             run.log.write({"step": run.work, "images": run.progress.images} | summary)
-            model = run.ema if run.ema is not None else run.model
-            model.structure = run.model.structure  # pyright: ignore[reportAttributeAccessIssue]
-            models.save(model, run.folder / "model.safetensors", notes={"run": run.folder.name})
+            run.save_model("model.safetensors")
             write_json(run.folder / "summary.json", summary)
             self.bar.stop()
             Console(highlight=False).print(self.table(summary))

@@ -251,9 +251,8 @@ class Run:
         """Write the averaged weights, else the weights, with their structure."""
         if self.is_main:
             model = self.model if self.ema is None else self.ema
-            models.save(
-                model, self.folder / name, notes={"run": self.folder.name, "step": self.work}
-            )
+            notes = {"recipe": self.recipe.hash(), "seed": self.recipe.seed, "step": self.work}
+            models.save(model, self.folder / name, notes)
 
     def size(self) -> dict[str, Any]:
         """The network as it is now; sparsity is the removed fraction of the dense network's weights."""

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from training.augment import ON_DEVICE, crop_box, window
 from training.data_config import AugmentConfig, DataConfig, known
 from training.images import DataError, Encoded, Pixels, Splits
-from training.images.decoding import common_shape, decode, decode_all
+from training.images.decoding import common_shape, decode, decode_all, decoder
 
 Filled = tuple[dict[str, "Store"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
@@ -64,8 +64,7 @@ class Streamed:
     def __init__(
         self, source: Encoded, channels: int, size: int, config: DataConfig, device: torch.device
     ) -> None:
-        import torchvision.io  # noqa: F401  seconds; once here, and not in every worker of every epoch
-
+        decoder()  # imports it once here, and not in every worker of every epoch
         self.decoded = _Decoded(source, channels, size, config.augment)
         self.config, self.device = config, device
         self.labels = source.labels.to(device)

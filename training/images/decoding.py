@@ -19,22 +19,25 @@ def decode(data: bytes, channels: int, where: str) -> Tensor:
     """JPEG, PNG or WebP to uint8 (C, H, W); grey or colour as `channels` (1 or 3) says.
 
     Raises:
-        DataError: the bytes are no such image.
+        DataError: the bytes are no such image, or one of 16 bits a channel.
     """
     try:
-        return _decoder()(data, channels)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise _unreadable(data, where, error) from None
+        image = decoder()(data, channels)
+    except (RuntimeError, ValueError, OSError):
+        raise _unreadable(data, where) from None
+    if image.dtype != torch.uint8 or image.ndim != 3:
+        raise DataError(f"{where}: not a still image of 8 bits a channel; convert it")
+    return image
 
 
 @cache
-def _decoder() -> Callable[[bytes, int], Tensor]:
+def decoder() -> Callable[[bytes, int], Tensor]:
     """The decoder of torchvision, at 1.5 times PIL's rate, else PIL's: both give the same pixels.
 
     torchvision 0.29 announces that its decoder will go, and warns of that at every image: hence the
-    call of its operator. It takes mode 1 for grey and 3 for RGB.
+    call of its operator. Its mode is 1 for grey, 3 for RGB. The first call imports for seconds.
     """
-    import torchvision.io  # noqa: F401  registers the operator
+    import torchvision  # noqa: F401  registers the operator
 
     return _torchvision if hasattr(torch.ops.image, "decode_image") else _pillow
 
@@ -51,9 +54,8 @@ def _pillow(data: bytes, channels: int) -> Tensor:
     return torch.from_numpy(np.array(image)).view(image.height, image.width, -1).permute(2, 0, 1)
 
 
-def _unreadable(data: bytes, where: str, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0].split(" <")[0] if data else "empty"
-    return DataError(f"{where}: not a readable image ({reason}); copy it again")
+def _unreadable(data: bytes, where: str) -> DataError:
+    return DataError(f"{where}: not a readable image ({len(data)} bytes); copy it again")
 
 
 def common_shape(source: Encoded) -> tuple[int, int, int]:
@@ -67,8 +69,8 @@ def common_shape(source: Encoded) -> tuple[int, int, int]:
             with Image.open(io.BytesIO(data)) as image:  # reads the header only
                 channels = 1 if image.mode in ("1", "L", "LA", "I;16") else 3
                 shapes.append((channels, image.height, image.width))
-        except OSError as error:
-            raise _unreadable(data, source.where(row), error) from None
+        except OSError:
+            raise _unreadable(data, source.where(row)) from None
     return max(shape[0] for shape in shapes), shapes[0][1], shapes[0][2]
 
 

@@ -1,0 +1,141 @@
+"""Kill a training at random moments, resume it, and compare it bit for bit with one left alone.
+
+python benchmarks/kill.py [--kills 20] [--processes 1 2] [--recipe R.yaml] [--set key=value …]
+
+Every second kill waits for a checkpoint that is just being written. Each killed run is resumed until it is done; weights, log
+and summary must equal the uninterrupted run's, times and energies aside.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from training.log import read, steady  # noqa: E402 (the checkout is no package)
+
+SMALL = [
+    "training.duration=12ep",
+    "log.every=7it",
+    "log.tracker=none",
+    "cost.tracker=none",
+    "checkpoint.every=9it",
+    "data.validation=10%",
+]
+
+
+def command(recipe: str, settings: list[str], processes: int, port: int) -> list[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += [
+            "-m",
+            "torch.distributed.run",
+            f"--nproc_per_node={processes}",
+            f"--master_port={port}",
+        ]
+    return [*launcher, "train.py", "--recipe", recipe, *(f"--set={s}" for s in settings)]
+
+
+def start(folder: Path, words: list[str], resume: bool) -> subprocess.Popen:
+    words = [*words, "--output", str(folder), *(["--resume"] if resume else [])]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with (folder.parent / f"{folder.name}.out").open("ab") as out:
+        return subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+
+
+def finish(folder: Path, words: list[str], resume: bool) -> None:
+    process = start(folder, words, resume)
+    if process.wait() != 0:
+        raise SystemExit((folder.parent / f"{folder.name}.out").read_text()[-3000:])
+
+
+def kill_once(folder: Path, words: list[str], resume: bool, seconds: float, saving: bool) -> str:
+    """Start the run and kill every process of it; says where it was."""
+    process = start(folder, words, resume)
+    lines = len(read(folder / "log.jsonl"))
+    while process.poll() is None and len(read(folder / "log.jsonl")) <= lines:
+        time.sleep(0.005)
+    time.sleep(seconds)
+    until = time.time() + 5
+    while saving and process.poll() is None and time.time() < until:
+        if list((folder / "checkpoints").glob("*.partial")):
+            break
+    alive = process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL) if alive else None
+    process.wait()
+    done = read(folder / "log.jsonl")
+    at = f"step {done[-1]['step']}" if done else "before the first line"
+    return f"{'killed' if alive else 'was over'} at {at}{' while saving' if saving else ''}"
+
+
+def outcome(folder: Path) -> tuple[bytes, list[dict], dict]:
+    """Weights, log and summary of a finished run without what differs between two equal runs."""
+    log = [steady(record) for record in read(folder / "log.jsonl")]
+    summary = steady(json.loads((folder / "summary.json").read_text()))
+    weights = (folder / "model.safetensors").read_bytes()
+    return weights, [_anonymous(r) for r in log], _anonymous(summary)
+
+
+def _anonymous(record: dict) -> dict:
+    return {k: v for k, v in record.items() if k != "run/name"}
+
+
+def same(left: Path, right: Path) -> str:
+    """Empty if equal, else what differs first."""
+    for name, a, b in zip(
+        ("weights", "log", "summary"), outcome(left), outcome(right), strict=True
+    ):
+        if a != b:
+            return f"{name} differ"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--recipe", default="recipes/quickstart.yaml")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "kill")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    shutil.rmtree(asked.folder, ignore_errors=True)
+    asked.folder.mkdir(parents=True)
+    chance, wrong, done = random.Random(asked.seed), 0, 0
+    for processes in asked.processes:
+        words = command(asked.recipe, [*SMALL, *asked.set], processes, 29400 + processes)
+        whole = asked.folder / f"whole-{processes}"
+        finish(whole, words, resume=False)
+        times = [
+            r["cost/wall_seconds"] for r in read(whole / "log.jsonl") if "cost/wall_seconds" in r
+        ]
+        length = max(times) - min(times)
+        for number in range(asked.kills):
+            folder = asked.folder / f"killed-{processes}-{number:02}"
+            moment = chance.uniform(0, length)
+            told = kill_once(folder, words, False, moment, saving=number % 2 == 1)
+            finish(folder, words, resume=True)
+            fault = same(whole, folder)
+            wrong, done = wrong + bool(fault), done + 1
+            print(
+                f"{processes} process(es), kill {number + 1}: {told}: {fault or 'identical'}",
+                flush=True,
+            )
+            if not fault:
+                shutil.rmtree(folder)
+    print(f"{done - wrong}/{done} identical")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

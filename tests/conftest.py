@@ -1,0 +1,28 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+import train
+
+ROOT = Path(__file__).parent.parent
+QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
+
+
+@pytest.fixture
+def run_recipe(tmp_path: Path, monkeypatch) -> Callable[..., tuple[int, Path]]:
+    """Run train.py in this process; returns its exit status and the run folder."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.chdir(ROOT)
+
+    def run(recipe: str, *settings: str, folder: str = "run", resume: bool = False, **_: Any):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        words = ["--recipe", recipe, "--output", str(tmp_path / folder)]
+        words += [f"--set={s}" for s in (*QUIET, *settings)]
+        status = train.main([*words, "--resume"] if resume else words)
+        return status, tmp_path / folder
+
+    return run

@@ -1,0 +1,244 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import models
+from training import checkpoint, loop
+from training.log import read, steady
+
+ROOT = Path(__file__).parent.parent
+DIGITS = "recipes/base/digits/digits_cnn.yaml"
+SHORT = ("training.duration=3ep", "checkpoint.every=8it", "model.options.width=0.5")
+SYNTHETIC = (
+    "model=small_conv",
+    "data={name: synthetic, image_size: 32, train_images: 96, test_images: 50}",
+    "training.batch_size=16",
+    "training.duration=2ep",
+    "training.optimizer.lr=0.02",
+)
+
+
+class Crash(BaseException):
+    """Stands for a power cut: nothing may catch it."""
+
+
+def crash_at(monkeypatch, step: int) -> None:
+    after = loop._after_step
+
+    def cut(run):
+        after(run)
+        if run.work == step:
+            raise Crash
+
+    monkeypatch.setattr(loop, "_after_step", cut)
+
+
+def outcome(folder: Path):
+    summary = steady(json.loads((folder / "summary.json").read_text()))
+    log = [steady(record) for record in read(folder / "log.jsonl")]
+    for record in (summary, *log):
+        record.pop("run/name", None)
+    return (folder / "model.safetensors").read_bytes(), log, summary
+
+
+def test_a_run_leaves_a_whole_folder(run_recipe):
+    status, folder = run_recipe(DIGITS, *SHORT, "data.validation=20%")
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["eval/images"] == 360
+    assert summary["run/steps"] == 3 * 17
+    assert summary["cost/training_flops"] == 6 * summary["run/images"] * summary["model/macs"]
+    assert summary["throughput/images_per_second"] > 0
+    assert (folder / "environment.json").exists()
+    resolved = (folder / "recipe.resolved.yaml").read_text()
+    assert f"lr: 0.1  # {DIGITS}:8" in resolved
+    assert "duration: 3ep  # --set training.duration=3ep" in resolved
+    records = read(folder / "log.jsonl")
+    assert [r["step"] for r in records] == sorted(r["step"] for r in records)
+    assert any("validation/top1_percent" in r for r in records)
+    model = models.load(folder / "model.safetensors")
+    assert sum(p.numel() for p in model.parameters()) == summary["model/params"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("training.optimizer=adamw", "training.ema={decay: 0.9}", "training.clip_norm=1.0"),
+        ("training.optimizer=rmsprop", "training.accumulation=2", "training.mixup=0.2"),
+        ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%"),
+    ],
+)
+def test_a_crash_changes_nothing(run_recipe, monkeypatch, extra):
+    _, whole = run_recipe(DIGITS, *SHORT, *extra, folder="whole")
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        crash_at(patched, 29)
+        run_recipe(DIGITS, *SHORT, *extra, folder="cut")
+    status, cut = run_recipe(DIGITS, *SHORT, *extra, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+def test_a_crash_between_training_and_evaluation(run_recipe, monkeypatch):
+    settings = (*SHORT, "data.validation=10%")
+    _, whole = run_recipe(DIGITS, *settings, folder="whole")
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        patched.setattr(loop, "evaluate", lambda *_: (_ for _ in ()).throw(Crash()))
+        run_recipe(DIGITS, *settings, folder="cut")
+    _, cut = run_recipe(DIGITS, *settings, folder="cut", resume=True)
+    assert outcome(cut) == outcome(whole)
+
+
+def test_costs_of_a_crashed_run_include_what_was_lost(run_recipe, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        crash_at(patched, 15)
+        run_recipe(DIGITS, *SHORT, folder="cut")
+    _, folder = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
+    assert json.loads((folder / "summary.json").read_text())["cost/redone_seconds"] > 0
+
+
+def test_a_run_folder_is_never_overwritten(run_recipe, capsys):
+    run_recipe(DIGITS, *SHORT)
+    status, _ = run_recipe(DIGITS, *SHORT)
+    assert status == 2
+    assert "add --resume, or choose another folder" in capsys.readouterr().err
+
+
+def test_another_recipe_does_not_resume(run_recipe, monkeypatch, capsys):
+    with monkeypatch.context() as patched, pytest.raises(Crash):
+        crash_at(patched, 15)
+        run_recipe(DIGITS, *SHORT)
+    status, _ = run_recipe(DIGITS, *SHORT, "training.batch_size=32", resume=True)
+    assert status == 2
+    assert "written with recipe" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_and_says_where(run_recipe, capsys):
+    status, folder = run_recipe(DIGITS, *SHORT, "training.optimizer.lr=1e30")
+    assert status == 3
+    told = capsys.readouterr().err
+    assert "the loss is NaN or infinite at step" in told
+    assert "training.clip_norm" in told
+    assert not (folder / "summary.json").exists()
+
+
+def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
+    _, whole = run_recipe(DIGITS, *SHORT, folder="whole")
+    with monkeypatch.context() as patched:
+        after = loop._after_step
+
+        def signalled(run):
+            if run.work == 11:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after(run)
+
+        patched.setattr(loop, "_after_step", signalled)
+        status, folder = run_recipe(DIGITS, *SHORT, folder="cut")
+    assert status == 75
+    assert checkpoint.latest(folder / "checkpoints") is not None
+    status, cut = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+def test_accumulation_takes_the_same_steps(run_recipe):
+    _, one = run_recipe("recipes/base/digits/digits_cnn.yaml", *SYNTHETIC, folder="one")
+    _, two = run_recipe(
+        "recipes/base/digits/digits_cnn.yaml", *SYNTHETIC, "training.accumulation=4", folder="two"
+    )
+    assert losses(one) == pytest.approx(losses(two), rel=1e-5)
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["train/loss"] for r in read(folder / "log.jsonl") if "train/loss" in r]
+
+
+def launch(
+    folder: Path, processes: int, *settings: str, words: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes}",
+        "--master_port=29511",
+    ]
+    settings = ("log.tracker=none", "cost.tracker=none", "log.every=2it", *settings)
+    return subprocess.run(
+        [sys.executable, *launcher, "train.py", "--recipe", DIGITS, "--output", str(folder)]
+        + [f"--set={s}" for s in settings]
+        + list(words),
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_two_processes_train_as_one(run_recipe, tmp_path):
+    settings = (*SYNTHETIC, "log.every=2it")
+    _, one = run_recipe(DIGITS, *settings, folder="one")
+    done = launch(tmp_path / "two", 2, *SYNTHETIC)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = tmp_path / "two"
+    first, second = (json.loads((f / "summary.json").read_text()) for f in (one, two))
+    assert second["run/processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    for name in (
+        "run/steps",
+        "run/images",
+        "eval/images",
+        "eval/top1_percent",
+        "cost/forward_macs",
+    ):
+        assert first[name] == second[name]
+    ours, theirs = (load_file(f / "model.safetensors") for f in (one, two))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "train.py",
+    ]
+    done = subprocess.run(
+        [*words, "--recipe", DIGITS, "--output", str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "2 processes were asked for and 1 runs" in done.stderr
+
+
+def test_a_kill_9_changes_nothing(run_recipe, tmp_path):
+    """The short version of benchmarks/kill.py: one kill, really by the system."""
+    words = [sys.executable, "benchmarks/kill.py", "--kills", "1", "--processes", "1"]
+    done = subprocess.run(
+        [
+            *words,
+            "--recipe",
+            DIGITS,
+            "--folder",
+            str(tmp_path / "kill"),
+            "--set",
+            "training.duration=4ep",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1/1 identical" in done.stdout
