@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev
+from torch.func import functional_call, vjp, vmap
 
 from pruning.criteria.probe import (
     Batches,
@@ -120,17 +120,15 @@ def obd(
 def _gauss_newton(model: nn.Module, batches: Batches, reduce: Reduce) -> Scores:
     theta = {name: w.detach() for name, w in layer_weights(model).items()}
 
-    def logits(theta: Scores, image: Tensor) -> Tensor:
-        return functional_call(model, theta, (image[None],))[0]
-
     def term(images: Tensor, labels: Tensor) -> Scores:
         total = {name: torch.zeros_like(w) for name, w in theta.items()}
-        for image in images:  # one at a time: a Jacobian is as large as the network times classes
-            with torch.no_grad():
-                p = logits(theta, image).softmax(0)
-            for name, rows in jacrev(logits)(theta, image).items():
-                mean = torch.tensordot(p, rows, 1)
-                total[name] += torch.tensordot(p, (rows - mean).square(), 1)
+        for image in images[:, None]:  # one at a time: a Jacobian is the network times classes
+            z, back = vjp(lambda t, x=image: functional_call(model, t, (x,))[0], theta)[:2]
+            p = z.detach().softmax(0)
+            roots = torch.diag(p.sqrt()) - p.sqrt()[:, None] * p  # rootsᵀ roots = diag(p) − p pᵀ
+            (rows,) = vmap(back)(roots)
+            for name, slopes in rows.items():
+                total[name] += slopes.square().sum(0)
         return {name: value / len(images) for name, value in total.items()}
 
     return mean_over_images(batches, term, reduce)
