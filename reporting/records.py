@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +160,8 @@ def _load(path: Path, results: Path) -> Record:
 
 def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequence[Claim]) -> Job:
     """The job of a run started by hand: its command line, and the row that its settings make it."""
-    words = str(environment.get("command", "")).split()
-    pairs = list(pairwise(words))
+    command = str(environment.get("command", ""))
+    pairs = [part.partition(" ")[::2] for part in re.split(r" (?=--\w)", command)]
     recipe = next((b for a, b in pairs if a == "--recipe"), str(summary.get("run/name", "unknown")))
     settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(("seed=", "log.")))
     fitting = [c for c in claims if c.recipe == recipe and set(c.set) <= set(settings)]
@@ -173,8 +172,10 @@ def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequen
 
 
 def _environment(path: Path) -> dict[str, Any]:
-    """What a result depends on: versions, hardware, commit, command."""
+    """What a result depends on: versions, hardware, commit, command; no place of a machine."""
     known = json.loads(path.read_text()) if path.exists() else {}
+    if "command" in known:
+        known["command"] = re.sub(r" --output \S+", "", known["command"])
     return {key: known[key] for key in ENVIRONMENT if key in known}
 
 
@@ -183,7 +184,8 @@ def _history(path: Path) -> dict[str, Any]:
     lines = path.read_text().splitlines() if path.exists() else []
     events = [json.loads(line) for line in lines if line.endswith("}")]
     curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
-    prunings = [_flat(e) for e in events if any(key.startswith("prune/") for key in e)]
+    during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
+    prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
     forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
     return {"accuracy": curve, "prunings": prunings, "forecasts": forecasts}
 

@@ -74,6 +74,7 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
         {"step": 3, "images": 30 * images, **FORECAST},
         {"step": 4, "images": 150 * images, "validation/top1_percent": 69.0},
     ]
+    events.append({"step": 4, "prune/round": 2} | summary)  # as training closes its log
     (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     return folder
 

@@ -274,9 +274,13 @@ def test_a_claim_of_some_columns_is_no_evidence_for_others(project):
 def test_a_run_by_hand_is_filed_under_the_row_that_its_settings_make_it(project):
     claims = find_claims(project / "recipes")
     words = "train.py --recipe recipes/bep/a.yaml --set pruning.sparsity=99% --set seed=4"
-    folder = make_run(project / "runs" / "hand", seed=4, command=words)
+    folder = make_run(project / "runs" / "hand", seed=4, command=words + " --output /some/where")
     path = collect(folder, project / "results", claims=claims)
     assert path.relative_to(project).as_posix() == "results/bep/3/CIFAR-10_24K_BEP_1e-4-seed4.json"
+    assert json.loads(path.read_text())["environment"]["command"] == words
+    words = "train.py --recipe recipes/bep/a.yaml --set pruning={criterion: snip, sparsity: 9%}"
+    spaced = collect(make_run(project / "runs" / "c", command=words), project / "results")
+    assert json.loads(spaced.read_text())["job"]["extra"] == [words.partition("--set ")[2]]
     other = make_run(project / "runs" / "other", command="train.py --recipe recipes/q.yaml")
     assert collect(other, project / "results", claims=claims).parent.name == "other"
 
@@ -467,5 +471,6 @@ def test_records_hold_what_figures_need(project):
     record = load_records(project / "results")[0]
     assert record.history["accuracy"] == [[50_000, 40.0], [7_500_000, 69.0]]
     assert [p["prune/round"] for p in record.history["prunings"]] == [1, 2]
+    assert [f["forecast/layer"] for f in record.history["forecasts"]] == ["conv1"]
     assert record.environment["commit"] == "c0ffee"
     assert json.loads((project / record.path).read_text())["job"]["row"] == f"bep/3/{ROW}"
