@@ -1,6 +1,9 @@
+import io
 import struct
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.image_files import (
     jpeg,
@@ -24,6 +27,12 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "cache"
+
+
+def deep_png():
+    file = io.BytesIO()
+    Image.fromarray(np.full((12, 12), 40_000, dtype=np.uint16)).save(file, "PNG")
+    return file.getvalue()
 
 
 def cut(path, keep):
@@ -55,7 +64,11 @@ FAULTS = {
     ),
     "cut image": (
         lambda r: (write_folders(r), cut(r / "train" / "bee" / "004.png", 60)),
-        r"train/bee/004.png: not a readable image \(.*; copy it again",
+        r"train/bee/004.png: not a readable image \(60 bytes\); copy it again",
+    ),
+    "16 bits": (
+        lambda r: (write_folders(r), write(r / "train" / "bee" / "004.png", deep_png())),
+        r"004.png: not a still image of 8 bits a channel",
     ),
     "two sizes": (
         lambda r: (
@@ -174,6 +187,7 @@ def test_recipes_name_what_does_not_go_together():
     for options, message in [
         ({"name": "cifar10", "num_classes": 10}, "num_classes: read from the data"),
         ({"name": "cifar10", "path": "x", "revision": "y"}, "write one"),
+        ({"name": "digits", "validation": 1.5}, "whole number of images, or a fraction"),
         ({"name": "digits", "path": "x"}, "has no files"),
         ({"name": "x", "augment": {"random_resized_crop": (0.5, 2)}}, "range of areas"),
         ({"name": "x", "augment": {"flop": True}}, "Extra inputs"),

@@ -36,7 +36,7 @@ def window(images: Tensor, rows: Tensor, draws: Tensor | None, padding: int, fli
         return images.index_select(0, rows)
     device = images.device
     places = 2 * padding + 1
-    top, left = (draws[:, [TOP, LEFT]] * places).long().unbind(1)
+    top, left = (draws[:, TOP : LEFT + 1] * places).long().unbind(1)
     ascending = torch.arange(width, device=device)
     columns = ascending.expand(n, width)
     if flip:

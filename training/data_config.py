@@ -95,6 +95,8 @@ class DataConfig(Section):
             raise ValueError(
                 f"{', '.join(stated)}: read from the data; only `synthetic` takes them"
             )
+        if self.validation >= 1 and self.validation != int(self.validation):
+            raise ValueError("validation is a whole number of images, or a fraction such as 10%")
         if self.path is not None and self.revision is not None:
             raise ValueError("revision names a version on the hub, path a local folder; write one")
         if self.path is not None and self.name in ("digits", "synthetic"):
