@@ -5,7 +5,8 @@ python -m benchmarks.input_path [--data FOLDER] [--workers 2] [--rounds 5] [--de
 In memory: CIFAR-sized synthetic images, pad-crop and flip, batch 128, against a DataLoader over the
 same images with torchvision's transforms on PIL images. Streamed: random-resized-crop to 224 and
 flip from FOLDER (train/<class>/*.jpg; without it, 500×375 JPEGs made on the spot), against
-ImageFolder with the transforms of torchvision's reference training. Medians, with the range over rounds.
+ImageFolder with the transforms of torchvision's reference training. Medians, with the range over
+rounds.
 """
 
 import argparse
@@ -58,8 +59,8 @@ def compare(
     for key, values in rates.items():
         middle = statistics.median(values)
         print(
-            f"{name:10} {key:24} {middle:10,.0f} images/s ({min(values):,.0f} to {max(values):,.0f})"
-            f"  ours / this = {first / middle:.2f}"
+            f"{name:10}{key:24}{middle:10,.0f} images/s ({min(values):,.0f} … {max(values):,.0f})"
+            f"  ours / this {first / middle:.2f}"
         )
 
 
