@@ -412,6 +412,21 @@ def test_run_does_what_is_missing_goes_on_after_a_break_and_never_twice(project)
     assert all("--recipe recipes/bep/a.yaml --set seed=" in call for call in calls)
 
 
+def test_the_real_trainer_takes_the_command_and_gives_a_record(tmp_path):
+    recipe, quick = "recipes/quickstart.yaml", ("training.duration=8it", "cost.tracker=none")
+    job = Job("foresight/4.2/CIFAR-10,Random", recipe, extra=(*quick, "log.tracker=none"), seed=3)
+    where = Places(tables.ROOT, tmp_path / "runs", tmp_path / "results")
+    assert [status for _, status in run_jobs([job], where, SUBMIT["here"])] == [0]
+    (record,) = load_records(where.results)
+    assert (record.job, record.summary["run/seed"], record.summary["run/steps"]) == (job, 3, 8)
+    assert len(record.history["prunings"]) == 1
+    assert record.summary["derived/macs_removed_percent"] > 49
+    assert str(tmp_path) not in (tmp_path / record.path).read_text()
+    keys = {c.record for t in ALL for c in t.columns.values() if c.record}
+    unknown = {key for key in keys - record.summary.keys() if not key.startswith("prune/node")}
+    assert unknown <= {"cost/emissions_kgco2e"}, "papers/index.yaml names what no run measures"
+
+
 def test_a_finished_folder_is_collected_not_run_again(project):
     where, (job,) = places(project), jobs(project, only="*,24K,*", seeds=(0,))
     make_run(where.folder(job))
