@@ -92,7 +92,8 @@ def _cut_out(images: Tensor, draws: Tensor, size: int) -> Tensor:
         place = torch.arange(length, device=images.device)
         inside.append((place >= first) & (place < first + size))
     square = inside[0][:, :, None] & inside[1][:, None, :]
-    return images.masked_fill_(square.view(n, 1, height, width), 0)
+    # a product is several times faster on a CPU than filling through a mask
+    return images.mul_((~square).float().view(n, 1, height, width))
 
 
 def crop_box(

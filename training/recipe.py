@@ -165,7 +165,8 @@ class Recipe(Section):
 
         Values left at their defaults do not count, so adding an option later renames no old run.
         """
-        quiet = {"seed", "processes", "evaluation", "checkpoint", "cost", "log", "claims"}
+        whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log", "claims")
+        quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
         values = self.model_dump(mode="json", exclude_defaults=True, exclude=quiet)
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -193,13 +194,17 @@ class Recipe(Section):
 
 
 def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, Source]:
-    """The checked recipe of a file with `--set` settings laid over it, and where each value came from.
+    """The checked recipe of a file with `--set` settings laid over it, and where each value is from.
+
+    `--set extends=FILE` puts the same recipe on another baseline.
 
     Raises:
         RecipeError: every fault found, one a line.
     """
-    source = read(Path(path))
-    override(source, settings or [])
+    settings = settings or []
+    bases = [s.partition("=")[2] for s in settings if s.startswith("extends=")]
+    source = read(Path(path), extends=bases[-1] if bases else None)
+    override(source, [s for s in settings if not s.startswith("extends=")])
     try:
         return Recipe.model_validate(source.values), source
     except ValidationError as error:

@@ -69,8 +69,8 @@ def scalar(text: str) -> Any:
     return word
 
 
-def read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
-    """The values of a recipe file over those of the one file it extends.
+def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) -> Source:
+    """The values of a recipe file over those of the one file it extends, or of `extends` instead.
 
     Maps merge; everything else, lists too, is replaced.
 
@@ -82,7 +82,8 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Source:
         chain = " → ".join(p.name for p in (*seen, path.resolve()))
         raise RecipeError(f"{path}: extends goes in a circle ({chain}); remove one of them")
     source = _read_one(path)
-    parent = source.values.pop("extends", None)
+    parent = extends or source.values.pop("extends", None)
+    source.values.pop("extends", None)
     if parent is None:
         return source
     base_path = path.parent / str(parent)
