@@ -232,6 +232,10 @@ class PruningConfig(Section):
             "accumulate is for taylor, bn_taylor and snip scores of channels":
                 self.accumulate
                 and not (channel and self.criterion.name in ("taylor", "bn_taylor", "snip")),
+            "penalty: group_lasso is over channels; set granularity: channel":
+                self.penalty is not None and self.penalty.name == "group_lasso" and not channel,
+            "rewind would undo mean_replacement; write one of the two":
+                self.rewind is not None and self.compensation.name == "mean_replacement",
             "mean_replacement replaces channels; set granularity: channel":
                 self.compensation.name == "mean_replacement" and not channel,
             "selection: threshold looks at channels; set granularity: channel":

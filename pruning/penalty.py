@@ -20,6 +20,9 @@ class Penalty(Watcher):
 
     remembered = ("coefficient",)
 
+    def prepare(self, state: "State", axes: "Axes | None") -> None:
+        """Sets what depends on the network; called between steps, before the first one."""
+
     def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
         """The term to add to the mean loss, a scalar with gradient."""
         raise NotImplementedError
@@ -60,19 +63,28 @@ class GroupLasso(Penalty):
         super().__init__()
         self.ratio, self.coefficient = ratio, coefficient
 
+    @torch.no_grad()
+    def prepare(self, state: "State", axes: "Axes | None") -> None:
+        """Sets the coefficient, unless it is known."""
+        if self.coefficient is None:
+            share = self.ratio / (1 - self.ratio)
+            self.coefficient = share * _loss(state) / float(_norms(state, axes))
+
     def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
         """The term."""
-        assert axes is not None
-        norms = [
-            torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
-            for name, parameter in state.model.named_parameters()
-            for d, label in enumerate(axes.labels.get(name, ()))
-            if parameter.dim() > 1 and label is not None
-        ]
-        total = torch.stack(norms).sum()
-        if self.coefficient is None:
-            self.coefficient = self.ratio * _loss(state) / (float(total) * (1 - self.ratio))
-        return self.coefficient * total
+        assert self.coefficient is not None, "prepare comes before the first step"
+        return self.coefficient * _norms(state, axes)
+
+
+def _norms(state: "State", axes: "Axes | None") -> Tensor:
+    assert axes is not None
+    norms = [
+        torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
+        for name, parameter in state.model.named_parameters()
+        for d, label in enumerate(axes.labels.get(name, ()))
+        if parameter.dim() > 1 and label is not None
+    ]
+    return torch.stack(norms).sum()
 
 
 def _loss(state: "State") -> float:

@@ -53,7 +53,7 @@ def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:
         if not inside and word == "classifier":
             inside = {layers[-1]}
         if not inside:
-            near = difflib.get_close_matches(word, [n for n, _ in model.named_modules()], n=1)
+            near = difflib.get_close_matches(word, layers, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; layers: {', '.join(layers)}"
             raise ValueError(f"except: no convolution or linear layer in {word}{hint}")
         found |= inside

@@ -269,5 +269,5 @@ def test_importance_per_saving_prefers_cheap_units_and_refuses_signed_scores():
     assert per_saving(scores, saved, 1.0)["b"].tolist() == [0.5]
     assert per_saving(scores, saved, 0.5)["b"].tolist() == [1.0]
     assert per_saving(scores, saved, 0.0)["b"].tolist() == [2.0]
-    with pytest.raises(ValueError, match="set importance.absolute: after"):
+    with pytest.raises(ValueError, match=r"set importance\.absolute: after"):
         per_saving({"a": torch.tensor([-1.0])}, {"a": torch.tensor([1.0])}, 1.0)

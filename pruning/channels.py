@@ -1,0 +1,239 @@
+"""Rounds over channels: score, collapse to units, select by size, mask or remove."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.axes import Axes, axes, masks
+from models.channels import GONE, cuts, relabel, take
+from pruning.accumulate import Accumulator
+from pruning.budget import Ask, per_saving
+from pruning.compensation import COMPENSATIONS
+from pruning.config import PruningConfig
+from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
+from pruning.latency import Latency, latency_table
+from pruning.masks import Hold
+from pruning.scope import Masks, floors
+from pruning.scoring import calibration, left_alone, scores
+from pruning.selection import SELECTIONS, ChannelRound, Selection
+from pruning.sizes import Keep, Sizes
+from pruning.state import State, digest
+from pruning.surgery import prune_channels
+
+MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
+
+
+class ChannelPruning:
+    """Which units of the named axes stay; removed ones are masked or really gone.
+
+    `kept` are the units of the dense network that still exist; `alive` are the units of the network
+    as it is now that are not masked. The amount is a fraction of the dense network.
+    """
+
+    def __init__(self, config: PruningConfig, state: State) -> None:
+        self._config = config
+        self.axes: Axes = axes(state.model, state.example_input)
+        self._dense_axes = self.axes
+        spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
+        self._spared = {a for a in self.axes.widths if spared & set(self.axes.producers(a))}
+        self.latency: Latency | None = None
+        sizes = self._sizes(state)
+        if not sizes.prunable:
+            reasons = "; ".join(f"{axis}: {why}" for axis, why in self.axes.fixed.items())
+            raise ValueError(f"no channel of this network can be pruned ({reasons})")
+        self.widths = {axis: self.axes.widths[axis] for axis in sizes.prunable}
+        self.dense = {name: sizes.of(name, {}) for name in MEASURES}
+        self.kept: Keep = {a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()}
+        self.alive: Keep = dict(self.kept)
+        self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        self.accumulator = self._accumulator(state)
+        name, value = config.amount or ("", 0.0)
+        self.measure = {"compression_ratio": "params", "": "channels"}.get(name, name)
+        self.removed = 1 - 1 / value if name == "compression_ratio" else value
+
+    def _accumulator(self, state: State) -> Accumulator | None:
+        if not self._config.accumulate:
+            return None
+        name = self._config.criterion.name
+        return Accumulator(state.model, self.axes, name, state.example_input)
+
+    def _sizes(self, state: State) -> Sizes:
+        return Sizes(
+            state.model,
+            self.axes,
+            state.example_input,
+            left_out=self._spared.__contains__,
+            latency=self.latency,
+        )
+
+    def observe(self, state: State) -> None:
+        """Sees a training step after backward."""
+        self.selection.observe(state)
+        if self.accumulator is not None:
+            self.accumulator.observe()
+
+    def forget(self) -> None:
+        """Starts the average of training's own scores anew."""
+        if self.accumulator is not None:
+            self.accumulator.reset()
+
+    def ranking(self, state: State, stream: str) -> dict[str, Tensor]:
+        """A score for every unit of every prunable axis, (width,) on the CPU, as on all ranks."""
+        if self.accumulator is not None:
+            found = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
+        else:
+            name, asked = self._config.criterion.name, self._config.importance
+            options = {**CHANNEL_DEFAULTS.get(name, {})}
+            options |= {"reduce": asked.reduce} if asked.reduce else {}
+            options |= {"absolute": asked.absolute} if asked.absolute else {}
+            by_layer = scores(self._config, state, stream, axes=self.axes)
+            found = channel_scores(by_layer, self.axes, **options)
+        missing = [axis for axis in self.widths if axis not in found]
+        if missing:
+            raise ValueError(
+                f"{self._config.criterion.name} has no score for {', '.join(missing)}; choose"
+                " another criterion, or leave them out (pruning.except)"
+            )
+        return {axis: found[axis] for axis in self.widths}
+
+    def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
+        """Scores, selects and removes once for each fraction, all at the same point of training."""
+        for number, fraction in enumerate(removed, first):
+            self._round(state, fraction, f"calibration {number}", last=number == of - 1)
+        self.forget()
+
+    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+        self._measure_latency(state)
+        sizes, found = self._sizes(state), self.ranking(state, stream)
+        asked = self._config.importance
+        if asked.per is not None:
+            found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
+        ask = Ask(
+            measure=self.measure,
+            removed=removed,
+            dense=self.dense[self.measure],
+            floor=floors(self.widths, self._config.least),
+            widths=self.widths,
+            scope=self._config.scope,
+            tolerance=self._config.tolerance,
+            round_to=self._config.round_to,
+        )
+        keep = self.selection.keep(ChannelRound(found, sizes, ask, self.alive, state))
+        self._apply(state, keep, stream, removes=self._config.application == "surgery")
+        if last and self._config.application == "mask_then_surgery":
+            self._remove(state, self.alive)
+
+    def _measure_latency(self, state: State) -> None:
+        """The table, once for the dense network; the mean over ranks, so that all agree."""
+        if self.latency is None and "latency" in (self.measure, self._config.importance.per):
+            table = latency_table(
+                state.model, state.example_input, batch_size=self._config.calibration.batch_size
+            )
+            self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
+            self.dense["latency"] = self._sizes(state).of("latency", {})
+
+    def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
+        chosen = self._config.compensation
+        compensate = COMPENSATIONS[chosen.name]
+        batches = calibration(self._config, state, stream) if chosen.name != "none" else []
+        options = {"optimizer": state.optimizer, "ema": state.ema, "reduce": state.reduce}
+        options |= chosen.options
+        if compensate.when == "before":
+            self.axes = compensate(state.model, self.axes, keep, batches, **options)
+        self.alive = keep
+        Hold(state.model, self.masks, state.optimizer).weights()
+        if state.ema is not None:
+            Hold(state.ema, self.masks).weights()
+        if removes:
+            self._remove(state, keep)
+        if compensate.when == "after":
+            self.axes = compensate(state.model, self.axes, keep, batches, **options)
+
+    def _remove(self, state: State, keep: Keep) -> None:
+        """Surgery on network, average and optimizer."""
+        self.axes = prune_channels(
+            state.model, self.axes, keep, optimizer=state.optimizer, ema=state.ema
+        )
+        for axis, alive in keep.items():
+            self.kept[axis] = self.kept[axis].clone()
+            self.kept[axis][self.kept[axis].clone()] = alive
+        self.alive = {
+            a: torch.ones(int(alive.sum()), dtype=torch.bool) for a, alive in keep.items()
+        }
+        self.accumulator = self._accumulator(state)
+
+    @property
+    def masks(self) -> Masks:
+        """True = keep, for every parameter that has masked entries."""
+        return masks(self.axes, self.alive)
+
+    def fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named tensors of the dense network, sliced to the network as it is now."""
+        cut = cuts(self._dense_axes, self.kept)
+        return {name: take(t, cut[name]) if name in cut else t for name, t in tensors.items()}
+
+    def got(self, state: State) -> dict[str, Any]:
+        """What is really left, counted anew on the network as it is now."""
+        sizes = self._sizes(state)
+        left = {name: sizes.of(name, self.alive) for name in self.dense}
+        for name, parameter in state.model.named_parameters():
+            mask = self.masks.get(name)
+            if mask is not None and (parameter.detach()[~mask.to(parameter.device)] != 0).any():
+                raise AssertionError(f"{name} has a removed entry that is not zero")
+        return {
+            "measure": self.measure,
+            "got": 1 - left[self.measure] / self.dense[self.measure],
+            "layers": {
+                axis: {"kept": int(alive.sum()), "of": self.widths[axis]}
+                for axis, alive in self.alive.items()
+            },
+            "params_kept": left["params"],
+            "params_dense": self.dense["params"],
+            "weight_sparsity_of_layer_weights": 1 - left["weights"] / self.dense["weights"],
+            "node_sparsity_of_prunable_units": 1 - left["channels"] / self.dense["channels"],
+        }
+
+    def digest(self) -> int:
+        """The same number on two ranks if and only if they keep the same units."""
+        kept = {f"kept/{axis}": kept for axis, kept in self.kept.items()}
+        return digest(kept | {f"alive/{axis}": alive for axis, alive in self.alive.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Units kept and alive, the latency table, what selection and averages remember."""
+        parts = {"kept": self.kept, "alive": self.alive}
+        parts["latency"] = self.latency.tensors() if self.latency else {}
+        parts["selection"] = self.selection.state_dict()["tensors"]
+        parts["accumulator"] = self.accumulator.tensors if self.accumulator else {}
+        tensors = {f"{part}/{n}": t for part, named in parts.items() for n, t in named.items()}
+        values = {"dense": self.dense, "selection": self.selection.state_dict()["values"]}
+        return {"tensors": tensors, "values": values}
+
+    def load_state_dict(self, state_dict: dict[str, Any], state: State) -> None:
+        """Takes over what `state_dict` gave; the network has its shape already."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state_dict["tensors"].items():
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = tensor
+        values = state_dict["values"]
+        self.kept = {axis: parts["kept"][axis].cpu() for axis in self.widths}
+        self.alive = {axis: parts["alive"][axis].cpu() for axis in self.widths}
+        self.dense = values["dense"]
+        self.latency = Latency.of(parts["latency"]) if "latency" in parts else None
+        self.axes = self._axes_now(state)
+        selection = {"tensors": parts.get("selection", {}), "values": values["selection"]}
+        self.selection.load_state_dict(selection)
+        self.accumulator = self._accumulator(state)
+        if self.accumulator is not None:
+            self.accumulator.tensors = parts["accumulator"]
+
+    def _axes_now(self, state: State) -> Axes:
+        """The axes of the network as `kept` left it, by the names of the dense one."""
+        if self._config.compensation.name == "mean_replacement":
+            return axes(state.model, state.example_input)  # which has biases of its own by now
+        kept = torch.ones(sum(self._dense_axes.widths.values()), dtype=torch.bool)
+        for axis, mask in self.kept.items():
+            kept[self._dense_axes.offsets[axis] :][: len(mask)] = mask
+        widths = self._dense_axes.widths | {a: int(mask.sum()) for a, mask in self.kept.items()}
+        new_id = torch.where(kept, kept.cumsum(0) - 1, GONE)
+        return relabel(self._dense_axes, widths, new_id, self._dense_axes.fixed)

@@ -1,0 +1,227 @@
+"""The pruner: when a round is due it scores, selects, removes; between rounds it holds masks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from pruning.channels import ChannelPruning
+from pruning.config import PruningConfig
+from pruning.masks import Hold
+from pruning.penalty import PENALTIES, Penalty
+from pruning.report import Record, record
+from pruning.rewind import Snapshot
+from pruning.schedule import Schedule
+from pruning.state import State, agree
+from pruning.triggers import TRIGGERS, Trigger
+from pruning.weights import WeightPruning
+
+Part = dict[str, Any]
+
+
+class NoEffectError(RuntimeError):
+    """All rounds are over and nothing was removed."""
+
+
+class Pruner:
+    """A recipe's pruning of one training: `due`, `prune`, and between them `observe` and `hold`.
+
+    Made with the dense network; without a recipe it is never due. All rounds that are due at one
+    point of training run in one `prune`. What it stores is tensors and plain values.
+    """
+
+    def __init__(self, config: PruningConfig | None, state: State) -> None:
+        self.config = config
+        self.done = 0  # rounds over
+        self.watched: dict[str, float] = {}  # what the trigger measured last
+        self.last: Record = {}  # the last event
+        self._seen = -1  # work at which `due` last looked at the network
+        self._hold: Hold | None = None
+        if config is None:
+            return
+        self.schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
+        by = ChannelPruning if config.granularity == "channel" else WeightPruning
+        self.method: ChannelPruning | WeightPruning = by(config, state)
+        self.trigger = _trigger(config, self.method.removed)
+        self.started = None if self.trigger else self.schedule.start
+        self.term: Penalty | None = None
+        if config.penalty is not None:
+            self.term = PENALTIES[config.penalty.name](**config.penalty.options)
+        self.snapshot: Snapshot | None = None
+        if config.rewind is not None:
+            self.snapshot = Snapshot(config.rewind, state, self.schedule.start)
+
+    # ── the four calls of training ───────────────────────────────────────────────────────────────
+    def due(self, state: State) -> bool:
+        """Whether a round is due now. Looks at the network once a step, at the ends of epochs."""
+        if self.config is None or self.done >= self.schedule.rounds:
+            return False
+        self._watch(state)
+        return self.schedule.due(state.position, self.done, self.started)
+
+    def observe(self, state: State) -> None:
+        """Sees a step's gradients: after backward, unscaled and averaged, before clipping."""
+        if self.config is not None and self.done < self.schedule.rounds:
+            self.method.observe(state)
+
+    def hold_gradients(self, state: State) -> None:
+        """Gradients of removed weights become zero: after `observe`, before clipping."""
+        self._holding(state).gradients()
+
+    def hold_weights(self, state: State) -> None:
+        """Removed weights and their momenta become zero: after the optimizer's step."""
+        self._holding(state).weights()
+
+    @property
+    def penalty(self) -> Callable[[State], Tensor] | None:
+        """What to add to the mean loss until the last round, if anything."""
+        if self.config is None or self.term is None or self.done >= self.schedule.rounds:
+            return None
+        term, axes = self.term, getattr(self.method, "axes", None)
+        return lambda state: term(state, axes)
+
+    # ── pruning ──────────────────────────────────────────────────────────────────────────────────
+    def prune(self, state: State) -> Record:
+        """Runs every round that is due and says what was asked and what was got.
+
+        Raises:
+            BudgetError: the size cannot be met.
+            NoEffectError: the last round is over and nothing was ever removed.
+            RuntimeError: ranks do not agree on what stays.
+        """
+        numbers = self._due_now(state)
+        removed = [self.schedule.sparsity(self.method.removed, n) for n in numbers]
+        self.method.rounds(state, removed, numbers[0], self.schedule.rounds)
+        self.done = numbers[-1] + 1
+        if self.snapshot is not None:
+            self.snapshot.restore(state, self.method.fitted)
+        self._hold = None
+        self._holding(state).weights()
+        mark = self.method.digest()
+        agree(state, mark, "what pruning keeps")
+        self.last = self._record(state, removed[-1], mark)
+        return self.last
+
+    def _due_now(self, state: State) -> list[int]:
+        """Numbers of the rounds due here; where each round rewinds the schedule, only the first."""
+        numbers = range(self.done, self.schedule.rounds)
+        due = [n for n in numbers if self.schedule.due(state.position, n, self.started)]
+        assert due, "prune was called when no round is due"
+        return due[:1] if self.snapshot is not None else due
+
+    def _record(self, state: State, removed: float, mark: int) -> Record:
+        assert self.config is not None
+        name, value = self.config.amount or ("", 0.0)
+        asked = {
+            "rounds_done": self.done,
+            "rounds": self.schedule.rounds,
+            "asked": removed if name else None,
+            "compression_ratio_asked": value if name == "compression_ratio" else None,
+            "hash": f"{mark:012x}",
+        }
+        made = record(asked, self.method.got(state))
+        wanted = not name or self.method.removed > 0
+        if self.done == self.schedule.rounds and wanted and made["prune/compression_ratio"] == 1:
+            raise NoEffectError(
+                "all rounds are over and nothing was removed: the amount is less than one unit, or"
+                " no score was below the threshold; ask for more, or raise the threshold"
+            )
+        return made
+
+    def summary(self) -> Record:
+        """What the last event recorded, for the run's summary."""
+        return self.last
+
+    # ── watching and holding ─────────────────────────────────────────────────────────────────────
+    def _watch(self, state: State) -> None:
+        if state.work == self._seen:
+            return
+        self._seen = state.work
+        if self.snapshot is not None:
+            self.snapshot.watch(state)
+        if self.term is not None:
+            self.term.prepare(state, getattr(self.method, "axes", None))
+        epochs, rest = divmod(state.position, state.steps_per_epoch)
+        if rest:
+            return
+        if self.started is None:
+            self._ask_trigger(state, epochs)
+        if self.started is None or state.position < self.started:
+            self.method.forget()  # scores averaged over training are those of one epoch
+
+    def _ask_trigger(self, state: State, epochs: int) -> None:
+        assert self.trigger is not None
+        ranking = partial(self.method.ranking, state, f"trigger {epochs}")
+        self.watched = self.trigger.observe(epochs, state.model, ranking)
+        latest = self.schedule.latest
+        fired = self.trigger.fired and state.position >= self.schedule.start
+        if fired or (latest is not None and state.position >= latest):
+            self.started = state.position
+            self.trigger.tensors = {}  # what it compared with is of no more use
+
+    def _holding(self, state: State) -> Hold:
+        if self._hold is None:
+            masks = self.method.masks if self.config is not None else {}
+            self._hold = Hold(state.model, masks, state.optimizer)
+        return self._hold
+
+    # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
+    def _parts(self) -> dict[str, Any]:
+        if self.config is None:
+            return {}
+        parts = {"trigger": self.trigger, "penalty": self.term, "snapshot": self.snapshot}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> Part:
+        """Everything a resumed run needs, as {"tensors": …, "values": …}."""
+        if self.config is None:
+            return {"tensors": {}, "values": {}}
+        stored = {name: part.state_dict() for name, part in self._parts().items()}
+        stored["method"] = self.method.state_dict()
+        tensors = {f"{n}/{k}": t for n, part in stored.items() for k, t in part["tensors"].items()}
+        own = {"done": self.done, "started": self.started, "seen": self._seen, "last": self.last}
+        return {"tensors": tensors, "values": {n: p["values"] for n, p in stored.items()} | own}
+
+    def load_state_dict(self, stored: Part, state: State) -> None:
+        """Takes over what `state_dict` gave, once model and optimizer have their shapes."""
+        self._hold = None
+        if self.config is None:
+            return
+        values = stored["values"]
+        self.done, self.started = values["done"], values["started"]
+        self._seen, self.last = values["seen"], values["last"]
+        for name, part in self._parts().items():
+            part.load_state_dict(_part(stored, name))
+        self.method.load_state_dict(_part(stored, "method"), state)
+
+
+def _part(stored: Part, name: str) -> Part:
+    prefix = f"{name}/"
+    own = {k.removeprefix(prefix): t for k, t in stored["tensors"].items() if k.startswith(prefix)}
+    return {"tensors": own, "values": stored["values"][name]}
+
+
+def _trigger(config: PruningConfig, removed: float) -> Trigger | None:
+    asked = config.schedule.trigger
+    if asked is None:
+        return None
+    return TRIGGERS[asked.name](removed, config.granularity, **asked.options)
+
+
+def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
+    """A line for every point of training at which rounds are due, for a dry run."""
+    schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
+    name, value = config.amount or ("", 0.0)
+    asked = 1 - 1 / value if name == "compression_ratio" else value
+    lines = []
+    for at in dict.fromkeys(schedule.steps()):
+        numbers = [n for n, step in enumerate(schedule.steps()) if step == at]
+        where = f"step {at} (epoch {at / steps_per_epoch:g})"
+        if config.schedule.trigger is not None:
+            where = f"{at - schedule.start} steps after {config.schedule.trigger.name} fires"
+        rounds = f"{numbers[0] + 1}" + (f"–{numbers[-1] + 1}" if len(numbers) > 1 else "")
+        removed = f"{schedule.sparsity(asked, numbers[-1]):.4%} of {name}" if name else "by score"
+        back = f", then back to {config.rewind.to}" if config.rewind else ""
+        lines.append(f"{where}: round {rounds} of {schedule.rounds}, {removed} removed{back}")
+    return lines
