@@ -20,7 +20,7 @@ from pruning.weights import WeightPruning
 Part = dict[str, Any]
 
 
-class NoEffectError(RuntimeError):
+class NoEffect(RuntimeError):
     """All rounds are over and nothing was removed."""
 
 
@@ -87,7 +87,7 @@ class Pruner:
 
         Raises:
             BudgetError: the size cannot be met.
-            NoEffectError: the last round is over and nothing was ever removed.
+            NoEffect: the last round is over and nothing was ever removed.
             RuntimeError: ranks do not agree on what stays.
         """
         numbers = self._due_now(state)
@@ -123,7 +123,7 @@ class Pruner:
         made = record(asked, self.method.got(state))
         wanted = not name or self.method.removed > 0
         if self.done == self.schedule.rounds and wanted and made["prune/compression_ratio"] == 1:
-            raise NoEffectError(
+            raise NoEffect(
                 "all rounds are over and nothing was removed: the amount is less than one unit, or"
                 " no score was below the threshold; ask for more, or raise the threshold"
             )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.count import count
 from pruning.budget import BudgetError
 from pruning.config import PruningConfig
-from pruning.pruner import NoEffectError, Pruner, plan_events
+from pruning.pruner import NoEffect, Pruner, plan_events
 from pruning.report import printed
 
 STEPS = 10  # of an epoch
@@ -429,7 +429,7 @@ def test_faults_say_what_to_write():
         pruned(**CHANNEL, accumulate=True)
     with pytest.raises(BudgetError, match="prune less, lower floor"):
         pruned(**CHANNEL | {"channels": 0.99, "floor": 0.2})
-    with pytest.raises(NoEffectError, match="raise the threshold"):
+    with pytest.raises(NoEffect, match="raise the threshold"):
         pruned(granularity="channel", selection={"name": "threshold", "value": 1e-9})
 
 
