@@ -1,6 +1,6 @@
 """Train a recipe: until the pruner is due, prune, repeat; then test once and say what it cost.
 
-accelerate launch train.py --recipe recipes/quickstart.yaml [--set key=value …] [--resume] [--dry-run]
+accelerate launch train.py --recipe R.yaml [--set key=value …] [--resume] [--dry-run]
 """
 
 import argparse
@@ -11,7 +11,8 @@ from pathlib import Path
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe; the exit status is 0, or 2 for a fault in what was asked, 3 for a loss that is
-    no number, 4 for a disk that fails, 75 after a signal (saved; run again with --resume)."""
+    no number, 4 for a disk that fails, 75 after a signal (saved; run again with --resume).
+    """
     asked = parse(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if asked.online else "1")
     from training.recipe import RecipeError, load
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(asked: argparse.Namespace, recipe, source) -> int:
     """The whole story of a run."""
+    from pruning.budget import BudgetError
+    from pruning.pruner import NoEffect
     from training.checkpoint import CheckpointError
     from training.data import DataError
     from training.loop import evaluate, train_until_due
@@ -50,9 +53,9 @@ def train(asked: argparse.Namespace, recipe, source) -> int:
                         report.event(run.pruner.prune(run))
                     run.save()
             report.finish(evaluate(run, "test"))
-    except (DataError, CheckpointError, NotFinite, Stopped) as error:
+    except (DataError, BudgetError, NoEffect, CheckpointError, NotFinite, Stopped) as error:
         print(error, file=sys.stderr)
-        return {DataError: 2, CheckpointError: 4, NotFinite: 3, Stopped: STOPPED}[type(error)]
+        return {CheckpointError: 4, NotFinite: 3, Stopped: STOPPED}.get(type(error), 2)
     return 0
 
 
@@ -63,7 +66,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="lay over it"
     )
-    parser.add_argument("--output", type=Path, help="run folder (default: runs/<recipe>-<hash>-…)")
+    parser.add_argument("--output", type=Path, help="run folder (default: a new one in runs/)")
     parser.add_argument("--resume", action="store_true", help="go on from the last good checkpoint")
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done; needs no data"

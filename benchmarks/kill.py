@@ -2,8 +2,8 @@
 
 python benchmarks/kill.py [--kills 20] [--processes 1 2] [--recipe R.yaml] [--set key=value …]
 
-Every second kill waits for a checkpoint that is just being written. Each killed run is resumed until it is done; weights, log
-and summary must equal the uninterrupted run's, times and energies aside.
+Every second kill waits for a checkpoint that is just being written. Each killed run is resumed;
+weights, log and summary must equal the uninterrupted run's, times and energies aside.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training.log import read, steady  # noqa: E402 (the checkout is no package)
+from training.log import read, steady
 
 SMALL = [
     "training.duration=12ep",

@@ -1,7 +1,7 @@
-"""The thesis's section 4.2.3 for real: fourteen strategies × seven compression ratios, MNIST CNN, 5 epochs.
+"""The thesis's section 4.2.3 for real: 14 strategies × 7 compression ratios on the MNIST CNN.
 
 python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2] [--set key=value …]
-python studies/foresight.py show       # table and plots from the records, into results/foresight/mnist_cnn
+python studies/foresight.py show    # table and plots, into results/foresight/mnist_cnn
 
 `run` goes on where it stopped and runs nothing twice.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from reporting.launch import Places, missing, run_here, run_jobs  # noqa: E402 (a script)
-from reporting.records import Job, Record, load_records  # noqa: E402
+from reporting.launch import Places, missing, run_here, run_jobs
+from reporting.records import Job, Record, load_records
 
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 LAYER = "pruning.scope=layer"
@@ -48,7 +48,9 @@ def job(strategy: str, ratio: int, seed: int, extra: tuple[str, ...] = ()) -> Jo
         return Job(f"{FOLDER}/dense", recipe, settings, extra, seed)
     name, settings = STRATEGIES[strategy]
     settings = (*settings, f"pruning.compression_ratio={ratio}")
-    return Job(f"{FOLDER}/{strategy},{ratio}", f"recipes/foresight/{name}.yaml", settings, extra, seed)
+    return Job(
+        f"{FOLDER}/{strategy},{ratio}", f"recipes/foresight/{name}.yaml", settings, extra, seed
+    )
 
 
 def jobs(seeds: list[int], extra: tuple[str, ...]) -> list[Job]:
@@ -95,7 +97,7 @@ def top1(records: list[Record]) -> float:
 
 
 def compression_error(records: list[Record], ratio: int) -> float:
-    """(asked − got) / asked of the whole network's compression ratio; positive: too little pruned."""
+    """(asked − got) / asked compression ratio of the whole network."""
     got = statistics.fmean(r.summary.get("prune/compression_ratio", 1.0) for r in records)
     return (ratio - got) / ratio
 
@@ -103,7 +105,8 @@ def compression_error(records: list[Record], ratio: int) -> float:
 def table() -> str:
     """Test accuracy (%) by strategy and compression ratio, as Markdown."""
     found = results()
-    lines = ["| strategy | " + " | ".join(f"{r}×" for r in RATIOS) + " | worst compression error |"]
+    heads = [*(f"{r}×" for r in RATIOS), "worst compression error"]
+    lines = [f"| strategy | {' | '.join(heads)} |"]
     lines += ["|---|" + "--:|" * (len(RATIOS) + 1)]
     for strategy in STRATEGIES:
         of = found[strategy]
@@ -152,8 +155,9 @@ def show() -> int:
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(
-        "# MNIST CNN: accuracy against compression\n\nTest accuracy in %, 5 epochs, learning rate 1e-4"
-        " (thesis, section 4.2.3); from the records in this folder by `studies/foresight.py show`.\n\n"
+        "# MNIST CNN: accuracy against compression\n\nTest accuracy in %, 5 epochs, learning rate"
+        " 1e-4 (thesis, section 4.2.3); from the records in this folder by"
+        " `studies/foresight.py show`.\n\n"
         + text
         + "\n![accuracy against compression, and compression error](compression.png)\n"
     )

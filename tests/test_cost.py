@@ -92,7 +92,7 @@ def test_gpu_hours_are_wall_hours_times_devices(processes):
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_one_meter_a_node_counts_the_machine_once(ranks):
-    """Only the node's first rank has a meter; every rank ends with the machine's energy, not N times it."""
+    """Only the node's first rank has a meter; every rank ends with the machine's energy once."""
     meters = [FakeMeter()] + [None] * (ranks - 1)
     costs = []
     for meter in meters:

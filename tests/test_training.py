@@ -29,15 +29,30 @@ class Crash(BaseException):
     """Stands for a power cut: nothing may catch it."""
 
 
-def crash_at(monkeypatch, step: int) -> None:
-    after = loop._after_step
+@pytest.fixture
+def crash(run_recipe, monkeypatch):
+    """Run a recipe up to a step, or to its first evaluation, and lose power there."""
 
-    def cut(run):
-        after(run)
-        if run.work == step:
+    def run(*settings: str, step: int = 0, recipe: str = DIGITS) -> None:
+        after = loop.after_step
+
+        def cut(run):
+            after(run)
+            if run.work == step:
+                raise Crash
+
+        def no_power(*_):
             raise Crash
 
-    monkeypatch.setattr(loop, "_after_step", cut)
+        with monkeypatch.context() as patched:
+            if step:
+                patched.setattr(loop, "after_step", cut)
+            else:
+                patched.setattr(loop, "evaluate", no_power)
+            with pytest.raises(Crash):
+                run_recipe(recipe, *settings, folder="cut")
+
+    return run
 
 
 def outcome(folder: Path):
@@ -76,30 +91,24 @@ def test_a_run_leaves_a_whole_folder(run_recipe):
         ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%"),
     ],
 )
-def test_a_crash_changes_nothing(run_recipe, monkeypatch, extra):
+def test_a_crash_changes_nothing(run_recipe, crash, extra):
     _, whole = run_recipe(DIGITS, *SHORT, *extra, folder="whole")
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        crash_at(patched, 29)
-        run_recipe(DIGITS, *SHORT, *extra, folder="cut")
+    crash(*SHORT, *extra, step=29)
     status, cut = run_recipe(DIGITS, *SHORT, *extra, folder="cut", resume=True)
     assert status == 0
     assert outcome(cut) == outcome(whole)
 
 
-def test_a_crash_between_training_and_evaluation(run_recipe, monkeypatch):
+def test_a_crash_between_training_and_evaluation(run_recipe, crash):
     settings = (*SHORT, "data.validation=10%")
     _, whole = run_recipe(DIGITS, *settings, folder="whole")
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        patched.setattr(loop, "evaluate", lambda *_: (_ for _ in ()).throw(Crash()))
-        run_recipe(DIGITS, *settings, folder="cut")
+    crash(*settings)
     _, cut = run_recipe(DIGITS, *settings, folder="cut", resume=True)
     assert outcome(cut) == outcome(whole)
 
 
-def test_costs_of_a_crashed_run_include_what_was_lost(run_recipe, monkeypatch):
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        crash_at(patched, 15)
-        run_recipe(DIGITS, *SHORT, folder="cut")
+def test_costs_of_a_crashed_run_include_what_was_lost(run_recipe, crash):
+    crash(*SHORT, step=15)
     _, folder = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
     assert json.loads((folder / "summary.json").read_text())["cost/redone_seconds"] > 0
 
@@ -111,11 +120,9 @@ def test_a_run_folder_is_never_overwritten(run_recipe, capsys):
     assert "add --resume, or choose another folder" in capsys.readouterr().err
 
 
-def test_another_recipe_does_not_resume(run_recipe, monkeypatch, capsys):
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        crash_at(patched, 15)
-        run_recipe(DIGITS, *SHORT)
-    status, _ = run_recipe(DIGITS, *SHORT, "training.batch_size=32", resume=True)
+def test_another_recipe_does_not_resume(run_recipe, crash, capsys):
+    crash(*SHORT, step=15)
+    status, _ = run_recipe(DIGITS, *SHORT, "training.batch_size=32", folder="cut", resume=True)
     assert status == 2
     assert "written with recipe" in capsys.readouterr().err
 
@@ -132,14 +139,14 @@ def test_a_loss_that_is_no_number_stops_and_says_where(run_recipe, capsys):
 def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
     _, whole = run_recipe(DIGITS, *SHORT, folder="whole")
     with monkeypatch.context() as patched:
-        after = loop._after_step
+        after = loop.after_step
 
         def signalled(run):
             if run.work == 11:
                 os.kill(os.getpid(), signal.SIGTERM)
             after(run)
 
-        patched.setattr(loop, "_after_step", signalled)
+        patched.setattr(loop, "after_step", signalled)
         status, folder = run_recipe(DIGITS, *SHORT, folder="cut")
     assert status == 75
     assert checkpoint.latest(folder / "checkpoints") is not None

@@ -38,11 +38,11 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
                 )
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
-    return model.train().to(device=device, memory_format=layout)
+    return model.train().to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
 def build_averager(recipe: Recipe, model: nn.Module) -> Any:
-    """timm's moving average of the model, or None where the recipe has no `ema`."""
+    """Timm's moving average of the model, or None where the recipe has no `ema`."""
     if recipe.training.ema is None:
         return None
     from timm.utils.model_ema import ModelEmaV3
@@ -95,10 +95,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         from timm.optim import create_optimizer_v2
 
         name = config.name.removeprefix("timm/")
-        options = {"momentum": config.momentum} | config.options
-        return create_optimizer_v2(
-            groups, opt=name, lr=config.lr, weight_decay=config.weight_decay, **options
-        )
+        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+        return create_optimizer_v2(groups, opt=name, **options | config.options)
     shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if next(model.parameters()).is_cuda and config.name != "rmsprop":
         shared["fused"] = True

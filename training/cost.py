@@ -27,7 +27,7 @@ PHASES = (
 
 @dataclass
 class Totals:
-    """Sums over all sessions of a run, as they go into checkpoints and log lines; seconds, kWh, kg."""
+    """Sums over all sessions of a run, as checkpoints keep them; seconds, kWh, kg."""
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     wall_seconds: float = 0.0
@@ -44,16 +44,12 @@ class Totals:
 
 
 class Meter:
-    """Energy of this machine through one codecarbon tracker: offline, silent, no sockets, one a node."""
+    """Energy of this machine by codecarbon's tracker: offline, silent, one a node."""
 
     def __init__(self, config: CostConfig, cuda: bool) -> None:
         logging.getLogger("codecarbon").disabled = True  # its constructor prints whatever the level
         from codecarbon import OfflineEmissionsTracker
 
-        forced = {
-            "force_cpu_power": config.cpu_power_watts,
-            "force_ram_power": config.ram_power_watts,
-        }
         self.tracker: Any = OfflineEmissionsTracker(
             country_iso_code=config.country,
             pue=config.pue,
@@ -61,14 +57,15 @@ class Meter:
             allow_multiple_runs=True,
             tracking_mode="machine",
             log_level="critical",
-            **{k: v for k, v in forced.items() if v is not None},
+            force_cpu_power=config.cpu_power_watts,
+            force_ram_power=config.ram_power_watts,
         )
         self.tracker.start()
         self.config, self.cuda = config, cuda
 
     @property
     def source(self) -> str:
-        """Where the figures come from: measured by the hardware's counters, estimated, or forced."""
+        """Where the figures come from: hardware counters, an estimate, or the recipe."""
         hardware = getattr(self.tracker, "_hardware", [])
         watts = self.config.ram_power_watts
         ram = f"forced to {watts:g} W" if watts else "estimated"
@@ -92,11 +89,12 @@ class Meter:
         }
 
     def stop(self) -> None:
+        """End the background thread."""
         self.tracker.stop()
 
 
 class Cost:
-    """Counts while a run runs. Phases exclude one another: entering one pauses the one around it."""
+    """Counts while a run runs. Phases exclude one another: the inner one pauses the outer."""
 
     def __init__(
         self,
@@ -171,7 +169,8 @@ class Cost:
         """Add what all nodes' meters gained; every rank calls it, at checkpoints and at the end."""
         if self.config.tracker == "off":
             return
-        reading = self.meter.read() if self.meter else dict.fromkeys(ENERGIES, 0.0)
+        nothing: dict[str, float] = dict.fromkeys(ENERGIES, 0.0)
+        reading = self.meter.read() if self.meter else nothing
         gained = [reading[name] - self.metered.get(name, 0.0) for name in ENERGIES]
         everywhere = self.sum_over_ranks(torch.tensor(gained, dtype=torch.float64))
         for name, value in zip(ENERGIES, everywhere.tolist(), strict=True):

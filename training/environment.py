@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def environment() -> dict[str, Any]:
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
-        "command": " ".join(["train.py", *sys.argv[1:]]),
+        "command": shlex.join(["train.py", *sys.argv[1:]]),
     }
 
 

@@ -21,7 +21,7 @@ class Log:
         self.tracking = False
 
     def start_tracker(self, config: LogConfig, run_id: str, values: dict[str, Any]) -> str:
-        """Start the recipe's tracker and return one line on where it writes; never asks, never fails.
+        """Start the recipe's tracker; returns one line on where it writes. Never asks or fails.
 
         A tracker that can't start is said in the line and left out: log.jsonl is the record.
         """
@@ -47,7 +47,7 @@ class Log:
         self.tracking = True
         if config.tracker != "wandb":
             return f"{config.tracker} logs to {folder}"
-        run = self.accelerator.get_tracker("wandb", unwrap=True)
+        run: Any = self.accelerator.get_tracker("wandb", unwrap=True)
         if run is not None and self.accelerator.is_main_process:
             run.define_metric("images")
             run.define_metric("*", step_metric="images")
@@ -80,11 +80,12 @@ class Log:
         return 0.0
 
     def cut(self, size: int) -> None:
-        """Drop what a crashed session wrote after its last checkpoint: it is done, and logged, again."""
+        """Drop what a crashed session wrote after its last checkpoint: it is done again."""
         if self.accelerator.is_main_process and self.path.exists():
             os.truncate(self.path, min(size, self.path.stat().st_size))
 
     def close(self) -> None:
+        """Let the tracker finish its files."""
         if self.tracking:
             self.accelerator.end_training()
 

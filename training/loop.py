@@ -1,10 +1,10 @@
-"""Training and evaluation: ordinary steps, with the pruner's four calls and nothing else about pruning."""
+"""Training and evaluation: ordinary steps, and of pruning nothing but the pruner's calls."""
 
 import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,16 +25,16 @@ def train_until_due(run: Run) -> None:
     with run.cost.phase("train"):
         _settle(run)
         while not run.done and not run.pruner.due(run):
-            for batch in _timed(run, _rest_of_epoch(run)):
-                _step(run, batch)
-                _after_step(run)
+            for batch in timed(run, rest_of_epoch(run)):
+                train_step(run, batch)
+                after_step(run)
                 if run.pruner.due(run) or run.done:
                     break
     run.end_segment()
 
 
-def evaluate(run: Run, split: str) -> dict[str, float]:
-    """Loss and accuracy of the averaged weights (else the weights) over every image exactly once."""
+def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]:
+    """Loss and accuracy of the averaged weights (else the weights), every image once."""
     with run.cost.phase("evaluate"), torch.no_grad():
         run.sync_buffers()
         model = run.ema if run.ema is not None else run.model
@@ -59,7 +59,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
     }
 
 
-def _step(run: Run, batch: Batch) -> None:
+def train_step(run: Run, batch: Batch) -> None:
     """One optimizer step on this rank's share of a global batch."""
     _set_rates(run)
     _seed(run)
@@ -93,7 +93,7 @@ def _step(run: Run, batch: Batch) -> None:
 
 
 def _update(run: Run) -> None:
-    """From gradients to new weights, in the one order that keeps masks, clipping and averages right."""
+    """From gradients to new weights, in the order that keeps masks and clipping right."""
     if run.accelerator.scaler is not None:
         run.accelerator.unscale_gradients(run.stepper)
     run.pruner.observe(run)
@@ -107,7 +107,7 @@ def _update(run: Run) -> None:
         run.averager.update(run.model, step=run.work)
 
 
-def _after_step(run: Run) -> None:
+def after_step(run: Run) -> None:
     """What is due at this position: a log line, a measurement, a checkpoint, a stop."""
     recipe, position = run.recipe, run.position
     ends = run.done or position % run.steps_per_epoch == 0
@@ -145,12 +145,13 @@ def _every(run: Run, every: Any) -> bool:
     return steps > 0 and run.position % steps == 0
 
 
-def _rest_of_epoch(run: Run) -> Iterator[Batch]:
+def rest_of_epoch(run: Run) -> Iterator[Batch]:
+    """Batches from the run's position to the end of its epoch."""
     epoch, start = divmod(run.position, run.steps_per_epoch)
     return run.data.train_batches(epoch, run.recipe.training.batch_size, start=start)
 
 
-def _timed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
+def timed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
     """The same batches; the time spent waiting for them is counted apart."""
     while True:
         before = time.perf_counter()
@@ -162,16 +163,16 @@ def _timed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def _settle(run: Run) -> None:
-    """A segment's first steps, which compile or tune kernels, counted as such and not as throughput."""
+    """A segment's first steps, which compile or tune kernels: no throughput."""
     if not (run.recipe.training.compile or run.device.type == "cuda"):
         return
     with run.cost.phase("compile"):
         left = run.recipe.cost.warmup_steps
-        for batch in _rest_of_epoch(run):
+        for batch in rest_of_epoch(run):
             if left <= 0 or run.done or run.pruner.due(run):
                 return
-            _step(run, batch)
-            _after_step(run)
+            train_step(run, batch)
+            after_step(run)
             left -= 1
 
 
@@ -199,7 +200,7 @@ def _seed(run: Run) -> None:
 def _mixed(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899) of a share with itself reversed.
 
-    Both given: one of them by a fair coin at each step. Without either, the labels stay class numbers.
+    Both given: one of them by a fair coin at each step. Without either, labels stay as they are.
     """
     config = run.recipe.training
     if not (config.mixup or config.cutmix):
@@ -241,9 +242,3 @@ def _scores(logits: Tensor, labels: Tensor) -> Tensor:
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     hits = torch.stack([ranked[:, 0].sum(), ranked.sum(), torch.full_like(labels[0], len(labels))])
     return torch.cat([loss[None], hits.double()])
-
-
-def _reduced(sums: Tensor) -> Tensor:
-    total = reduce(sums.clone(), reduction="sum")
-    assert isinstance(total, Tensor)
-    return total

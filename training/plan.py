@@ -29,11 +29,12 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     )
     if per_epoch == 0:
         raise RecipeError(
-            f"training.batch_size {batch} exceeds the {about.train_images} training images; lower it"
+            f"training.batch_size {batch} exceeds {about.train_images} training images; lower it"
         )
     total = recipe.training.duration.steps(per_epoch)
     rows = {
-        "data": f"{about.name}: {about.train_images:,} train, {about.validation_images:,} validation,"
+        "data": f"{about.name}: {about.train_images:,} train,"
+        f" {about.validation_images:,} validation,"
         f" {about.test_images:,} test images of {about.channels}×{about.height}×{about.width}",
         "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
@@ -63,7 +64,7 @@ def _empty_model(recipe: Recipe, about: DataInfo) -> nn.Module:
 
 
 def _memory(recipe: Recipe, sizes: Count, share: int) -> float:
-    """Bytes of weights, gradients, optimizer, average, and three maps a layer (output, norm, activation)."""
+    """Bytes of weights, gradients, optimizer, average, and three maps a layer."""
     copies = 2 + COPIES.get(recipe.training.optimizer.name, 2) + (recipe.training.ema is not None)
     width = 1.0 if recipe.training.precision == "fp32" else 0.5
     maps = 3 * sizes.activation_bytes * width * share / recipe.training.accumulation

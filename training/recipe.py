@@ -1,4 +1,4 @@
-"""The recipe: a strict, frozen schema; what it does not name is an error, what it names is checked."""
+"""The recipe: a strict, frozen schema; a key it does not name is an error."""
 
 import difflib
 import hashlib
@@ -135,7 +135,7 @@ class CostConfig(Section):
 
 
 class LogConfig(Section):
-    """How often a line is written, and which tracker also shows it (any of accelerate's, or none)."""
+    """How often a line is written, and which tracker also shows it (accelerate's, or none)."""
 
     every: Duration = Duration(50, "it")
     tracker: str = "wandb"
@@ -194,7 +194,7 @@ class Recipe(Section):
 
 
 def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, Source]:
-    """The checked recipe of a file with `--set` settings laid over it, and where each value is from.
+    """The checked recipe of a file with `--set` settings over it, and where each value is from.
 
     `--set extends=FILE` puts the same recipe on another baseline.
 

@@ -1,4 +1,4 @@
-"""What a person sees: a live bar while it trains, and at the end results, costs and where files are."""
+"""What a person sees: a live bar while it trains, then results, costs and where files are."""
 
 import sys
 from contextlib import AbstractContextManager
@@ -51,6 +51,7 @@ class Report(AbstractContextManager["Report"]):
         self.run.log.close()
 
     def say(self, text: str) -> None:
+        """Print a line on the main process."""
         self.console.print(text, soft_wrap=True)
 
     def show(self, record: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class Progress:
 
 
 class Watch:
-    """Sums of the loss kept on the device, so that only log lines wait for it; and the first bad step."""
+    """Sums of the loss kept on the device, so that only log lines wait for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -118,14 +118,17 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training images."""
         return self.data.steps_per_epoch(self.recipe.training.batch_size)
 
     @property
     def total_steps(self) -> int:
+        """Length of the learning-rate schedule."""
         return self.recipe.training.duration.steps(self.steps_per_epoch)
 
     @property
     def done(self) -> bool:
+        """Whether the schedule is at its end."""
         return self.position >= self.total_steps
 
     # ── what a pruner asks of training ───────────────────────────────────────────────────────────
@@ -242,7 +245,7 @@ class Run:
             state.save(self)
 
     def keep_best(self, top1_percent: float) -> None:
-        """Keep the weights that are best on the validation split, of the network's present shape."""
+        """Keep the weights that are best on the validation split so far."""
         if top1_percent > self.progress.best_percent:
             self.progress.best_percent, self.progress.best_work = top1_percent, self.work
             self.save_model("model.best.safetensors")
@@ -255,7 +258,7 @@ class Run:
             models.save(model, self.folder / name, notes)
 
     def size(self) -> dict[str, Any]:
-        """The network as it is now; sparsity is the removed fraction of the dense network's weights."""
+        """The network as it is now; sparsity is the removed part of the dense network's weights."""
         now = count(self.model, self.example_input)
         dense = sum(layer.macs // layer.positions for layer in self.dense.layers.values())
         nonzero = sum(int(self.model.get_submodule(n).weight.count_nonzero()) for n in now.layers)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]

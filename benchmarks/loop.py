@@ -1,0 +1,148 @@
+"""Images a second of our training loop divided by a minimal hand-written PyTorch loop, interleaved.
+
+python benchmarks/loop.py [--models resnet18_cifar bep_small_cnn] [--rounds 5] [--batch 128]
+
+Same model, batch, precision, optimizer and data on the device; the hand-written loop shuffles and
+slices a tensor and does nothing else. On a GPU: bf16, channels_last and compile for both.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "false" if os.path.exists("/dev/nvidia0") else "true")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from training.build import make_accelerator
+from training.loop import after_step, rest_of_epoch, timed, train_step
+from training.recipe import Recipe
+from training.run import Run
+
+CUDA = torch.cuda.is_available()
+PIXELS = {"resnet50": 224}
+
+
+def recipe(name: str, batch: int, steps: int) -> Recipe:
+    images = batch * steps
+    size = PIXELS.get(name, 32)
+    return Recipe.model_validate(
+        {
+            "model": name,
+            "data": {
+                "name": "synthetic",
+                "image_size": size,
+                "train_images": images,
+                "test_images": 10,
+            },
+            "training": {
+                "duration": "1000ep",
+                "batch_size": batch,
+                "optimizer": {"name": "sgd", "lr": 1e-3, "momentum": 0.9},
+                "precision": "bf16" if CUDA else "fp32",
+                "channels_last": CUDA,
+                "compile": CUDA,
+            },
+            "log": {"tracker": "none"},
+            "cost": {"tracker": "none"},
+            "checkpoint": {"every": "1000ep"},
+        }
+    )
+
+
+def wait() -> None:
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+class Ours:
+    """Our loop, `steps` steps at a time: everything training does, logging included."""
+
+    def __init__(self, name: str, batch: int, steps: int, folder: Path) -> None:
+        made = recipe(name, batch, steps)
+        self.run = Run(made, folder, make_accelerator(made, folder))
+        self.run.begin_segment()
+
+    def epoch(self) -> None:
+        for item in timed(self.run, rest_of_epoch(self.run)):
+            train_step(self.run, item)
+            after_step(self.run)
+
+
+class Theirs:
+    """The shortest loop that trains the same: a permutation, slices, forward, backward, step."""
+
+    def __init__(self, name: str, batch: int, steps: int, ours: Ours) -> None:
+        device = ours.run.device
+        self.model: nn.Module = models.build(name, num_classes=10).to(device)
+        if CUDA:
+            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            self.model.compile()
+        options = {"lr": 1e-3, "momentum": 0.9, "fused": CUDA}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **options)
+        size = PIXELS.get(name, 32)
+        self.images = torch.randn(batch * steps, 3, size, size, device=device)
+        if CUDA:
+            self.images = self.images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, 10, (batch * steps,), device=device)
+        self.batch = batch
+
+    def epoch(self) -> None:
+        for rows in torch.randperm(len(self.images), device=self.images.device).split(self.batch):
+            self.step(self.images[rows], self.labels[rows])
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=CUDA):
+            loss = F.cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def seconds(side: Ours | Theirs) -> float:
+    wait()
+    before = time.perf_counter()
+    side.epoch()
+    wait()
+    return time.perf_counter() - before
+
+
+def compare(name: str, batch: int, steps: int, rounds: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(name, batch, steps, Path(folder))
+        theirs = Theirs(name, batch, steps, ours)
+        seconds(ours), seconds(theirs)
+        pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    rates = [(batch * steps / a, batch * steps / b) for a, b in pairs]
+    ratios = sorted(a / b for a, b in rates)
+    print(
+        f"{name}: ours {statistics.median(r[0] for r in rates):,.1f} images/s, hand-written"
+        f" {statistics.median(r[1] for r in rates):,.1f} images/s, ratio"
+        f" {statistics.median(ratios):.3f}"
+        f" ({ratios[0]:.3f} … {ratios[-1]:.3f}), {rounds} rounds of {steps} steps of {batch}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    default = ["resnet18_cifar", "resnet50"] if CUDA else ["resnet18_cifar", "bep_small_cnn"]
+    parser.add_argument("--models", nargs="+", default=default)
+    parser.add_argument("--batch", type=int, default=256 if CUDA else 128)
+    parser.add_argument("--steps", type=int, default=50 if CUDA else 6)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    for name in asked.models:
+        compare(name, asked.batch, asked.steps, asked.rounds)
+
+
+if __name__ == "__main__":
+    main()
