@@ -17,7 +17,7 @@ from pruning.masks import Hold
 from pruning.scope import Masks, floors
 from pruning.scoring import calibration, left_alone, scores
 from pruning.selection import SELECTIONS, ChannelRound, Selection
-from pruning.sizes import Keep, Sizes
+from pruning.sizes import Keep, Sizes, positions
 from pruning.state import State, digest
 from pruning.surgery import prune_channels
 
@@ -35,10 +35,11 @@ class ChannelPruning:
         self._config = config
         self.axes: Axes = axes(state.model, state.example_input)
         self._dense_axes = self.axes
+        self._positions = positions(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
         self._spared = {a for a in self.axes.widths if spared & set(self.axes.producers(a))}
         self.latency: Latency | None = None
-        sizes = self._sizes(state)
+        sizes = self._sizes()
         if not sizes.prunable:
             reasons = "; ".join(f"{axis}: {why}" for axis, why in self.axes.fixed.items())
             raise ValueError(f"no channel of this network can be pruned ({reasons})")
@@ -58,11 +59,10 @@ class ChannelPruning:
         name = self._config.criterion.name
         return Accumulator(state.model, self.axes, name, state.example_input)
 
-    def _sizes(self, state: State) -> Sizes:
+    def _sizes(self) -> Sizes:
         return Sizes(
-            state.model,
             self.axes,
-            state.example_input,
+            self._positions,
             left_out=self._spared.__contains__,
             latency=self.latency,
         )
@@ -105,7 +105,7 @@ class ChannelPruning:
 
     def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
         self._measure_latency(state)
-        sizes, found = self._sizes(state), self.ranking(state, stream)
+        sizes, found = self._sizes(), self.ranking(state, stream)
         asked = self._config.importance
         if asked.per is not None:
             found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
@@ -131,7 +131,7 @@ class ChannelPruning:
                 state.model, state.example_input, batch_size=self._config.calibration.batch_size
             )
             self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
-            self.dense["latency"] = self._sizes(state).of("latency", {})
+            self.dense["latency"] = self._sizes().of("latency", {})
 
     def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
         chosen = self._config.compensation
@@ -175,7 +175,7 @@ class ChannelPruning:
 
     def got(self, state: State) -> dict[str, Any]:
         """What is really left, counted anew on the network as it is now."""
-        sizes = self._sizes(state)
+        sizes = self._sizes()
         left = {name: sizes.of(name, self.alive) for name in self.dense}
         for name, parameter in state.model.named_parameters():
             mask = self.masks.get(name)

@@ -1,6 +1,6 @@
 """What a network costs as a function of which channels stay, without building the network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,20 +17,25 @@ Keep = dict[str, Tensor]
 Array = np.ndarray
 
 
+def positions(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+    """Name of each convolution and linear weight → positions it is applied at, for one image."""
+    return {f"{n}.weight": c.positions for n, c in count(model, example_input).layers.items()}
+
+
 class Sizes:
     """Exact parameters, MACs and activation bytes of every network that pruning can leave.
 
     Units that appear equally often along every dimension of every tensor are of one *kind*. All
     sizes depend only on how many of each kind stay, so a candidate costs some microseconds; they
-    equal `count` of the network really shrunk. `axes` must be those of `model` as it is now;
-    axes for which `left_out` says so are not pruned.
+    equal `count` of the network really shrunk. `axes` are those of the network as it is now, and
+    `positions` what `positions` found, before or after pruning. Axes for which `left_out` says so
+    are not pruned.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         axes: "Axes",
-        example_input: Tensor,
+        positions: Mapping[str, int],
         *,
         left_out: Callable[[str], bool] = lambda axis: False,
         latency: "Latency | None" = None,
@@ -38,11 +43,10 @@ class Sizes:
         self.widths, self.latency = dict(axes.widths), latency
         self.spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
         self.prunable = [a for a in axes.widths if a not in axes.fixed and not left_out(a)]
-        layers = {f"{n}.weight": layer for n, layer in count(model, example_input).layers.items()}
         self._terms = _Terms()
-        for name, parameter in model.named_parameters():
-            positions = layers[name].positions if name in layers else 0
-            self._terms.add(name, parameter.shape, axes.labels.get(name, ()), positions)
+        for name, shape in axes.shapes.items():
+            if name not in axes.buffers:
+                self._terms.add(name, shape, axes.labels.get(name, ()), positions.get(name, 0))
         self.kinds, self._per_kind = self._terms.kinds(sum(self.widths.values()), self.spans)
         self._fixed = np.array(self._terms.fixed)
         prunable = np.zeros(len(self.kinds), dtype=bool)

@@ -9,7 +9,7 @@ from models.count import count
 from pruning.budget import Ask, BudgetError, per_saving, select_channels
 from pruning.latency import Latency, latency_table
 from pruning.scope import floors
-from pruning.sizes import Sizes
+from pruning.sizes import Sizes, positions
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -64,7 +64,11 @@ def network(request: pytest.FixtureRequest):
         torch.manual_seed(0)
         model = FAMILIES[request.param]()
     found = axes(model, IMAGE)
-    return model, found, Sizes(model, found, IMAGE)
+    return model, found, Sizes(found, positions(model, IMAGE))
+
+
+def sizes_of(model: nn.Module) -> Sizes:
+    return Sizes(axes(model, IMAGE, probe=False), positions(model, IMAGE))
 
 
 def random_scores(sizes: Sizes, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -115,7 +119,7 @@ def test_half_a_percent_holds_on_a_network_of_usual_width():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Residual(width=64)
-    sizes = Sizes(model, axes(model, IMAGE, probe=False), IMAGE)
+    sizes = sizes_of(model)
     for measure in ("channels", *MEASURES):
         for removed in (0.1, 0.3, 0.5, 0.7, 0.9):
             for scope in ("global", "layer"):
@@ -158,7 +162,7 @@ def test_layer_scope_keeps_the_papers_widths_in_every_axis():
         layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 512),
                           nn.ReLU(), nn.Linear(512, 10))  # fmt: skip
-    sizes = Sizes(model, axes(model, IMAGE, probe=False), IMAGE)
+    sizes = sizes_of(model)
     for removed, expected in ((0.7, [9, 9, 19, 19, 153]), (0.95, [1, 1, 3, 3, 25])):
         asked = ask(sizes, "channels", removed, scope="layer")
         keep = select_channels(random_scores(sizes), sizes, asked)
@@ -195,7 +199,7 @@ def test_what_cannot_be_reached_is_said(network):
     with pytest.raises(BudgetError, match="what must stay alone has"):
         select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.9999))
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten())
-    small = Sizes(model, axes(model, IMAGE, probe=False), IMAGE)
+    small = sizes_of(model)
     with pytest.raises(BudgetError, match=r"set tolerance: \d+(\.\d+)?%, or another size"):
         select_channels(random_scores(small), small, ask(small, "macs", 0.5))
 
@@ -204,7 +208,7 @@ def test_axes_left_out_stay_whole():
     model = vgg()
     found = axes(model, IMAGE, probe=False)
     first = next(iter(found.widths))
-    sizes = Sizes(model, found, IMAGE, left_out=lambda axis: axis == first)
+    sizes = Sizes(found, positions(model, IMAGE), left_out=lambda axis: axis == first)
     keep = select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.3, tolerance=1.0))
     assert first not in keep
     assert sizes.of("channels", {}) == sum(found.widths.values()) - found.widths[first]
@@ -225,9 +229,9 @@ def table(sizes: Sizes, milliseconds) -> Latency:
 
 def test_latency_budget_and_interpolation_are_exact_on_a_linear_table(network):
     model, found, _ = network
-    bare = Sizes(model, found, IMAGE)
+    bare = Sizes(found, positions(model, IMAGE))
     latency = table(bare, lambda out, into: 0.5 * out + 0.25 * into)
-    sizes = Sizes(model, found, IMAGE, latency=latency)
+    sizes = Sizes(found, positions(model, IMAGE), latency=latency)
     keep = select_channels(random_scores(sizes), sizes, ask(sizes, "latency", 0.5, tolerance=0.05))
     small = copy.deepcopy(model)
     shrink(small, found, keep)
