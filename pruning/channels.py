@@ -84,9 +84,8 @@ class ChannelPruning:
             found = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
         else:
             name, asked = self._config.criterion.name, self._config.importance
-            options = {**CHANNEL_DEFAULTS.get(name, {})}
-            options |= {"reduce": asked.reduce} if asked.reduce else {}
-            options |= {"absolute": asked.absolute} if asked.absolute else {}
+            stated = asked.model_dump(include={"reduce", "members", "absolute"}, exclude_none=True)
+            options: dict[str, Any] = {**CHANNEL_DEFAULTS.get(name, {}), **stated}
             by_layer = scores(self._config, state, stream, axes=self.axes)
             found = channel_scores(by_layer, self.axes, **options)
         missing = [axis for axis in self.widths if axis not in found]

@@ -143,9 +143,13 @@ class CalibrationConfig(Section):
 
 
 class ImportanceConfig(Section):
-    """How weight scores become one per channel, and whether latency or size divides them."""
+    """How weight scores become one per channel, and whether latency or size divides them.
 
-    reduce: Literal["sum", "mean", "max", "norm"] | None = None
+    What is left out is the criterion's own way, in pruning/granularity.py.
+    """
+
+    reduce: Literal["sum", "mean", "l2", "rms", "max", "first"] | None = None
+    members: Literal["sum", "mean", "max", "first", "concat"] | None = None
     absolute: Literal["none", "before", "after"] | None = None
     per: Literal["latency", "macs", "activation_bytes"] | None = None
     exponent: Annotated[float, Field(ge=0)] = 1.0

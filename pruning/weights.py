@@ -9,6 +9,7 @@ from torch import Tensor
 from pruning.compensation import COMPENSATIONS
 from pruning.config import PruningConfig
 from pruning.criteria import CRITERIA
+from pruning.granularity import CHANNEL_ONLY
 from pruning.masks import Hold
 from pruning.regrow import REGROWTHS, WeightRound
 from pruning.scope import Masks, Scores, kept
@@ -27,6 +28,11 @@ class WeightPruning:
     def __init__(self, config: PruningConfig, state: State) -> None:
         self.masks: Masks = {}  # for every prunable weight; none before the first round
         self._config = config
+        if config.criterion.name in CHANNEL_ONLY:
+            raise ValueError(
+                f"{config.criterion.name} scores channels, not single weights; set granularity:"
+                " channel, or choose another criterion"
+            )
         spared = left_alone(state.model, config.excluded)
         self._names = [f"{n}.weight" for n in layer_names(state.model) if n not in spared]
         parameters = dict(state.model.named_parameters())
@@ -55,12 +61,6 @@ class WeightPruning:
 
     def _scored(self, state: State, stream: str, **context: Any) -> Scores:
         found = scores(self._config, state, stream, **context)
-        missing = [name for name in self._names if name not in found]
-        if missing or any(found[n].dim() == 1 for n in self._names):
-            raise ValueError(
-                f"{self._config.criterion.name} scores channels, not single weights; set"
-                " granularity: channel, or choose another criterion"
-            )
         return {name: found[name] for name in self._names}
 
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
