@@ -183,8 +183,10 @@ def shrink(model: nn.Module, axes: Axes, keep: Keep) -> Axes:
     parameter is a new `nn.Parameter`: an optimizer must learn of it (`pruning/surgery.py`).
 
     Raises:
-        ValueError: `keep` names no axis, has another width, or empties an axis.
+        ValueError: `keep` names no axis, has another width, or empties an axis; or the axes are not
+            this network's.
     """
+    check(model, axes)
     changed, tensors = cuts(axes, keep), named_tensors(model)
     hold(model, {id(tensors[name]): _sliced(tensors[name], cut) for name, cut in changed.items()})
     kept = _kept(axes, keep)
@@ -193,6 +195,21 @@ def shrink(model: nn.Module, axes: Axes, keep: Keep) -> Axes:
         for axis, first in axes.offsets.items()
     }
     return relabel(axes, widths, torch.where(kept, kept.cumsum(0) - 1, GONE), axes.fixed)
+
+
+def check(model: nn.Module, axes: Axes) -> None:
+    """Nothing, if the axes are this network's.
+
+    Raises:
+        ValueError: a tensor is missing or has another shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    for name in axes.labels:
+        if shapes.get(name) != axes.shape(name):
+            raise ValueError(
+                f"{name} is {shapes.get(name, 'missing')} and its axes say {axes.shape(name)}; "
+                "use the axes that the last removal returned, on the model and not a wrapper of it"
+            )
 
 
 def hold(model: nn.Module, tensors: dict[int, Tensor]) -> None:
@@ -234,5 +251,8 @@ def _sliced(tensor: Tensor, cut: Cut) -> Tensor:
     if not isinstance(tensor, nn.Parameter):
         return take(tensor, cut)
     new = nn.Parameter(take(tensor.detach(), cut), requires_grad=tensor.requires_grad)
+    for key, value in vars(tensor).items():  # such as the Hessian that an optimizer hangs on it
+        ours = isinstance(value, Tensor) and value.shape == tensor.shape
+        setattr(new, key, take(value, cut) if ours else value)
     new.grad = None if tensor.grad is None else take(tensor.grad, cut)
     return new

@@ -1,4 +1,4 @@
-"""Physical removal of units during training: network, optimizer, averaged copy and masks at once."""
+"""Physical removal of units during training: network, optimizer, averaged copy, masks at once."""
 
 import copy
 import warnings
@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
-from models.channels import Axes, Cut, Keep, cuts, shrink, take
+from models.channels import Axes, Cut, Keep, check, cuts, shrink, take
 
 
 def prune_channels(
@@ -76,30 +77,114 @@ def _scores(name: str, tensor: Tensor, shape: tuple[int, ...], cut: Cut) -> Tens
 
 
 State = dict[str, Any]
+_REMEDY = "begin a new optimizer after surgery, or use another"
 
 
 def _states(
     optimizer: Optimizer, old: dict[str, nn.Parameter], found: dict[str, Cut]
 ) -> dict[nn.Parameter, State]:
     """Old parameter → its sliced state."""
-    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    twice = [name for name, p in old.items() if held.count(id(p)) > 1]
-    if twice:
-        raise ValueError(f"the optimizer holds {', '.join(twice)} more than once; build it anew")
+    groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     states: dict[nn.Parameter, State] = {}
-    for group in optimizer.param_groups:
-        least = group.get("min_dim_size_to_factor", 16)
-        for name, parameter in old.items():
-            if any(parameter is p for p in group["params"]) and parameter in optimizer.state:
-                where = f"{type(optimizer).__name__}: state of {name}"
-                states[parameter] = {
-                    key: _sliced(f"{where}, {key}", value, tuple(parameter.shape), found[name])
-                    for key, value in optimizer.state[parameter].items()
-                }
+    for name, parameter in old.items():
+        holding = [group for p, group in groups if p is parameter]
+        if len(holding) > 1:
+            raise ValueError(f"the optimizer holds {name} more than once; build it anew")
+        state = _stateful(optimizer).state.get(parameter) if holding else None
+        if state:
+            where, shape = f"{type(optimizer).__name__}: {name}", tuple(parameter.shape)
+            states[parameter] = {
+                key: _sliced(
+                    f"{where}: {key}", value, shape, found[name], _lacking(key, shape, group)
+                )
+                for group in holding
+                for key, value in state.items()
+            }
     return states
 
 
-def _sliced(where: str, value: Any, shape: tuple[int, ...], cut: Cut) -> Any:
+def _stateful(optimizer: Optimizer) -> Optimizer:
+    """Where the states are: timm's Lookahead keeps them in the optimizer that it leads."""
+    return getattr(optimizer, "_base_optimizer", optimizer)
+
+
+def _lacking(key: str, shape: tuple[int, ...], group: dict[str, Any]) -> int | None:
+    """The dimension that a factor of timm's Adafactor has no trace of."""
+    if key not in ("exp_avg_sq_row", "exp_avg_sq_col"):
+        return None
+    least = group["min_dim_size_to_factor"]
+    column = 0 if len(shape) > 2 and min(shape[:2]) > least else len(shape) - 2
+    return column + (key == "exp_avg_sq_row")
+
+
+def _sliced(
+    where: str, value: Any, shape: tuple[int, ...], cut: Cut, lacking: int | None = None
+) -> Any:
     """A state's value for the parameter without what is cut."""
-    if isinstance(value, list) and len(value) == len(shape):
-        return [_factor(where, v, n, d, cut) for d, (v, n) in enumerate(zip(value, shape, strict=True))]
+    if isinstance(value, list) and len(value) == len(shape):  # a factor for each dimension
+        parts = [[kept for i, kept in cut if i == d] for d in range(len(shape))]
+        return [
+            _sliced(where, v, (n,) * v.dim(), [(i, k) for k in part for i in range(v.dim())])
+            for v, n, part in zip(value, shape, parts, strict=True)
+        ]
+    if not isinstance(value, Tensor) or value.numel() == 1:
+        if not isinstance(value, Tensor | int | float | str | None):
+            raise ValueError(f"{where} is a {type(value).__name__}; {_REMEDY}")
+        return value
+    if lacking is not None:
+        shape = shape[:lacking] + shape[lacking + 1 :]
+        cut = [(d - (d > lacking), kept) for d, kept in cut if d != lacking]
+    fits = len(shape) == value.dim()
+    if not fits or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):
+        raise ValueError(f"{where} is {tuple(value.shape)} where {shape} was expected; {_REMEDY}")
+    return take(value, [(d, kept) for d, kept in cut if value.shape[d] > 1])
+
+
+def _point(
+    optimizer: Optimizer, new: dict[nn.Parameter, nn.Parameter], states: dict[nn.Parameter, State]
+) -> None:
+    """Exchange parameters in the optimizer's groups, in place, and their states."""
+    state = _stateful(optimizer).state
+    for group in optimizer.param_groups:
+        for i, old in enumerate(group["params"]):
+            if old not in new:
+                continue
+            group["params"][i] = new[old]
+            state.pop(old, None)
+            if old not in states:
+                continue
+            state[new[old]] = states[old]
+            if not _fits(optimizer, group, new[old], states[old]):
+                del state[new[old]]
+                warnings.warn(
+                    f"{type(optimizer).__name__} starts the state of a weight anew: it is factored "
+                    f"differently at {tuple(new[old].shape)} than at {tuple(old.shape)}",
+                    stacklevel=3,
+                )
+
+
+def _fits(
+    optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, state: State
+) -> bool:
+    """Whether the optimizer itself would lay out such a state for such a parameter.
+
+    Only factored states can differ: a twin without states makes one step on zeros to show them.
+    """
+    if all(shape == parameter.shape or shape.numel() == 1 for shape in _shapes(state)):
+        return True
+    blank = nn.Parameter(torch.zeros_like(parameter))
+    blank.grad = torch.zeros_like(parameter)
+    inner = _stateful(optimizer)
+    twin = object.__new__(type(inner))
+    # Copies, so that caches and random states of the optimizer are left alone.
+    vars(twin).update({key: copy.copy(value) for key, value in vars(inner).items()})
+    twin.state = defaultdict(dict)
+    twin.param_groups = [group | {"params": [blank]}]
+    with torch.compiler.set_stance("force_eager"):  # one step does not pay for compiling it
+        type(inner).step(twin)
+    laid_out = twin.state[blank]
+    return all(_shapes(state.get(key)) == _shapes(value) for key, value in laid_out.items())
+
+
+def _shapes(state: Any) -> list[torch.Size]:
+    return [leaf.shape for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor)]

@@ -1,0 +1,214 @@
+import copy
+import io
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from onnx.reference import ReferenceEvaluator
+from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from models import build
+from models.axes import axes, masks
+from models.channels import take
+from pruning.surgery import prune_channels
+
+IMAGE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
+
+
+def resnet():
+    """Shortcuts that pad channels with zeros."""
+    return build("resnet56", num_classes=5, depth=8, width=0.5).double()
+
+
+def vgg():
+    """Biases, BatchNorm, a flatten to 2·2 columns a channel, an activation with f(0) ≠ 0."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4)),
+        *(nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten()),
+        *(nn.Linear(12 * 4, 16), nn.Sigmoid(), nn.Linear(16, 5)),
+    ).double()
+
+
+def mobilenet():
+    """Expansion, depthwise convolution, squeeze-excite, residual."""
+    block = {"exp_ratio": 2.0, "act_layer": nn.Hardswish, "se_layer": SqueezeExcite}
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.Hardswish()),
+        *(InvertedResidual(8, 8, **block), InvertedResidual(8, 12, stride=2, **block)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5)),
+    ).double()
+
+
+OPTIMIZERS = {
+    "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "adam": lambda p: torch.optim.Adam(p, 1e-3, weight_decay=1e-2),
+    "adamw": lambda p: torch.optim.AdamW(p, 1e-3, weight_decay=1e-2),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, momentum=0.9, weight_decay=1e-2),
+}
+
+
+def random_keep(found, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    keep = {}
+    for axis, width in found.widths.items():
+        keep[axis] = torch.rand(width, generator=generator) > 0.8 * torch.rand((), generator=generator)
+        keep[axis][torch.randint(width, (), generator=generator)] = True
+    return keep
+
+
+def step(model, optimizer, ema, position, held=None):
+    """One training step; with masks `held` on gradients before clipping and on weights after it."""
+    generator = torch.Generator().manual_seed(position)
+    images = torch.randn(8, 3, 32, 32, generator=generator, dtype=torch.float64)
+    optimizer.zero_grad()
+    F.cross_entropy(model(images), torch.randint(5, (8,), generator=generator)).backward()
+    parameters = dict(model.named_parameters())
+    for name, mask in (held or {}).items():
+        parameters[name].grad *= mask
+    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    with torch.no_grad():
+        for name, mask in (held or {}).items():
+            parameters[name] *= mask
+    ema.update(model)
+
+
+def zero(model, held):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in held:
+                parameter.mul_(held[name])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("network", [resnet, vgg, mobilenet])
+def test_training_goes_on_as_in_the_masked_dense_network(network, optimizer):
+    torch.manual_seed(0)
+    dense = network()
+    found = axes(dense, IMAGE)
+    keep = random_keep(found)
+    held = masks(found, keep)
+    chosen = OPTIMIZERS[optimizer](dense.parameters())
+    average = ModelEmaV3(dense, decay=0.9)
+    for position in range(3):
+        step(dense, chosen, average, position)
+
+    small, small_average = copy.deepcopy((dense, average))
+    small_chosen = OPTIMIZERS[optimizer](small.parameters())
+    small_chosen.load_state_dict(copy.deepcopy(chosen.state_dict()))
+    left = prune_channels(
+        small, found, keep, optimizer=small_chosen, ema=small_average.module
+    )
+    zero(dense, held)
+    zero(average.module, held)
+    for position in range(3, 23):
+        step(dense, chosen, average, position, held)
+        step(small, small_chosen, small_average, position)
+
+    trained = [id(p) for group in small_chosen.param_groups for p in group["params"]]
+    assert Counter(trained) == Counter(id(p) for p in small.parameters())
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in dense.parameters())
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    for big, little in ((dense, small), (average.module, small_average.module)):
+        torch.testing.assert_close(big.eval()(images), little.eval()(images), rtol=0, atol=1e-10)
+        shapes = {n: tuple(t.shape) for n, t in little.state_dict().items()}
+        assert shapes == {n: left.shape(n) for n in shapes}
+
+
+def test_gradients_masks_and_scores_are_sliced_with_their_weights():
+    torch.manual_seed(0)
+    model = vgg()
+    found = axes(model, IMAGE)
+    model(IMAGE).sum().backward()
+    before = {name: (p.detach().clone(), p.grad.clone()) for name, p in model.named_parameters()}
+    scores = {"0.weight": torch.arange(8.0), "4.weight": torch.rand(12, 8, 3, 3), "10.bias": torch.rand(5)}
+    given = copy.deepcopy(scores)
+    keep = {"0": torch.arange(8) > 2, "4": torch.arange(12) % 2 == 0}
+    prune_channels(model, found, keep, tensors=[given])
+    after = dict(model.named_parameters())
+    first, second = torch.arange(3, 8), torch.arange(0, 12, 2)
+    columns = (4 * second[:, None] + torch.arange(4)).flatten()
+    expected = {
+        "0.weight": lambda t: t[first],
+        "1.bias": lambda t: t[first],
+        "4.weight": lambda t: t[second][:, first],
+        "4.bias": lambda t: t[second],
+        "8.weight": lambda t: t[:, columns],
+        "10.weight": lambda t: t,
+    }
+    for name, cut in expected.items():
+        weight, gradient = before[name]
+        assert torch.equal(after[name], cut(weight))
+        assert torch.equal(after[name].grad, cut(gradient))
+    assert torch.equal(given["0.weight"], scores["0.weight"][first])
+    assert torch.equal(given["4.weight"], scores["4.weight"][second][:, first])
+    assert given["10.bias"] is given["10.bias"]
+    assert (model[0].out_channels, model[1].num_features, model[4].in_channels) == (5, 5, 5)
+    assert model[8].in_features == 24
+
+
+def every_optimizer():
+    """One of each class of timm (those that need no GPU), Lookahead, and what torch has besides."""
+    names = list_optimizers(exclude_filters=["bnb*", "fused*"])
+    classes = {get_optimizer_class(n, bind_defaults=False): n for n in reversed(names)}
+    own = (torch.optim.ASGD, torch.optim.Rprop, torch.optim.Adafactor, torch.optim.Adamax)
+    return [*sorted(classes.values()), "lookahead_adamw", "lookahead_adafactor", *own]
+
+
+def build_optimizer(kind, parameters):
+    if not isinstance(kind, str):
+        return kind(parameters, lr=1e-3)
+    return create_optimizer_v2(parameters, opt=kind, lr=1e-3, weight_decay=0.01)
+
+
+@pytest.mark.parametrize("kind", every_optimizer())
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
+    """Each state tensor of a weight is cut along what it shares with the weight; training goes on."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(timm.optim.kron, "has_dynamo", False)  # it would compile for a minute
+    # Wide enough for factored moments, before and after.
+    conv, hidden = nn.Conv2d(20, 40, 3), nn.Linear(40 * 4, 60)
+    model = nn.Sequential(conv, nn.Flatten(), hidden, nn.Linear(60, 4))
+    image = torch.randn(2, 20, 4, 4)
+    found = axes(model, image[:1])
+    optimizer = build_optimizer(kind, model.parameters())
+    second_order = getattr(optimizer, "is_second_order", False)
+
+    def train():
+        optimizer.zero_grad()
+        model(image).square().sum().backward(create_graph=second_order)
+        optimizer.step()
+
+    train()
+    old = {name: (p, state_of(optimizer, p)) for name, p in model.named_parameters()}
+    keep = {"0": torch.arange(40) % 4 > 0, "2": torch.arange(60) % 3 > 0}
+    prune_channels(model, found, keep, optimizer=optimizer)
+    kept = {"0.weight": keep["0"], "0.bias": keep["0"], "2.bias": keep["2"]}
+    checked = 0
+    for name, parameter in model.named_parameters():
+        before, state = old[name][1], state_of(optimizer, parameter)
+        assert before.keys() == state.keys()
+        for key, value in before.items():
+            if isinstance(value, torch.Tensor) and value.shape == old[name][0].shape and name in kept:
+                assert torch.equal(state[key], value[kept[name]])
+                checked += 1
+            elif not isinstance(value, torch.Tensor | list):
+                assert state[key] == value
+    assert checked or not any(old[name][1] for name in kept)
+    trained = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+    assert trained == Counter(id(p) for p in model.parameters())
+    train()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def state_of(optimizer, parameter):
+    return dict(getattr(optimizer, "_base_optimizer", optimizer).state.get(parameter, {}))
