@@ -120,7 +120,8 @@ def compare(name: str, batch: int, steps: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(name, batch, steps, Path(folder))
         theirs = Theirs(name, batch, steps, ours)
-        seconds(ours), seconds(theirs)
+        for side in (ours, theirs):
+            seconds(side)
         pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
     rates = [(batch * steps / a, batch * steps / b) for a, b in pairs]
     ratios = sorted(a / b for a, b in rates)

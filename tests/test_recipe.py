@@ -72,7 +72,7 @@ def test_typed_fields(tmp_path):
         (GOOD + "sede: 3\n", "r.yaml:6: unknown key sede (did you mean seed?"),
         (
             GOOD + "  precision: bf15\n",
-            "r.yaml:6: training.precision: 'bf15' is not one of 'fp32', 'bf16' or 'fp16'"
+            "r.yaml:6: training.precision: 'bf15' is not one of 'fp32', 'bf16', 'fp16' or 'fp64'"
             " (did you mean bf16?)",
         ),
         (

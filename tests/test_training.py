@@ -22,6 +22,7 @@ SYNTHETIC = (
     "training.batch_size=16",
     "training.duration=2ep",
     "training.optimizer.lr=0.02",
+    "training.precision=fp64",
 )
 
 
@@ -160,7 +161,7 @@ def test_accumulation_takes_the_same_steps(run_recipe):
     _, two = run_recipe(
         "recipes/base/digits/digits_cnn.yaml", *SYNTHETIC, "training.accumulation=4", folder="two"
     )
-    assert losses(one) == pytest.approx(losses(two), rel=1e-5)
+    assert losses(one) == pytest.approx(losses(two), rel=1e-10)
 
 
 def losses(folder: Path) -> list[float]:
@@ -188,15 +189,20 @@ def launch(
     )
 
 
-def test_two_processes_train_as_one(run_recipe, tmp_path):
-    settings = (*SYNTHETIC, "log.every=2it")
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("model={name: resnet56, options: {depth: 8, width: 0.5}}", "training.sync_batchnorm=on")],
+    ids=["small_conv", "BatchNorm"],
+)
+def test_two_processes_train_as_one(run_recipe, tmp_path, extra):
+    settings = (*SYNTHETIC, *extra, "log.every=2it")
     _, one = run_recipe(DIGITS, *settings, folder="one")
-    done = launch(tmp_path / "two", 2, *SYNTHETIC)
+    done = launch(tmp_path / "two", 2, *SYNTHETIC, *extra)
     assert done.returncode == 0, done.stderr[-3000:]
     two = tmp_path / "two"
     first, second = (json.loads((f / "summary.json").read_text()) for f in (one, two))
     assert second["run/processes"] == 2
-    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-10)
     for name in (
         "run/steps",
         "run/images",
@@ -207,7 +213,7 @@ def test_two_processes_train_as_one(run_recipe, tmp_path):
         assert first[name] == second[name]
     ours, theirs = (load_file(f / "model.safetensors") for f in (one, two))
     for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-9, atol=1e-11)
 
 
 def test_asking_for_two_and_getting_one_is_an_error(tmp_path):

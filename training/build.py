@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from torch import nn
 from torch.optim import Optimizer
 
@@ -38,7 +38,8 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
                 )
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
-    return model.train().to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    dtype = torch.float64 if recipe.training.precision == "fp64" else torch.float32
+    return model.train().to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
 def build_averager(recipe: Recipe, model: nn.Module) -> Any:
@@ -57,8 +58,11 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         RecipeError: fewer processes than the launcher's or the recipe's number; a batch that does
             not divide; half precision on a CPU without it (7 to 30 times slower).
     """
-    precision = {"fp32": "no"}.get(recipe.training.precision, recipe.training.precision)
+    precision = {"fp32": "no", "fp64": "no"}.get(
+        recipe.training.precision, recipe.training.precision
+    )
     accelerator = Accelerator(
+        cpu=on_cpu(),
         mixed_precision=precision,
         log_with=None if recipe.log.tracker == "none" else recipe.log.tracker,
         project_dir=str(folder),
@@ -71,13 +75,17 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
             f" ACCELERATE_USE_CPU=true torchrun --nproc_per_node {asked} train.py …"
         )
     recipe.check_processes(accelerator.num_processes)
-    on_cpu = accelerator.device.type == "cpu"
-    if on_cpu and (precision == "fp16" or (precision == "bf16" and not _cpu_has_bf16())):
+    if on_cpu() and (precision == "fp16" or (precision == "bf16" and not _cpu_has_bf16())):
         raise RecipeError(
             f"training.precision: {precision} is many times slower on this CPU;"
             " use --set training.precision=fp32"
         )
     return accelerator
+
+
+def on_cpu() -> bool:
+    """Whether training runs on the CPU: asked for by ACCELERATE_USE_CPU, or there is no GPU."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
 
 
 def _cpu_has_bf16() -> bool:

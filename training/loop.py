@@ -68,7 +68,7 @@ def train_step(run: Run, batch: Batch) -> None:
     run.wrapped.train()
     parts = run.recipe.training.accumulation
     shares = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
-    loss_sum = torch.zeros((), device=run.device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=run.device)
     for index, (share, target) in enumerate(shares):
         last = index == len(shares) - 1
         with nullcontext() if last else run.accelerator.no_sync(run.wrapped):
@@ -233,7 +233,7 @@ def _mixed(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _formatted(run: Run, images: Tensor) -> Tensor:
     layout = torch.channels_last if run.recipe.training.channels_last else torch.contiguous_format
-    return images.contiguous(memory_format=layout)
+    return images.to(run.dtype).contiguous(memory_format=layout)
 
 
 def _scores(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ def factor(config: LrScheduleConfig, position: int, *, total: int, steps_per_epo
     constant 1; linear 1 − (1 − f)p; step γ^(milestones passed); exponential γ^epochs;
     cosine f + (1 − f)(1 + cos πp)/2 (Loshchilov & Hutter, arXiv:1608.03983, eq. 5);
     one_cycle: cosine from 1/start_divisor up to 1 at `rise` of the whole, then down to
-    1/(start_divisor · final_divisor) (Smith & Topin, arXiv:1708.07120, two cosine phases as in torch's OneCycleLR).
+    1/(start_divisor · final_divisor) (Smith & Topin, arXiv:1708.07120; torch's OneCycleLR).
     Milestones count from the start of training, warm-up included. `per: epoch` holds the value
     of an epoch's first step through the epoch; warm-up then rises as (e + 1)/(warm-up epochs).
     """

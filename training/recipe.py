@@ -101,7 +101,7 @@ class TrainingConfig(Section):
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     ema: EmaConfig | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     tf32: bool = False
     channels_last: bool = False
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False

@@ -24,6 +24,7 @@ from training.data import Batches, Data, open_data
 from training.environment import cpu_name
 from training.log import Log
 from training.recipe import Recipe
+from training.sync_batchnorm import release, synchronize
 
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
 
@@ -94,6 +95,7 @@ class Run:
             world_size=self.processes,
         )
         self.model = build_model(recipe, self.data.info, self.device)
+        self.dtype = next(self.model.parameters()).dtype
         self.dense = count(self.model, self.example_input)
         self.macs = self.dense.macs
         self.averager = build_averager(recipe, self.model)
@@ -141,11 +143,13 @@ class Run:
     def example_input(self) -> Tensor:
         """One image of zeros, (1, C, H, W)."""
         info = self.data.info
-        return torch.zeros(1, info.channels, info.height, info.width, device=self.device)
+        size = (1, info.channels, info.height, info.width)
+        return torch.zeros(size, dtype=self.dtype, device=self.device)
 
     def calibration(self, batches: int, batch_size: int, **options: Any) -> Batches:
         """This rank's share of training images to score on; see Data.calibration_batches."""
-        return self.data.calibration_batches(batches, batch_size, **options)
+        drawn = self.data.calibration_batches(batches, batch_size, **options)
+        return [(images.to(self.dtype), labels) for images, labels in drawn]
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, the same on each."""
@@ -171,6 +175,8 @@ class Run:
         if self.recipe.training.compile:
             mode = self.recipe.training.compile
             self.model.compile(mode=None if mode is True else mode)
+        if self.recipe.training.sync_batchnorm and self.processes > 1:
+            synchronize(self.model)
         self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
         self.macs = count(self.model, self.example_input).macs
 
@@ -179,6 +185,7 @@ class Run:
         self.cost.end_segment({"end": self.work, "macs": self.macs})
         self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
+        release(self.model)
         if self.recipe.training.compile:
             self.model._compiled_call_impl = None
             torch._dynamo.reset()

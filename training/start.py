@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from training import checkpoint, state
-from training.build import make_accelerator
+from training.build import make_accelerator, on_cpu
 from training.environment import environment, write_json
 from training.recipe import Recipe, RecipeError
 from training.run import Run
@@ -23,7 +23,8 @@ def start(recipe: Recipe, source: Source, *, output: Path | None, resume: bool, 
         DataError: the data set is missing or broken.
     """
     name = f"{stem}-{recipe.hash()}-seed{recipe.seed}"
-    chosen = [_folder(output, resume, name) if PartialState().is_main_process else None]
+    ranks = PartialState(cpu=on_cpu())
+    chosen = [_folder(output, resume, name) if ranks.is_main_process else None]
     folder = broadcast_object_list(chosen)[0]
     if isinstance(folder, RecipeError):
         raise folder

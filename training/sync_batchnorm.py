@@ -1,0 +1,59 @@
+"""BatchNorm over the batches of all ranks, on any device."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def synchronize(model: nn.Module) -> None:
+    """Let every BatchNorm normalise by the global batch's statistics until `release`.
+
+    torch's own SyncBatchNorm needs a GPU and another class in the network; here only the forward
+    pass of the modules changes, so that names, surgery and files stay as they are.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            vars(module)["forward"] = partial(_forward, module)
+
+
+def release(model: nn.Module) -> None:
+    """Give every BatchNorm its own forward pass back."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            vars(module).pop("forward", None)
+
+
+def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """(x − μ) / √(σ² + ε) · γ + β with μ, σ² over images and positions of all ranks.
+
+    Two passes (mean, then centred squares), since one pass cancels digits.
+    """
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    dims = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = all_reduce(wide.new_tensor(float(x.numel() // x.shape[1])))
+    mean = all_reduce(wide.sum(dims)) / count
+    centred = wide - mean.view(shape)
+    variance = all_reduce((centred * centred).sum(dims)) / count
+    if norm.track_running_stats:
+        _track(norm, mean.detach(), variance.detach() * count / (count - 1))
+    y = centred * torch.rsqrt(variance + norm.eps).view(shape)
+    if norm.affine:
+        y = y * norm.weight.view(shape) + norm.bias.view(shape)
+    return y.to(x.dtype)
+
+
+@torch.no_grad()
+def _track(norm: _BatchNorm, mean: Tensor, unbiased_variance: Tensor) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    part = norm.momentum or 1 / norm.num_batches_tracked
+    norm.running_mean.lerp_(mean.to(norm.running_mean), part)
+    norm.running_var.lerp_(unbiased_variance.to(norm.running_var), part)
