@@ -236,6 +236,11 @@ class PruningConfig(Section):
             "accumulate is for taylor, bn_taylor and snip scores of channels":
                 self.accumulate
                 and not (channel and self.criterion.name in ("taylor", "bn_taylor", "snip")),
+            "regrow moves weights at one sparsity; set schedule.curve: constant":
+                self.regrow is not None
+                and self.regrow.name != "score"
+                and self.schedule.rounds > 1
+                and self.schedule.curve != "constant",
             "penalty: group_lasso is over channels; set granularity: channel":
                 self.penalty is not None and self.penalty.name == "group_lasso" and not channel,
             "rewind would undo mean_replacement; write one of the two":

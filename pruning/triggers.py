@@ -54,8 +54,9 @@ class Epi(Trigger):
 
     Fires when EPI_t ≥ tau and EPI_t ≥ EPI_{t−j} for j = 1 … 5, so never before t = r + 5 (epochs
     count from 0). tau: 0.944 for gradient scores, 0.983 for magnitude, tuned by the paper on
-    ResNet-50. r is not in the paper; 5 fits its earliest reported triggers. Structures and EPI are
-    also logged for `ratios`, at the price of one ranking each.
+    ResNet-50. r is not in the paper; 5 fits its earliest reported triggers. `ratio` is the fraction
+    of units whose removal is watched, by default the recipe's amount; EPI of `ratios` is logged
+    too, at the price of one ranking each.
     """
 
     LOOK_BACK = 5

@@ -299,6 +299,10 @@ def test_amounts_and_their_units():
         ({"sparsity": 0.5, "scope": "uniform"}, "'global', 'layer' or 'erk'"),
         ({"sparsity": 1}, "less than 1"),
         (
+            {"sparsity": 0.5, "regrow": "gradient", "schedule": {"rounds": 2, "every": "1ep"}},
+            "regrow moves weights at one sparsity; set schedule.curve: constant",
+        ),
+        (
             {"channels": 0.5, "granularity": "channel", "floor": 0},
             "a layer of no channels computes nothing",
         ),
