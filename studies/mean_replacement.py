@@ -9,6 +9,7 @@ propagate biases, dashed ones do not. `summary.csv` holds the numbers behind the
 
 import argparse
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from studies.penalty_records import (
     NotRunError,
@@ -68,7 +70,7 @@ def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
     for score, colour in COLOURS.items():
         if f"bp_{score}" in pairs:
             x, y = pairs[score], pairs[f"bp_{score}"]
-            axes.scatter(x, y, s=4, color=colour, alpha=0.4, lw=0, label=score)
+            axes.scatter(x, y, s=6, color=colour, alpha=0.5, lw=0, label=score)
             wins, cells = wins + int((y < x).sum()), cells + len(x)
     axes.plot(LIMITS, LIMITS, color="grey", lw=0.8)
     axes.set(xlim=LIMITS, ylim=LIMITS, xlabel="penalty without bp", ylabel="penalty with bp")
@@ -110,7 +112,7 @@ def figure_3(table: pd.DataFrame) -> Figure:
     figure, plots = canvas(len(names), "Figure 3")
     for axes, name in zip(plots, names, strict=True):
         scatter(axes, pairs.xs(name, level="data"), name)
-    plots[0].legend(fontsize=6)
+    plots[0].legend(fontsize=6, markerscale=2)
     return figure
 
 
@@ -153,7 +155,7 @@ def figure_5(table: pd.DataFrame) -> Figure:
         style = {"color": COLOURS[score], "ls": "--" if method == score else "-"}
         axes.plot(shares.index, shares[method], lw=1, label=method, **style)
     axes.set(xlabel="τ", ylabel="share within the threshold")
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
 
 
@@ -239,7 +241,7 @@ def figure_11(table: pd.DataFrame) -> Figure:
     for axes, n in zip(plots, steps, strict=True):
         pairs = one_shot(table, n)
         for x, y, colour in clouds:
-            style = {"s": 4, "color": colour, "alpha": 0.4, "lw": 0, "label": f"{y} vs {x}"}
+            style = {"s": 6, "color": colour, "alpha": 0.5, "lw": 0, "label": f"{y} vs {x}"}
             axes.scatter(pairs[x], pairs[y], **style)
         axes.plot(ends, ends, color="grey", lw=0.8)
         axes.set(xlim=ends, ylim=ends, xlabel="penalty (right)", ylabel="penalty (left)")
@@ -252,6 +254,18 @@ FIGURES: dict[int, Callable[[pd.DataFrame], Figure]] = {
     2: figure_2, 3: figure_3, 4: figure_4, 5: figure_5, 6: figure_6,
     7: figure_7, 8: figure_8, 9: figure_9, 10: figure_10, 11: figure_11,
 }  # fmt: skip
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A small PNG, by a palette of 256 colours: these files are kept in the repository."""
+    figure.set_dpi(90)
+    figure.tight_layout()
+    pixels = BytesIO()
+    figure.savefig(pixels, format="png")
+    Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        path, optimize=True
+    )
+    plt.close(figure)
 
 
 def main() -> None:
@@ -268,10 +282,9 @@ def main() -> None:
         except NotRunError as reason:
             print(f"figure {number}: {reason}")
             continue
-        figure.tight_layout()
-        figure.savefig(arguments.out / f"figure_{number}.png", dpi=90)
-        plt.close(figure)
-        print(f"figure {number}: {arguments.out / f'figure_{number}.png'}")
+        path = arguments.out / f"figure_{number}.png"
+        save(figure, path)
+        print(f"figure {number}: {path}")
     summary(table).to_csv(arguments.out / "summary.csv", index=False, float_format="%.4g")
 
 
