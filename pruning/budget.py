@@ -50,8 +50,10 @@ def select_channels(
 
     Units are taken in order of score over all axes (scope global), or so that every axis keeps the
     same fraction (scope layer), floors first, as long as the size allows; then single lower-ranked
-    units fill what is left. `channels` with scope layer is met in each axis instead: it keeps
-    ⌊(1 − removed) · width⌋ of its dense width. Ties: the earlier axis, the lower index.
+    units fill what is left. Where that does not come within the tolerance, one axis gives up the
+    last unit it took, the lowest-ranked such unit that helps. `channels` with scope layer is met in
+    each axis instead: ⌊(1 − removed) · width⌋ of its dense width stay. Ties: the earlier axis, the
+    lower index.
 
     Raises:
         BudgetError: the floors alone are too large, or no unit is small enough to get near enough.
@@ -65,8 +67,9 @@ def select_channels(
     if ask.measure == "channels" and ask.scope == "layer":
         return keep_best(scores, _per_axis(ask, alive), ask.floor, alive)
     order = _Order(scores, alive, ask, sizes)
-    units, size = order.filled(order.longest(ask.limit), ask.limit)
-    if ask.round_to == 1 and ask.limit - size > ask.tolerance * ask.limit:
+    enough = (1 - ask.tolerance) * ask.limit if ask.round_to == 1 else 0
+    units, size = order.nearest(ask.limit, enough)
+    if size < enough:
         short = (ask.limit - size) / ask.limit
         raise BudgetError(
             f"{ask.measure}: {ask.limit:.6g} asked for and {size:.6g} is the nearest below it that"
@@ -162,18 +165,41 @@ class _Order:
             range(1, len(self._ends) + 1), limit, key=lambda n: self._size(self._counts(n))
         )
 
-    def filled(self, blocks: int, limit: float) -> tuple[Array, float]:
+    def nearest(self, limit: float, enough: float) -> tuple[Array, float]:
+        """Units of a size of at least `enough` and at most `limit`, or the nearest found below."""
+        blocks = self.longest(limit)
+        best = self._filled(blocks, limit)
+        last_of: dict[int, int] = {}  # axis → its last block that is taken; the lowest rank first
+        for block in range(blocks - 1, 0, -1):
+            last_of.setdefault(self._axis[block - 1], block)
+        for block in last_of.values():
+            if best[1] >= enough:
+                break
+            best = max(best, self._filled(blocks, limit, without=block), key=lambda found: found[1])
+        return best
+
+    def _block(self, block: int) -> Array:
+        return self._units[self._ends[block - 1] : self._ends[block]]
+
+    def _filled(
+        self, blocks: int, limit: float, *, without: int | None = None
+    ) -> tuple[Array, float]:
         """The units of these blocks and of those after them that still fit, and their size.
 
-        Once a block of an axis does not fit, no later one of it will: sizes only grow.
+        Once a block of an axis does not fit, no later one of it will: sizes only grow. Of the axis
+        whose block is left out no more is taken, so that it keeps its best.
         """
         counts, units = self._counts(blocks), [self._units[: self._ends[blocks - 1]]]
         full: set[int] = set()
+        if without is not None:
+            counts = counts - self._sizes.counts_of(self._block(without))
+            units = [np.setdiff1d(units[0], self._block(without), assume_unique=True)]
+            full.add(self._axis[without - 1])
         for block in range(blocks, len(self._ends)):
             axis = self._axis[block - 1]
             if axis in full:
                 continue
-            more = self._units[self._ends[block - 1] : self._ends[block]]
+            more = self._block(block)
             grown = counts + self._sizes.counts_of(more)
             if self._size(grown) <= limit:
                 counts = grown

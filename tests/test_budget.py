@@ -115,6 +115,27 @@ def test_budgets_are_met_within_half_a_percent(network, measure: str, removed: f
     assert size <= asked.limit
     unit = min(float(s.min()) for s in sizes.savings(measure, keep).values())
     assert asked.limit - size <= max(0.005 * asked.limit, 2 * unit)  # or no unit is that small
+    for axis, mask in keep.items():  # whatever filled it up, every axis keeps its best
+        scores = random_scores(sizes)[axis]
+        assert mask.all() or scores[mask].min() > scores[~mask].max()
+
+
+def test_one_unit_gives_way_where_the_order_alone_does_not_come_near(network):
+    _, _, sizes = network
+    met = {True: 0, False: 0}
+    for seed in range(30):
+        scores = random_scores(sizes, seed)
+        near, far = (ask(sizes, "macs", 0.5, tolerance=t) for t in (0.005, 1.0))
+        met[False] += sizes.of("macs", select_channels(scores, sizes, far)) >= 0.995 * far.limit
+        try:
+            keep = select_channels(scores, sizes, near)
+        except BudgetError:
+            continue
+        assert 0.995 * near.limit <= sizes.of("macs", keep) <= near.limit
+        for axis, mask in keep.items():
+            assert mask.all() or scores[axis][mask].min() > scores[axis][~mask].max()
+        met[True] += 1
+    assert met[True] > met[False]
 
 
 def test_half_a_percent_holds_on_a_network_of_usual_width():
