@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 Array = np.ndarray
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -109,6 +108,8 @@ def _grid(width: int, points: int) -> Array:
 @torch.no_grad()
 def _time(layer: nn.Module, sample: Tensor, outputs: int, inputs: int, seconds: float) -> float:
     """Milliseconds of the layer with other widths; of a grouped one, with `outputs` groups."""
+    from torch.utils.benchmark import Timer  # here, because it is slow to import and may warn
+
     weight = layer.get_parameter("weight")
     groups = getattr(layer, "groups", 1)
     if groups > 1:

@@ -13,7 +13,8 @@ from pruning.scope import Masks, Scores, keep_exactly, select_weights
 class WeightRound:
     """One round over single weights: scores of all, what is kept so far, and how many may stay.
 
-    `slopes()` is ∂L/∂θ of every scored weight, removed ones too, when asked for.
+    `slopes()` is ∂L/∂θ of every scored weight, removed ones too, when asked for; `seed` is the
+    round's own.
     """
 
     scores: Scores
@@ -23,6 +24,7 @@ class WeightRound:
     floor: float | None
     number: int
     rounds: int
+    seed: int
     slopes: Callable[[], Scores]
 
     def best(self, scores: Scores | None = None, alive: Masks | None = None) -> Masks:
@@ -46,13 +48,13 @@ def gradient(round: WeightRound, *, fraction: float = 0.3) -> Masks:
     of n, growth is by |∂L/∂θ|, grown weights start at 0, the first mask is random.
     """
     if round.alive is None:
-        return round.best(_noise(round.scores, 0))
+        return round.best(_noise(round.scores, round.seed))
     return _exchanged(round, round.slopes(), fraction)
 
 
-def random(round: WeightRound, *, fraction: float = 0.3, seed: int = 0) -> Masks:
+def random(round: WeightRound, *, fraction: float = 0.3) -> Masks:
     """As `gradient`, with growth drawn evenly. SET, Mocanu et al. 2018, arXiv:1707.04780."""
-    noise = _noise(round.scores, seed + round.number)
+    noise = _noise(round.scores, round.seed)
     return round.best(noise) if round.alive is None else _exchanged(round, noise, fraction)
 
 

@@ -2,14 +2,14 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
 from pruning.config import PruningConfig
 from pruning.criteria import CRITERIA, Scores
-from pruning.state import Batches, State
+from pruning.state import Batches, State, stream_seed
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -25,14 +25,21 @@ def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
 def scores(config: PruningConfig, state: State, stream: str, **context: Any) -> Scores:
     """The criterion's scores, from gradients averaged over ranks before anything is not linear.
 
-    `context` are things only some criteria ask for (`axes`, `weights`).
+    `context` are things only some criteria ask for (`axes`, `weights`). Criteria that draw get a
+    seed made from the run's and the stream's name; a `seed` that the recipe states wins.
     """
     criterion = CRITERIA[config.criterion.name]
-    known = inspect.signature(criterion).parameters
-    context = {"reduce": state.reduce, **context}
-    handed = {key: value for key, value in context.items() if key in known}
+    context = {"reduce": state.reduce, "seed": stream_seed(state, stream), **context}
     batches = calibration(config, state, stream)
-    return criterion(state.model, batches, **config.criterion.options, **handed)
+    return criterion(
+        state.model, batches, **asked_for(criterion, context) | config.criterion.options
+    )
+
+
+def asked_for(function: Callable[..., Any], context: dict[str, Any]) -> dict[str, Any]:
+    """The part of the context that the function has parameters for."""
+    known = inspect.signature(function).parameters
+    return {key: value for key, value in context.items() if key in known}
 
 
 def layer_names(model: nn.Module) -> list[str]:

@@ -18,6 +18,11 @@ class State(Protocol):
     optimizer: Optimizer
 
     @property
+    def seed(self) -> int:
+        """The run's seed; what pruning draws at random follows from it (`stream_seed`)."""
+        ...
+
+    @property
     def ema(self) -> nn.Module | None:
         """The averaged copy of the model."""
         ...
@@ -59,6 +64,12 @@ class State(Protocol):
     def reduce(self, tensor: Tensor) -> Tensor:
         """The mean over ranks."""
         ...
+
+
+def stream_seed(state: State, stream: str) -> int:
+    """A seed below 2⁶³ for the draws of this name: the same on all ranks and after a restart."""
+    words = f"{state.seed}/pruning/{stream}".encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
 
 
 def digest(tensors: dict[str, Tensor]) -> int:

@@ -14,7 +14,7 @@ from pruning.masks import Hold
 from pruning.regrow import REGROWTHS, WeightRound
 from pruning.scope import Masks, Scores, kept
 from pruning.scoring import calibration, layer_names, left_alone, scores
-from pruning.state import State, digest
+from pruning.state import State, digest, stream_seed
 
 
 class WeightPruning:
@@ -82,6 +82,7 @@ class WeightPruning:
                 floor=self._config.least,
                 number=number,
                 rounds=of,
+                seed=stream_seed(state, f"regrow {number}"),
                 slopes=partial(self._slopes, state, stream),
             )
             self._apply(state, self._chosen(round), dense if revives else None)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.count import count
 from pruning.budget import BudgetError
 from pruning.config import PruningConfig
+from pruning.criteria import CRITERIA
 from pruning.pruner import NoEffect, Pruner, plan_events
 from pruning.report import printed
 
@@ -39,6 +40,7 @@ class Training:
     """The least that a pruner needs of a training, and a loop as a notebook would write it."""
 
     def __init__(self, *, epochs: int = 4, seed: int = 0, averages: bool = False) -> None:
+        self.seed = 0
         self.model = network(seed)
         self.ema = copy.deepcopy(self.model) if averages else None
         self.optimizer = self.new_optimizer()
@@ -464,3 +466,43 @@ def test_the_plan_names_every_event():
         "0 steps after epi fires: round 1 of 2, 29.2893% of channels removed",
         "4 steps after epi fires: round 2 of 2, 50.0000% of channels removed",
     ]
+
+
+def drawn(seed: int, **keys) -> dict[str, Tensor]:
+    training = Training()
+    training.seed = seed
+    pruner = Pruner(recipe(sparsity=0.5, **keys), training)
+    training.records.append(pruner.prune(training))
+    return pruner.method.masks
+
+
+RANDOM_CHOICES = [
+    {"criterion": "random"},
+    {"criterion": {"name": "obd", "hessian": "hutchinson", "samples": 1}},
+    {"regrow": "random"},
+    {"regrow": "gradient"},
+]
+
+
+@pytest.mark.parametrize("keys", RANDOM_CHOICES)
+def test_what_is_drawn_follows_from_the_seed_of_the_run(keys: dict):
+    first, again, other = (drawn(seed, **keys) for seed in (3, 3, 4))
+    assert all(torch.equal(mask, again[name]) for name, mask in first.items())
+    assert any(not torch.equal(mask, other[name]) for name, mask in first.items())
+
+
+def test_a_seed_that_the_recipe_states_wins():
+    stated = {"criterion": {"name": "random", "seed": 5}}
+    first, other = (drawn(seed, **stated) for seed in (3, 4))
+    assert all(torch.equal(mask, other[name]) for name, mask in first.items())
+    expected = CRITERIA["random"](network(), [], seed=5)
+    kept = torch.cat([expected[name][mask] for name, mask in first.items()])
+    gone = torch.cat([expected[name][~mask] for name, mask in first.items()])
+    assert kept.min() > gone.max()
+
+
+def test_every_round_draws_anew():
+    training = Training()
+    pruner = Pruner(recipe(criterion="random", sparsity=0.5), training)
+    first, second = (pruner.method.ranking(training, f"calibration {n}") for n in (0, 1))
+    assert all((score != second[name]).any() for name, score in first.items())

@@ -114,6 +114,11 @@ class Run:
         self.progress.position = value
 
     @property
+    def seed(self) -> int:
+        """The recipe's."""
+        return self.recipe.seed
+
+    @property
     def work(self) -> int:
         """Optimizer steps done in all."""
         return self.progress.work
