@@ -64,7 +64,7 @@ def run(asked: argparse.Namespace) -> int:
     places = Places(ROOT, ROOT / "runs" / "foresight", ROOT / "results")
     left = missing(jobs(asked.seeds, tuple(asked.set)), places)
     print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
-    here = [f"data.path={asked.data.resolve()}"] if asked.data else []
+    here = ["log.tracker=none", *([f"data.path={asked.data.resolve()}"] if asked.data else [])]
 
     def submit(one: Job, where: Places) -> int:  # where the data lies is no part of the record
         return run_here(replace(one, set=(*one.set, *here)), where)
