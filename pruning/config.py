@@ -9,6 +9,11 @@ from pruning.signatures import checked
 
 SIZES = ("channels", "params", "macs", "activation_bytes", "latency")
 AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
+CHANNEL_ONLY = frozenset(
+    {"taylor", "channel_norm", "bn_scale", "bn_taylor", "gate_decorator", "snap", "crop_s"}
+    | {"activation_taylor", "rs", "abs_rs", "mrs", "abs_mrs"}
+)
+"""Criteria whose scores mean something for channels only: signed by design, or one per channel."""
 
 
 def _fraction(value: Any) -> Any:
@@ -213,7 +218,10 @@ class PruningConfig(Section):
     def _axes_agree(self) -> "PruningConfig":
         name = self.amount[0] if self.amount else ""
         channel = self.granularity == "channel"
+        criterion = self.criterion.name
         wrong = {
+            f"{criterion} scores channels, not single weights; set granularity: channel, or choose"
+            " another criterion": criterion in CHANNEL_ONLY and not channel,
             f"application: {self.application} removes whole channels; set granularity: channel":
                 self.application != "mask" and not channel,
             f"{name} counts channels; set granularity: channel, or write sparsity":
@@ -233,9 +241,11 @@ class PruningConfig(Section):
                 self.regrow is not None
                 and self.regrow.name == "score"
                 and self.schedule.every != NONE,
+            "regrow: score judges the weights as they were; set criterion: snip":
+                self.regrow is not None and self.regrow.name == "score" and criterion != "snip",
             "accumulate is for taylor, bn_taylor and snip scores of channels":
                 self.accumulate
-                and not (channel and self.criterion.name in ("taylor", "bn_taylor", "snip")),
+                and not (channel and criterion in ("taylor", "bn_taylor", "snip")),
             "regrow moves weights at one sparsity; set schedule.curve: constant":
                 self.regrow is not None
                 and self.regrow.name != "score"

@@ -126,8 +126,3 @@ CHANNEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "crop_s": SIGNED_GROUP,
 }
 """Options of `channel_scores` by criterion; {} where missing: the plain sum, sign kept."""
-
-CHANNEL_ONLY = frozenset(
-    {"taylor", "channel_norm", "bn_scale", "bn_taylor", "gate_decorator", "snap", "crop_s"}
-)
-"""Criteria whose scores mean something for channels only: signed by design, or one per channel."""

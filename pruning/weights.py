@@ -9,7 +9,6 @@ from torch import Tensor
 from pruning.compensation import COMPENSATIONS
 from pruning.config import PruningConfig
 from pruning.criteria import CRITERIA
-from pruning.granularity import CHANNEL_ONLY
 from pruning.masks import Hold
 from pruning.regrow import REGROWTHS, WeightRound
 from pruning.scope import Masks, Scores, kept
@@ -28,11 +27,6 @@ class WeightPruning:
     def __init__(self, config: PruningConfig, state: State) -> None:
         self.masks: Masks = {}  # for every prunable weight; none before the first round
         self._config = config
-        if config.criterion.name in CHANNEL_ONLY:
-            raise ValueError(
-                f"{config.criterion.name} scores channels, not single weights; set granularity:"
-                " channel, or choose another criterion"
-            )
         spared = left_alone(state.model, config.excluded)
         self._names = [f"{n}.weight" for n in layer_names(state.model) if n not in spared]
         parameters = dict(state.model.named_parameters())

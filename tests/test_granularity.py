@@ -4,8 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pruning.config import CHANNEL_ONLY
 from pruning.criteria import CRITERIA
-from pruning.granularity import CHANNEL_DEFAULTS, CHANNEL_ONLY, channel_scores
+from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
+from tests.criteria_networks import data, made
 
 
 def chain(**producers):
@@ -108,3 +110,10 @@ def test_a_half_scored_axis_is_an_error():
 def test_tables_name_criteria_that_exist():
     assert CRITERIA.keys() >= CHANNEL_DEFAULTS.keys()
     assert CRITERIA.keys() >= CHANNEL_ONLY
+
+
+def test_criteria_with_one_score_per_channel_are_for_channels_only():
+    model = made("residual")
+    for name, criterion in CRITERIA.items():
+        if any(score.dim() == 1 for score in criterion(model, data(2)).values()):
+            assert name in CHANNEL_ONLY

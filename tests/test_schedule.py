@@ -295,6 +295,11 @@ def test_amounts_and_their_units():
             "did you mean temperature",
         ),
         ({"sparsity": 0.5, "criterion": {"name": "grasp", "temperature": "hot"}}, "write float"),
+        ({"sparsity": 0.5, "criterion": "taylor"}, "taylor scores channels, not single weights"),
+        (
+            {"sparsity": 0.5, "criterion": "crop", "regrow": "score"},
+            "judges the weights as they were; set criterion: snip",
+        ),
         ({"macs": 0.5, "granularity": "channel", "scope": "erk"}, "erk shares out single weights"),
         ({"sparsity": 0.5, "scope": "uniform"}, "'global', 'layer' or 'erk'"),
         ({"sparsity": 1}, "less than 1"),
