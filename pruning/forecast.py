@@ -7,7 +7,8 @@
 Times are epochs. What is forecast is on the scale [0, 10] that `Scaling` makes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -169,15 +170,29 @@ def fit(
 
 def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Posterior]:
     if name == "exact":
-        return lambda times, S, latents, options: Exact(
-            fit_prior(times, S, latents, **options), times, S
-        )
+        return _exact
     if name == "variational":
         # Imported here: GPyTorch takes seconds to import, and exact inference does without.
         from pruning.variational import fit_variational
 
         return lambda times, S, latents, options: fit_variational(times, S, latents, **options)
     raise ValueError(f"inference {name!r} is unknown; write exact or variational")
+
+
+def _exact(times: Tensor, S: Tensor, latents: int, options: dict[str, Any]) -> Posterior:
+    with _one_thread():
+        return Exact(fit_prior(times, S, latents, **options), times, S)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices of a hundred rows: measured on two cores, a second thread makes them 20× slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check(times: Tensor, S: Tensor, latents: int | None) -> None:

@@ -7,9 +7,7 @@ data has rank: see `time_basis`, `Exact` and `fit_prior`. Everything is float64 
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 # Singular values, relative to the largest, below which a direction in time carries nothing. Fitting
@@ -17,7 +15,7 @@ from torch import Tensor
 _FIT_TOLERANCE, _POSTERIOR_TOLERANCE = 1e-5, 1e-12
 _SPREAD = 10**-0.5  # standard deviation of log α around log 1 and of log β around log ½ max t
 _LOG_2PI = math.log(2 * math.pi)
-_NOISE_BOUNDS = (1e-6, 1e2)  # variance of saliencies in [0, 10]; the floor keeps constants solvable
+_NOISE_FLOOR = 1e-6  # variance of saliencies in [0, 10]; keeps constant elements solvable
 
 
 def decay_kernel(times: Tensor, others: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -148,47 +146,38 @@ def _horizon(times: Tensor) -> float:
     return times.max().item() or 1.0
 
 
-def fit_prior(times: Tensor, S: Tensor, latents: int, *, steps: int = 40) -> Prior:
+def fit_prior(times: Tensor, S: Tensor, latents: int, *, steps: int = 30) -> Prior:
     """The hyper-parameters after `steps` of L-BFGS on log p(S) + log p(α, β), exact gradients.
 
     Rotated as in `Exact`, but onto S's own rows: components of γ orthogonal to them explain
     nothing and cost likelihood, so the best γ has none, and a step costs the same for 32 elements
     as for 2048. Deviations from BEP, which maximises the likelihood alone and states no optimiser:
-    log α and log β are normal around 1 and half the history, and 40 steps stop short of
+    log α and log β are normal around 1 and half the history, and 30 steps stop short of
     convergence. Converged likelihood cancels huge γ against each other within the history
     and leaves the data's range outside it.
     """
     start = starting_prior(times, S, latents)
     basis = time_basis(times, _FIT_TOLERANCE)
     rows = torch.linalg.svd(basis.T @ S, full_matrices=False)[2]
-    rotated = _Rotated.of(S, basis, rows)
-    middle = math.log(_horizon(times) / 2)
-
-    def unpack(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        alpha, beta, mixing = x[:latents], x[latents : 2 * latents], x[2 * latents : -1]
-        return alpha.exp(), beta.exp(), mixing.view(latents, -1), x[-1].exp()
-
-    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
-        x = torch.tensor(values, requires_grad=True)
-        alpha, beta, mixing, noise = unpack(x)
-        kernel = basis.T @ decay_kernel(times, times, alpha, beta) @ basis
-        root = torch.linalg.cholesky(_covariance(mixing, kernel, noise))
-        distance = alpha.log().square().sum() + (beta.log() - middle).square().sum()
-        loss = (rotated.surprise(root, noise) + distance / (2 * _SPREAD**2)) / rotated.count
-        loss.backward()
-        assert x.grad is not None
-        return loss.item(), x.grad.numpy()
-
-    noise = torch.tensor([start.noise], dtype=S.dtype)
-    x = torch.cat([start.alpha, start.beta, (start.mixing @ rows.T).flatten(), noise])
-    logs = torch.ones_like(x, dtype=torch.bool)
-    logs[2 * latents : -1] = False
-    x[logs] = x[logs].log()
-    free = [(None, None)] * (len(x) - 1)
-    bounds = [*free, (math.log(_NOISE_BOUNDS[0]), math.log(_NOISE_BOUNDS[1]))]
-    options = {"maxiter": steps, "maxcor": 20}
-    found = minimize(
-        objective, x.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    rotated, middle = _Rotated.of(S, basis, rows), math.log(_horizon(times) / 2)
+    log_alpha, log_beta, mixing = start.alpha.log(), start.beta.log(), start.mixing @ rows.T
+    log_noise = torch.tensor(math.log(start.noise), dtype=S.dtype)
+    free = [x.requires_grad_() for x in (log_alpha, log_beta, mixing, log_noise)]
+    optimizer = torch.optim.LBFGS(
+        free, max_iter=steps, history_size=20, line_search_fn="strong_wolfe"
     )
-    alpha, beta, mixing, noise = unpack(torch.from_numpy(found.x))
-    return Prior(alpha, beta, mixing @ rows, noise.item())
+
+    def loss() -> Tensor:
+        """Per observation, so that the optimiser's tolerances mean the same for every layer."""
+        optimizer.zero_grad()
+        kernel = basis.T @ decay_kernel(times, times, log_alpha.exp(), log_beta.exp()) @ basis
+        noise = log_noise.exp() + _NOISE_FLOOR
+        root = torch.linalg.cholesky(_covariance(mixing, kernel, noise))
+        distance = log_alpha.square().sum() + (log_beta - middle).square().sum()
+        value = (rotated.surprise(root, noise) + distance / (2 * _SPREAD**2)) / rotated.count
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    alpha, beta, mixing, noise = (x.detach() for x in free)
+    return Prior(alpha.exp(), beta.exp(), mixing @ rows, noise.exp().item() + _NOISE_FLOOR)
