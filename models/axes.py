@@ -34,6 +34,7 @@ def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes
 
 
 Place = tuple[str, int]  # tensor name, dimension
+Risks = list[tuple[str, list[str]]]
 Group = tuple[tuple[Place, ...], str | None]  # where its units are found, and why they stay
 
 _UNKNOWN = -2  # an atom that no weight produces: not a channel
@@ -125,18 +126,22 @@ def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _risky(trace: Trace, found: Axes, units: Tensor) -> list[list[str]]:
-    """Axes handled by the same code that may hold sizes, the fewest first."""
+def _risky(trace: Trace, found: Axes, units: Tensor) -> Risks:
+    """(Code that may hold sizes, the axes it handles), the fewest axes first."""
     groups: dict[str, set[str]] = {}
     for action, vector in trace.risks:
         groups.setdefault(action, set()).update(found.counts(units[vector].clamp_min(STAYS)))
-    return sorted(map(sorted, groups.values()), key=len)
+    return sorted(((action, sorted(group)) for action, group in groups.items()), key=_size)
 
 
-def _probed(model: nn.Module, example_input: Tensor, found: Axes, risky: list[list[str]]) -> Axes:
+def _size(risk: tuple[str, list[str]]) -> int:
+    return len(risk[1])
+
+
+def _probed(model: nn.Module, example_input: Tensor, found: Axes, risks: Risks) -> Axes:
     """The axes whose removal is what masking is, on the example in float64; the others fixed.
 
-    Code that fails for one axis is not trusted with any other; failing that, bisection.
+    Code that fails for some axis is not trusted with any; where no code is suspected, bisection.
     """
     tester, image = _random_copy(model), example_input.double()
 
@@ -145,10 +150,11 @@ def _probed(model: nn.Module, example_input: Tensor, found: Axes, risky: list[li
         return _difference(tester, image, found, free) if free else None
 
     while why := wrong(list(found.widths)):
-        group = next((group for group in risky if wrong(group)), None)
+        culprits = ((axes, action, reason) for action, axes in risks if (reason := wrong(axes)))
+        group, action, why = next(culprits, ([], "", why))
         group = group or _bisect(wrong, list(found.widths))
-        why = wrong(group) or why
-        found = _fix(found, {axis: why for axis in group if axis in found.widths})
+        reason = f"{action}: {why}" if action else why
+        found = _fix(found, {axis: reason for axis in group if axis in found.widths})
     return found
 
 
@@ -172,7 +178,7 @@ def _difference(model: nn.Module, image: Tensor, found: Axes, names: list[str]) 
     try:
         got = pytree.tree_leaves(small(image))
     except Exception as error:  # whatever a module raises at a size it did not expect
-        return f"sizes are written in the code ({str(error).splitlines()[0]})"
+        return f"sizes are written in the code ({(str(error) or repr(error)).splitlines()[0]})"
     tensors = named_tensors(model)
     zeroed = {n: tensors[n] * mask.to(image.device) for n, mask in masks(found, keep).items()}
     for a, b in zip(pytree.tree_leaves(_holding(model, zeroed)(image)), got, strict=True):

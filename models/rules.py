@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from models.trace import Operation, Trace, Vectors, same
+from models.trace import Operation, Trace, Vectors
 
 Rule = Callable[[Trace, Operation], None]
 RULES: dict[str, Rule] = {}
@@ -61,7 +61,7 @@ def _new(trace: Trace, op: Operation) -> None:
 
 @_rule(
     "view _unsafe_view reshape permute transpose t expand squeeze unsqueeze slice select split"
-    " split_with_sizes unbind flip roll repeat index_select index unfold im2col pixel_shuffle"
+    " split_with_sizes unbind flip roll repeat index_select index unfold pixel_shuffle"
     " pixel_unshuffle channel_shuffle"
 )
 def _move(trace: Trace, op: Operation) -> None:
@@ -74,7 +74,7 @@ def _move(trace: Trace, op: Operation) -> None:
         shape = [-1 if i == d else 1 for i in range(source.dim())]
         for vectors, moved in zip(found, _replay(op, source, vector.view(shape)), strict=True):
             _place(trace, vectors, vector, moved)
-        if not all(any(same(v, vector) for v in vectors) for vectors in found):
+        if op.name not in ("permute", "transpose", "t", "squeeze", "unsqueeze"):
             trace.risk(op.name, [vector])
     for output, vectors in zip(op.outputs(), found, strict=True):
         trace.carry(output, vectors, like=source)
@@ -193,7 +193,7 @@ def _window(trace: Trace, op: Operation) -> None:
 
 @_rule(
     "mean sum amax amin prod var std var_mean std_mean max min argmax argmin linalg_vector_norm"
-    " norm logsumexp any all _softmax _log_softmax softmax log_softmax cumsum sort topk"
+    " norm logsumexp any all _softmax _safe_softmax _log_softmax cumsum sort topk"
 )
 def _reduce(trace: Trace, op: Operation) -> None:
     source = op.arguments["self"]
@@ -209,7 +209,7 @@ def _reduce(trace: Trace, op: Operation) -> None:
 
 
 @_rule(
-    "_local_scalar_dense equal nonzero scaled_dot_product_attention"
+    "_local_scalar_dense equal nonzero im2col scaled_dot_product_attention"
     " _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention"
     " _scaled_dot_product_flash_attention _scaled_dot_product_cudnn_attention"
     " _scaled_dot_product_attention_math grid_sampler_2d"
@@ -229,8 +229,8 @@ def _convolution(trace: Trace, op: Operation) -> None:
     if groups == x.shape[1] == weight.shape[0] and not any(v is not None for v in filters):
         out = image[1]  # one constant filter for every channel, as in a blur
         trace.risk("convolution", [out])
-    elif name is None or op.arguments["transposed"]:
-        trace.fix([image[1], *filters], "a convolution whose weight is computed, or transposed")
+    elif (name not in trace.parameters and groups == 1) or not name or op.arguments["transposed"]:
+        trace.fix([image[1], *filters], "a convolution transposed, or whose weight is no parameter")
         out = None
     elif groups == 1:
         _read(trace, name, image[1], filters[1])
@@ -249,6 +249,7 @@ def _read(trace: Trace, name: str, read: Tensor | None, columns: Tensor | None) 
 def _tie_groups(trace: Trace, name: str, vectors: list[Tensor | None], groups: int) -> None:
     """All a group reads and writes goes together, which leaves fewer groups, all of them whole."""
     trace.weights.append(name)
+    trace.risk("groups", vectors)
     trace.tie([None if v is None else v.view(groups, -1)[:, 0] for v in vectors])
     for vector in vectors:
         if vector is not None:
@@ -267,7 +268,7 @@ def _product(trace: Trace, op: Operation) -> None:
     a, b = [t for t in op.tensors() if t.dim() > 1 or op.name in ("mm", "bmm")][-2:]
     left, right = trace.vectors(a), trace.vectors(b)
     name = trace.weight(b, right[-1], right[-2])
-    if name:
+    if name in trace.parameters:
         _read(trace, name, left[-1], right[-2])
     else:
         trace.fix([left[-1], right[-2]], "a product sums over channels")

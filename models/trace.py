@@ -55,6 +55,7 @@ class Trace(TorchDispatchMode):
         self._views: Any = (
             WeakIdKeyDictionary()
         )  # tensor → name of the parameter or buffer it shows
+        self.parameters = {n for n, t in tensors.items() if isinstance(t, nn.Parameter)}
         self.own = {name: tuple(map(self._atoms, t.shape)) for name, t in tensors.items()}
         for name, tensor in tensors.items():
             self._vectors[tensor], self._views[tensor] = self.own[name], name
