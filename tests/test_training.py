@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -255,3 +256,53 @@ def test_a_kill_9_changes_nothing(run_recipe, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1/1 identical" in done.stdout
+
+
+def test_the_laboratory_is_not_noticed_by_training_and_survives_a_crash(run_recipe, crash):
+    small = (*SYNTHETIC, "training.precision=fp32", "checkpoint.every=5it")
+XX    _, off = run_recipe(DIGITS, *small, folder="off")
+    _, on = run_recipe(DIGITS, *small, config, folder="on")
+    assert outcome(on)[1] == outcome(off)[1]
+    assert tensors(on) == tensors(off)
+    crash(*small, config, step=9)
+    _, cut = run_recipe(DIGITS, *small, config, folder="cut", resume=True)
+    tables = [pd.read_parquet(folder / "laboratory.parquet") for folder in (on, cut)]
+    pd.testing.assert_frame_equal(*tables)
+    assert set(tables[0]["step"]) == {4, 8, 12}
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    return {k: v.numpy().tobytes() for k, v in load_file(folder / "model.safetensors").items()}
+
+
+PRUNED = (
+    "pruning={criterion: taylor, granularity: channel, macs: 50%, tolerance: 3%, application: surgery,"
+    " schedule: {start: 20it, every: 12it, rounds: 2, curve: linear}}"
+)
+
+
+@pytest.mark.parametrize("step", [19, 20, 27, 32, 40])
+def test_a_crash_around_prunings_changes_nothing(run_recipe, crash, step):
+    settings = (DIGITS, *SHORT, PRUNED, "training.ema={decay: 0.9}")
+    _, whole = run_recipe(*settings, folder="whole")
+    crash(*settings[1:], step=step)
+    status, cut = run_recipe(*settings, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+    assert outcome(whole)[2]["model/macs"] < 0.53 * outcome(whole)[2]["dense/macs"]
+
+
+def test_two_processes_prune_as_one(run_recipe, tmp_path):
+    settings = (
+        *SYNTHETIC,
+        "model={name: resnet56, options: {depth: 8, width: 0.5, option: B}}",
+        "training.sync_batchnorm=on",
+        PRUNED.replace("20it", "3it").replace("12it", "4it"),
+    )
+    _, one = run_recipe(DIGITS, *settings, "log.every=2it", folder="one")
+    done = launch(tmp_path / "two", 2, *settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-9)
+    first, second = (json.loads((f / "summary.json").read_text()) for f in (one, tmp_path / "two"))
+    for name in ("prune/hash", "prune/layers", "model/macs", "model/params"):
+        assert first[name] == second[name]

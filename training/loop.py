@@ -113,6 +113,7 @@ def after_step(run: Run) -> None:
     ends = run.done or position % run.steps_per_epoch == 0
     if ends or _every(run, recipe.log.every):
         _log(run)
+    run.measure_penalties()
     if run.data.info.validation_images and (run.done or _every(run, recipe.evaluation.every)):
         record = {f"validation/{k[5:]}": v for k, v in evaluate(run, "validation").items()}
         run.log.write({"step": run.work, "images": run.progress.images} | record)
@@ -133,6 +134,7 @@ def _log(run: Run) -> None:
         "images": run.progress.images,
         "train/loss": run.mean_loss(),
         "train/lr": run.optimizer.param_groups[0]["lr"],
+        **run.pruner.watched,
         "cost/wall_seconds": totals.wall_seconds,
         "throughput/images_per_second": run.cost.rate(),
     }

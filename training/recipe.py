@@ -167,7 +167,7 @@ class Recipe(Section):
         """
         whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log", "claims")
         quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
-        values = self.model_dump(mode="json", exclude_defaults=True, exclude=quiet)
+        values = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=quiet)
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -262,7 +262,9 @@ def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
         field = current.model_fields.get(str(part))
         current = _section_of(field.annotation) if field else None
     is_section = isinstance(current, type) and issubclass(current, BaseModel)
-    return sorted(current.model_fields) if is_section else []
+    if not is_section:
+        return []
+    return sorted(f.alias or name for name, f in current.model_fields.items())
 
 
 def _section_of(annotation: Any) -> Any:

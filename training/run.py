@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import models
+from models.axes import axes
 from models.count import count
+from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
 from training import checkpoint, state
 from training.build import build_averager, build_model, build_optimizer
@@ -23,7 +25,7 @@ from training.cost import Cost
 from training.data import Batches, Data, open_data
 from training.environment import cpu_name
 from training.log import Log
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
 from training.sync_batchnorm import release, synchronize
 
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
@@ -101,7 +103,12 @@ class Run:
         self.averager = build_averager(recipe, self.model)
         self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
         self.wrapped, self.stepper = self.model, self.optimizer
-        self.pruner = Pruner(recipe.pruning, self)
+        try:
+            self.pruner = Pruner(recipe.pruning, self)
+        except ValueError as error:
+            raise RecipeError(f"pruning: {error}") from None
+        self.laboratory: Any = None  # a Laboratory, made anew for each segment's network
+        self.laboratory_rows: list[dict[str, Any]] = []
 
     # ── where training stands ────────────────────────────────────────────────────────────────────
     @property
@@ -184,6 +191,34 @@ class Run:
             synchronize(self.model)
         self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
         self.macs = count(self.model, self.example_input).macs
+        if self.recipe.laboratory is not None:
+            self._open_laboratory(self.recipe.laboratory)
+
+    def _open_laboratory(self, config: LaboratoryConfig) -> None:
+        from pruning.laboratory import Laboratory
+
+        notes = {"seed": self.seed, "model": self.recipe.model.name, "data": self.data.info.name}
+        self.laboratory = Laboratory(
+            config,
+            axes(self.model, self.example_input),
+            self.calibration,
+            steps_per_epoch=self.steps_per_epoch,
+            seed=self.seed,
+            reduce=self.reduce,
+            notes=notes,
+        )
+        self.laboratory.rows = self.laboratory_rows
+
+    def measure_penalties(self) -> None:
+        """Let the laboratory measure on copies, where it is due; training never notices."""
+        if self.laboratory is None or not self.laboratory.due(self.work):
+            return
+        from pruning import laboratory_table
+
+        with self.cost.phase("laboratory"):
+            self.laboratory.measure(self.model, self.work)
+            if self.is_main:
+                laboratory_table.write(self.laboratory.rows, self.folder / state.LABORATORY)
 
     def end_segment(self) -> None:
         """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""

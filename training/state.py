@@ -12,6 +12,8 @@ from training.checkpoint import Checkpoint
 from training.cost import Totals
 from training.recipe import RecipeError
 
+LABORATORY = "laboratory.parquet"
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -78,6 +80,10 @@ def load(run: "Run", path: "Path") -> None:
     if run.accelerator.scaler is not None and values["scaler"]:
         run.accelerator.scaler.load_state_dict(values["scaler"])
     run.progress = type(run.progress)(**values["progress"])
+    if run.recipe.laboratory is not None:
+        from pruning import laboratory_table
+
+        run.laboratory_rows = laboratory_table.read(run.folder / LABORATORY, until=run.work)
     run.watch.load(values["watch"][run.accelerator.process_index])
     run.cost.resume(Totals(**values["totals"]), run.log.last_wall_seconds())
     run.accelerator.wait_for_everyone()

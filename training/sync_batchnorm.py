@@ -1,10 +1,11 @@
 """BatchNorm over the batches of all ranks, on any device."""
 
 from functools import partial
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -36,16 +37,41 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     dims = [0, *range(2, x.dim())]
     shape = [1, -1, *[1] * (x.dim() - 2)]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    count = all_reduce(wide.new_tensor(float(x.numel() // x.shape[1])))
-    mean = all_reduce(wide.sum(dims)) / count
+    count = _sum(wide.new_tensor(float(x.numel() // x.shape[1])))
+    mean = _sum(wide.sum(dims)) / count
     centred = wide - mean.view(shape)
-    variance = all_reduce((centred * centred).sum(dims)) / count
+    variance = _sum((centred * centred).sum(dims)) / count
     if norm.track_running_stats:
         _track(norm, mean.detach(), variance.detach() * count / (count - 1))
     y = centred * torch.rsqrt(variance + norm.eps).view(shape)
     if norm.affine:
         y = y * norm.weight.view(shape) + norm.bias.view(shape)
     return y.to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; a gradient is the sum of all ranks' gradients.
+
+    Written out, because the library's differentiable forms differ between its versions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum(value: Tensor) -> Tensor:
+    total = _Sum.apply(value)
+    assert isinstance(total, Tensor)
+    return total
 
 
 @torch.no_grad()
