@@ -9,18 +9,17 @@ for all layers is the sum over layers of its time for the nearest width measured
 
 import argparse
 import time
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pruning.bep import Plan
-from pruning.forecast import Forecast, fit
+from pruning.forecast import Forecast, Inference, fit
 
 # Channel groups of ResNet-50: stem, two convolutions per block, and one per stage.
 WIDTHS = [64] + [64] * 6 + [128] * 8 + [256] * 12 + [512] * 6 + [256, 512, 1024, 2048]
 RATES = torch.tensor([0.0, 0.01, 0.03, 0.08, 0.2, 0.5], dtype=torch.float64)
-Inference = Literal["exact", "variational"]
 TOTAL, SEED, NOISE = 100.0, 10.0, 0.3
 
 

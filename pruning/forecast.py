@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pruning.mogp import Exact, fit_prior
 
+Inference = Literal["exact", "variational"]
 _HEADROOM = 1.3  # upper bound / 95th percentile
 _RANGE = 10.0
 
@@ -147,7 +148,7 @@ def fit(
     S: Tensor,
     *,
     latents: int | None = 12,
-    inference: Literal["exact", "variational"] = "exact",
+    inference: Inference = "exact",
     **options: Any,
 ) -> Forecast:
     """The forecast of a layer from its history: S (n, M) ≥ 0 at times (n,), in epochs.

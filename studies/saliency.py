@@ -1,0 +1,233 @@
+"""BEP's study of saliency forecasts (table 2, figures 1, 3 and 5) from recorded histories.
+
+python -m studies.saliency runs/*/saliency.safetensors --out results/saliency
+
+A history is a safetensors file: `times` (n,) in epochs and one tensor (n, M) per layer. With
+several files, one per run, standard errors are over runs; with one they are over its elements.
+"""
+
+import argparse
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pruning.forecast import Forecast, Inference, fit
+from pruning.mogp import decay_kernel
+
+matplotlib.use("agg")
+# Okabe and Ito's palette, told apart by colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SEEN, HELD_OUT, FORECAST = "#000000", "#56B4E9", "#D55E00"
+plt.rc("axes", titlesize=9, labelsize=9, prop_cycle=plt.cycler(color=COLOURS))
+plt.rc("axes.formatter", limits=(-2, 3))
+SIZES = {"small": 26 / 150, "medium": 40 / 150, "large": 75 / 150}  # fraction of training seen
+MODELS = {"GP": None, "4-MOGP": 4, "8-MOGP": 8, "18-MOGP": 18, "32-MOGP": 32}
+
+
+class History(NamedTuple):
+    """Measurements of one run: times (n,) in epochs, and per layer (n, M)."""
+
+    run: str
+    times: Tensor
+    layers: dict[str, Tensor]
+
+
+def read(path: Path) -> History:
+    """A recorded history.
+
+    Raises:
+        SystemExit: the file is not one.
+    """
+    tensors = load_file(path)
+    if "times" not in tensors or len(tensors) < 2:
+        raise SystemExit(f"{path}: no history; it needs `times` and one tensor per layer")
+    times = tensors.pop("times").double()
+    return History(str(path), times, {name: tensors[name].double() for name in sorted(tensors)})
+
+
+def seen(times: Tensor, size: str) -> Tensor:
+    """Which measurements a history of that size has (n,)."""
+    return times <= SIZES[size] * times.max().round()
+
+
+# ── table 2 ──────────────────────────────────────────────────────────────────────────────────────
+def likelihoods(
+    histories: Sequence[History], layers: Sequence[str], inference: Inference
+) -> pd.DataFrame:
+    """Held-out log-likelihood of every run, size, layer and model: summed, and per measurement."""
+    rows = []
+    for history in histories:
+        for layer in layers:
+            for size in SIZES:
+                part, S = seen(history.times, size), history.layers[layer]
+                for model, latents in MODELS.items():
+                    forecast = fit(
+                        history.times[part], S[part], latents=latents, inference=inference
+                    )
+                    nats = forecast.log_likelihood(history.times[~part], S[~part])
+                    spread = (nats.var(correction=0) * len(nats)).sqrt() if len(nats) > 1 else 0.0
+                    rows.append(
+                        {
+                            "run": history.run,
+                            "size": size,
+                            "layer": layer,
+                            "model": model,
+                            "log_likelihood": float(nats.sum()),
+                            "over_elements": float(spread),
+                            "per_measurement": float(nats.sum()) / S[~part].numel(),
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def table_2(rows: pd.DataFrame) -> pd.DataFrame:
+    """As the paper prints it: −1e-4 · log-likelihood (standard error), lower is better."""
+    cells = {}
+    for size in SIZES:
+        for layer in rows["layer"].unique():
+            column = rows[(rows["size"] == size) & (rows["layer"] == layer)]
+            cells[size, layer] = {m: _cell(column.loc[column["model"] == m]) for m in MODELS}
+    return pd.DataFrame(cells)
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    values = -1e-4 * rows["log_likelihood"].to_numpy()
+    if len(values) > 1:
+        error = values.std(ddof=1) / np.sqrt(len(values))
+    else:
+        error = 1e-4 * rows["over_elements"].to_numpy()[0]
+    return f"{values.mean():.3g} ({error:.2g})"
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────
+def canvas(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """A grid of plots."""
+    size = (2.7 * columns, 2.5 * rows)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def elements(S: Tensor, count: int) -> list[int]:
+    """Elements of a layer from least to most salient at the end, evenly spaced by rank."""
+    ranks = torch.linspace(0, S.shape[1] - 1, min(count, S.shape[1])).round().long()
+    return S[-1].argsort()[ranks].tolist()
+
+
+def prior_draws(
+    times: Tensor, alpha: float, beta: float, count: int, generator: torch.Generator
+) -> Tensor:
+    """Functions that the decay kernel makes likely, (n, count)."""
+    K = decay_kernel(times, times, times.new_tensor(alpha), times.new_tensor(beta))
+    size, directions = torch.linalg.eigh(K)
+    z = torch.randn(len(times), count, generator=generator, dtype=times.dtype)
+    return (directions * size.clamp(min=0.0).sqrt()) @ z
+
+
+def figure_1(history: History) -> Figure:
+    """Saliency of some elements of every layer; draws from the prior at three settings of α, β."""
+    figure, plots = canvas(2, max(3, len(history.layers)))
+    for axes, (name, S) in zip(plots[0], history.layers.items(), strict=False):
+        axes.plot(history.times, S[:, elements(S, 6)], lw=0.8)
+        axes.set(title=name, xlabel="epoch", ylim=(0, None))
+    grid = torch.linspace(0, history.times.max().item(), 150, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    for axes, (alpha, beta) in zip(plots[1], ((0.5, 2.0), (1.0, 15.0), (4.0, 150.0)), strict=False):
+        axes.plot(grid, prior_draws(grid, alpha, beta, 6, generator), lw=0.8)
+        axes.set(title=f"prior, α = {alpha:g}, β = {beta:g}", xlabel="epoch")
+    plots[0, 0].set_ylabel("saliency")
+    plots[1, 0].set_ylabel("u(t)")
+    for axes in [*plots[0, len(history.layers) :], *plots[1, 3:]]:
+        axes.remove()
+    return figure
+
+
+def forecast_plot(axes: Axes, history: History, forecast: Forecast, layer: str, a: int) -> None:
+    """One element: what was seen, what came, and the forecast with its 95 % interval."""
+    part = seen(history.times, "small")
+    values = forecast.scaling.turn(forecast.scaling.apply(history.layers[layer]))[:, a]
+    grid = torch.linspace(0, history.times.max().item(), 200, dtype=torch.float64)
+    mean, low, high = (x[:, a] for x in forecast.interval(grid))
+    axes.plot(history.times[part], values[part], "x", ms=3, mew=0.7, color=SEEN, label="seen")
+    axes.plot(history.times[~part], values[~part], ".", ms=3, color=HELD_OUT, label="held out")
+    axes.plot(grid, mean, color=FORECAST, lw=1.2, label="forecast")
+    axes.fill_between(grid, low, high, color=FORECAST, alpha=0.2, lw=0, label="95 %")
+    axes.set(ylim=(-3, 13), xlabel="epoch", title=f"{layer}, element {a}")
+
+
+def figure_3(history: History, layer: str) -> Figure:
+    """Forecasts of four elements from the small history, each by itself and by 18 latents."""
+    part, S = seen(history.times, "small"), history.layers[layer]
+    chosen = elements(S, 4)
+    figure, plots = canvas(2, len(chosen))
+    for row, model in zip(plots, ("GP", "18-MOGP"), strict=True):
+        forecast = fit(history.times[part], S[part], latents=MODELS[model])
+        for axes, a in zip(row, chosen, strict=True):
+            forecast_plot(axes, history, forecast, layer, a)
+        row[0].set_ylabel(f"{model}: saliency in [0, 10]")
+    plots[0, 0].legend(fontsize=7)
+    return figure
+
+
+def figure_5(history: History) -> Figure:
+    """Every element's first against its last measurement, with the rank correlation."""
+    figure, plots = canvas(1, len(history.layers))
+    first, last = history.times[0].item(), history.times[-1].item()
+    for axes, (name, S) in zip(plots[0], history.layers.items(), strict=True):
+        axes.scatter(S[0], S[-1], s=8, color=COLOURS[0], alpha=0.6, lw=0)
+        rho = pd.Series(S[0].numpy()).corr(pd.Series(S[-1].numpy()), method="spearman")
+        axes.set(title=f"{name}, rank correlation {rho:.2f}")
+        axes.set_xlabel(f"saliency at epoch {first:.2g}")
+    plots[0, 0].set_ylabel(f"saliency at epoch {last:.3g}")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A small PNG, by a palette of 256 colours."""
+    pixels = BytesIO()
+    figure.savefig(pixels, format="png", dpi=110)
+    plt.close(figure)
+    image = Image.open(pixels).convert("RGB")
+    image.quantize(256, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read histories; print and write table 2; draw figures 1, 3 and 5 of the first run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("histories", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("results/saliency"))
+    parser.add_argument(
+        "--layers", nargs="*", help="layers of table 2; the first three if left out"
+    )
+    parser.add_argument("--inference", choices=["exact", "variational"], default="exact")
+    options = parser.parse_args(arguments)
+    histories = [read(path) for path in options.histories]
+    layers = options.layers or list(histories[0].layers)[:3]
+    unknown = set(layers) - set(histories[0].layers)
+    if unknown:
+        raise SystemExit(f"no layers {sorted(unknown)}; there are {list(histories[0].layers)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = likelihoods(histories, layers, options.inference)
+    rows.to_csv(options.out / "likelihoods.csv", index=False)
+    table = table_2(rows)
+    table.to_csv(options.out / "table_2.csv")
+    over = "runs" if len(histories) > 1 else "elements of one run"
+    print(f"−1e-4 × held-out log-likelihood (standard error over {over}); lower is better")
+    print(table.to_string())
+    save(figure_1(histories[0]), options.out / "figure_1.png")
+    save(figure_3(histories[0], layers[0]), options.out / "figure_3.png")
+    save(figure_5(histories[0]), options.out / "figure_5.png")
+
+
+if __name__ == "__main__":
+    main()
