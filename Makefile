@@ -5,8 +5,13 @@ READY := .venv/.ready
 
 .PHONY: train test lint clean
 
-train: $(READY) ## the quickstart: trains, prunes while training, prints result and cost
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py --recipe recipes/quickstart.yaml
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py
+STAMP := runs/quickstart/$(shell date +%Y%m%d-%H%M%S)
+
+train: $(READY) ## the quickstart: a dense run, one that is pruned while it trains, and both side by side
+	$(LAUNCH) --recipe recipes/base/digits/digits_cnn.yaml --output $(STAMP)/dense
+	$(LAUNCH) --recipe recipes/quickstart.yaml --output $(STAMP)/pruned
+	$(BIN)/python tables.py beside $(STAMP)/dense $(STAMP)/pruned
 
 test: $(READY) lint ## lint, types, tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

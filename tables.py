@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reporting import papers, records
+from reporting.beside import beside
 from reporting.claims import Claim, find_claims
 from reporting.command import parse
 from reporting.compare import check_claims, compare
@@ -45,6 +46,12 @@ def show_tables(asked: argparse.Namespace) -> int:
             print_grid(grid(table, rows))
         else:
             print(render(table, rows, asked.format))
+    return 0
+
+
+def show_beside(asked: argparse.Namespace) -> int:
+    """Print finished runs beside one another."""
+    print_grid(beside(asked.folders))
     return 0
 
 
@@ -148,6 +155,7 @@ def places_of(asked: argparse.Namespace) -> Places:
 
 COMMANDS = {
     "show": show_tables,
+    "beside": show_beside,
     "run": run_tables,
     "plan": plan_tables,
     "collect": collect_runs,

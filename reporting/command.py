@@ -35,6 +35,7 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     parsers["run"].add_argument("--jobs", type=int, default=1, help="how many at a time")
     parsers["run"].add_argument("--submit", choices=sorted(SUBMIT), default="here")
     _plan(parsers["plan"])
+    parsers["beside"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
     parsers["collect"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
     parsers["collect"].add_argument("--weights", help="where its model.safetensors can be had")
     _report(parsers["report"])

@@ -1,0 +1,57 @@
+"""Finished runs beside one another: result, size, speed and cost, a column a run."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reporting.show import Grid
+
+Summary = dict[str, Any]
+Line = tuple[str, str, Callable[[Any], str]]
+
+LINES: tuple[Line, ...] = (
+    ("test accuracy", "eval/top1_percent", lambda v: f"{v:.2f} %"),
+    ("parameters", "model/params", lambda v: f"{v:,}"),
+    ("MACs per image", "model/macs", lambda v: f"{v:,}"),
+    ("weight sparsity", "model/sparsity", lambda v: f"{100 * v:.1f} %"),
+    ("images/s in training, last segment", "cost/segments", lambda v: _rate(v[-1])),
+    ("training FLOPs (2 a MAC × 3 passes)", "cost/training_flops", lambda v: f"{v:.3g}"),
+    ("wall clock", "cost/wall_hours", lambda v: f"{3600 * v:.1f} s"),
+    ("GPU hours", "cost/gpu_hours", lambda v: f"{v:.4f}"),
+    ("energy", "cost/energy_kwh", lambda v: f"{1e3 * v:.3f} Wh"),
+    ("emissions", "cost/emissions_kgco2e", lambda v: f"{1e3 * v:.3f} g CO2e"),
+    ("source of energy figures", "cost/energy_source", str),
+    ("files", "folder", str),
+)
+
+
+def beside(folders: Sequence[Path]) -> Grid:
+    """A grid of the runs' summaries; what a run has not measured is a dash.
+
+    Raises:
+        ValueError: a folder holds no finished run.
+    """
+    found = [_summary(folder) for folder in folders]
+    rows = [
+        [name, *(_shown(summary.get(key), form) for summary in found)] for name, key, form in LINES
+    ]
+    first = found[0] if found else {}
+    title = f"{first.get('model/name')} on {first.get('data/name')}, {first.get('run/device')}"
+    return Grid(title, ["", *(folder.name for folder in folders)], rows, [])
+
+
+def _summary(folder: Path) -> Summary:
+    path = folder / "summary.json"
+    if not path.exists():
+        raise ValueError(f"{folder}: no finished run; give a folder that train.py has finished")
+    return json.loads(path.read_text()) | {"folder": folder}
+
+
+def _shown(value: Any, form: Callable[[Any], str]) -> str:
+    return "–" if value is None or value == [] else form(value)
+
+
+def _rate(segment: dict[str, float]) -> str:
+    seconds = segment["timed_seconds"]
+    return f"{segment['timed_images'] / seconds:,.0f}" if seconds else "–"
