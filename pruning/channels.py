@@ -15,7 +15,7 @@ from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
 from pruning.latency import Latency, latency_table
 from pruning.masks import Hold
 from pruning.scope import Masks, floors
-from pruning.scoring import calibration, left_alone, scores
+from pruning.scoring import calibration, handed, left_alone, scores
 from pruning.selection import SELECTIONS, ChannelRound, Selection
 from pruning.sizes import Keep, Sizes, positions
 from pruning.state import State, digest
@@ -118,7 +118,9 @@ class ChannelPruning:
             tolerance=self._config.tolerance,
             round_to=self._config.round_to,
         )
-        keep = self.selection.keep(ChannelRound(found, sizes, ask, self.alive, state))
+        keep = self.selection.keep(
+            ChannelRound(found, sizes, ask, self.alive, self.axes, state, stream)
+        )
         self._apply(state, keep, stream, removes=self._config.application == "surgery")
         if last and self._config.application == "mask_then_surgery":
             self._remove(state, self.alive)
@@ -136,18 +138,22 @@ class ChannelPruning:
         chosen = self._config.compensation
         compensate = COMPENSATIONS[chosen.name]
         batches = calibration(self._config, state, stream) if chosen.name != "none" else []
-        options = {"optimizer": state.optimizer, "ema": state.ema, "reduce": state.reduce}
-        options |= chosen.options
+        options = handed(compensate, state, f"{chosen.name} {stream}") | chosen.options
         if compensate.when == "before":
             self.axes = compensate(state.model, self.axes, keep, batches, **options)
         self.alive = keep
-        Hold(state.model, self.masks, state.optimizer).weights()
-        if state.ema is not None:
-            Hold(state.ema, self.masks).weights()
+        self._hold(state)
         if removes:
             self._remove(state, keep)
         if compensate.when == "after":
             self.axes = compensate(state.model, self.axes, keep, batches, **options)
+            self._hold(state)
+
+    def _hold(self, state: State) -> None:
+        """Zeros where something is masked, in network, optimizer and average."""
+        Hold(state.model, self.masks, state.optimizer).weights()
+        if state.ema is not None:
+            Hold(state.ema, self.masks).weights()
 
     def _remove(self, state: State, keep: Keep) -> None:
         """Surgery on network, average and optimizer."""

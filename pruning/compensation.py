@@ -1,4 +1,4 @@
-"""What is done for the survivors when units are removed: nothing, new statistics, new biases.
+"""What is done for the survivors: nothing, new statistics, new biases, a new start.
 
 A compensation `f(model, axes, keep, batches, *, optimizer, ema, reduce, **options) -> Axes` changes
 the model (and its averaged copy) in place and returns the axes with those of tensors it added.
@@ -9,13 +9,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from models.channels import Axes
+from models.layers import initialise
 from pruning.mean_replacement import Batches, Keep, measure, propagate
 from pruning.reading import evaluating
+from pruning.whole_batch import WholeBatch
+
+Reduce = Callable[[Tensor], Tensor]
 
 
 class Compensation(Protocol):
@@ -52,7 +57,7 @@ def none(
     *,
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    reduce: Callable[[Tensor], Tensor] = _alone,
+    reduce: Reduce = _alone,
 ) -> Axes:
     """Nothing: the survivors stay as they are."""
     return axes
@@ -67,7 +72,7 @@ def mean_replacement(
     *,
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    reduce: Callable[[Tensor], Tensor] = _alone,
+    reduce: Reduce = _alone,
     padding: Literal["paper", "mean", "exact"] = "paper",
     value: Literal["post", "column", "pre"] = "post",
 ) -> Axes:
@@ -122,12 +127,13 @@ def bn_recalibrate(
     *,
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    reduce: Callable[[Tensor], Tensor] = _alone,
+    reduce: Reduce = _alone,
 ) -> Axes:
     """Running statistics of every BatchNorm become plain averages over the batches.
 
-    Li et al. 2020 (EagleEye), arXiv:2007.02491, section 3.3, adaptive BatchNorm. Deviation: all
-    other layers (dropout) are in evaluation mode, the one that the statistics are used in.
+    Li et al. 2020 (EagleEye), arXiv:2007.02491, section 3.3, adaptive BatchNorm. Deviations: all
+    other layers (dropout) are in evaluation mode, the one that the statistics are used in; the
+    variance is the one that training mode divides by, of a batch over all ranks (`WholeBatch`).
 
     Raises:
         ValueError: if there is no BatchNorm with running statistics, or no batch.
@@ -142,17 +148,15 @@ def bn_recalibrate(
                 "bn_recalibrate re-estimates BatchNorm statistics, and there is no "
                 + ("batch to do so from" if found else "BatchNorm; use compensation: none")
             )
-        _recalibrate(network, found, batches)
-        for norm in found:
-            for name in ("running_mean", "running_var"):
-                statistic = norm.get_buffer(name)
-                statistic.copy_(reduce(statistic))
+        _recalibrate(network, found, batches, reduce)
     return axes
 
 
-def _recalibrate(network: nn.Module, found: list[_BatchNorm], batches: Batches) -> None:
+def _recalibrate(
+    network: nn.Module, found: list[_BatchNorm], batches: Batches, reduce: Reduce
+) -> None:
     before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in found]
-    with evaluating(network):
+    with evaluating(network), WholeBatch(reduce):
         for norm in found:
             norm.train()
             norm.reset_running_stats()
@@ -164,8 +168,35 @@ def _recalibrate(network: nn.Module, found: list[_BatchNorm], batches: Batches) 
         norm.get_buffer("num_batches_tracked").copy_(tracked)
 
 
+@_at("after")
+def reinitialise(
+    model: nn.Module,
+    axes: Axes,
+    keep: Keep,
+    batches: Batches,
+    *,
+    optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    reduce: Reduce = _alone,
+    scheme: Literal["default", "xavier", "kaiming", "orthogonal"] = "default",
+    seed: int = 0,
+) -> Axes:
+    """A new start: weights as `models.initialise` draws them for the widths left.
+
+    Wang et al. 2020 (Pruning from Scratch), arXiv:1909.12579, train what they found from weights
+    drawn anew. The averaged copy starts as the model, the optimizer without a past.
+    """
+    initialise(model, scheme, torch.Generator().manual_seed(seed))
+    if ema is not None:
+        ema.load_state_dict(model.state_dict())
+    if optimizer is not None:
+        optimizer.state.clear()
+    return axes
+
+
 COMPENSATIONS: dict[str, Compensation] = {
     "none": none,
     "bn_recalibrate": bn_recalibrate,
     "mean_replacement": mean_replacement,
+    "reinitialise": reinitialise,
 }

@@ -257,8 +257,10 @@ class PruningConfig(Section):
                 self.rewind is not None and self.compensation.name == "mean_replacement",
             "mean_replacement replaces channels; set granularity: channel":
                 self.compensation.name == "mean_replacement" and not channel,
-            "selection: threshold looks at channels; set granularity: channel":
-                self.selection.name == "threshold" and not channel,
+            f"selection: {self.selection.name} looks at channels; set granularity: channel":
+                self.selection.name != "top_k" and not channel,
+            "selection: eagle_eye draws the share of each layer; set scope: global":
+                self.selection.name == "eagle_eye" and self.scope != "global",
         }  # fmt: skip
         for message, found in wrong.items():
             if found:

@@ -25,19 +25,22 @@ def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
 def scores(config: PruningConfig, state: State, stream: str, **context: Any) -> Scores:
     """The criterion's scores, from gradients averaged over ranks before anything is not linear.
 
-    `context` are things only some criteria ask for (`axes`, `weights`). Criteria that draw get a
-    seed made from the run's and the stream's name; a `seed` that the recipe states wins.
+    `context` are things only some criteria ask for (`axes`, `weights`).
     """
     criterion = CRITERIA[config.criterion.name]
-    context = {"reduce": state.reduce, "seed": stream_seed(state, stream), **context}
-    batches = calibration(config, state, stream)
-    return criterion(
-        state.model, batches, **asked_for(criterion, context) | config.criterion.options
-    )
+    options = handed(criterion, state, stream, **context) | config.criterion.options
+    return criterion(state.model, calibration(config, state, stream), **options)
 
 
-def asked_for(function: Callable[..., Any], context: dict[str, Any]) -> dict[str, Any]:
-    """The part of the context that the function has parameters for."""
+def handed(
+    function: Callable[..., Any], state: State, stream: str, **context: Any
+) -> dict[str, Any]:
+    """What the function has parameters for, of the run and of `context`.
+
+    A `seed` is made from the run's and the stream's name. Options that a recipe states win.
+    """
+    run = {"reduce": state.reduce, "optimizer": state.optimizer, "ema": state.ema}
+    context = {**run, "seed": stream_seed(state, stream), **context}
     known = inspect.signature(function).parameters
     return {key: value for key, value in context.items() if key in known}
 

@@ -3,44 +3,14 @@
 A selection may watch training like a trigger; what it remembers goes into checkpoints.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
-
-from pruning.budget import Ask, Keep, Sizes, select_channels
+from pruning.budget import Keep, select_channels
+from pruning.channel_round import ChannelRound, Selection
 from pruning.scope import keep_best
-from pruning.watcher import Watcher
+from pruning.search import EagleEye, PruneFromScratch
 
-if TYPE_CHECKING:
-    from pruning.state import State
-
-
-@dataclass(frozen=True)
-class ChannelRound:
-    """One round over channels: a score per unit of each prunable axis, sizes, and what is asked.
-
-    Where the recipe names no amount, `ask` has only floors. `alive` are the units not yet removed.
-    """
-
-    scores: dict[str, Tensor]
-    sizes: Sizes
-    ask: Ask
-    alive: Keep
-    state: "State"
-
-
-class Selection(Watcher):
-    """Decides which units stay. `sized` selections meet the recipe's amount exactly."""
-
-    sized = True
-
-    def observe(self, state: "State") -> None:
-        """Sees every training step after backward."""
-
-    def keep(self, round: ChannelRound) -> Keep:
-        """The units that stay, for every scored axis."""
-        raise NotImplementedError
+__all__ = ["SELECTIONS", "ChannelRound", "Selection", "Threshold", "TopK"]
 
 
 class TopK(Selection):
@@ -74,4 +44,9 @@ class Threshold(Selection):
         }
 
 
-SELECTIONS: dict[str, Any] = {"top_k": TopK, "threshold": Threshold}
+SELECTIONS: dict[str, Any] = {
+    "top_k": TopK,
+    "threshold": Threshold,
+    "prune_from_scratch": PruneFromScratch,
+    "eagle_eye": EagleEye,
+}

@@ -12,7 +12,7 @@ from pruning.criteria import CRITERIA
 from pruning.masks import Hold
 from pruning.regrow import REGROWTHS, WeightRound
 from pruning.scope import Masks, Scores, kept
-from pruning.scoring import calibration, layer_names, left_alone, scores
+from pruning.scoring import calibration, handed, layer_names, left_alone, scores
 from pruning.state import State, digest, stream_seed
 
 
@@ -103,18 +103,23 @@ class WeightPruning:
             for name, weight in self._weights(state).items():
                 weight.copy_(dense[name])
         self.masks = masks
-        Hold(state.model, masks, state.optimizer).weights()
+        self._hold(state)
+
+    def _hold(self, state: State) -> None:
+        """Zeros where something is masked, in network, optimizer and average."""
+        Hold(state.model, self.masks, state.optimizer).weights()
         if state.ema is not None:
-            Hold(state.ema, masks).weights()
+            Hold(state.ema, self.masks).weights()
 
     def _compensate(self, state: State) -> None:
         chosen = self._config.compensation
         if chosen.name != "none":
+            compensate = COMPENSATIONS[chosen.name]
             batches = calibration(self._config, state, "compensation")
             axes: Any = None  # single weights have none
-            COMPENSATIONS[chosen.name](
-                state.model, axes, {}, batches, ema=state.ema, reduce=state.reduce, **chosen.options
-            )
+            options = handed(compensate, state, chosen.name) | chosen.options
+            compensate(state.model, axes, {}, batches, **options)
+            self._hold(state)
 
     def _weights(self, state: State) -> dict[str, Tensor]:
         parameters = dict(state.model.named_parameters())

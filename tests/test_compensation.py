@@ -405,6 +405,7 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
         "none": "before",
         "bn_recalibrate": "after",
         "mean_replacement": "before",
+        "reinitialise": "after",
     }
     options = registry("pruning.compensation", "COMPENSATIONS")
     assert set(options["mean_replacement"]) == {"padding", "value"}
@@ -455,7 +456,7 @@ def test_recalibrated_statistics_are_the_mean_over_batches_in_evaluation_mode_of
     with torch.no_grad():
         maps = [model[1](x) for x, _ in batches]
     mean = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
-    variance = torch.stack([m.transpose(0, 1).flatten(1).var(1) for m in maps]).mean(0)
+    variance = torch.stack([m.transpose(0, 1).flatten(1).var(1, correction=0) for m in maps]).mean(0)
     assert torch.allclose(model[2].running_mean, mean, atol=1e-12)
     assert torch.allclose(model[2].running_var, variance, atol=1e-12)
     assert model[2].momentum == momentum

@@ -1,0 +1,71 @@
+"""BatchNorm over the batches of all ranks, for what pruning measures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+class WholeBatch(TorchFunctionMode):
+    """In it, BatchNorm in training mode uses mean and variance of the global batch.
+
+    Ranks hold equal shares. Differentiable: the mean over ranks of each rank's gradient is what one
+    process would get. Running statistics take the variance that is divided by (÷ n, not n − 1), as
+    n is not known here. Any module is served that calls `torch.nn.functional.batch_norm`.
+    """
+
+    def __init__(self, reduce: Reduce) -> None:
+        super().__init__()
+        self._reduce = reduce
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        called = self._batch_norm if func is F.batch_norm else func
+        return called(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
+        dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+        mean = self._mean(x.mean(dims))
+        centred = x - mean.view(shape)
+        variance = self._mean(centred.square().mean(dims))
+        for running, now in ((running_mean, mean), (running_var, variance)):
+            if running is not None:
+                running.lerp_(now.detach().to(running.dtype), momentum)
+        y = centred * (variance + eps).rsqrt().view(shape)
+        y = y if weight is None else y * weight.view(shape)
+        return y if bias is None else y + bias.view(shape)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        mean: Tensor = _Mean.apply(value, self._reduce)  # pyright: ignore[reportAssignmentType]
+        return mean
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over ranks; its gradient is the mean of what the ranks make of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, reduce: Reduce) -> Tensor:
+        ctx.reduce = reduce
+        return reduce(value).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        return ctx.reduce(slopes[0].contiguous()), None
