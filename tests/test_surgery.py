@@ -1,9 +1,8 @@
 import copy
-import io
+import re
 from collections import Counter
 
 import numpy as np
-import onnx
 import pytest
 import timm
 import torch
@@ -16,7 +15,6 @@ from torch import nn
 
 from models import build
 from models.axes import axes, masks
-from models.channels import take
 from pruning.surgery import prune_channels
 
 IMAGE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
@@ -59,7 +57,9 @@ def random_keep(found, seed=0):
     generator = torch.Generator().manual_seed(seed)
     keep = {}
     for axis, width in found.widths.items():
-        keep[axis] = torch.rand(width, generator=generator) > 0.8 * torch.rand((), generator=generator)
+        keep[axis] = torch.rand(width, generator=generator) > 0.8 * torch.rand(
+            (), generator=generator
+        )
         keep[axis][torch.randint(width, (), generator=generator)] = True
     return keep
 
@@ -104,9 +104,7 @@ def test_training_goes_on_as_in_the_masked_dense_network(network, optimizer):
     small, small_average = copy.deepcopy((dense, average))
     small_chosen = OPTIMIZERS[optimizer](small.parameters())
     small_chosen.load_state_dict(copy.deepcopy(chosen.state_dict()))
-    left = prune_channels(
-        small, found, keep, optimizer=small_chosen, ema=small_average.module
-    )
+    left = prune_channels(small, found, keep, optimizer=small_chosen, ema=small_average.module)
     zero(dense, held)
     zero(average.module, held)
     for position in range(3, 23):
@@ -129,7 +127,11 @@ def test_gradients_masks_and_scores_are_sliced_with_their_weights():
     found = axes(model, IMAGE)
     model(IMAGE).sum().backward()
     before = {name: (p.detach().clone(), p.grad.clone()) for name, p in model.named_parameters()}
-    scores = {"0.weight": torch.arange(8.0), "4.weight": torch.rand(12, 8, 3, 3), "10.bias": torch.rand(5)}
+    scores = {
+        "0.weight": torch.arange(8.0),
+        "4.weight": torch.rand(12, 8, 3, 3),
+        "10.bias": torch.rand(5),
+    }
     given = copy.deepcopy(scores)
     keep = {"0": torch.arange(8) > 2, "4": torch.arange(12) % 2 == 0}
     prune_channels(model, found, keep, tensors=[given])
@@ -172,12 +174,12 @@ def build_optimizer(kind, parameters):
 @pytest.mark.parametrize("kind", every_optimizer())
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
-    """Each state tensor of a weight is cut along what it shares with the weight; training goes on."""
+    """A state of a weight's shape is cut as the weight is; counters stay; training goes on."""
     torch.manual_seed(0)
     monkeypatch.setattr(timm.optim.kron, "has_dynamo", False)  # it would compile for a minute
     # Wide enough for factored moments, before and after.
-    conv, hidden = nn.Conv2d(20, 40, 3), nn.Linear(40 * 4, 60)
-    model = nn.Sequential(conv, nn.Flatten(), hidden, nn.Linear(60, 4))
+    flat = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(20, 28, 1), flat, nn.Linear(28, 36), nn.Linear(36, 4))
     image = torch.randn(2, 20, 4, 4)
     found = axes(model, image[:1])
     optimizer = build_optimizer(kind, model.parameters())
@@ -190,7 +192,7 @@ def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
 
     train()
     old = {name: (p, state_of(optimizer, p)) for name, p in model.named_parameters()}
-    keep = {"0": torch.arange(40) % 4 > 0, "2": torch.arange(60) % 3 > 0}
+    keep = {"0": torch.arange(28) % 4 > 0, "2": torch.arange(36) % 3 > 0}
     prune_channels(model, found, keep, optimizer=optimizer)
     kept = {"0.weight": keep["0"], "0.bias": keep["0"], "2.bias": keep["2"]}
     checked = 0
@@ -198,7 +200,11 @@ def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
         before, state = old[name][1], state_of(optimizer, parameter)
         assert before.keys() == state.keys()
         for key, value in before.items():
-            if isinstance(value, torch.Tensor) and value.shape == old[name][0].shape and name in kept:
+            if (
+                isinstance(value, torch.Tensor)
+                and value.shape == old[name][0].shape
+                and name in kept
+            ):
                 assert torch.equal(state[key], value[kept[name]])
                 checked += 1
             elif not isinstance(value, torch.Tensor | list):
@@ -212,3 +218,122 @@ def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
 
 def state_of(optimizer, parameter):
     return dict(getattr(optimizer, "_base_optimizer", optimizer).state.get(parameter, {}))
+
+
+FACTORS = {
+    "adafactor": {
+        "exp_avg_sq_row": lambda t, rows, columns: t[rows],
+        "exp_avg_sq_col": lambda t, rows, columns: t[columns],
+    },
+    "adafactorbv": {
+        "exp_avg_sq_r": lambda t, rows, columns: t[rows],
+        "exp_avg_sq_c": lambda t, rows, columns: t[:, columns],
+    },
+    torch.optim.Adafactor: {
+        "row_var": lambda t, rows, columns: t[rows][:, columns],
+        "col_var": lambda t, rows, columns: t[rows][:, columns],
+    },
+    "kron": {
+        "Q": lambda t, rows, columns: [t[0][rows][:, rows], t[1][columns][:, columns], *t[2:]]
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FACTORS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_factored_moments_are_cut_along_the_dimensions_they_have(kind, monkeypatch):
+    """Of a square weight, so that shapes alone do not say which dimension a factor lacks."""
+    monkeypatch.setattr(timm.optim.kron, "has_dynamo", False)
+    torch.manual_seed(0)
+    kernel = 1 if kind == "kron" else 3
+    model = nn.Sequential(nn.Conv2d(3, 20, 1), nn.Conv2d(20, 20, kernel), nn.Conv2d(20, 4, 2))
+    image = torch.randn(2, 3, 4, 4)
+    found = axes(model, image[:1])
+    optimizer = build_optimizer(kind, model.parameters())
+    model(image).square().sum().backward()
+    optimizer.step()
+    old = state_of(optimizer, model[1].weight)
+    rows, columns = torch.arange(20) % 7 > 0, torch.arange(20) != 4
+    prune_channels(model, found, {"0": columns, "1": rows}, optimizer=optimizer)
+    new = state_of(optimizer, model[1].weight)
+    for key, cut in FACTORS[kind].items():
+        expected = cut(old[key], rows, columns)
+        torch.testing.assert_close(new[key], expected, rtol=0, atol=0)
+
+
+def test_a_moment_that_would_be_factored_otherwise_starts_anew_with_a_warning():
+    model = nn.Sequential(nn.Conv2d(20, 20, 1), nn.Conv2d(20, 4, 1))
+    image = torch.randn(2, 20, 4, 4)
+    found = axes(model, image[:1])
+    optimizer = build_optimizer("adafactor", model.parameters())
+    model(image).square().sum().backward()
+    optimizer.step()
+    with pytest.warns(
+        UserWarning, match=r"starts the state of a weight anew.* at \(10, 20, 1, 1\)"
+    ):
+        prune_channels(model, found, {"0": torch.arange(20) < 10}, optimizer=optimizer)
+    assert not state_of(optimizer, model[0].weight)
+    assert state_of(optimizer, model[0].bias)
+    model(image).square().sum().backward()
+    optimizer.step()
+
+
+def refusals():
+    model = vgg()
+    other = nn.Sequential(nn.Conv2d(3, 9, 3), *list(model)[1:])
+    groups = [{"params": [model[0].weight]}, {"params": [model[1].weight]}]
+    twice = torch.optim.SGD(groups)
+    twice.param_groups[1]["params"].append(model[0].weight)
+    strange = torch.optim.SGD(model.parameters())
+    strange.state[model[0].weight]["sketch"] = torch.zeros(7, 2)
+    odd = torch.optim.SGD(model.parameters())
+    odd.state[model[0].weight]["past"] = [torch.zeros(3)]
+    return model, {
+        "SGD: 0.weight: sketch is (7, 2) where (8, 3, 3, 3) was expected": {"optimizer": strange},
+        "SGD: 0.weight: past is a list": {"optimizer": odd},
+        "the optimizer holds 0.weight more than once": {"optimizer": twice},
+        "0.weight is (9, 3, 3, 3) and its axes say (8, 3, 3, 3)": {"ema": other},
+        "0.weight is missing": {"ema": nn.ModuleDict({"module": model})},
+        "tensors: 0.weight is (3,) and its parameter (8, 3, 3, 3)": {
+            "tensors": [{"0.weight": torch.zeros(3)}]
+        },
+    }
+
+
+@pytest.mark.parametrize("message", refusals()[1])
+def test_refusals_say_where_and_change_nothing(message):
+    model, cases = refusals()
+    found = axes(model, IMAGE)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prune_channels(model, found, {"0": torch.arange(8) > 2}, **cases[message])
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_frozen_weight_is_cut_and_stays_out_of_the_optimizer():
+    model = vgg()
+    model[0].weight.requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad])
+    count = len(optimizer.param_groups[0]["params"])
+    prune_channels(model, axes(model, IMAGE), {"0": torch.arange(8) > 2}, optimizer=optimizer)
+    assert model[0].weight.shape == (5, 3, 3, 3)
+    held = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert len(held) == count
+    assert held == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("network", [vgg, mobilenet])
+def test_the_pruned_network_exports(network, tmp_path):
+    torch.manual_seed(0)
+    model = network().float().eval()
+    image = torch.randn(1, 3, 32, 32)
+    found = axes(model, image)
+    prune_channels(model, found, random_keep(found))
+    expected = model(image).detach()
+    exported = torch.export.export(model, (image,)).module()
+    torch.testing.assert_close(exported(image), expected)
+    torch.onnx.export(model, (image,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    (got,) = session.run(None, {session.input_names[0]: image.numpy()})
+    np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1e-5)
