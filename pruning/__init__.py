@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pruning.criteria import CRITERIA
     from pruning.granularity import channel_scores
     from pruning.masks import Hold
+    from pruning.once import prune_once
     from pruning.pruner import Pruner
     from pruning.scope import keep_exactly, select_weights
     from pruning.surgery import prune_channels
@@ -26,6 +27,7 @@ __all__ = [
     "channel_scores",
     "keep_exactly",
     "prune_channels",
+    "prune_once",
     "select_channels",
     "select_weights",
 ]
@@ -40,6 +42,7 @@ _HOME = {
     "channel_scores": "granularity",
     "keep_exactly": "scope",
     "prune_channels": "surgery",
+    "prune_once": "once",
     "select_channels": "budget",
     "select_weights": "scope",
 }
