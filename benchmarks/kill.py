@@ -7,11 +7,11 @@ weights, log and summary must equal the uninterrupted run's, times and energies 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+import psutil
 
 from training.log import read, steady
 
@@ -71,11 +73,20 @@ def kill_once(folder: Path, words: list[str], resume: bool, seconds: float, savi
         if list((folder / "checkpoints").glob("*.partial")):
             break
     alive = process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL) if alive else None
+    kill_all(process.pid)
     process.wait()
     done = read(folder / "log.jsonl")
     at = f"step {done[-1]['step']}" if done else "before the first line"
     return f"{'killed' if alive else 'was over'} at {at}{' while saving' if saving else ''}"
+
+
+def kill_all(pid: int) -> None:
+    """Kill a launcher and the ranks it started, which have sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(pid)
+        for process in [*launcher.children(recursive=True), launcher]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict], dict]:

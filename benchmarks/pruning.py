@@ -3,9 +3,9 @@
 python benchmarks/pruning.py [event] [steps] [--rounds 5] [--batch 32]
 
 event: scores, exact budget and surgery of ResNet-50 to half its MACs (224 pixels), against
-Torch-Pruning's own pruner taken to the same MACs in its 100 small steps.
-steps: a training step of CIFAR ResNet-18 and MobileNetV1 with half of all channels removed, and with
-masks, against the dense network.
+Torch-Pruning's own pruner taken to the same MACs in small steps.
+steps: a training step of CIFAR ResNet-18 and MobileNetV1 with half of all channels removed, and
+with masks, against the dense network.
 """
 
 import argparse
@@ -62,10 +62,12 @@ def event(rounds: int, batch: int) -> None:
 
 
 def torch_pruning(model: nn.Module, image: torch.Tensor, target: int) -> None:
-    """Torch-Pruning's global magnitude pruner, a hundredth of the channels a step, down to the size."""
+    """Torch-Pruning's global magnitude pruner, a hundredth of the channels a step."""
     import torch_pruning as tp
 
-    classes = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    classes: list[nn.Module] = [
+        m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000
+    ]
     pruner = tp.pruner.MetaPruner(
         model,
         image,

@@ -60,7 +60,8 @@ def load(run: "Run", path: "Path") -> None:
     Raises:
         RecipeError: the checkpoint belongs to another recipe, seed or number of processes.
     """
-    kept = checkpoint.load(path, str(run.device))
+    where = str(run.device) if run.device.type == "cuda" else "cpu"
+    kept = checkpoint.load(path, where)
     values = kept.values
     mine = {"recipe": run.recipe.hash(), "seed": run.recipe.seed, "processes": run.processes}
     for name, value in mine.items():
