@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,13 +45,26 @@ class Totals:
 
 
 class Meter:
-    """Energy of this machine by codecarbon's tracker: offline, silent, one a node."""
+    """Energy of this machine by codecarbon's tracker: offline, silent, one a node.
+
+    The tracker takes two seconds to start, so it starts beside the run's own set-up.
+    """
 
     def __init__(self, config: CostConfig, cuda: bool) -> None:
+        self.config, self.cuda = config, cuda
+        self._starting = ThreadPoolExecutor(1).submit(self._start)
+
+    @property
+    def tracker(self) -> Any:
+        """The running tracker; waits for it, and raises what kept it from starting."""
+        return self._starting.result()
+
+    def _start(self) -> Any:
         logging.getLogger("codecarbon").disabled = True  # its constructor prints whatever the level
         from codecarbon import OfflineEmissionsTracker
 
-        self.tracker: Any = OfflineEmissionsTracker(
+        config = self.config
+        tracker = OfflineEmissionsTracker(
             country_iso_code=config.country,
             pue=config.pue,
             output_methods=[],
@@ -60,8 +74,9 @@ class Meter:
             force_cpu_power=config.cpu_power_watts,
             force_ram_power=config.ram_power_watts,
         )
-        self.tracker.start()
-        self.config, self.cuda = config, cuda
+        tracker.start()
+        tracker.flush()  # loads its tables of grids, half a second that the first reading would take
+        return tracker
 
     @property
     def source(self) -> str:
