@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import build
 from models.axes import axes, shrink
 from models.count import count
 from pruning.budget import Ask, BudgetError, per_saving, select_channels
@@ -309,3 +310,25 @@ def test_the_readmes_example_halves_the_macs():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     exec(found[1], {"model": model, "image": IMAGE, "optimizer": optimizer})
     assert 0.4975 * before <= count(model, IMAGE).macs <= 0.5 * before
+
+
+@pytest.mark.parametrize(
+    ("removed", "widths", "operations"),
+    [
+        (0.7, [9, 9, 19, 19, 153], 223_884),
+        (0.8, [6, 6, 12, 12, 102], 95_028),
+        (0.9, [3, 3, 6, 6, 51], 24_348),
+        (0.95, [1, 1, 3, 3, 25], 6_188),
+    ],
+)
+def test_one_fraction_of_every_layer_gives_the_networks_of_beps_table_3(
+    removed, widths, operations
+):
+    model, image = build("bep_small_cnn", num_classes=10), torch.zeros(1, 3, 32, 32)
+    found = axes(model, image)
+    sizes = Sizes(found, positions(model, image))
+    of = {axis: found.widths[axis] for axis in sizes.prunable}
+    ask = Ask("channels", removed, sum(of.values()), floors(of, 0.001), of, scope="layer")
+    keep = select_channels({axis: torch.rand(n) for axis, n in of.items()}, sizes, ask)
+    assert [int(kept.sum()) for kept in keep.values()] == widths
+    assert 2 * sizes.of("weights", keep) == operations  # what the paper prints as inference FLOPs

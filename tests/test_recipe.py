@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from reporting.claims import find_claims
 from training.recipe import RecipeError, load, schema
 from training.source import scalar
 
@@ -178,3 +179,8 @@ def test_every_recipe_loads_and_names_itself(path):
     load(path)
     header = path.read_text().split("\n\n")[0]
     assert f"--recipe {path.relative_to(ROOT)}" in header
+
+
+def test_what_every_claim_sets_makes_a_recipe():
+    for claim in find_claims(ROOT / "recipes"):
+        load(ROOT / claim.recipe, list(claim.set))
