@@ -75,7 +75,7 @@ class Meter:
             force_ram_power=config.ram_power_watts,
         )
         tracker.start()
-        tracker.flush()  # loads its tables of grids, half a second that the first reading would take
+        tracker.flush()  # loads its tables of grids, half a second
         return tracker
 
     @property
