@@ -56,6 +56,10 @@ def train(asked: argparse.Namespace, recipe, source) -> int:
     except (DataError, BudgetError, NoEffect, CheckpointError, NotFinite, Stopped) as error:
         print(error, file=sys.stderr)
         return {CheckpointError: 4, NotFinite: 3, Stopped: STOPPED}.get(type(error), 2)
+    except OSError as error:
+        where = error.filename or "a file"
+        print(f"{where}: {error.strerror}; free space or choose another --output", file=sys.stderr)
+        return 4
     return 0
 
 

@@ -310,3 +310,16 @@ def test_two_processes_prune_as_one(run_recipe, tmp_path):
     first, second = (json.loads((f / "summary.json").read_text()) for f in (one, tmp_path / "two"))
     for name in ("prune/hash", "prune/layers", "model/macs", "model/params"):
         assert first[name] == second[name]
+
+
+def test_a_full_disk_is_one_line_and_its_own_status(run_recipe, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "checkpoints/x")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    status, folder = run_recipe(DIGITS, *SHORT)
+    assert status == 4
+    told = capsys.readouterr().err
+    assert "can't write the checkpoint" in told
+    assert "No space left on device" in told
+    assert not (folder / "summary.json").exists()
