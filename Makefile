@@ -14,7 +14,7 @@ train: $(READY) ## the quickstart: a dense run, one that is pruned while it trai
 	$(BIN)/python tables.py beside $(STAMP)/dense $(STAMP)/pruned
 
 test: $(READY) lint ## lint, types, tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -34,15 +34,11 @@ SMALL = [
 ]
 
 
-def command(recipe: str, settings: list[str], processes: int, port: int) -> list[str]:
+def command(recipe: str, settings: list[str], processes: int) -> list[str]:
     launcher = [sys.executable]
     if processes > 1:
-        launcher += [
-            "-m",
-            "torch.distributed.run",
-            f"--nproc_per_node={processes}",
-            f"--master_port={port}",
-        ]
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += [f"--nproc_per_node={processes}"]
     return [*launcher, "train.py", "--recipe", recipe, *(f"--set={s}" for s in settings)]
 
 
@@ -124,7 +120,7 @@ def main() -> int:
     asked.folder.mkdir(parents=True)
     chance, wrong, done = random.Random(asked.seed), 0, 0
     for processes in asked.processes:
-        words = command(asked.recipe, [*SMALL, *asked.set], processes, 29400 + processes)
+        words = command(asked.recipe, [*SMALL, *asked.set], processes)
         whole = asked.folder / f"whole-{processes}"
         finish(whole, words, resume=False)
         times = [

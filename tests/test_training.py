@@ -172,12 +172,7 @@ def losses(folder: Path) -> list[float]:
 def launch(
     folder: Path, processes: int, *settings: str, words: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess:
-    launcher = [
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes}",
-        "--master_port=29511",
-    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     settings = ("log.tracker=none", "cost.tracker=none", "log.every=2it", *settings)
     return subprocess.run(
         [sys.executable, *launcher, "train.py", "--recipe", DIGITS, "--output", str(folder)]
