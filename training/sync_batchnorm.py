@@ -14,10 +14,18 @@ def synchronize(model: nn.Module) -> None:
 
     torch's own SyncBatchNorm needs a GPU and another class in the network; here only the forward
     pass of the modules changes, so that names, surgery and files stay as they are.
+
+    Raises:
+        ValueError: a subclass of BatchNorm whose forward pass would lose what it adds.
     """
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
+    for name, module in model.named_modules():
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             vars(module)["forward"] = partial(_forward, module)
+        elif isinstance(module, _BatchNorm):  # timm's with an activation inside, say
+            raise ValueError(
+                f"sync_batchnorm: {name} is a {type(module).__name__}, which computes more than"
+                " BatchNorm; set training.sync_batchnorm: off, or choose another network"
+            )
 
 
 def release(model: nn.Module) -> None:
