@@ -48,6 +48,7 @@ def event(rounds: int, batch: int) -> None:
     image = torch.randn(1, 3, 224, 224)
     before = count(dense, image).macs
     ours, theirs = [], []
+    mine = other = dense
     for _ in range(rounds):
         mine, other = copy.deepcopy(dense), copy.deepcopy(dense)
         optimizer = torch.optim.SGD(mine.parameters(), lr=0.1, momentum=0.9)

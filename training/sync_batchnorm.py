@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def synchronize(model: nn.Module) -> None:
     """Let every BatchNorm normalise by the global batch's statistics until `release`.
@@ -19,13 +21,14 @@ def synchronize(model: nn.Module) -> None:
         ValueError: a subclass of BatchNorm whose forward pass would lose what it adds.
     """
     for name, module in model.named_modules():
-        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            vars(module)["forward"] = partial(_forward, module)
-        elif isinstance(module, _BatchNorm):  # timm's with an activation inside, say
+        if not isinstance(module, _BatchNorm):
+            continue
+        if type(module) not in PLAIN:  # timm's with an activation inside, say
             raise ValueError(
                 f"sync_batchnorm: {name} is a {type(module).__name__}, which computes more than"
                 " BatchNorm; set training.sync_batchnorm: off, or choose another network"
             )
+        vars(module)["forward"] = partial(_forward, module)
 
 
 def release(model: nn.Module) -> None:
