@@ -3,10 +3,11 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import islice, takewhile
+from itertools import takewhile
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from models.channels import STAYS, Axes, Keep, Labels, Masks, masks, relabel, shrink
@@ -53,11 +54,11 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tenso
     offsets: dict[str, int] = {}
     units = torch.full((trace.count,), _UNKNOWN)
     for name, ((_, reason), roots) in zip(_names(groups, weights), groups.items(), strict=True):
-        if reason is None:
+        if reason is None and len(roots) > 1:
             offsets[name], widths[name] = sum(widths.values()), len(roots)
             units[roots] = offsets[name] + torch.arange(len(roots))
         else:
-            fixed[name] = reason
+            fixed[name] = reason or "all its channels are one unit"
             units[roots] = STAYS
     units = units[root]
     found = Axes(
@@ -88,21 +89,18 @@ def _groups(trace: Trace, root: Tensor, roots: list[int]) -> dict[Group, list[in
     index = torch.arange(len(places)).repeat_interleave(torch.tensor(list(map(len, vectors))))
     pairs = torch.unique(root[torch.cat(vectors)] * len(places) + index)
     found, counts = (pairs // len(places)).unique_consecutive(return_counts=True)
-    at = iter((pairs % len(places)).tolist())
-    where = {
-        r: tuple(places[p] for p in islice(at, n))
-        for r, n in zip(found.tolist(), counts.tolist(), strict=True)
-    }
+    at, ends = (pairs % len(places)).tolist(), [0, *counts.cumsum(0).tolist()]
+    where = {r: tuple(at[i:j]) for r, i, j in zip(found.tolist(), ends, ends[1:], strict=False)}
     reason = torch.full((trace.count,), -1)
     for i, (vector, _) in reversed(
         list(enumerate(trace.fixed))
     ):  # the first reason is the one told
         reason[root[vector]] = i
-    groups: dict[Group, list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
     for r, i in zip(roots, reason[roots].tolist(), strict=True):
         why = None if i < 0 else trace.fixed[i][1]
         groups.setdefault((where.get(r, ()), why), []).append(r)
-    return groups
+    return {(tuple(places[p] for p in at), why): rs for (at, why), rs in groups.items()}
 
 
 def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
@@ -181,7 +179,8 @@ def _difference(model: nn.Module, image: Tensor, found: Axes, names: list[str]) 
         return f"sizes are written in the code ({(str(error) or repr(error)).splitlines()[0]})"
     tensors = named_tensors(model)
     zeroed = {n: tensors[n] * mask.to(image.device) for n, mask in masks(found, keep).items()}
-    for a, b in zip(pytree.tree_leaves(_holding(model, zeroed)(image)), got, strict=True):
+    expected = pytree.tree_leaves(functional_call(model, zeroed, (image,)))
+    for a, b in zip(expected, got, strict=True):
         if isinstance(a, Tensor) and not _close(a, b):
             return "sizes or positions are written in the code (removing is not masking)"
     return None
@@ -211,10 +210,10 @@ def _random_copy(model: nn.Module) -> nn.Module:
         new = tensor.detach().double()
         if name.endswith("running_var"):
             new = torch.ones_like(new)
-        elif isinstance(tensor, nn.Parameter) and tensor.dim() > 1:
+        elif tensor.dim() > 1 and isinstance(tensor, nn.Parameter):
             drawn = normal.repeat(-(-tensor.numel() // len(normal)))[: tensor.numel()]
             new = drawn.view(tensor.shape).to(new) * (len(tensor) / tensor.numel()) ** 0.5
-        elif isinstance(tensor, nn.Parameter):
+        elif name.endswith("running_mean") or isinstance(tensor, nn.Parameter):
             new = (torch.rand(tensor.shape, generator=generator) * 0.6 + 0.2).to(new)
         tensors[name] = new
     return _holding(model, tensors).eval()

@@ -41,8 +41,8 @@ def _combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
 
 
 @_rule(
-    "pointwise copy detach alias lift_fresh _to_copy hardswish prelu _prelu_kernel where"
-    " masked_fill lerp nan_to_num contiguous"
+    "pointwise copy_ detach alias lift_fresh _to_copy hardswish hardswish_ _prelu_kernel"
+    " where masked_fill masked_fill_"
 )
 def _elementwise(trace: Trace, op: Operation) -> None:
     for output in op.outputs():
@@ -51,7 +51,7 @@ def _elementwise(trace: Trace, op: Operation) -> None:
         trace.carry(output, vectors, like=alone)
 
 
-_SAME = {"detach", "alias", "lift_fresh", "clone", "contiguous"}  # values stay what they were
+_SAME = {"detach", "alias", "lift_fresh", "clone", "_to_copy"}  # values stay what they were
 
 
 @_rule("zeros_like ones_like empty_like full_like rand_like new_zeros new_ones new_empty new_full")
@@ -151,7 +151,7 @@ def _known(trace: Trace, tensor: Tensor, d: int) -> Tensor:
     return vector
 
 
-@_rule("as_strided")
+@_rule("as_strided_")
 def _restride(trace: Trace, op: Operation) -> None:
     """Pooling restrides what it returns in another memory format; nothing else is understood."""
     vectors = trace.vectors(op.arguments["self"])
@@ -262,10 +262,10 @@ def _add_bias(trace: Trace, bias: Tensor | None, out: Tensor | None) -> None:
         trace.tie([trace.vectors(bias)[-1], out], "a bias of channels that are not known")
 
 
-@_rule("mm bmm addmm baddbmm linear addbmm")
+@_rule("mm bmm addmm baddbmm")
 def _product(trace: Trace, op: Operation) -> None:
     """(…, m, k) × (…, k, n) → (…, m, n); the right side may be a weight (n, k), transposed."""
-    a, b = [t for t in op.tensors() if t.dim() > 1 or op.name in ("mm", "bmm")][-2:]
+    a, b = op.tensors()[-2:]
     left, right = trace.vectors(a), trace.vectors(b)
     name = trace.weight(b, right[-1], right[-2])
     if name in trace.parameters:

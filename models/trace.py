@@ -24,7 +24,7 @@ Vectors = tuple[Tensor | None, ...]
 class Operation(NamedTuple):
     """One call of an operator, as a rule sees it."""
 
-    name: str  # without namespace, overload and the underscore of in-place forms
+    name: str  # without namespace and overload
     function: Any
     call: tuple[tuple[Any, ...], dict[str, Any]]  # args, kwargs
     arguments: dict[str, Any]  # by the names of the schema, defaults filled in
@@ -109,7 +109,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        name = func._schema.name.partition("::")[2].removesuffix("_")
+        name = func._schema.name.partition("::")[2]
         given = pytree.tree_leaves((args, kwargs))
         if not any(
             isinstance(t, Tensor) and any(v is not None for v in self.vectors(t)) for t in given
