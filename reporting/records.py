@@ -11,6 +11,7 @@ from typing import Any
 from reporting.claims import Claim
 
 ACCURACY = "validation/top1_percent"
+PLACES = re.compile(r" --output \S+| --set data\.path=\S+")  # of a machine, no part of a result
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 
@@ -163,7 +164,8 @@ def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequen
     command = str(environment.get("command", ""))
     pairs = [part.partition(" ")[::2] for part in re.split(r" (?=--\w)", command)]
     recipe = next((b for a, b in pairs if a == "--recipe"), str(summary.get("run/name", "unknown")))
-    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(("seed=", "log.")))
+    quiet = ("seed=", "log.", "data.path=")
+    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(quiet))
     fitting = [c for c in claims if c.recipe == recipe and set(c.set) <= set(settings)]
     claim = max(fitting, key=lambda c: len(c.set), default=None)
     extra = tuple(s for s in settings if claim is None or s not in claim.set)
@@ -175,7 +177,7 @@ def _environment(path: Path) -> dict[str, Any]:
     """What a result depends on: versions, hardware, commit, command; no place of a machine."""
     known = json.loads(path.read_text()) if path.exists() else {}
     if "command" in known:
-        known["command"] = re.sub(r" --output \S+", "", known["command"])
+        known["command"] = re.sub(PLACES, "", known["command"])
     return {key: known[key] for key in ENVIRONMENT if key in known}
 
 

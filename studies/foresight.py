@@ -44,13 +44,10 @@ FOLDER = "foresight/mnist_cnn"
 def job(strategy: str, ratio: int, seed: int, extra: tuple[str, ...] = ()) -> Job:
     """One training of the study; ratio 1 is the dense network, which is the same for all."""
     if ratio == 1:
-        recipe, settings = "recipes/base/mnist/mnist_cnn.yaml", ()
-        return Job(f"{FOLDER}/dense", recipe, settings, extra, seed)
+        return Job(None, "recipes/base/mnist/mnist_cnn.yaml", (), extra, seed)
     name, settings = STRATEGIES[strategy]
     settings = (*settings, f"pruning.compression_ratio={ratio}")
-    return Job(
-        f"{FOLDER}/{strategy},{ratio}", f"recipes/foresight/{name}.yaml", settings, extra, seed
-    )
+    return Job(None, f"recipes/foresight/{name}.yaml", settings, extra, seed)
 
 
 def jobs(seeds: list[int], extra: tuple[str, ...]) -> list[Job]:
@@ -72,23 +69,28 @@ def run(asked: argparse.Namespace) -> int:
     failed = 0
     for one, status in run_jobs(left, places, submit, asked.jobs):
         failed += bool(status)
-        print(f"{one.row} seed {one.seed}: exit status {status}", flush=True)
+        print(f"{one.name} seed {one.seed}: exit status {status}", flush=True)
     return int(failed > 0)
 
 
 def results() -> dict[str, dict[int, list[Record]]]:
     """Strategy → ratio → records, the dense network standing for every strategy at ratio 1."""
+    places = {
+        (one.recipe, frozenset(one.set)): (strategy, ratio)
+        for strategy in STRATEGIES
+        for ratio in RATIOS[1:]
+        for one in [job(strategy, ratio, 0)]
+    }
+    dense = (job("", 1, 0).recipe, frozenset())
     found: dict[str, dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in load_records(ROOT / "results"):
-        table, _, row = str(record.job.row).rpartition("/")
-        if table != FOLDER:
-            continue
-        if row == "dense":
+        key = (record.job.recipe, frozenset((*record.job.set, *record.job.extra)))
+        if key == dense:
             for strategy in STRATEGIES:
                 found[strategy][1].append(record)
-        else:
-            strategy, _, ratio = row.rpartition(",")
-            found[strategy][int(ratio)].append(record)
+        elif key in places:
+            strategy, ratio = places[key]
+            found[strategy][ratio].append(record)
     return found
 
 
