@@ -1,6 +1,6 @@
 """Seconds to forecast and decide for every layer of ResNet-50, exact against variational inference.
 
-    python benchmarks/forecast.py --variational 64 256
+    python -m benchmarks.forecast --variational 64 256
 
 Histories are synthetic: random mixtures of six decaying exponentials, 80 noisy observations in 10
 epochs, as BEP has on ImageNet. Variational inference runs on the widths named; what it would take

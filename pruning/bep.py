@@ -26,24 +26,23 @@ class BestSets:
     def __init__(self, saliencies: Tensor, size: int):
         # Zeros fill what is missing and are what a negative draw loses to: ρ never includes one.
         padded = torch.nn.functional.pad(saliencies.clamp(min=0.0), (0, size))
-        self.best = padded.topk(size, dim=1, sorted=False).values
-        self.least = self.best.amin(1)
+        self.best = padded.topk(size, dim=1).values.T.flip(0).contiguous()  # (B_s, N), rising
 
     def value(self) -> float:
         """E[ρ_T(m, B_s)]."""
-        return self.best.sum(1, dtype=torch.float64).mean().item()
+        return self.best.sum(0, dtype=torch.float64).mean().item()
 
     def utility(self, saliency: Tensor) -> float:
         """Δ(a, m) = E[max(s^a − Λ_m, 0)], Λ_m the B_s-th largest inside m (eq. 7); draws (N,)."""
-        return (saliency - self.least).clamp(min=0.0).mean(dtype=torch.float64).item()
+        return (saliency - self.best[0]).clamp(min=0.0).mean(dtype=torch.float64).item()
 
     def include(self, saliency: Tensor) -> None:
-        """M ← m ∨ e_a: in draws where it is larger, the element takes the place of the least."""
-        entering = (saliency > self.least).nonzero()[:, 0]
-        rows = self.best[entering]
-        place = rows.argmin(1)
-        rows[torch.arange(len(rows)), place] = saliency[entering]
-        self.best[entering], self.least[entering] = rows, rows.amin(1)
+        """Makes m into m ∨ e_a: drop the least of each set if a is larger, and keep the order.
+
+        In a rising list without its first, x belongs where clamp(x, b_i, b_i+1) is x.
+        """
+        raised = torch.maximum(self.best, saliency)
+        self.best = torch.cat([torch.minimum(raised[:-1], self.best[1:]), raised[-1:]])
 
 
 def dynamic_penalty(penalty: float, kept: int, remaining: float, budget: float) -> float:

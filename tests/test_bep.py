@@ -65,6 +65,16 @@ def test_utilities_equal_brute_force(size, seed):
         mask.append(a)
 
 
+def test_sets_stay_what_a_full_sort_finds():
+    draws, _ = draws_of(300, 250, mean=3.0)
+    best = BestSets(draws[:, :100], 90)
+    for a in range(100, 250):
+        largest = draws[:, : a + 1].clamp(min=0).topk(90, dim=1).values
+        best.include(draws[:, a])
+        torch.testing.assert_close(best.best.T.flip(1), largest, rtol=0, atol=0)
+    assert best.value() == pytest.approx(largest.sum(1).mean().item())
+
+
 def test_utility_is_the_mean_while_there_is_room_and_the_excess_after():
     certain = torch.tensor([[3.0, 1.0, 2.0, 4.0]], dtype=torch.float64).expand(5, -1)
     best = BestSets(certain[:, :1], 2)
