@@ -11,6 +11,7 @@ processor seconds of one thread, so that other programs do not count.
 
 import argparse
 import copy
+import signal
 import statistics
 import sys
 import time
@@ -37,7 +38,7 @@ NAMES = (
     " darknet53 repvgg_a0 mixnet_s mnasnet_100 tinynet_a legacy_xception selecsls42"
     " ese_vovnet19b_dw hardcorenas_a fbnetc_100 dpn48b lcnet_050 rexnet_100 vgg11_bn"
 )
-SHARE = 0.3
+SHARE, LIMIT = 0.3, 60  # of units removed; processor seconds for one network
 
 
 class Seconds(NamedTuple):
@@ -95,8 +96,11 @@ def judge(model: nn.Module, image: Tensor, remove: Removal) -> Outcome:
     torch.manual_seed(0)
     small = copy.deepcopy(model)
     hold(small, {n: torch.arange(t.numel()).view(t.shape) for n, t in named_tensors(small).items()})
+    signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
     try:
         seconds = remove(small, image)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         places = {name: t.detach().long() for name, t in named_tensors(small).items()}
         got, expected = compare(model, small, places, image)
     except Exception as error:  # whatever a tool or a network raises is the finding
@@ -106,6 +110,10 @@ def judge(model: nn.Module, image: Tensor, remove: Removal) -> Outcome:
     left = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
     right = torch.allclose(got, expected, rtol=0, atol=1e-9)
     return Outcome("right" if right else "wrong outputs", seconds, left)
+
+
+def give_up(*_: object) -> None:
+    raise TimeoutError(f"more than {LIMIT} s")
 
 
 def compare(

@@ -35,8 +35,7 @@ def _combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
             for t in tensors
             if t.dim() >= -d and t.shape[d] > 1 and (t.stride(d) or trace.vectors(t)[d] is not None)
         ]
-        trace.tie(here, "meets values that are not channels")
-        result.append(next((v for v in here if v is not None), None))
+        result.append(trace.tie(here))
     return tuple(result)
 
 
@@ -133,12 +132,10 @@ def _join(trace: Trace, op: Operation) -> None:
     vectors: list[Tensor | None] = []
     for d in range(dims):
         here = [trace.vectors(t)[d] for t in tensors]
-        known = any(v is not None for v in here)
-        if d == along:
-            vectors.append(torch.cat([_known(trace, t, d) for t in tensors]) if known else None)
+        if d == along and any(v is not None for v in here):
+            vectors.append(torch.cat([_known(trace, t, d) for t in tensors]))
         else:
-            trace.tie(here if known else [], "joined with values that are not channels")
-            vectors.append(next((v for v in here if v is not None), None))
+            vectors.append(trace.tie(here, "joined with values that are not channels"))
     if op.name == "stack":
         vectors.insert(op.arguments["dim"] % (dims + 1), None)
     trace.carry(op.output, vectors)
@@ -242,15 +239,15 @@ def _convolution(trace: Trace, op: Operation) -> None:
 
 def _read(trace: Trace, name: str, read: Tensor | None, columns: Tensor | None) -> None:
     trace.weights.append(name)
-    if read is not None or columns is not None:
-        trace.tie([read, columns], "a weight reads values that are not channels")
+    trace.tie([read, columns], "a weight reads values that are not channels")
 
 
 def _tie_groups(trace: Trace, name: str, vectors: list[Tensor | None], groups: int) -> None:
     """All a group reads and writes goes together, which leaves fewer groups, all of them whole."""
     trace.weights.append(name)
     trace.risk("groups", vectors)
-    trace.tie([None if v is None else v.view(groups, -1)[:, 0] for v in vectors])
+    heads = [None if v is None else v.view(groups, -1)[:, 0] for v in vectors]
+    trace.tie(heads, "a group reads values that are not channels")
     for vector in vectors:
         if vector is not None:
             block = vector.view(groups, -1)
@@ -272,14 +269,11 @@ def _product(trace: Trace, op: Operation) -> None:
         _read(trace, name, left[-1], right[-2])
     else:
         trace.fix([left[-1], right[-2]], "a product sums over channels")
-    batch = [_first(i, j) for i, j in zip(left[:-2], right[:-2], strict=True)]
-    if op.name in ("addmm", "baddbmm"):
-        _add_bias(trace, op.arguments["self"], right[-1])
+    batch = [trace.tie(pair) for pair in zip(left[:-2], right[:-2], strict=True)]
     trace.carry(op.output, (*batch, left[-2], right[-1]))
-
-
-def _first(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a
+    if op.name in ("addmm", "baddbmm"):
+        added = [op.arguments["self"], op.output]
+        trace.carry(op.output, _combine(trace, added, op.output.dim()))
 
 
 @_rule(
@@ -292,9 +286,7 @@ def _batch_norm(trace: Trace, op: Operation) -> None:
     trace.fix((v for d, v in enumerate(vectors) if d != 1), f"{op.name} over channels")
     if x.shape[1] > 1:
         trace.tie([vectors[1], *(trace.vectors(t)[0] for t in own)], "statistics of a constant")
-    trace.carry(
-        op.outputs()[0], (d_vector if d == 1 else None for d, d_vector in enumerate(vectors))
-    )
+    trace.carry(op.outputs()[0], (v if d == 1 else None for d, v in enumerate(vectors)))
 
 
 @_rule("native_layer_norm native_group_norm")

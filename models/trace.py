@@ -7,7 +7,7 @@ carries, per dimension, a vector of atoms (int64, one per index) or None where t
 channels. The rules of `models/rules.py` move these vectors along, tie atoms, or fix them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 Vectors = tuple[Tensor | None, ...]
+
+_MEETS = "meets values that are not channels"
 
 
 class Operation(NamedTuple):
@@ -90,12 +92,13 @@ class Trace(TorchDispatchMode):
         pairs = zip(self.own[name], (out, into), strict=False)
         return name if all(same(a, b) for a, b in pairs) else None
 
-    def tie(self, vectors: list[Tensor | None], reason: str = "unequal widths meet") -> None:
-        """Atoms at the same index go together; where a vector is missing, all stay."""
+    def tie(self, vectors: Sequence[Tensor | None], reason: str = _MEETS) -> Tensor | None:
+        """Atoms at the same index go together; where a vector is missing, all stay. Returns one."""
         known = [vector for vector in vectors if vector is not None]
         if len(known) < len(vectors):
             self.fix(known, reason)
         self.ties += [(known[0], other) for other in known[1:]]
+        return known[0] if known else None
 
     def fix(self, vectors: Iterable[Tensor | None], reason: str) -> None:
         """These atoms stay."""
