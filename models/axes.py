@@ -1,4 +1,9 @@
-"""Channel axes of any network, found by watching one forward pass and then put to the test."""
+"""Channel axes of any network, found by watching one forward pass and then put to the test.
+
+Built on the operators that a pass really runs (what torch.export would record), and not on
+Torch-Pruning's dependency graph: removing 30 % of all units at random, the outputs are right on 40
+of 40 timm families against 31 of 40 (`benchmarks/axes.py`; results/benchmarks/axes.txt).
+"""
 
 import copy
 from collections import Counter
