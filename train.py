@@ -36,7 +36,7 @@ def train(asked: argparse.Namespace, recipe, source) -> int:
     from pruning.pruner import NoEffect
     from training.checkpoint import CheckpointError
     from training.data import DataError
-    from training.loop import evaluate, train_until_due
+    from training.loop import evaluate, evaluate_best, train_until_due
     from training.report import Report
     from training.run import STOPPED, NotFinite, Stopped
     from training.start import start
@@ -52,7 +52,7 @@ def train(asked: argparse.Namespace, recipe, source) -> int:
                     with run.cost.phase("prune"):
                         report.event(run.pruner.prune(run))
                     run.save()
-            report.finish(evaluate(run, "test"))
+            report.finish(evaluate(run, "test") | evaluate_best(run))
     except (DataError, BudgetError, NoEffect, CheckpointError, NotFinite, Stopped) as error:
         print(error, file=sys.stderr)
         return {CheckpointError: 4, NotFinite: 3, Stopped: STOPPED}.get(type(error), 2)

@@ -37,13 +37,13 @@ class Accumulator(Watcher):
         self._unit = torch.cat([i for i in ids if i is not None]).to(device)
         self._unit_or_last = torch.where(self._unit < 0, sum(axes.widths.values()), self._unit)
         self._units = sum(axes.widths.values())
+        self.tensors["skipped"] = torch.zeros((), device=device)
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all steps."""
-        total = torch.zeros(self._units, device=self._unit.device)
-        steps = torch.zeros(2, device=self._unit.device)  # counted, skipped
-        self.tensors = {"total": total, "steps": steps}
+        """Starts the mean anew; `skipped` goes on counting."""
+        self.tensors["total"] = torch.zeros(self._units, device=self._unit.device)
+        self.tensors["steps"] = torch.zeros((), device=self._unit.device)
 
     @torch.no_grad()
     def observe(self) -> None:
@@ -57,12 +57,13 @@ class Accumulator(Watcher):
         score = rows.new_zeros(self._units + 1).index_add_(0, self._unit_or_last, rows)[:-1].abs()
         finite = torch.isfinite(score).all()
         self.tensors["total"] += torch.where(finite, score, 0.0)
-        self.tensors["steps"] += torch.stack([finite, ~finite])
+        self.tensors["steps"] += finite
+        self.tensors["skipped"] += ~finite
 
     @property
     def skipped(self) -> int:
-        """Steps left out since the last reset, as some gradient was not finite."""
-        return int(self.tensors["steps"][1])
+        """Steps left out in all, as some gradient was not finite."""
+        return int(self.tensors["skipped"])
 
     def mean(self) -> dict[str, Tensor]:
         """(width,) for every axis.
@@ -70,7 +71,7 @@ class Accumulator(Watcher):
         Raises:
             ValueError: if no step was seen since the last reset.
         """
-        steps = float(self.tensors["steps"][0])
+        steps = float(self.tensors["steps"])
         if not steps:
             raise ValueError(
                 "accumulate: no training step was seen before this round; start later (1ep), or"

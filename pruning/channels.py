@@ -56,8 +56,11 @@ class ChannelPruning:
     def _accumulator(self, state: State) -> Accumulator | None:
         if not self._config.accumulate:
             return None
-        name = self._config.criterion.name
-        return Accumulator(state.model, self.axes, name, state.example_input)
+        name, known = self._config.criterion.name, getattr(self, "accumulator", None)
+        made = Accumulator(state.model, self.axes, name, state.example_input)
+        if known is not None:
+            made.tensors["skipped"] = known.tensors["skipped"]
+        return made
 
     def _sizes(self) -> Sizes:
         return Sizes(
@@ -186,7 +189,8 @@ class ChannelPruning:
             mask = self.masks.get(name)
             if mask is not None and (parameter.detach()[~mask.to(parameter.device)] != 0).any():
                 raise AssertionError(f"{name} has a removed entry that is not zero")
-        return {
+        skipped = {"skipped_steps": self.accumulator.skipped} if self.accumulator else {}
+        return skipped | {
             "measure": self.measure,
             "got": 1 - left[self.measure] / self.dense[self.measure],
             "layers": {

@@ -100,10 +100,12 @@ class ScheduleConfig(Section):
     """When and in how many rounds. Durations count positions in the learning-rate schedule.
 
     `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
-    With `end`, `rounds` are spread from start to end, or follow `every` that far.
+    `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
+    start to end, or follow `every` that far.
     """
 
     start: Duration = NONE
+    wait: Duration = NONE
     rounds: Annotated[int, Field(ge=1)] = 1
     every: Duration = NONE
     end: Duration | None = None
@@ -126,12 +128,14 @@ class RewindConfig(Section):
     """After every round go back to this step: its weights, its place in the schedule, or both.
 
     The optimizer starts empty. Frankle et al. 2020, arXiv:1912.05671 (`rewind: 500it`); learning
-    rate alone, Renda et al. 2020, arXiv:2003.02389 (`weights: false`).
+    rate alone, Renda et al. 2020, arXiv:2003.02389 (`weights: false`). `after: last` goes back
+    once, when all rounds are over.
     """
 
     to: Duration
     weights: bool = True
     schedule: bool = True
+    after: Literal["round", "last"] = "round"
 
     @model_validator(mode="before")
     @classmethod
@@ -165,6 +169,8 @@ class PruningConfig(Section):
 
     `except` names modules left alone; the word `classifier` stands for the last linear layer.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
+    In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
+    steps are accumulated.
     """
 
     criterion: CriterionConfig
@@ -183,6 +189,7 @@ class PruningConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     accumulate: bool = False
+    tick: Duration | None = None
     importance: ImportanceConfig = ImportanceConfig()
     selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
     regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
@@ -246,6 +253,10 @@ class PruningConfig(Section):
             "accumulate is for taylor, bn_taylor and snip scores of channels":
                 self.accumulate
                 and not (channel and criterion in ("taylor", "bn_taylor", "snip")),
+            "a tick is there to be scored; set accumulate: true":
+                self.tick is not None and not self.accumulate,
+            "a tick ends with a round whose step is known; write start, and no trigger":
+                self.tick is not None and self.schedule.trigger is not None,
             "regrow moves weights at one sparsity; set schedule.curve: constant":
                 self.regrow is not None
                 and self.regrow.name != "score"

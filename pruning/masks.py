@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 Masks = dict[str, Tensor]
@@ -56,6 +57,19 @@ class Hold:
             for value in state.get(parameter, {}).values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     yield value, mask.to(value.dtype)
+
+
+def freeze_but_gates(model: nn.Module) -> None:
+    """Drops all gradients but those of BatchNorm's scales and shifts: a step moves only these.
+
+    The tick of gate decorators, You et al. 2019, arXiv:1909.08174: a gate φ after a BatchNorm acts
+    as its scale and shift do together. Deviations: scale and shift move apart, and BatchNorm goes
+    on averaging its statistics.
+    """
+    gates = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in gates:
+            parameter.grad = None
 
 
 def _multiply(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from pruning.channels import ChannelPruning
 from pruning.config import PruningConfig
-from pruning.masks import Hold
+from pruning.masks import Hold, freeze_but_gates
 from pruning.penalty import PENALTIES, Penalty
 from pruning.report import Record, record
 from pruning.rewind import Snapshot
 from pruning.schedule import Schedule
-from pruning.state import State, agree
+from pruning.state import State, agree, stream_seed
 from pruning.triggers import TRIGGERS, Trigger
 from pruning.weights import WeightPruning
 
@@ -34,7 +34,7 @@ class Pruner:
     def __init__(self, config: PruningConfig | None, state: State) -> None:
         self.config = config
         self.done = 0  # rounds over
-        self.watched: dict[str, float] = {}  # what the trigger measured last
+        self.tell: Callable[[Record], None] = lambda record: None  # takes what a trigger measured
         self.last: Record = {}  # the last event
         self._seen = -1  # work at which `due` last looked at the network
         self._hold: Hold | None = None
@@ -43,8 +43,9 @@ class Pruner:
         self.schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
         by = ChannelPruning if config.granularity == "channel" else WeightPruning
         self.method: ChannelPruning | WeightPruning = by(config, state)
-        self.trigger = _trigger(config, self.method.removed)
+        self.trigger = _trigger(config, self.method.removed, state)
         self.started = None if self.trigger else self.schedule.start
+        self.tick = _tick(config, self.schedule, state)
         self.term: Penalty | None = None
         if config.penalty is not None:
             self.term = PENALTIES[config.penalty.name](**config.penalty.options)
@@ -62,8 +63,18 @@ class Pruner:
 
     def observe(self, state: State) -> None:
         """Sees a step's gradients: after backward, unscaled and averaged, before clipping."""
-        if self.config is not None and self.done < self.schedule.rounds:
+        if self.config is None or self.done >= self.schedule.rounds:
+            return
+        if not self.tick:
             self.method.observe(state)
+        elif self._ticking(state):
+            self.method.observe(state)
+            freeze_but_gates(state.model)
+
+    def _ticking(self, state: State) -> bool:
+        assert self.started is not None, "a tick has no trigger"
+        left = self.started + self.done * self.schedule.every - state.position
+        return 0 < left <= self.tick
 
     def hold_gradients(self, state: State) -> None:
         """Gradients of removed weights become zero: after `observe`, before clipping."""
@@ -94,7 +105,7 @@ class Pruner:
         removed = [self.schedule.sparsity(self.method.removed, n) for n in numbers]
         self.method.rounds(state, removed, numbers[0], self.schedule.rounds)
         self.done = numbers[-1] + 1
-        if self.snapshot is not None:
+        if self.snapshot is not None and (self.done == self.schedule.rounds or self._each_rewinds):
             self.snapshot.restore(state, self.method.fitted)
         self._hold = None
         self._holding(state).weights()
@@ -108,7 +119,12 @@ class Pruner:
         numbers = range(self.done, self.schedule.rounds)
         due = [n for n in numbers if self.schedule.due(state.position, n, self.started)]
         assert due, "prune was called when no round is due"
-        return due[:1] if self.snapshot is not None else due
+        return due[:1] if self._each_rewinds else due
+
+    @property
+    def _each_rewinds(self) -> bool:
+        rewind = self.config.rewind if self.config is not None else None
+        return rewind is not None and rewind.after == "round"
 
     def _record(self, state: State, removed: float, mark: int) -> Record:
         assert self.config is not None
@@ -129,9 +145,16 @@ class Pruner:
             )
         return made
 
+    @property
+    def over(self) -> bool:
+        """Whether all rounds are over; so too where there are none."""
+        return self.config is None or self.done >= self.schedule.rounds
+
     def summary(self) -> Record:
-        """What the last event recorded, for the run's summary."""
-        return self.last
+        """What the last event recorded, for the run's summary; fewer rounds than asked show."""
+        if self.config is None:
+            return {}
+        return {"prune/rounds_done": self.done, "prune/rounds": self.schedule.rounds} | self.last
 
     # ── watching and holding ─────────────────────────────────────────────────────────────────────
     def _watch(self, state: State) -> None:
@@ -147,18 +170,20 @@ class Pruner:
             return
         if self.started is None:
             self._ask_trigger(state, epochs)
-        if self.started is None or state.position < self.started:
+        if not self.tick and (self.started is None or state.position < self.started):
             self.method.forget()  # scores averaged over training are those of one epoch
 
     def _ask_trigger(self, state: State, epochs: int) -> None:
         assert self.trigger is not None
         ranking = partial(self.method.ranking, state, f"trigger {epochs}")
-        self.watched = self.trigger.observe(epochs, state.model, ranking)
+        measured = self.trigger.observe(epochs, state.model, ranking)
         latest = self.schedule.latest
         fired = self.trigger.fired and state.position >= self.schedule.start
         if fired or (latest is not None and state.position >= latest):
-            self.started = state.position
+            self.started = state.position + self.schedule.wait
             self.trigger.tensors = {}  # what it compared with is of no more use
+        if measured:
+            self.tell({"trigger/epochs": epochs, "trigger/fired": fired} | measured)
 
     def _holding(self, state: State) -> Hold:
         if self._hold is None:
@@ -202,11 +227,30 @@ def _part(stored: Part, name: str) -> Part:
     return {"tensors": own, "values": stored["values"][name]}
 
 
-def _trigger(config: PruningConfig, removed: float) -> Trigger | None:
+def _trigger(config: PruningConfig, removed: float, state: State) -> Trigger | None:
     asked = config.schedule.trigger
     if asked is None:
         return None
-    return TRIGGERS[asked.name](removed, config.granularity, **asked.options)
+    drawn = {"seed": stream_seed(state, asked.name)} if asked.name == "random_epoch" else {}
+    return TRIGGERS[asked.name](removed, config.granularity, **drawn | asked.options)
+
+
+def _tick(config: PruningConfig, schedule: Schedule, state: State) -> int:
+    """Length of a tick in steps; 0 for none.
+
+    Raises:
+        ValueError: a tick would begin before training or before the round before.
+    """
+    if config.tick is None:
+        return 0
+    steps = config.tick.steps(state.steps_per_epoch, state.total_steps)
+    room = min(schedule.start, schedule.every) if schedule.rounds > 1 else schedule.start
+    if not 0 < steps <= room:
+        raise ValueError(
+            f"tick: {steps} steps before each round, and there are {room}; shorten tick, or let"
+            " schedule.start and schedule.every leave it room"
+        )
+    return steps
 
 
 def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
@@ -219,9 +263,12 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
         numbers = [n for n, step in enumerate(schedule.steps()) if step == at]
         where = f"step {at} (epoch {at / steps_per_epoch:g})"
         if config.schedule.trigger is not None:
-            where = f"{at - schedule.start} steps after {config.schedule.trigger.name} fires"
+            after = at - schedule.start + schedule.wait
+            where = f"{after} steps after {config.schedule.trigger.name} fires"
         rounds = f"{numbers[0] + 1}" + (f"–{numbers[-1] + 1}" if len(numbers) > 1 else "")
         removed = f"{schedule.sparsity(asked, numbers[-1]):.4%} of {name}" if name else "by score"
-        back = f", then back to {config.rewind.to}" if config.rewind else ""
+        rewind = config.rewind
+        goes = rewind and (rewind.after == "round" or numbers[-1] == schedule.rounds - 1)
+        back = f", then back to {rewind.to}" if rewind and goes else ""
         lines.append(f"{where}: round {rounds} of {schedule.rounds}, {removed} removed{back}")
     return lines

@@ -11,6 +11,7 @@ def record(asked: Record, got: Record) -> Record:
     prune/weight_sparsity_of_layer_weights: removed / dense, over weights of convolutions and linear
     layers. prune/node_sparsity_of_prunable_units: removed / dense, over the units that may go.
     prune/compression_ratio: dense / kept parameters of the whole network, masked ones not kept.
+    prune/skipped_steps: training steps whose gradients were not finite and are in no average.
     prune/compression_error: (r − r_e) / r of the ratio asked for (thesis, eq. 4.2): positive where
     too little went.
     """

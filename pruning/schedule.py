@@ -51,7 +51,8 @@ CURVES = {
 class Schedule:
     """A recipe's schedule in optimizer steps: round i of `rounds` is due at start + i · every.
 
-    `start` is the earliest start where a trigger decides, `latest` the start it cannot put off.
+    `start` is the earliest start where a trigger decides, `latest` the start it cannot put off;
+    then rounds come `wait` later, which `start` has in it otherwise.
     """
 
     start: int
@@ -59,6 +60,7 @@ class Schedule:
     rounds: int
     curve: str
     latest: int | None = None
+    wait: int = 0
 
     @classmethod
     def of(cls, config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> "Schedule":
@@ -67,7 +69,10 @@ class Schedule:
         Raises:
             ValueError: if a round would fall after the last step of training.
         """
+        wait = config.wait.steps(steps_per_epoch, total_steps)
         start = config.start.steps(steps_per_epoch, total_steps)
+        if config.trigger is None:
+            start, wait = start + wait, 0
         every = config.every.steps(steps_per_epoch, total_steps)
         rounds = config.rounds
         if config.end is not None:
@@ -77,13 +82,13 @@ class Schedule:
             elif every:
                 rounds = (end - start) // every + 1
         latest = config.latest.steps(steps_per_epoch, total_steps) if config.latest else None
-        last = (start if config.trigger is None else latest or start) + (rounds - 1) * every
+        last = (start if config.trigger is None else latest or start) + wait + (rounds - 1) * every
         if last > total_steps:
             raise ValueError(
                 f"schedule: the last round would be at step {last} and training ends at"
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
-        return cls(start, every, rounds, config.curve, latest)
+        return cls(start, every, rounds, config.curve, latest, wait)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
         """Whether round number `done` (from 0) is due, given the step at which rounds started."""

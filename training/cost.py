@@ -35,6 +35,7 @@ class Totals:
     redone_seconds: float = 0.0
     timed_images: int = 0
     timed_steps: int = 0
+    evaluation_batches: int = 0
     peak_memory_bytes: int = 0
     cpu_kwh: float = 0.0
     gpu_kwh: float = 0.0

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import models
 from training import lr
 from training.data import Batch
 from training.random import generator
-from training.run import Run
+from training.run import BEST, Run
 
 
 def train_until_due(run: Run) -> None:
@@ -46,6 +47,7 @@ def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]
             with run.accelerator.autocast():
                 logits = model(_formatted(run, images)).float()
             totals += _scores(logits, labels)
+            run.cost.totals.evaluation_batches += 1
         model.train(was_training)
         loss, top1, top5, count = run.sum(totals).tolist()
     expected = getattr(run.data.info, f"{split}_images")
@@ -56,6 +58,25 @@ def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]
         "eval/top1_percent": 100 * top1 / count,
         "eval/top5_percent": 100 * top5 / count,
         "eval/images": count,
+    }
+
+
+def evaluate_best(run: Run) -> dict[str, float]:
+    """Test accuracy of the weights that were best on the validation split since the last pruning.
+
+    Nothing where there is no such split. The network is left as it was.
+    """
+    if run.progress.best_work < 0:
+        return {}
+    model = run.ema if run.ema is not None else run.model
+    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(models.load(run.folder / BEST).state_dict())
+    found = evaluate(run, "test")
+    model.load_state_dict(last)
+    return {
+        "best/top1_percent": found["eval/top1_percent"],
+        "best/validation_top1_percent": run.progress.best_percent,
+        "best/step": run.progress.best_work,
     }
 
 
@@ -134,7 +155,6 @@ def _log(run: Run) -> None:
         "images": run.progress.images,
         "train/loss": run.mean_loss(),
         "train/lr": run.optimizer.param_groups[0]["lr"],
-        **run.pruner.watched,
         "cost/wall_seconds": totals.wall_seconds,
         "throughput/images_per_second": run.cost.rate(),
     }
@@ -180,10 +200,12 @@ def _settle(run: Run) -> None:
 
 def _set_rates(run: Run) -> None:
     config, total = run.recipe.training, run.total_steps
-    rate = config.optimizer.lr * lr.factor(
-        config.lr_schedule, run.position, total=total, steps_per_epoch=run.steps_per_epoch
-    )
-    beta = lr.momentum(config.lr_schedule, run.position, total=total)
+    rate, beta = config.optimizer.lr, None
+    if run.pruner.over or not config.lr_schedule.after_pruning:
+        rate *= lr.factor(
+            config.lr_schedule, run.position, total=total, steps_per_epoch=run.steps_per_epoch
+        )
+        beta = lr.momentum(config.lr_schedule, run.position, total=total)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
         if beta is not None:

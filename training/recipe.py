@@ -60,7 +60,10 @@ class OptimizerConfig(Named):
 
 
 class LrScheduleConfig(Named):
-    """The learning rate as a pure function of the position: warm-up, then a curve."""
+    """The learning rate as a pure function of the position: warm-up, then a curve.
+
+    `after_pruning`: until the last round of pruning is over the rate stays at the optimizer's `lr`.
+    """
 
     curve: Literal["constant", "linear", "step", "exponential", "cosine", "one_cycle"] = "constant"
     per: Literal["step", "epoch"] = "step"
@@ -73,6 +76,7 @@ class LrScheduleConfig(Named):
     start_divisor: Annotated[float, Field(ge=1)] = 25.0
     final_divisor: Annotated[float, Field(ge=1)] = 1e4
     cycle_momentum: tuple[float, float] | None = None
+    after_pruning: bool = False
 
     @model_validator(mode="after")
     def _fitting(self) -> "LrScheduleConfig":

@@ -28,6 +28,7 @@ from training.log import Log
 from training.recipe import Recipe, RecipeError
 from training.sync_batchnorm import release, synchronize
 
+BEST = "model.best.safetensors"  # of the validation split's evaluations
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
 
 
@@ -107,6 +108,7 @@ class Run:
             self.pruner = Pruner(recipe.pruning, self)
         except ValueError as error:
             raise RecipeError(f"pruning: {error}") from None
+        self.pruner.tell = self.tell
         self.laboratory: Any = None  # a Laboratory, made anew for each segment's network
         self.laboratory_rows: list[dict[str, Any]] = []
 
@@ -237,6 +239,10 @@ class Run:
             for buffer in self.model.buffers():
                 broadcast(buffer)
 
+    def tell(self, record: dict[str, Any]) -> None:
+        """A line in the log for what was measured at this step."""
+        self.log.write({"step": self.work, "images": self.progress.images} | record)
+
     # ── losses, signals, files ───────────────────────────────────────────────────────────────────
     def check_loss(self) -> None:
         """Whether every loss so far was a number, on every rank.
@@ -292,10 +298,10 @@ class Run:
             state.save(self)
 
     def keep_best(self, top1_percent: float) -> None:
-        """Keep the weights that are best on the validation split so far."""
-        if top1_percent > self.progress.best_percent:
+        """Keep the weights that are best on the validation split since pruning is over."""
+        if self.pruner.over and top1_percent > self.progress.best_percent:
             self.progress.best_percent, self.progress.best_work = top1_percent, self.work
-            self.save_model("model.best.safetensors")
+            self.save_model(BEST)
 
     def save_model(self, name: str) -> None:
         """Write the averaged weights, else the weights, with their structure."""
