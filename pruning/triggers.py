@@ -6,7 +6,7 @@ are keyword-only. `observe` returns what is worth logging. State is tensors and 
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Trigger(Watcher):
         self.fired = False
         self.remembered = ("fired", *self.remembered)
 
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
         """Looks at the network after so many epochs (0: before training)."""
         raise NotImplementedError
 
@@ -55,8 +55,8 @@ class Epi(Trigger):
     Fires when EPI_t ≥ tau and EPI_t ≥ EPI_{t−j} for j = 1 … 5, so never before t = r + 5 (epochs
     count from 0). tau: 0.944 for gradient scores, 0.983 for magnitude, tuned by the paper on
     ResNet-50. r is not in the paper; 5 fits its earliest reported triggers. `ratio` is the fraction
-    of units whose removal is watched, by default the recipe's amount; EPI of `ratios` is logged
-    too, at the price of one ranking each.
+    of units whose removal is watched, by default the recipe's amount; structure and EPI of `ratios`
+    are logged too, at the price of one ranking each.
     """
 
     LOOK_BACK = 5
@@ -79,13 +79,15 @@ class Epi(Trigger):
         self.structures: dict[str, list[list[int]]] = {f"{a:g}": [] for a in self.ratios}
         self.epi: list[float] = []
 
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
         """Ranks all units on the epoch's average scores."""
         if not epochs:
             return {}
-        scores, log = ranking(), {}
+        scores = ranking()
+        log: dict[str, Any] = {}
         for ratio in self.ratios:
-            epi = self._add(f"{ratio:g}", structure(scores, ratio))
+            now = log[f"epi/structure_{ratio:g}"] = structure(scores, ratio)
+            epi = self._add(f"{ratio:g}", now)
             if epi is not None:
                 log[f"epi/removed_{ratio:g}"] = epi
                 if ratio == self.ratio:

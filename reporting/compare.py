@@ -49,11 +49,18 @@ class Comparison:
 
     def ours(self, column: Column) -> Measured | None:
         """What the runs gave for a column; None where nothing was measured or claimed."""
+        return self._of(column, column.record, column.times)
+
+    def honest(self, column: Column) -> Measured | None:
+        """What the runs gave where `ours` counts as the paper does, counted as it should be."""
+        return self._of(column, column.honest, column.honest_times)
+
+    def _of(self, column: Column, key: str | None, times: float) -> Measured | None:
         claimed = self.claim.columns if self.claim else ()
-        if not column.record or (claimed and column.name not in claimed):
+        if not key or (claimed and column.name not in claimed):
             return None
-        values = [r.summary.get(column.record) for r in self.records]
-        return measured([v * column.times for v in values if isinstance(v, int | float)])
+        values = [r.summary.get(key) for r in self.records]
+        return measured([v * times for v in values if isinstance(v, int | float)])
 
     def difference(self, cell: Cell) -> float | None:
         """Ours minus theirs, in the paper's unit."""

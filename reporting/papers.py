@@ -33,6 +33,10 @@ class Column:
     error: str | None = None  # the column of its standard error or spread
     record: str | None = None
     times: float = 1.0
+    honest: str | None = (
+        None  # the summary's key of the honest figure, where `record` is a convention
+    )
+    honest_times: float = 1.0
 
 
 @dataclass(frozen=True)

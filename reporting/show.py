@@ -39,6 +39,7 @@ def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
         headings.append(f"train_flops recomputed [FLOPs] {CONVENTION}")
     for column in measured:
         headings += [f"ours {column.name}", "difference"]
+        headings += [f"honest {column.name}"] if column.honest else []
     headings += ["runs", "cost", "what differs"]
     lines = [_line(table, row, shown, measured) for row in rows]
     title = f"{table.address} · {table.paper} · {table.about}"
@@ -123,7 +124,8 @@ def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _cell_json(row: Comparison, one: Cell) -> dict[str, Any]:
-    ours, again = row.ours(one.column), recompute(row.table, row.row).get(one.column.name)
+    ours, honest = row.ours(one.column), row.honest(one.column)
+    again = recompute(row.table, row.row).get(one.column.name)
     values = {
         "address": one.address,
         "text": one.text,
@@ -137,6 +139,7 @@ def _cell_json(row: Comparison, one: Cell) -> dict[str, Any]:
         "slip": one.slip and {"should_be": one.slip.should_be, "why": one.slip.why},
         "recomputed": again and {"value": again.value, "is_lower_bound": again.bound},
         "ours": ours and {"mean": ours.mean, "standard_error": ours.error, "seeds": ours.seeds},
+        "honest": honest and {"mean": honest.mean, "standard_error": honest.error},
         "difference": row.difference(one),
         "status": row.status if one.column.record else "not measured by runs",
         "recipe": row.claim and row.claim.recipe,
@@ -175,6 +178,7 @@ def _line(
     for column in measured:
         gap = row.difference(cell(table, row.row, column.name))
         line += [measured_text(row.ours(column)), "" if gap is None else f"{gap:+.3g}"]
+        line += [measured_text(row.honest(column))] if column.honest else []
     more = f" (+{row.other_experiments} other)" if row.other_experiments else ""
     return [*line, row.status + more, _cost(row), "; ".join(row.differs)]
 

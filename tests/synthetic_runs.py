@@ -12,6 +12,7 @@ SUMMARY = {
     "model/params": 47_514,
     "model/macs": 1_000_000,
     "model/sparsity": 0.962,
+    "earlycrop/weight_sparsity": 0.961,
     "dense/params": 1_250_858,
     "dense/macs": 20_741_120,
     "data/name": "cifar10",

@@ -139,7 +139,10 @@ def test_similarity_and_epi_have_the_test_vector():
         scores = of_structure(counts, [120, 120, 160])
         assert structure(scores, 0.5) == counts
         log = trigger.observe(epoch + 1, nn.Identity(), lambda scores=scores: scores)
-    assert log == {"epi/removed_0.5": pytest.approx(0.969300, abs=5e-7)}
+    assert log == {
+        "epi/structure_0.5": N[3],
+        "epi/removed_0.5": pytest.approx(0.969300, abs=5e-7),
+    }
 
 
 @pytest.mark.parametrize("r", [1, 3, 5])

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from training.earlycrop_metrics import earlycrop_metrics
 from training.environment import write_json
 from training.run import Run
 
@@ -83,6 +84,7 @@ class Report(AbstractContextManager["Report"]):
         run = self.run
         run.cost.refresh_energy()
         summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
+        summary |= earlycrop_metrics(run.model, run.dense_network, run.cost.totals, run.device)
         if run.is_main:
             run.log.write({"step": run.work, "images": run.progress.images} | summary)
             run.save_model("model.safetensors")

@@ -23,6 +23,7 @@ from training import checkpoint, state
 from training.build import build_averager, build_model, build_optimizer
 from training.cost import Cost
 from training.data import Batches, Data, open_data
+from training.earlycrop_metrics import Dense
 from training.environment import cpu_name
 from training.log import Log
 from training.recipe import Recipe, RecipeError
@@ -101,6 +102,7 @@ class Run:
         self.dtype = next(self.model.parameters()).dtype
         self.dense = count(self.model, self.example_input)
         self.macs = self.dense.macs
+        self.dense_network = Dense(self.model)
         self.averager = build_averager(recipe, self.model)
         self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
         self.wrapped, self.stepper = self.model, self.optimizer
