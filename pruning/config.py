@@ -167,7 +167,7 @@ class ImportanceConfig(Section):
 class PruningConfig(Section):
     """One pruning method. Amounts are fractions of the dense network, removed by the last round.
 
-    `except` names modules left alone; the word `classifier` stands for the last linear layer.
+    `except` names modules left alone; `classifier` stands for the last layer, `stem` for the first.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.

@@ -51,7 +51,7 @@ def layer_names(model: nn.Module) -> list[str]:
 
 
 def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:
-    """Layers in the modules that `except` names; `classifier` is also the last layer.
+    """Layers in the modules that `except` names; `classifier` is the last layer, `stem` the first.
 
     Raises:
         ValueError: a word names no module with such layers.
@@ -60,8 +60,8 @@ def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for word in words:
         inside = {name for name in layers if name == word or name.startswith(word + ".")}
-        if not inside and word == "classifier":
-            inside = {layers[-1]}
+        if not inside and word in ("classifier", "stem"):
+            inside = {layers[-1 if word == "classifier" else 0]}
         if not inside:
             near = difflib.get_close_matches(word, layers, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; layers: {', '.join(layers)}"
