@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor
@@ -259,16 +260,17 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
     name, value = config.amount or ("", 0.0)
     asked = 1 - 1 / value if name == "compression_ratio" else value
     lines = []
-    for at in dict.fromkeys(schedule.steps()):
-        numbers = [n for n, step in enumerate(schedule.steps()) if step == at]
+    each = config.rewind is not None and config.rewind.after == "round"
+    visits = groupby(enumerate(schedule.steps()), lambda round: (round[1], each and round[0]))
+    for (at, _), group in visits:
+        numbers = [number for number, _ in group]
         where = f"step {at} (epoch {at / steps_per_epoch:g})"
         if config.schedule.trigger is not None:
             after = at - schedule.start + schedule.wait
             where = f"{after} steps after {config.schedule.trigger.name} fires"
         rounds = f"{numbers[0] + 1}" + (f"–{numbers[-1] + 1}" if len(numbers) > 1 else "")
         removed = f"{schedule.sparsity(asked, numbers[-1]):.4%} of {name}" if name else "by score"
-        rewind = config.rewind
-        goes = rewind and (rewind.after == "round" or numbers[-1] == schedule.rounds - 1)
-        back = f", then back to {rewind.to}" if rewind and goes else ""
+        goes = each or numbers[-1] == schedule.rounds - 1
+        back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
         lines.append(f"{where}: round {rounds} of {schedule.rounds}, {removed} removed{back}")
     return lines
