@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
+from pruning.criteria.probe import scoring
 from pruning.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Accumulator(Watcher):
     def __init__(self, model: nn.Module, axes: "Axes", name: str, example_input: Tensor) -> None:
         super().__init__()
         self._signed = name != "snip"
-        after = norms(model, [(example_input, example_input)]) if name == "bn_taylor" else {}
+        with scoring(model):  # statistics stay as they are
+            after = norms(model, [(example_input, example_input)]) if name == "bn_taylor" else {}
         parameters = dict(model.named_parameters())
         self._spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
         weights = [n for n in axes.weights if axes.labels[n][0] is not None]
