@@ -1,7 +1,7 @@
 """One round over channels, and what decides who stays in it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from pruning.watcher import Watcher
 
 if TYPE_CHECKING:
     from models.axes import Axes
+    from pruning.config import PruningConfig
     from pruning.state import State
 
 
@@ -31,12 +32,43 @@ class ChannelRound:
 
 
 class Selection(Watcher):
-    """Decides which units stay. `sized` selections meet the recipe's amount exactly."""
+    """Decides which units stay.
+
+    `sized` selections meet the recipe's amount exactly; those that are not `scored` rank the units
+    themselves, and their rounds have no scores; some watch on `to_the_end`, all rounds over.
+    """
 
     sized = True
+    scored = True
+    to_the_end = False
+
+    def attach(self, config: "PruningConfig", state: "State", axes: "Axes") -> None:
+        """Begins to watch a network: the dense one, or what pruning left of it."""
 
     def observe(self, state: "State") -> None:
         """Sees every training step after backward."""
+
+    def measures(self, state: "State") -> bool:
+        """Whether it wants to `measure` the network now, between two steps."""
+        return False
+
+    def measure(self, state: "State") -> None:
+        """Looks at the network; training goes on as if it had not."""
+
+    def removed(self, keep: Keep) -> None:
+        """The units that are not kept are gone."""
+
+    def told(self, axis: str) -> dict[str, Any]:
+        """What the log should say of an axis's last round."""
+        return {}
+
+    def past(self) -> dict[str, Tensor]:
+        """What was measured so far: `times` (n,) in epochs and (n, width) of every axis, if any."""
+        return {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """Lines for the log at the end of training."""
+        return []
 
     def keep(self, round: ChannelRound) -> Keep:
         """The units that stay, for every scored axis."""

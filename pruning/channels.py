@@ -11,11 +11,10 @@ from pruning.accumulate import Accumulator
 from pruning.budget import Ask, per_saving
 from pruning.compensation import COMPENSATIONS
 from pruning.config import PruningConfig
-from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
 from pruning.latency import Latency, latency_table
 from pruning.masks import Hold
 from pruning.scope import Masks, floors
-from pruning.scoring import calibration, handed, left_alone, scores
+from pruning.scoring import calibration, handed, left_alone, unit_scores
 from pruning.selection import SELECTIONS, ChannelRound, Selection
 from pruning.sizes import Keep, Sizes, positions
 from pruning.state import State, digest
@@ -50,6 +49,7 @@ class ChannelPruning:
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
         self.accumulator = self._accumulator(state)
         name, value = config.amount or ("", 0.0)
+        self.selection.attach(config, state, self.axes)
         self.measure = {"compression_ratio": "params", "": "channels"}.get(name, name)
         self.removed = 1 - 1 / value if name == "compression_ratio" else value
 
@@ -86,11 +86,7 @@ class ChannelPruning:
         if self.accumulator is not None:
             found = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
         else:
-            name, asked = self._config.criterion.name, self._config.importance
-            stated = asked.model_dump(include={"reduce", "members", "absolute"}, exclude_none=True)
-            options: dict[str, Any] = {**CHANNEL_DEFAULTS.get(name, {}), **stated}
-            by_layer = scores(self._config, state, stream, axes=self.axes)
-            found = channel_scores(by_layer, self.axes, **options)
+            found = unit_scores(self._config, state, self.axes, stream)
         missing = [axis for axis in self.widths if axis not in found]
         if missing:
             raise ValueError(
@@ -107,7 +103,8 @@ class ChannelPruning:
 
     def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
         self._measure_latency(state)
-        sizes, found = self._sizes(), self.ranking(state, stream)
+        sizes = self._sizes()
+        found = self.ranking(state, stream) if self.selection.scored else {}
         asked = self._config.importance
         if asked.per is not None:
             found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
@@ -169,6 +166,8 @@ class ChannelPruning:
         self.alive = {
             a: torch.ones(int(alive.sum()), dtype=torch.bool) for a, alive in keep.items()
         }
+        self.selection.removed(keep)
+        self.selection.attach(self._config, state, self.axes)
         self.accumulator = self._accumulator(state)
 
     @property
@@ -195,6 +194,7 @@ class ChannelPruning:
             "got": 1 - left[self.measure] / self.dense[self.measure],
             "layers": {
                 axis: {"kept": int(alive.sum()), "of": self.widths[axis]}
+                | self.selection.told(axis)
                 for axis, alive in self.alive.items()
             },
             "params_kept": left["params"],
@@ -230,6 +230,7 @@ class ChannelPruning:
         self.dense = values["dense"]
         self.latency = Latency.of(parts["latency"]) if "latency" in parts else None
         self.axes = self._axes_now(state)
+        self.selection.attach(self._config, state, self.axes)
         selection = {"tensors": parts.get("selection", {}), "values": values["selection"]}
         self.selection.load_state_dict(selection)
         self.accumulator = self._accumulator(state)

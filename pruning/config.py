@@ -101,7 +101,8 @@ class ScheduleConfig(Section):
 
     `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
     `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
-    start to end, or follow `every` that far.
+    start to end, or follow `every` that far, always before training's last step. `initial` is one
+    round more, at step 0.
     """
 
     start: Duration = NONE
@@ -112,6 +113,7 @@ class ScheduleConfig(Section):
     curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"
     trigger: TriggerConfig | None = None
     latest: Duration | None = None
+    initial: bool = False
 
     @model_validator(mode="after")
     def _fitting(self) -> "ScheduleConfig":
@@ -270,6 +272,12 @@ class PruningConfig(Section):
                 self.compensation.name == "mean_replacement" and not channel,
             f"selection: {self.selection.name} looks at channels; set granularity: channel":
                 self.selection.name != "top_k" and not channel,
+            "selection: bep shares the amount out by layers; set scope: layer":
+                self.selection.name == "bep" and self.scope != "layer",
+            "selection: bep ends at the whole amount; set schedule.curve: constant":
+                self.selection.name == "bep" and self.schedule.curve != "constant",
+            "schedule.initial is the permissive cut of selection: bep; remove it":
+                self.schedule.initial and self.selection.name != "bep",
             "selection: eagle_eye draws the share of each layer; set scope: global":
                 self.selection.name == "eagle_eye" and self.scope != "global",
         }  # fmt: skip

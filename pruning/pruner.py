@@ -64,7 +64,7 @@ class Pruner:
 
     def observe(self, state: State) -> None:
         """Sees a step's gradients: after backward, unscaled and averaged, before clipping."""
-        if self.config is None or self.done >= self.schedule.rounds:
+        if self.config is None or (self.over and not self._to_the_end):
             return
         if not self.tick:
             self.method.observe(state)
@@ -72,10 +72,38 @@ class Pruner:
             self.method.observe(state)
             freeze_but_gates(state.model)
 
+    @property
+    def _to_the_end(self) -> bool:
+        return isinstance(self.method, ChannelPruning) and self.method.selection.to_the_end
+
     def _ticking(self, state: State) -> bool:
         assert self.started is not None, "a tick has no trigger"
         left = self.started + self.done * self.schedule.every - state.position
         return 0 < left <= self.tick
+
+    def measures(self, state: State) -> bool:
+        """Whether what decides wants to look at the network between two steps; at the end too."""
+        if self.config is None or not isinstance(self.method, ChannelPruning):
+            return False
+        ends = state.position >= state.total_steps
+        return (not self.over or ends) and self.method.selection.measures(state)
+
+    def measure(self, state: State) -> None:
+        """Looks; training goes on as if it had not."""
+        assert isinstance(self.method, ChannelPruning)
+        self.method.selection.measure(state)
+
+    def history(self) -> dict[str, Tensor]:
+        """What was measured so far: `times` (n,) in epochs and (n, width) of every axis, if any."""
+        if self.config is None or not isinstance(self.method, ChannelPruning):
+            return {}
+        return self.method.selection.past()
+
+    def records(self) -> list[Record]:
+        """Lines for the log once training is over: what was forecast, and what came true."""
+        if self.config is None or not isinstance(self.method, ChannelPruning):
+            return []
+        return self.method.selection.records()
 
     def hold_gradients(self, state: State) -> None:
         """Gradients of removed weights become zero: after `observe`, before clipping."""

@@ -61,6 +61,7 @@ class Schedule:
     curve: str
     latest: int | None = None
     wait: int = 0
+    initial: bool = False  # a round more, at step 0
 
     @classmethod
     def of(cls, config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> "Schedule":
@@ -80,7 +81,11 @@ class Schedule:
             if rounds > 1:
                 every = (end - start) // (rounds - 1)
             elif every:
-                rounds = (end - start) // every + 1
+                rounds = (min(end, total_steps - 1) - start) // every + 1
+            if end < start or rounds < 1:
+                raise ValueError(
+                    f"schedule: no round lies between start {config.start} and end {config.end}"
+                )
         latest = config.latest.steps(steps_per_epoch, total_steps) if config.latest else None
         last = (start if config.trigger is None else latest or start) + wait + (rounds - 1) * every
         if last > total_steps:
@@ -88,13 +93,14 @@ class Schedule:
                 f"schedule: the last round would be at step {last} and training ends at"
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
-        return cls(start, every, rounds, config.curve, latest, wait)
+        rounds += config.initial
+        return cls(start, every, rounds, config.curve, latest, wait, config.initial)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
         """Whether round number `done` (from 0) is due, given the step at which rounds started."""
         if done >= self.rounds or started is None:
             return False
-        return position >= started + done * self.every
+        return position >= self._step(done, started)
 
     def sparsity(self, target: float, done: int) -> float:
         """Fraction removed once round number `done` (from 0) is over."""
@@ -102,4 +108,7 @@ class Schedule:
 
     def steps(self) -> list[int]:
         """The step of each round, if it starts at `start`."""
-        return [self.start + i * self.every for i in range(self.rounds)]
+        return [self._step(i, self.start) for i in range(self.rounds)]
+
+    def _step(self, number: int, started: int) -> int:
+        return 0 if self.initial and not number else started + (number - self.initial) * self.every

@@ -5,10 +5,12 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from pruning.config import PruningConfig
+from models.axes import Axes
+from pruning.config import CriterionConfig, PruningConfig
 from pruning.criteria import CRITERIA, Scores
+from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
 from pruning.state import Batches, State, stream_seed
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -22,14 +24,49 @@ def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
     )
 
 
-def scores(config: PruningConfig, state: State, stream: str, **context: Any) -> Scores:
-    """The criterion's scores, from gradients averaged over ranks before anything is not linear.
+def scores(
+    config: PruningConfig,
+    state: State,
+    stream: str,
+    *,
+    criterion: CriterionConfig | None = None,
+    batches: Batches | None = None,
+    model: nn.Module | None = None,
+    **context: Any,
+) -> Scores:
+    """A criterion's scores, from gradients averaged over ranks before anything is not linear.
 
-    `context` are things only some criteria ask for (`axes`, `weights`).
+    The recipe's criterion, its images and the network, if no others are given. `context` are things
+    only some criteria ask for (`axes`, `weights`).
     """
-    criterion = CRITERIA[config.criterion.name]
-    options = handed(criterion, state, stream, **context) | config.criterion.options
-    return criterion(state.model, calibration(config, state, stream), **options)
+    chosen = criterion or config.criterion
+    function = CRITERIA[chosen.name]
+    options = handed(function, state, stream, **context) | chosen.options
+    images = calibration(config, state, stream) if batches is None else batches
+    return function(model or state.model, images, **options)
+
+
+def unit_scores(
+    config: PruningConfig,
+    state: State,
+    axes: Axes,
+    stream: str,
+    **given: Any,
+) -> dict[str, Tensor]:
+    """`scores` collapsed to one for every unit of every axis they reach, (width,) on the CPU."""
+    found = scores(config, state, stream, axes=axes, **given)
+    return by_unit(config, found, axes, given.get("criterion"))
+
+
+def by_unit(
+    config: PruningConfig, scores: Scores, axes: Axes, criterion: CriterionConfig | None = None
+) -> dict[str, Tensor]:
+    """Scores of weights or output channels as one for every unit, the recipe's way."""
+    stated = config.importance.model_dump(
+        include={"reduce", "members", "absolute"}, exclude_none=True
+    )
+    name = (criterion or config.criterion).name
+    return channel_scores(scores, axes, **CHANNEL_DEFAULTS.get(name, {}) | stated)
 
 
 def handed(

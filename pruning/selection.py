@@ -5,6 +5,7 @@ A selection may watch training like a trigger; what it remembers goes into check
 
 from typing import Any
 
+from pruning.bayesian import BayesianEarlyPruning
 from pruning.budget import Keep, select_channels
 from pruning.channel_round import ChannelRound, Selection
 from pruning.scope import keep_best
@@ -49,4 +50,5 @@ SELECTIONS: dict[str, Any] = {
     "threshold": Threshold,
     "prune_from_scratch": PruneFromScratch,
     "eagle_eye": EagleEye,
+    "bep": BayesianEarlyPruning,
 }

@@ -61,6 +61,15 @@ class State(Protocol):
         """This rank's share of so many batches of training images, drawn for the stream's name."""
         ...
 
+    def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
+        """This rank's share of a fixed part of the training images, drawn for the stream's name."""
+        ...
+
+    @property
+    def gradient_scale(self) -> float:
+        """What the last backward pass multiplied the gradient of one image's own loss by."""
+        ...
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """The mean over ranks."""
         ...

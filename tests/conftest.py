@@ -6,6 +6,8 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 import train
+from tests.runs import DIGITS, Crash
+from training import loop
 
 ROOT = Path(__file__).parent.parent
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
@@ -24,5 +26,31 @@ def run_recipe(tmp_path: Path, monkeypatch) -> Callable[..., tuple[int, Path]]:
         words += [f"--set={s}" for s in (*QUIET, *settings)]
         status = train.main([*words, "--resume"] if resume else words)
         return status, tmp_path / folder
+
+    return run
+
+
+@pytest.fixture
+def crash(run_recipe, monkeypatch):
+    """Run a recipe up to a step, or to its first evaluation, and lose power there."""
+
+    def run(*settings: str, step: int = 0, recipe: str = DIGITS) -> None:
+        after = loop.after_step
+
+        def cut(run):
+            after(run)
+            if run.work == step:
+                raise Crash
+
+        def no_power(*_):
+            raise Crash
+
+        with monkeypatch.context() as patched:
+            if step:
+                patched.setattr(loop, "after_step", cut)
+            else:
+                patched.setattr(loop, "evaluate", no_power)
+            with pytest.raises(Crash):
+                run_recipe(recipe, *settings, folder="cut")
 
     return run

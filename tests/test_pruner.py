@@ -62,6 +62,11 @@ class Training:
         drawn = [images(seed + 1000 * i, batch_size) for i in range(batches)]
         return iter([(x.to(self.dtype), y) for x, y in drawn])
 
+    def subset(self, fraction: float, batch_size: int, *, stream: str) -> Iterator:
+        return self.calibration(1, batch_size, stream=stream)
+
+    gradient_scale = 1.0
+
     def reduce(self, tensor: Tensor) -> Tensor:
         return tensor
 

@@ -11,58 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 import models
+from tests.runs import DIGITS, ROOT, SYNTHETIC, launch, losses, outcome
 from training import checkpoint, loop
-from training.log import read, steady
+from training.log import read
 
-ROOT = Path(__file__).parent.parent
-DIGITS = "recipes/base/digits/digits_cnn.yaml"
 SHORT = ("training.duration=3ep", "checkpoint.every=8it", "model.options.width=0.5")
-SYNTHETIC = (
-    "model=small_conv",
-    "data={name: synthetic, image_size: 32, train_images: 96, test_images: 50}",
-    "training.batch_size=16",
-    "training.duration=2ep",
-    "training.optimizer.lr=0.02",
-    "training.precision=fp64",
-)
-
-
-class Crash(BaseException):
-    """Stands for a power cut: nothing may catch it."""
-
-
-@pytest.fixture
-def crash(run_recipe, monkeypatch):
-    """Run a recipe up to a step, or to its first evaluation, and lose power there."""
-
-    def run(*settings: str, step: int = 0, recipe: str = DIGITS) -> None:
-        after = loop.after_step
-
-        def cut(run):
-            after(run)
-            if run.work == step:
-                raise Crash
-
-        def no_power(*_):
-            raise Crash
-
-        with monkeypatch.context() as patched:
-            if step:
-                patched.setattr(loop, "after_step", cut)
-            else:
-                patched.setattr(loop, "evaluate", no_power)
-            with pytest.raises(Crash):
-                run_recipe(recipe, *settings, folder="cut")
-
-    return run
-
-
-def outcome(folder: Path):
-    summary = steady(json.loads((folder / "summary.json").read_text()))
-    log = [steady(record) for record in read(folder / "log.jsonl")]
-    for record in (summary, *log):
-        record.pop("run/name", None)
-    return (folder / "model.safetensors").read_bytes(), log, summary
 
 
 def test_a_run_leaves_a_whole_folder(run_recipe):
@@ -163,26 +116,6 @@ def test_accumulation_takes_the_same_steps(run_recipe):
         "recipes/base/digits/digits_cnn.yaml", *SYNTHETIC, "training.accumulation=4", folder="two"
     )
     assert losses(one) == pytest.approx(losses(two), rel=1e-10)
-
-
-def losses(folder: Path) -> list[float]:
-    return [r["train/loss"] for r in read(folder / "log.jsonl") if "train/loss" in r]
-
-
-def launch(
-    folder: Path, processes: int, *settings: str, words: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    settings = ("log.tracker=none", "cost.tracker=none", "log.every=2it", *settings)
-    return subprocess.run(
-        [sys.executable, *launcher, "train.py", "--recipe", DIGITS, "--output", str(folder)]
-        + [f"--set={s}" for s in settings]
-        + list(words),
-        cwd=ROOT,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
 
 
 @pytest.mark.parametrize(

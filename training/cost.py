@@ -23,6 +23,7 @@ PHASES = (
     "evaluate",
     "checkpoint",
     "laboratory",
+    "saliency",  # what BEP's pauses measure
 )
 
 

@@ -134,13 +134,15 @@ class Data:
         return [(b.images, b.labels) for b in self._plain("train", chosen, batch_size)]
 
     def subset_batches(self, fraction: float, batch_size: int, stream: str) -> Iterator[Batch]:
-        """A fixed part of the training images drawn by seed and stream; in order, not augmented."""
+        """A fixed part of the training images drawn by seed and stream; in order, not augmented.
+
+        Whole batches, at least one if there are as many images, so that ranks get equal shares.
+        """
         rows = self.rows["train"]
-        return self._plain(
-            "train",
-            self._drawn(rows, round(fraction * len(rows)), stream).sort().values,
-            batch_size,
-        )
+        wanted = fraction * len(rows)
+        count = max(1, round(wanted / batch_size)) * batch_size
+        count = count if count <= len(rows) else round(wanted)
+        return self._plain("train", self._drawn(rows, count, stream).sort().values, batch_size)
 
     def _drawn(self, rows: Tensor, count: int, stream: str, *position: int) -> Tensor:
         """`count` of `rows`: one random order of them after the other."""

@@ -23,6 +23,7 @@ def train_until_due(run: Run) -> None:
     if run.done or run.pruner.due(run):
         return
     run.begin_segment()
+    run.measure_saliency()
     with run.cost.phase("train"):
         _settle(run)
         while not run.done and not run.pruner.due(run):
@@ -101,7 +102,8 @@ def train_step(run: Run, batch: Batch) -> None:
             )
             loss_sum += loss.detach()
             # DDP averages over ranks: with this factor that is the mean over the global batch
-            objective = loss * (run.processes / total)
+            run.loss_factor = run.processes / total
+            objective = loss * run.loss_factor
             if last and run.pruner.penalty is not None:
                 objective = objective + run.pruner.penalty(run)
             run.accelerator.backward(objective)
@@ -135,6 +137,7 @@ def after_step(run: Run) -> None:
     if ends or _every(run, recipe.log.every):
         _log(run)
     run.measure_penalties()
+    run.measure_saliency()
     if run.data.info.validation_images and (run.done or _every(run, recipe.evaluation.every)):
         record = {f"validation/{k[5:]}": v for k, v in evaluate(run, "validation").items()}
         run.log.write({"step": run.work, "images": run.progress.images} | record)

@@ -86,7 +86,8 @@ class Report(AbstractContextManager["Report"]):
         summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
         summary |= earlycrop_metrics(run.model, run.dense_network, run.cost.totals, run.device)
         if run.is_main:
-            run.log.write({"step": run.work, "images": run.progress.images} | summary)
+            for record in (*run.pruner.records(), summary):
+                run.log.write({"step": run.work, "images": run.progress.images} | record)
             run.save_model("model.safetensors")
             write_json(run.folder / "summary.json", summary)
             self.bar.stop()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, reduce
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -111,6 +112,7 @@ class Run:
         except ValueError as error:
             raise RecipeError(f"pruning: {error}") from None
         self.pruner.tell = self.tell
+        self.loss_factor = 1.0  # what a step multiplies the sum of its images' losses by
         self.laboratory: Any = None  # a Laboratory, made anew for each segment's network
         self.laboratory_rows: list[dict[str, Any]] = []
 
@@ -166,6 +168,17 @@ class Run:
         """This rank's share of training images to score on; see Data.calibration_batches."""
         drawn = self.data.calibration_batches(batches, batch_size, **options)
         return [(images.to(self.dtype), labels) for images, labels in drawn]
+
+    def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
+        """This rank's share of a fixed part of the training images; see Data.subset_batches."""
+        for images, labels, _ in self.data.subset_batches(fraction, batch_size, stream):
+            yield images.to(self.dtype), labels
+
+    @property
+    def gradient_scale(self) -> float:
+        """What the last backward pass multiplied the gradient of one image's own loss by."""
+        scaler = self.accelerator.scaler
+        return self.loss_factor * (scaler.get_scale() if scaler is not None else 1.0)
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, the same on each."""
@@ -224,9 +237,19 @@ class Run:
             if self.is_main:
                 laboratory_table.write(self.laboratory.rows, self.folder / state.LABORATORY)
 
+    def measure_saliency(self) -> None:
+        """Let the pruner look at the network, where a pause is due; training never notices."""
+        if self.pruner.measures(self):
+            with self.cost.phase("saliency"):
+                self.sync_buffers()
+                self.pruner.measure(self)
+
     def end_segment(self) -> None:
         """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
         self.cost.end_segment({"end": self.work, "macs": self.macs})
+        history = self.pruner.history()
+        if history and self.is_main:
+            save_file(history, self.folder / "saliency.safetensors")
         self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         release(self.model)

@@ -1,0 +1,52 @@
+"""What tests that run train.py share: small recipes, launching, and comparing run folders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from training.log import read, steady
+
+ROOT = Path(__file__).parent.parent
+DIGITS = "recipes/base/digits/digits_cnn.yaml"
+SYNTHETIC = (
+    "model=small_conv",
+    "data={name: synthetic, image_size: 32, train_images: 96, test_images: 50}",
+    "training.batch_size=16",
+    "training.duration=2ep",
+    "training.optimizer.lr=0.02",
+    "training.precision=fp64",
+)
+
+
+class Crash(BaseException):
+    """Stands for a power cut: nothing may catch it."""
+
+
+def outcome(folder: Path):
+    summary = steady(json.loads((folder / "summary.json").read_text()))
+    log = [steady(record) for record in read(folder / "log.jsonl")]
+    for record in (summary, *log):
+        record.pop("run/name", None)
+    return (folder / "model.safetensors").read_bytes(), log, summary
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["train/loss"] for r in read(folder / "log.jsonl") if "train/loss" in r]
+
+
+def launch(
+    folder: Path, processes: int, *settings: str, words: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    settings = ("log.tracker=none", "cost.tracker=none", "log.every=2it", *settings)
+    return subprocess.run(
+        [sys.executable, *launcher, "train.py", "--recipe", DIGITS, "--output", str(folder)]
+        + [f"--set={s}" for s in settings]
+        + list(words),
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
