@@ -1,21 +1,26 @@
-"""Images per second of the input path alone: ours beside torchvision's usual loaders, in turns.
+"""Images per second of the input path alone: ours beside torchvision's and timm's, in turns.
 
 python -m benchmarks.input_path [--data FOLDER] [--workers 2] [--rounds 5] [--device cpu]
 
 In memory: CIFAR-sized synthetic images, pad-crop and flip, batch 128, against a DataLoader over the
 same images with torchvision's transforms on PIL images. Streamed: random-resized-crop to 224 and
 flip from FOLDER (train/<class>/*.jpg; without it, 500×375 JPEGs made on the spot), against
-ImageFolder with the transforms of torchvision's reference training. Medians, with the range over
-rounds.
+ImageFolder with the transforms of torchvision's reference training, and timm's loader with its
+prefetcher; then ours from shards prepared of the same images, as JPEG and uncompressed. Normalised
+batches on the device count, from the second one on. Medians, with the range over rounds; ratios of
+rates, and (in brackets) of CPU time per image, which other work on the machine disturbs less.
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -26,6 +31,7 @@ from torchvision.datasets import ImageFolder
 
 from training.data import DataConfig, open_data
 from training.data_config import AugmentConfig
+from training.images.prepare import main as prepare
 from training.random import generator
 from training.stores import InMemory
 
@@ -33,34 +39,53 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AS_TENSOR = (transforms.ToTensor(), transforms.Normalize(MEAN, STD))
 
 
-def rate(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> float:
-    """Images per second from the second batch on: starting workers is not counted."""
-    images, start = 0, 0.0
+class Speed(NamedTuple):
+    """Images per second, and CPU milliseconds per image of this process and its workers."""
+
+    rate: float
+    cpu_ms: float
+
+
+def speed(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Speed:
+    """From the second batch on: starting workers is not counted."""
+    images, start, cpu_start, cpu = 0, 0.0, 0.0, 0.0
     for index, (batch, *_) in enumerate(batches):
         batch.to(device)
+        cpu = cpu_seconds()
         if index == 0:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), cpu
             continue
         images += len(batch)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return images / (time.perf_counter() - start)
+    return Speed(images / (time.perf_counter() - start), 1000 * (cpu - cpu_start) / images)
+
+
+def cpu_seconds() -> float:
+    me = psutil.Process()
+    return sum(sum(p.cpu_times()[:2]) for p in [me, *me.children(recursive=True)])
 
 
 def compare(
     name: str, loaders: dict[str, Callable[[int], Iterable]], rounds: int, device: str
 ) -> None:
-    """Run the loaders in turns; print medians, ranges and the ratio of the first to the others."""
-    rates: dict[str, list[float]] = {key: [] for key in loaders}
+    """Run the loaders in turns; print medians, ranges, and ours over the others by rate and CPU."""
+    found: dict[str, list[Speed]] = {key: [] for key in loaders}
     for epoch in range(rounds):
         for key, loader in loaders.items():
-            rates[key].append(rate(loader(epoch), torch.device(device)))
-    first = statistics.median(next(iter(rates.values())))
-    for key, values in rates.items():
-        middle = statistics.median(values)
+            found[key].append(speed(loader(epoch), torch.device(device)))
+    middles = {k: Speed(*map(statistics.median, zip(*v, strict=True))) for k, v in found.items()}
+    others = [key for key in loaders if not key.startswith("ours")]
+    for key, middle in middles.items():
+        rates = [each.rate for each in found[key]]
+        ratios = [
+            f"{middle.rate / middles[o].rate:.2f} × {o} ({middles[o].cpu_ms / middle.cpu_ms:.2f})"
+            for o in others
+            if key not in others
+        ]
         print(
-            f"{name:10}{key:24}{middle:10,.0f} images/s ({min(values):,.0f} … {max(values):,.0f})"
-            f"  ours / this {first / middle:.2f}"
+            f"{name:10}{key:22}{middle.rate:8,.0f} images/s ({min(rates):,.0f} … {max(rates):,.0f})"
+            f" {middle.cpu_ms:6.2f} CPU ms/image  {', '.join(ratios)}"
         )
 
 
@@ -107,42 +132,82 @@ class Transformed(torch.utils.data.Dataset):
         return self.transform(image), label
 
 
-def streamed(folder: Path, arguments: argparse.Namespace) -> None:
-    """JPEG files, random-resized-crop to 224 and flip."""
+def streamed(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None:
+    """JPEG files and shards prepared of them, random-resized-crop to 224 and flip."""
+    places = {"ours": folder}
+    for encoding in ("jpeg", "raw"):
+        places[f"ours, {encoding} shards"] = scratch / encoding
+        words = [str(folder), "--output", str(scratch / encoding), f"--encoding={encoding}"]
+        with contextlib.redirect_stdout(None):
+            assert prepare([*words, f"--workers={arguments.workers}"]) == 0
+    loaders = {key: ours(place, arguments) for key, place in places.items()}
+    theirs = {
+        "ImageFolder": image_folder(folder, arguments),
+        "timm": timm_loader(folder, arguments),
+    }
+    loaders |= {key: lambda _, loader=loader: loader for key, loader in theirs.items()}
+    compare("streamed", loaders, arguments.rounds, arguments.device)
+
+
+def ours(place: Path, arguments: argparse.Namespace) -> Callable[[int], Iterable]:
     config = DataConfig(
-        name=str(folder),
+        name=str(place),
         image_size=224,
         stream=True,
         workers=arguments.workers,
         augment=AugmentConfig(random_resized_crop=(0.08, 1), flip=True),
     )
     data = open_data(config, seed=0, device=torch.device(arguments.device))
+    return lambda epoch: data.train_batches(epoch, 32)
+
+
+def image_folder(folder: Path, arguments: argparse.Namespace) -> Iterable:
+    """As torchvision's references/classification trains."""
     steps = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *AS_TENSOR]
     reference = ImageFolder(str(folder / "train"), transforms.Compose(steps))
-    loader = DataLoader(reference, 32, shuffle=True, num_workers=arguments.workers, drop_last=True)
-    compare(
-        "streamed",
-        {
-            "ours": lambda epoch: data.train_batches(epoch, 32),
-            "torchvision ImageFolder": lambda _: loader,
-        },
-        arguments.rounds,
-        arguments.device,
+    return DataLoader(
+        reference,
+        32,
+        shuffle=True,
+        num_workers=arguments.workers,
+        drop_last=True,
+        pin_memory=arguments.device != "cpu",
     )
 
 
-def make_photographs(folder: Path, count: int = 320) -> None:
-    """JPEGs of 500×375 with the detail, and so the size in bytes, of photographs."""
+def timm_loader(folder: Path, arguments: argparse.Namespace) -> Iterable:
+    """As timm's train.py makes it, without colour jitter, which the others do not do either."""
+    from timm.data import ImageDataset, create_loader
+
+    return create_loader(
+        ImageDataset(str(folder / "train")),
+        (3, 224, 224),
+        32,
+        is_training=True,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        num_workers=arguments.workers,
+        device=torch.device(arguments.device),
+        pin_memory=arguments.device != "cpu",
+    )
+
+
+def make_photographs(folder: Path, count: int = 160, links: int = 8) -> None:
+    """JPEGs of 500×375 with the detail, and so the bytes (100 kB), of photographs, `links` each."""
     for index in range(count):
         source = generator(0, "photograph", index)
         layers = (torch.rand(1, 3, 3 * 4**k, 4 * 4**k, generator=source) / 2**k for k in range(4))
-        image = sum(F.interpolate(x, (375, 500), mode="bicubic") for x in layers)
-        assert isinstance(image, Tensor)
-        pixels = (image[0] * 140).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        smooth = sum(F.interpolate(x, (375, 500), mode="bicubic") for x in layers)
+        assert isinstance(smooth, Tensor)
+        grain = torch.rand(1, 1, 375, 500, generator=source)
+        image = (smooth * 130 + grain * 40)[0].clamp(0, 255).to(torch.uint8)
         for split in ("train",) if index else ("train", "val"):
             place = folder / split / "class"
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(place / f"{index}.jpg", quality=90)
+            first = place / f"{index}.jpg"
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(first, quality=90)
+            for copy in range(1, links):
+                (place / f"{index}-{copy}.jpg").hardlink_to(first)
 
 
 if __name__ == "__main__":
@@ -156,5 +221,5 @@ if __name__ == "__main__":
     in_memory(asked)
     with tempfile.TemporaryDirectory() as made:
         if asked.data is None:
-            make_photographs(Path(made))
-        streamed(asked.data or Path(made), asked)
+            make_photographs(Path(made) / "photographs")
+        streamed(asked.data or Path(made) / "photographs", Path(made), asked)

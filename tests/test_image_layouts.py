@@ -1,7 +1,9 @@
+import io
 import pickle
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from tests.image_files import (
@@ -20,6 +22,8 @@ from tests.image_files import (
     write_photographs,
     write_shards,
 )
+from training import stores
+from training.augment import crop_box
 from training.data import DataError
 from training.images import decoding, raw_files
 from training.stores import centre_crop
@@ -171,6 +175,37 @@ def test_both_decoders_give_the_same_pixels():
     grey = encoded(image[:1], "JPEG")
     assert torch.equal(decoding._torchvision(grey, 1), decoding._pillow(grey, 1))
     assert torch.equal(decoding.decode(files[0], 3, ""), image)
+    for channels in (1, 3):
+        ours = decoding.decode(files[2], channels, "")
+        assert torch.equal(ours, decoding._torchvision(files[2], channels))
+
+
+def test_a_jpeg_of_four_inks_is_read_as_pil_reads_it():
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(jpeg(30, 40, 1))) as image:
+        image.convert("CMYK").save(file, "JPEG")
+    ours = decoding.decode(file.getvalue(), 3, "")
+    assert (ours.int() - decoding._pillow(file.getvalue(), 3).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("side", "shrink"), [(400, 1), (120, 2), (60, 4), (20, 8)])
+def test_a_large_crop_is_decoded_smaller_and_looks_the_same(monkeypatch, side, shrink):
+    data, asked = jpeg(500, 401, 7), []
+    whole = decoding.decode(data, 3, "")
+
+    def spy(*arguments, shrink):
+        asked.append(shrink)
+        return decoding.decode(*arguments, shrink=shrink)
+
+    monkeypatch.setattr(stores, "decode", spy)
+    draws = [0.5] * 22
+    crop = stores.random_crop(data, 3, "", side, draws, (0.5, 1))
+    top, left, h, w = crop_box(500, 401, draws, (0.5, 1))
+    expected = decoding.resize(whole[:, top : top + h, left : left + w], side, side)
+    assert asked == [shrink]
+    assert crop.shape == (3, side, side)
+    # the box may lie up to `shrink` pixels beside: of 256 grey levels as few
+    assert (crop.float() - expected.float()).abs().mean() <= (shrink / 2 if shrink > 1 else 0)
 
 
 def test_grey_and_colour_are_told_apart(tmp_path):

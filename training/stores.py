@@ -8,10 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.augment import ON_DEVICE, crop_box, window
+from training.augment import FLIP, ON_DEVICE, crop_box, window
 from training.data_config import AugmentConfig, DataConfig, known
 from training.images import DataError, Encoded, Pixels, Splits
-from training.images.decoding import common_shape, decode, decode_all, decoder
+from training.images.decoding import (
+    common_shape,
+    decode,
+    decode_all,
+    decoder,
+    jpeg_size,
+    resize,
+)
 
 Filled = tuple[dict[str, "Store"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
@@ -83,33 +90,62 @@ class Streamed:
         for batch, pick in loader:
             pick = pick.to(self.device)
             crops = batch.to(self.device, non_blocking=True)
-            if pick.draws is not None and (padding or flip):
+            if pick.draws is not None and padding:
                 place = torch.arange(len(crops), device=self.device)
-                crops = window(F.pad(crops, (padding,) * 4), place, pick.draws, padding, flip)
+                bordered = F.pad(crops, (padding,) * 4).contiguous()
+                crops = window(bordered, place, pick.draws, padding, flip)
             yield crops, pick
 
 
 class _Decoded(Dataset[tuple[Tensor, Pick]]):
-    """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size)."""
+    """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size) channels_last.
+
+    Decoders give pixels with their channels together; kept so, nothing is transposed on the way.
+    """
 
     def __init__(self, source: Encoded, channels: int, size: int, augment: AugmentConfig) -> None:
         self.source, self.channels, self.size, self.augment = source, channels, size, augment
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
         rows = pick.rows.tolist()
-        batch = torch.empty(len(rows), self.channels, self.size, self.size, dtype=torch.uint8)
+        shape = (len(rows), self.channels, self.size, self.size)
+        batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
-            image = decode(data, self.channels, self.source.where(row))
-            batch[place] = self._crop(image, pick.draws, place)
+            draws = None if pick.draws is None else pick.draws[place].tolist()
+            batch[place] = self._crop(data, self.source.where(row), draws)
         return batch, pick
 
-    def _crop(self, image: Tensor, draws: Tensor | None, place: int) -> Tensor:
+    def _crop(self, data: bytes, where: str, draws: list[float] | None) -> Tensor:
         scale = self.augment.random_resized_crop
-        if scale is None or draws is None:
-            return centre_crop(image, self.size)
-        height, width = image.shape[1:]
-        top, left, h, w = crop_box(height, width, draws[place, ON_DEVICE:].tolist(), scale)
-        return _resized(image[:, top : top + h, left : left + w], self.size, self.size)
+        if draws is None or scale is None:
+            crop = centre_crop(decode(data, self.channels, where), self.size)
+        else:
+            crop = random_crop(data, self.channels, where, self.size, draws[ON_DEVICE:], scale)
+        # inside a border the device mirrors, after the window is cut
+        flip = self.augment.flip and not self.augment.crop_padding
+        return crop.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else crop
+
+
+def random_crop(
+    data: bytes,
+    channels: int,
+    where: str,
+    size: int,
+    uniform: list[float],
+    scale: tuple[float, float],
+) -> Tensor:
+    """A random-resized-crop (C, size, size) of an encoded image; see crop_box.
+
+    A JPEG whose crop is at least twice as large as `size` is decoded at a half (a quarter, an
+    eighth) of its size: the same crop up to rounding, without pixels that resizing would drop.
+    """
+    sides = jpeg_size(data)
+    crop = min(crop_box(*sides, uniform, scale)[2:]) if sides else 0
+    shrink = next(k for k in (8, 4, 2, 1) if k == 1 or crop >= k * size)
+    image = decode(data, channels, where, shrink=shrink)
+    height, width = image.shape[1:]
+    top, left, h, w = crop_box(height, width, uniform, scale)
+    return resize(image[:, top : top + h, left : left + w], size, size)
 
 
 def centre_crop(image: Tensor, size: int) -> Tensor:
@@ -117,12 +153,7 @@ def centre_crop(image: Tensor, size: int) -> Tensor:
     short, short_now = round(size * EVALUATION_RATIO), min(image.shape[1:])
     tall, wide = (int(short * side / short_now) for side in image.shape[1:])
     top, left = round((tall - size) / 2), round((wide - size) / 2)
-    return _resized(image, tall, wide)[:, top : top + size, left : left + size]
-
-
-def _resized(image: Tensor, height: int, width: int) -> Tensor:
-    # uint8 throughout: several times faster than float, and rounded as PIL rounds
-    return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    return resize(image, tall, wide)[:, top : top + size, left : left + size]
 
 
 def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Filled:

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from training.data_config import DATASETS, DataConfig
-from training.images import folders, generated, hub, raw_files
+from training.images import folders, generated, hub, raw_files, shards
 from training.images.kinds import DataError, Splits
 
 GENERATED = {"digits": generated.digits, "synthetic": generated.synthetic}
 LAYOUTS = (
     raw_files.idx_files,
     raw_files.cifar_files,
-    folders.tar_shards,
+    shards.tar_shards,
     hub.parquet_files,
     folders.image_folders,
 )
