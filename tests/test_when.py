@@ -1,0 +1,437 @@
+"""When to prune: triggers, waiting, rewinding, ticks; every recipe of these methods on digits."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import models
+from pruning.config import PruningConfig
+from pruning.pruner import Pruner, plan_events
+from reporting.claims import find_claims
+from tests.runs import DIGITS, ROOT, outcome
+from tests.test_pruner import CHANNEL, STEPS, Training, network, recipe
+from training import loop
+from training.cost import Totals
+from training.earlycrop_metrics import Dense, earlycrop_metrics
+from training.log import read
+from training.lr import factor
+from training.recipe import load
+
+# ── rounds, triggers and rates ───────────────────────────────────────────────────────────────────
+EPI = {"name": "epi", "r": 1, "tau": 0.0, "ratios": [0.5]}
+
+
+def pruned(epochs: int = 8, **keys) -> tuple[Training, Pruner, list[dict]]:
+    training = Training(epochs=epochs)
+    pruner = Pruner(recipe(**keys), training)
+    told: list[dict] = []
+    pruner.tell = told.append
+    training.run(pruner)
+    return training, pruner, told
+
+
+def test_epi_is_told_every_epoch_and_rounds_wait_after_it_fires():
+    schedule = {"trigger": EPI, "latest": "3ep", "wait": "4it", "rounds": 3, "every": "2it"}
+    keys = CHANNEL | {"accumulate": True, "application": "mask_then_surgery", "schedule": schedule}
+    training, pruner, told = pruned(epochs=5, **keys)
+    assert [line["trigger/epochs"] for line in told] == [1, 2, 3]
+    assert [line["trigger/fired"] for line in told] == [False] * 3  # r + 5 epochs have not passed
+    assert all(sum(line["epi/structure_0.5"]) == 24 for line in told)  # of 8 + 16 + 24
+    assert ["epi/removed_0.5" in line for line in told] == [False, True, True]
+    assert pruner.started == 3 * STEPS + 4
+    hashes = [record["prune/hash"] for record in training.records]
+    assert len(set(hashes)) == 3
+    assert training.widths()[:-1] == [n["kept"] for n in pruner.last["prune/layers"].values()]
+    assert sum(training.widths()[:-1]) == 24
+
+
+def test_masks_last_while_rounds_last_and_removal_comes_with_the_last_round():
+    training = Training()
+    schedule = {"start": "1ep", "wait": "1it", "rounds": 3, "every": "2it"}
+    keys = CHANNEL | {"accumulate": True, "application": "mask_then_surgery", "schedule": schedule}
+    pruner = Pruner(recipe(**keys), training)
+    seen = []
+    while not pruner.over:
+        training.run(pruner, until=training.work + 1)
+        seen.append((training.work, len(training.records), training.widths()[:-1]))
+    widths = {rounds: w for _, rounds, w in seen}
+    assert widths[0] == widths[1] == widths[2] == [8, 16, 24]
+    assert sum(widths[3]) == 24
+    removed = [record["prune/asked"] for record in training.records]
+    assert removed == pytest.approx([1 - 0.5 ** (i / 3) for i in (1, 2, 3)])
+    kept = [sum(n["kept"] for n in r["prune/layers"].values()) for r in training.records]
+    assert kept == [int(48 * 0.5 ** (i / 3) + 1e-9) for i in (1, 2, 3)]
+
+
+def test_a_trigger_that_never_fires_shows_in_the_summary():
+    _, pruner, _ = pruned(epochs=2, **CHANNEL, schedule={"trigger": {"name": "epi"}})
+    assert pruner.summary() == {"prune/rounds_done": 0, "prune/rounds": 1}
+
+
+def test_a_random_epoch_follows_from_the_seed_of_the_run():
+    def epoch(of_run: int, **options) -> int:
+        training = Training()
+        training.seed = of_run
+        trigger = {"name": "random_epoch", "last": 30, **options}
+        made = Pruner(recipe(sparsity=0.5, schedule={"trigger": trigger}), training)
+        return made.trigger.epoch
+
+    assert epoch(3) == epoch(3)
+    assert len({epoch(seed) for seed in range(40)}) > 15
+    assert epoch(3, seed=5) == epoch(4, seed=5)
+
+
+def test_rewinding_after_the_last_round_keeps_the_weights_and_restarts_the_schedule():
+    training = Training(epochs=2)
+    schedule = {"start": "100%", "rounds": 3, "curve": "halving"}
+    back = {"to": "0it", "weights": False, "after": "last"}
+    config = recipe(sparsity=0.8, schedule=schedule, rewind=back)
+    pruner = Pruner(config, training)
+    training.run(pruner, until=2 * STEPS)
+    assert pruner.due(training)
+    before = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    record = pruner.prune(training)
+    assert record["prune/rounds_done"] == 3
+    assert training.position == 0
+    for name, parameter in training.model.named_parameters():
+        mask = pruner.method.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        assert torch.equal(parameter.detach(), before[name] * mask)
+    training.run(pruner)
+    assert (training.position, training.work) == (2 * STEPS, 4 * STEPS)
+    assert [line[-11:] for line in plan_events(config, STEPS, 2 * STEPS)] == ["back to 0it"]
+
+
+def test_every_ltr_round_starts_from_bit_identical_weights():
+    training = Training(epochs=2)
+    keys = {"sparsity": 0.9, "schedule": {"start": "1ep", "rounds": 3, "curve": "halving"}}
+    pruner = Pruner(recipe(**keys, rewind="3it"), training)
+    training.run(pruner, until=3)
+    early = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    for number in range(3):
+        training.run(pruner, until=STEPS + 7 * number)
+        training.records.append(pruner.prune(training))
+        assert training.position == 3
+        for name, parameter in training.model.named_parameters():
+            mask = pruner.method.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+            assert torch.equal(parameter.detach(), early[name] * mask)
+    training.run(pruner)
+    assert training.work == 2 * STEPS + 3 * 7
+    asked = [record["prune/asked"] for record in training.records]
+    assert asked == pytest.approx([0.5, 0.7, 0.9])
+
+
+def test_the_structural_ticket_has_the_weights_of_the_start():
+    training = Training(epochs=3)
+    first = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    keys = CHANNEL | {"application": "mask_then_surgery", "schedule": {"start": "1ep"}}
+    pruner = Pruner(recipe(**keys, rewind={"to": "0it", "after": "last"}), training)
+    training.run(pruner, until=STEPS)
+    assert pruner.due(training)
+    pruner.prune(training)
+    assert training.position == 0
+    assert training.widths()[:-1] != [8, 16, 24]
+    for name, tensor in pruner.method.fitted(first).items():
+        assert torch.equal(training.model.get_parameter(name), tensor)
+
+
+def test_rates_rest_until_pruning_is_over(run_recipe, monkeypatch):
+    rates: list[tuple[int, float, bool]] = []
+    step = loop.train_step
+
+    def noted(run, batch):
+        position = run.position
+        step(run, batch)
+        rates.append((position, run.optimizer.param_groups[0]["lr"], run.pruner.over))
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    settings = (
+        *TINY,
+        "training.lr_schedule={curve: one_cycle, cycle_momentum: [0.85, 0.95], after_pruning: on}",
+        "pruning={criterion: magnitude, sparsity: 50%, schedule: {start: 7it},"
+        " rewind: {to: 0it, weights: false, after: last}}",
+    )
+    _, folder = run_recipe(DIGITS, *settings)
+    made, _ = load(ROOT / DIGITS, list(settings))
+    config = made.training.lr_schedule
+    for position, rate, over in rates:
+        curve = factor(config, position, total=18, steps_per_epoch=2)
+        assert rate == pytest.approx(0.1 * (curve if over else 1))
+    assert [position for position, _, _ in rates] == [*range(7), *range(18)]
+    assert json.loads((folder / "summary.json").read_text())["run/steps"] == 25
+
+
+# ── ticks ────────────────────────────────────────────────────────────────────────────────────────
+TICKS = CHANNEL | {
+    "criterion": "bn_taylor",
+    "accumulate": True,
+    "tick": "3it",
+    "schedule": {"start": "5it", "rounds": 2, "every": "8it", "curve": "linear"},
+}
+
+
+def test_ticks_train_gates_only_and_score_their_own_steps():
+    training = Training(epochs=2)
+    pruner = Pruner(recipe(**TICKS), training)
+    gates = {id(p) for m in training.model if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    moved, counted = [], []
+    for _ in range(5):
+        before = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+        training.run(pruner, until=training.work + 1)
+        now = dict(training.model.named_parameters())
+        moved.append({id(p) in gates for n, p in now.items() if not torch.equal(before[n], p)})
+        counted.append(float(pruner.method.accumulator.tensors["steps"]))
+    assert moved == [{True, False}] * 2 + [{True}] * 3
+    assert counted == [0, 0, 1, 2, 3]
+    training.run(pruner)
+    assert [r["prune/asked"] for r in training.records] == [0.25, 0.5]
+    assert training.records[-1]["prune/skipped_steps"] == 0
+
+
+def test_ticks_need_room_and_averages():
+    for keys in ({"tick": "6it"}, {"tick": "0it"}):
+        with pytest.raises(ValueError, match="shorten tick"):
+            Pruner(recipe(**TICKS | keys), Training())
+    with pytest.raises(ValueError, match="set accumulate: true"):
+        recipe(**TICKS | {"accumulate": False})
+    with pytest.raises(ValueError, match="write start, and no trigger"):
+        recipe(**TICKS | {"schedule": {"trigger": "epi"}})
+
+
+def test_skipped_steps_are_counted_through_surgery_and_in_the_record():
+    training = Training(epochs=3)
+    keys = CHANNEL | {"accumulate": True, "application": "surgery"}
+    schedule = {"start": "5it", "rounds": 2, "every": "5it"}
+    pruner = Pruner(recipe(**keys, schedule=schedule), training)
+    training.run(pruner, until=3)
+    for parameter in training.model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    pruner.observe(training)
+    training.optimizer.zero_grad()
+    training.run(pruner)
+    assert [r["prune/skipped_steps"] for r in training.records] == [1, 1]
+
+
+def test_watching_leaves_the_network_as_it_was():
+    training = Training()
+    before = {n: t.clone() for n, t in training.model.state_dict().items()}
+    keys = CHANNEL | {"criterion": "bn_taylor", "accumulate": True, "schedule": {"start": "1ep"}}
+    pruner = Pruner(recipe(**keys), training)
+    pruner.load_state_dict(pruner.state_dict(), training)
+    assert all(torch.equal(t, before[n]) for n, t in training.model.state_dict().items())
+    assert training.model.training
+
+
+# ── EarlyCroP's metrics ──────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("name", "classes", "printed"),
+    [
+        ("earlycrop_resnet18", 10, 397.8),
+        ("earlycrop_vgg16", 10, 1723),
+        ("earlycrop_resnet18", 20_000, 571.8),
+    ],
+)
+def test_disk_of_dense_networks_is_the_published_one(name: str, classes: int, printed: float):
+    with torch.device("meta"):
+        model = models.build(name, num_classes=classes)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    found = earlycrop_metrics(model, Dense(model), Totals(), torch.device("cpu"))
+    assert found["earlycrop/disk_megabits"] == pytest.approx(printed, rel=2e-4)
+
+
+def test_metrics_count_as_the_published_code():
+    masked, shrunk = Training(), Training()
+    dense = Dense(network())
+    for training, application in ((masked, "mask"), (shrunk, "surgery")):
+        Pruner(recipe(**CHANNEL | {"application": application}), training).prune(training)
+    totals = Totals(timed_steps=3, evaluation_batches=2)
+    totals.seconds |= {"train": 0.4, "evaluate": 0.1}
+    cpu = torch.device("cpu")
+    of_mask, of_small = (earlycrop_metrics(t.model, dense, totals, cpu) for t in (masked, shrunk))
+    weights = [p for n, p in shrunk.model.named_parameters() if "weight" in n]
+    left = sum(p.numel() for p in weights)
+    everything = 8 * 9 + 8 + 16 * 8 * 9 + 16 + 24 * 64 + 4 * 24  # BatchNorm scales too
+    assert of_small["earlycrop/weight_sparsity"] == 1 - left / everything
+    assert of_mask["earlycrop/weight_sparsity"] == pytest.approx(1 - left / everything)
+    assert of_small["earlycrop/node_sparsity"] == 0.5  # of 8 + 16 + 24
+    assert of_mask["earlycrop/node_sparsity"] == 0
+    assert of_mask["earlycrop/disk_megabits"] > of_small["earlycrop/disk_megabits"]
+    assert of_small["throughput/earlycrop_batch_milliseconds"] == pytest.approx(100)
+    assert of_small["cost/earlycrop_memory_allocated_bytes"] is None
+    stored = sum(t.numel() * t.element_size() for t in shrunk.model.state_dict().values())
+    assert of_small["model/stored_bytes"] == stored < 4 * everything
+
+
+# ── every recipe, on digits ──────────────────────────────────────────────────────────────────────
+TINY = (
+    "training.duration=9ep",  # of two steps
+    "training.batch_size=280",
+    "data.validation=60%",
+    "model.options.width=0.5",
+    "checkpoint.every=5it",
+    "evaluation.every=9ep",
+)
+ALGORITHM_1 = (
+    "pruning.schedule.wait=1it",
+    "pruning.schedule.every=1it",
+    "pruning.schedule.rounds=2",
+)
+FIRES = "pruning.schedule.trigger={name: epi, r: 1, tau: 0.0}"
+EARLY = "pruning.schedule.latest=4ep"
+FEW = "pruning.calibration={batches: 2, batch_size: 60}"
+METHODS: dict[str, tuple[str, ...]] = {
+    "pat/epi": (*ALGORITHM_1, FIRES),
+    "pat/fixed_epoch": (*ALGORITHM_1, "pruning.schedule.start=2ep"),
+    "pat/random_epoch": (*ALGORITHM_1, "pruning.schedule.trigger.last=4"),
+    "pat/lottery_ticket": (*ALGORITHM_1, "pruning.schedule.start=1ep"),
+    "pat/latency": (*ALGORITHM_1, EARLY, "pruning.importance.per=macs"),
+    "pat/train_prune_finetune": (),
+    "pat/gpwp": (
+        "pruning.schedule={start: 2ep, every: 1ep, rounds: 3, curve: linear}",
+        "training.lr_schedule.milestones=[3ep, 6ep]",
+        FEW,
+    ),
+    "pat/prune_train": (
+        "pruning.schedule={start: 2ep, every: 2ep, rounds: 3}",
+        "pruning.selection.value=0.18",
+        "pruning.penalty.ratio=0.5",
+    ),
+    "earlycrop/earlycrop_u": (EARLY, FEW, "training.lr_schedule.curve=one_cycle"),
+    "earlycrop/earlycrop_s": (EARLY, FEW, ),
+    "earlycrop/early_bird": (EARLY, "pruning.schedule.trigger={name: mask_distance, previous: 2}"),
+    "earlycrop/gate_decorators": (
+        "pruning.tick=2it",
+        "pruning.schedule={start: 4it, every: 5it, rounds: 3, curve: linear}",
+    ),
+    "earlycrop/efficient_conv_nets": ("pruning.schedule.start=5ep",),
+    "earlycrop/ltr": (
+        "pruning.schedule={start: 3ep, rounds: 3, curve: halving}",
+        "pruning.rewind=1ep",
+    ),
+    "methods/gmp": ("pruning.schedule.rounds=4", "pruning.sparsity=90%"),
+    "methods/rigl": ("pruning.schedule.every=4it", FEW),
+    "methods/slimming": (),
+    "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
+    "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_objects():
+    """Each segment ends with a collection of garbage, slow over all that pytest has imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+BASE = "extends=../base/digits/digits_cnn.yaml"
+
+
+# Averages, measured times, ticks, rewinding.
+TWO_RANKS = (
+    ("pat", "epi"),
+    ("pat", "latency"),
+    ("earlycrop", "gate_decorators"),
+    ("earlycrop", "ltr"),
+)
+# Whose events are another method's, for which a crash is tried.
+LIKE = {
+    "pat/fixed_epoch": "pat/epi",
+    "pat/random_epoch": "pat/epi",
+    "pat/gpwp": "earlycrop/efficient_conv_nets",
+    "methods/gmp": "methods/rigl",
+    "methods/slimming": "pat/train_prune_finetune",
+    "methods/lottery_ticket": "earlycrop/ltr",
+    "methods/train_prune_finetune": "earlycrop/efficient_conv_nets",
+}
+
+
+def words(method: str) -> tuple[str, ...]:
+    """The recipe on the digits' network, in a few steps."""
+    return (BASE, *TINY, *METHODS[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, method: str):
+    path = f"recipes/{method}.yaml"
+    status, whole = run_recipe(path, *words(method), folder="whole")
+    assert status == 0
+    events = [r for r in read(whole / "log.jsonl") if "prune/hash" in r and "eval/loss" not in r]
+    last = events[-1]
+    assert last["prune/rounds_done"] == last["prune/rounds"]
+    units = sum(layer["of"] for layer in last["prune/layers"].values())
+    if last["prune/asked"] is None:
+        assert 0 < last["prune/got"] < 1
+    else:
+        rounded = len(last["prune/layers"]) if "scope: layer" in (ROOT / path).read_text() else 1
+        assert 0 <= last["prune/got"] - last["prune/asked"] < rounded / units
+    if method in LIKE:
+        return
+    cut_at = (events[0] if len(events) == 1 else events[1])["step"]
+    crash(*words(method), step=cut_at, recipe=path)
+    status, cut = run_recipe(path, *words(method), folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+def test_two_ranks_prune_as_one(run_recipe, tmp_path):
+    """What two processes keep, several methods in one launch, is what one process keeps."""
+    alike = ("training.precision=fp64", "training.sync_batchnorm=on")
+    asked = {f"{paper}/{m}": [*words(f"{paper}/{m}"), *alike] for paper, m in TWO_RANKS}
+    asked["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "tests/several_runs.py", str(tmp_path), json.dumps(asked)],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for method, settings in asked.items():
+        two = summary(tmp_path / method.replace("/", "-"))
+        assert two["run/processes"] == 2
+        assert two["prune/rounds_done"] == two["prune/rounds"]
+        if method == "pat/latency":
+            continue
+        _, one = run_recipe(f"recipes/{method}.yaml", *settings, folder=f"one-{method[-9:]}")
+        for key in ("prune/hash", "prune/layers", "model/macs", "run/steps", "model/sparsity"):
+            assert two[key] == summary(one)[key], method
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_the_best_on_validation_is_of_the_pruned_network(run_recipe):
+    settings = (
+        *words("earlycrop/efficient_conv_nets"),
+        "evaluation.every=1ep",
+    )
+    _, folder = run_recipe("recipes/earlycrop/efficient_conv_nets.yaml", *settings)
+    found = summary(folder)
+    log = read(folder / "log.jsonl")
+    at = next(r["step"] for r in log if "prune/hash" in r)
+    after = [r for r in log if "validation/top1_percent" in r and r["step"] > at]
+    best = max(after, key=lambda r: r["validation/top1_percent"])
+    assert found["best/validation_top1_percent"] == best["validation/top1_percent"]
+    assert found["best/step"] == best["step"]
+    best_model = load_file(folder / "model.best.safetensors")
+    last = load_file(folder / "model.safetensors")
+    assert {n: t.shape for n, t in best_model.items()} == {n: t.shape for n, t in last.items()}
+
+
+def test_every_claim_of_these_papers_is_a_whole_recipe():
+    for claim in find_claims(ROOT / "recipes"):
+        if claim.recipe.startswith(("recipes/pat", "recipes/earlycrop", "recipes/methods")):
+            made, _ = load(ROOT / claim.recipe, list(claim.set))
+            assert isinstance(made.pruning, PruningConfig)
