@@ -80,7 +80,8 @@ def schedule(**keys) -> Schedule:
 def test_rounds_fall_where_the_recipe_says():
     assert schedule(start="2ep", rounds=3, every="50it").steps() == [200, 250, 300]
     assert schedule(start="10%", rounds=5, end="50%").steps() == [100, 200, 300, 400, 500]
-    assert schedule(start="0it", every="250it", end="1000it").steps() == [0, 250, 500, 750, 1000]
+    assert schedule(start="0it", every="250it", end="750it").steps() == [0, 250, 500, 750]
+    assert schedule(start="0it", every="250it", end="100%").steps() == [0, 250, 500, 750]
     assert schedule(start="100%").steps() == [1000]
 
 
