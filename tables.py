@@ -15,7 +15,7 @@ from reporting.beside import beside
 from reporting.claims import Claim, find_claims
 from reporting.command import parse
 from reporting.compare import check_claims, compare
-from reporting.launch import SUBMIT, Places, missing, plan_jobs, run_jobs
+from reporting.launch import Places, missing, plan_jobs, run_here, run_jobs
 from reporting.papers import Table
 from reporting.printing import SUFFIX, print_grid, render
 from reporting.show import grid
@@ -61,8 +61,14 @@ def run_tables(asked: argparse.Namespace) -> int:
     jobs = [job for table in chosen(asked) for job in jobs_of(table, asked)]
     todo = missing(jobs, places)
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
+    if asked.submit == "slurm":
+        from reporting.array import run_array
+
+        ended = run_array(todo, places, asked.jobs, dict(asked.slurm))
+    else:
+        ended = run_jobs(todo, places, run_here, asked.jobs)
     failed = 0
-    for job, status in run_jobs(todo, places, SUBMIT[asked.submit], asked.jobs):
+    for job, status in ended:
         failed += status != 0
         said = (
             places.record(job) if status == 0 else f"status {status}; see {places.folder(job)}.out"

@@ -4,8 +4,6 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from reporting.launch import SUBMIT
-
 ROOT = Path(__file__).resolve().parent.parent
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
@@ -33,7 +31,15 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     for name in ("run", "plan"):
         _choice(parsers[name])
     parsers["run"].add_argument("--jobs", type=int, default=1, help="how many at a time")
-    parsers["run"].add_argument("--submit", choices=sorted(SUBMIT), default="here")
+    parsers["run"].add_argument("--submit", choices=("here", "slurm"), default="here")
+    parsers["run"].add_argument(
+        "--slurm",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="of sbatch, e.g. gres=gpu:1; time is in minutes",
+    )
     _plan(parsers["plan"])
     parsers["beside"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
     parsers["collect"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
@@ -46,6 +52,13 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
 def seeds(text: str) -> list[int]:
     """`3` is seeds 0, 1, 2; `0,4` is those two."""
     return [int(s) for s in text.split(",")] if "," in text else list(range(int(text)))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: write OPTION=VALUE, such as partition=gpu")
+    return key.lstrip("-"), value
 
 
 def _show(parser: argparse.ArgumentParser) -> None:

@@ -21,12 +21,16 @@ STOPPED = 75  # train.py's exit status after a signal: saved, to be resumed
 
 @dataclass(frozen=True)
 class Places:
-    """Where jobs run: the checkout, its run folders and records, and what starts a script."""
+    """Where jobs run: the checkout, its run folders and records, and what starts a script.
+
+    `local` are settings of this machine, such as where its data lies: no part of a job's name.
+    """
 
     root: Path
     runs: Path
     results: Path
     launcher: tuple[str, ...] = (sys.executable,)
+    local: tuple[str, ...] = ()
 
     def folder(self, job: Job) -> Path:
         """The run folder of a job; its last name is unique, as trackers take it for the run's."""
@@ -64,29 +68,34 @@ def run_jobs(
 ) -> Iterator[tuple[Job, int]]:
     """Run jobs, `parallel` at a time; yields each with its exit status, failed ones too."""
     with ThreadPoolExecutor(parallel) as pool:
-        yield from zip(jobs, pool.map(lambda job: _run(job, places, submit), jobs), strict=True)
+        yield from zip(jobs, pool.map(lambda job: run(job, places, submit), jobs), strict=True)
 
 
 def run_here(job: Job, places: Places) -> int:
-    """Start a job on this machine and wait; what it prints goes to a file beside its folder."""
-    folder = places.folder(job)
+    """Start a job on this machine and wait for it."""
+    return start_here(job, places).wait()
+
+
+def start_here(job: Job, places: Places) -> subprocess.Popen[bytes]:
+    """Start a job on this machine; what it prints goes to a file beside its folder."""
     env = os.environ | {"WANDB_RUN_GROUP": str(job.row), "WANDB_JOB_TYPE": "table"}
-    with _beside(folder, "out").open("a") as output:
-        return subprocess.run(
+    with _beside(places.folder(job), "out").open("a") as output:
+        return subprocess.Popen(
             command(job, places),
             cwd=places.root,
             env=env,
             stdout=output,
             stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+        )
 
 
 def command(job: Job, places: Places) -> list[str]:
     """The command line of a job; it resumes where the run folder is there already."""
     folder = places.folder(job)
     tags = f"log.tags={json.dumps(tags_of(job), ensure_ascii=False)}"
-    settings = [word for setting in [*job.settings, tags] for word in ("--set", setting)]
+    settings = [
+        word for setting in [*job.settings, *places.local, tags] for word in ("--set", setting)
+    ]
     resume = ["--resume"] if folder.exists() else []
     words = ["train.py", "--recipe", job.recipe, *settings, "--output", str(folder), *resume]
     return [*places.launcher, *words]
@@ -98,10 +107,8 @@ def tags_of(job: Job) -> list[str]:
     return [tag[:64] for tag in (table.partition("/")[0], table, row, f"seed {job.seed}")]
 
 
-SUBMIT: dict[str, Submit] = {"here": run_here}
-
-
-def _run(job: Job, places: Places, submit: Submit) -> int:
+def run(job: Job, places: Places, submit: Submit) -> int:
+    """Run a job unless another process does, and collect its record; its exit status."""
     folder = places.folder(job)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder) as alone:

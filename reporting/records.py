@@ -182,14 +182,16 @@ def _environment(path: Path) -> dict[str, Any]:
 
 
 def _history(path: Path) -> dict[str, Any]:
-    """What the figures need of a log: the accuracy curve, the prunings and the forecasts."""
+    """What the figures need of a log: accuracy, what a trigger watched, prunings, forecasts."""
     lines = path.read_text().splitlines() if path.exists() else []
     events = [json.loads(line) for line in lines if line.endswith("}")]
     curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
     during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
     prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
+    watched = [_flat(e) for e in events if "trigger/epochs" in e]
     forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
-    return {"accuracy": curve, "prunings": prunings, "forecasts": forecasts}
+    found = {"accuracy": curve, "prunings": prunings, "forecasts": forecasts}
+    return found | ({"watched": watched} if watched else {})
 
 
 def _flat(event: dict[str, Any]) -> dict[str, Any]:

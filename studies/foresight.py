@@ -10,7 +10,6 @@ import argparse
 import statistics
 import sys
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -58,16 +57,12 @@ def jobs(seeds: list[int], extra: tuple[str, ...]) -> list[Job]:
 
 def run(asked: argparse.Namespace) -> int:
     """Run what is missing and collect each record as it ends."""
-    places = Places(ROOT, ROOT / "runs" / "foresight", ROOT / "results")
+    here = ["log.tracker=none", *([f"data.path={asked.data.resolve()}"] if asked.data else [])]
+    places = Places(ROOT, ROOT / "runs" / "foresight", ROOT / "results", local=tuple(here))
     left = missing(jobs(asked.seeds, tuple(asked.set)), places)
     print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
-    here = ["log.tracker=none", *([f"data.path={asked.data.resolve()}"] if asked.data else [])]
-
-    def submit(one: Job, where: Places) -> int:  # where the data lies is no part of the record
-        return run_here(replace(one, set=(*one.set, *here)), where)
-
     failed = 0
-    for one, status in run_jobs(left, places, submit, asked.jobs):
+    for one, status in run_jobs(left, places, run_here, asked.jobs):
         failed += bool(status)
         print(f"{one.name} seed {one.seed}: exit status {status}", flush=True)
     return int(failed > 0)

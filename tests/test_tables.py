@@ -13,7 +13,7 @@ from reporting import papers, show
 from reporting.claims import ClaimConfig, find_claims
 from reporting.compare import ClaimError, check_claims, compare, measured
 from reporting.flops import NETWORKS, agreement, bep_cnn, bep_vgg16, recompute
-from reporting.launch import SUBMIT, Places, missing, plan_jobs, run_jobs
+from reporting.launch import Places, missing, plan_jobs, run_here, run_jobs
 from reporting.plan import PlanError, Rates, benchmark, forecast, summed
 from reporting.records import Job, RecordError, collect, load_records
 from tests.synthetic_runs import make_recipe, make_run
@@ -401,10 +401,10 @@ def jobs(project: Path, only: str = "*", seeds: tuple[int, ...] = (0, 1, 2)) -> 
 
 def test_run_does_what_is_missing_goes_on_after_a_break_and_never_twice(project):
     where, todo = places(project), jobs(project, only="*,95K,*")
-    statuses = [status for _, status in run_jobs(todo, where, SUBMIT["here"], parallel=2)]
+    statuses = [status for _, status in run_jobs(todo, where, run_here, parallel=2)]
     assert statuses == [0, 0, 75]
     assert [job.seed for job in missing(todo, where)] == [2]
-    assert [s for _, s in run_jobs(missing(todo, where), where, SUBMIT["here"])] == [0]
+    assert [s for _, s in run_jobs(missing(todo, where), where, run_here)] == [0]
     assert missing(todo, where) == []
     calls = (where.runs / "calls").read_text().splitlines()
     assert len(calls) == 4
@@ -417,7 +417,7 @@ def test_the_real_trainer_takes_the_command_and_gives_a_record(tmp_path):
     recipe, quick = "recipes/quickstart.yaml", ("training.duration=8it", "cost.tracker=none")
     job = Job("foresight/4.2/CIFAR-10,Random", recipe, extra=(*quick, "log.tracker=none"), seed=3)
     where = Places(tables.ROOT, tmp_path / "runs", tmp_path / "results")
-    assert [status for _, status in run_jobs([job], where, SUBMIT["here"])] == [0]
+    assert [status for _, status in run_jobs([job], where, run_here)] == [0]
     (record,) = load_records(where.results)
     assert (record.job, record.summary["run/seed"], record.summary["run/steps"]) == (job, 3, 8)
     assert len(record.history["prunings"]) == 1
@@ -431,7 +431,7 @@ def test_the_real_trainer_takes_the_command_and_gives_a_record(tmp_path):
 def test_a_finished_folder_is_collected_not_run_again(project):
     where, (job,) = places(project), jobs(project, only="*,24K,*", seeds=(0,))
     make_run(where.folder(job))
-    assert [s for _, s in run_jobs([job], where, SUBMIT["here"])] == [0]
+    assert [s for _, s in run_jobs([job], where, run_here)] == [0]
     assert where.record(job).exists()
     assert not (where.runs / "calls").exists()
 

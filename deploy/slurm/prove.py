@@ -1,0 +1,143 @@
+"""On a running Slurm: an array and a two-task job, killed and requeued, end as undisturbed ones.
+
+deploy/slurm/one_node.sh start /tmp/one
+SLURM_CONF=/tmp/one/slurm.conf python deploy/slurm/prove.py
+
+Needs no GPU; some minutes. Weights, logs and summaries are compared, times and energies aside.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.kill import same
+from training.log import read
+
+QUIET = ["log.every=5it", "log.tracker=none", "cost.tracker=none", "checkpoint.every=7it"]
+ONE_NODE = [
+    "--nodes=1",
+    "--ntasks-per-node=2",
+    "--gpus-per-node=0",
+    "--cpus-per-task=1",
+    "--time=30",
+]
+DIGITS = ["extends=../base/digits/digits_cnn.yaml", "pruning.compression_ratio=4"]
+
+
+def words(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise SystemExit(f"{what}: not within {seconds:.0f} s; squeue says\n{slurm('squeue')}")
+        time.sleep(0.2)
+
+
+def lines(folder: Path) -> int:
+    return len(read(folder / "log.jsonl"))
+
+
+def begin(folder: Path) -> str:
+    """Submit the two-task job; its number."""
+    command = ["sbatch", "--parsable", *ONE_NODE, f"--output={folder}.out", "--export=ALL"]
+    recipe = ["--recipe", "recipes/quickstart.yaml", "--output", str(folder)]
+    settings = words([*QUIET, "training.duration=25ep"])
+    return slurm(*command, "deploy/slurm/train.sbatch", *recipe, *settings)
+
+
+def kill_rank(job: str) -> None:
+    """Kill one of the job's training processes as the kernel does when memory is short."""
+    for pid in slurm("scontrol", "listpids", job).split():
+        path = Path(f"/proc/{pid}/cmdline")
+        if pid.isdigit() and path.exists() and path.read_bytes().split(b"\0")[2:3] == [b"train.py"]:
+            os.kill(int(pid), 9)
+            return
+    raise SystemExit(f"no training process of job {job} was found")
+
+
+DISTURBANCES: dict[str, Callable[[str], object]] = {
+    "a process killed (-9), torchrun starts again": kill_rank,
+    "the time limit's warning, saved and queued again": lambda job: slurm(
+        "scancel", "--batch", "--signal=USR1", job
+    ),
+    "taken from the machine and queued again": lambda job: slurm("scontrol", "requeue", job),
+}
+
+
+def prove_job(folder: Path) -> int:
+    whole = folder / "whole"
+    begin(whole)
+    until((whole / "summary.json").exists, 300, "the undisturbed job")
+    faults = 0
+    for number, (name, disturb) in enumerate(DISTURBANCES.items()):
+        place = folder / f"disturbed-{number}"
+        job = begin(place)
+        until(lambda place=place: lines(place) > 20, 300, f"job {job} under way")
+        at = read(place / "log.jsonl")[-1]["step"]
+        disturb(job)
+        until((place / "summary.json").exists, 600, f"job {job} after: {name}")
+        fault = same(whole, place)
+        faults += bool(fault)
+        print(f"two tasks, at step {at}: {name}: {fault or 'identical'}", flush=True)
+    return faults
+
+
+def table(folder: Path, submit: str) -> list[str]:
+    command = [sys.executable, "tables.py", f"--results={folder}/results", "run", "foresight/4.2"]
+    command += ["--only", "CIFAR-10,S*", "--seeds=2", f"--runs={folder}/runs", "--jobs=2"]
+    command += [*words([*QUIET, *DIGITS, "training.duration=20ep"]), f"--submit={submit}"]
+    return command
+
+
+def prove_array(folder: Path) -> int:
+    subprocess.run(table(folder / "here", "here"), check=True)
+    with subprocess.Popen(table(folder / "array", "slurm"), stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        array = command.stdout.readline(), command.stdout.readline()
+        job = array[1].decode().split()[1].rstrip(":")
+        runs = folder / "array" / "runs"
+        until(lambda: len(list(runs.glob("*/log.jsonl"))) >= 2, 120, "two runs of the array")
+        until(lambda: all(lines(p) > 20 for p in runs.glob("*seed[01]")), 120, "their first steps")
+        slurm("scancel", "--signal=USR2", f"{job}_0")
+        slurm("scontrol", "requeue", f"{job}_1")
+        print(f"array {job}: warned its first run, took the machine from its second")
+        print(command.communicate()[0].decode(), end="")
+    faults = 0
+    for place in sorted((folder / "here" / "runs").glob("*seed[01]")):
+        fault = same(place, runs / place.name)
+        faults += bool(fault)
+        print(f"array, {place.name}: {fault or 'identical'}")
+    return faults + (len(list((folder / "array" / "results").rglob("*.json"))) != 4)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "prove-slurm")
+    parser.add_argument("only", nargs="*", choices=["job", "array", []])
+    asked = parser.parse_args()
+    os.chdir(ROOT)
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PROCESSES": "1"}
+    os.environ |= {"PYTHON": sys.executable}
+    shutil.rmtree(asked.folder, ignore_errors=True)
+    asked.folder.mkdir(parents=True)
+    parts = {"job": prove_job, "array": prove_array}
+    return int(sum(parts[name](asked.folder.resolve()) for name in asked.only or parts) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

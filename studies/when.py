@@ -1,0 +1,268 @@
+"""PaT's figure 3 at the digits' scale: accuracy against the pruning epoch, EPI's choice marked.
+
+python studies/when.py run [--seeds 0 1 2] [--jobs 2] [--set key=value …]
+python studies/when.py show    # table and plot, into results/pat/digits
+
+Every pruning epoch, for prune-aware training and for the structural lottery ticket, and one run in
+which EPI chooses. The best epoch is chosen on a validation split, accuracies are on test images.
+`run` goes on where it stopped and runs nothing twice.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from reporting.launch import Places, missing, run_here, run_jobs
+from reporting.records import Job, Record, load_records
+
+RATIOS = (0.5, 0.8)
+EPOCHS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32)  # of 40
+DIGITS = (
+    "extends=../base/digits/digits_cnn.yaml",
+    "model.options.width=0.5",
+    "data.validation=20%",
+    "pruning.schedule.wait=2it",
+    "pruning.schedule.every=2it",
+    "pruning.schedule.rounds=8",
+)
+KINDS = {"PaT": "fixed_epoch", "lottery ticket": "lottery_ticket", "EPI": "epi"}
+COLOURS = {"PaT": "#009E73", "lottery ticket": "#777777", "EPI": "#D55E00"}
+FOLDER = "pat/digits"
+
+
+class Point(NamedTuple):
+    """What one run of the study was: how, which fraction of channels, from which epoch, seed."""
+
+    kind: str
+    ratio: float
+    epoch: int
+    seed: int
+
+
+Points = dict[Point, Record]
+
+
+def job(kind: str, ratio: float, epoch: int, seed: int, extra: tuple[str, ...] = ()) -> Job:
+    """One training of the study; `epoch` is not read where EPI chooses."""
+    start = () if kind == "EPI" else (f"pruning.schedule.start={epoch}ep",)
+    settings = (*DIGITS, f"pruning.channels={ratio:g}", *start)
+    return Job(None, f"recipes/pat/{KINDS[kind]}.yaml", settings, extra, seed)
+
+
+def jobs(seeds: Sequence[int], epochs: Sequence[int], extra: tuple[str, ...]) -> list[Job]:
+    """Every training, seed by seed."""
+    every = [job(kind, ratio, epoch, seed, extra) for seed in seeds for ratio in RATIOS
+             for epoch in epochs for kind in KINDS]  # fmt: skip
+    return list(dict.fromkeys(every))
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Run what is missing and collect each record as it ends."""
+    places = Places(ROOT, ROOT / "runs" / "when", ROOT / "results")
+    quiet = ("log.tracker=none", "log.every=10ep", "checkpoint.every=40ep")
+    left = missing(jobs(asked.seeds, asked.epochs, (*quiet, *asked.set)), places)
+    print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
+    failed = 0
+    for one, status in run_jobs(left, places, run_here, asked.jobs):
+        failed += bool(status)
+        print(f"{one.name}: exit status {status}", flush=True)
+    return int(failed > 0)
+
+
+def results(records: Sequence[Record]) -> Points:
+    """The study's records among all, by what they were; of two experiments the longer one."""
+    known = {(job(k, r, e, 0).recipe, frozenset(job(k, r, e, 0).set)): (k, r, e)
+             for k in KINDS for r in RATIOS for e in range(200)}  # fmt: skip
+    found: Points = {}
+    for record in records:
+        place = known.get((record.job.recipe, frozenset(record.job.set)))
+        if place is None:
+            continue
+        kind, ratio, epoch = place
+        epoch = int(record.summary["derived/first_pruning_epoch"]) if kind == "EPI" else epoch
+        point = Point(kind, ratio, epoch, record.job.seed)
+        other = found.get(point)
+        if other is None or record.summary["run/epochs"] > other.summary["run/epochs"]:
+            found[point] = record
+    return found
+
+
+def test(record: Record) -> float:
+    return record.summary["eval/top1_percent"]
+
+
+def validation(record: Record) -> float:
+    return record.history["accuracy"][-1][1]
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 of one value, for which there is none."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def curve(found: Points, kind: str, ratio: float) -> dict[int, list[Record]]:
+    """Pruning epoch → records, one a seed."""
+    by_epoch: dict[int, list[Record]] = defaultdict(list)
+    for point, record in sorted(found.items()):
+        if (point.kind, point.ratio) == (kind, ratio):
+            by_epoch[point.epoch].append(record)
+    return dict(sorted(by_epoch.items()))
+
+
+def best_epoch(found: Points, ratio: float) -> int:
+    """The pruning epoch with the highest mean validation accuracy, the earliest of equal ones."""
+    means = {e: statistics.fmean(map(validation, r)) for e, r in curve(found, "PaT", ratio).items()}
+    return min(means, key=lambda epoch: (-means[epoch], epoch))
+
+
+def against_best(found: Points, ratio: float, policy: dict[int, list[float]]) -> list[float]:
+    """Test accuracy of a policy (seed → accuracies) minus the best epoch's, seed by seed."""
+    best = best_epoch(found, ratio)
+    at_best = {p.seed: test(r) for p, r in found.items() if p[:3] == ("PaT", ratio, best)}
+    pairs = [(policy[s], at_best[s]) for s in sorted(policy) if s in at_best]
+    return [statistics.fmean(values) - reference for values, reference in pairs]
+
+
+def policies(found: Points, ratio: float) -> dict[str, dict[int, list[float]]]:
+    """Table 1's policies → seed → test accuracies.
+
+    A random epoch of the first third, epoch 0, the grid's epoch nearest to a third, and EPI's.
+    """
+    epochs = list(curve(found, "PaT", ratio))
+    third = max((r.summary["run/epochs"] / 3 for p, r in found.items() if p.kind == "PaT"))
+    chosen = {
+        "random": {epoch for epoch in epochs if epoch <= third},
+        "init": {0},
+        "pre-defined (a third)": {min(epochs, key=lambda epoch: abs(epoch - third))},
+    }
+    made: dict[str, dict[int, list[float]]] = {}
+    for name, wanted in chosen.items():
+        made[name] = defaultdict(list)
+        for point, record in found.items():
+            if point.kind == "PaT" and point.ratio == ratio and point.epoch in wanted:
+                made[name][point.seed].append(test(record))
+    of_epi = [(p.seed, test(r)) for p, r in found.items() if (p.kind, p.ratio) == ("EPI", ratio)]
+    return made | {"EPI": {seed: [accuracy] for seed, accuracy in of_epi}}
+
+
+def measured(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.2f} ± {spread(values):.2f}" if values else "not run"
+
+
+def grid_table(found: Points) -> str:
+    """Test accuracy (%) by pruning epoch, mean ± standard error over seeds."""
+    columns = [(kind, ratio) for kind in ("PaT", "lottery ticket") for ratio in RATIOS]
+    heads = [f"{kind}, {ratio:.0%} of channels" for kind, ratio in columns]
+    lines = [f"| pruning epoch | {' | '.join(heads)} |", "|--:|" + "--:|" * len(heads)]
+    epochs = sorted({point.epoch for point in found if point.kind == "PaT"})
+    for epoch in epochs:
+        cells = [measured([test(r) for r in curve(found, *c).get(epoch, [])]) for c in columns]
+        lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def policy_table(found: Points) -> str:
+    """What each policy loses against the best epoch, and whether EPI's loss is noise."""
+    heads = [f"{ratio:.0%} of channels" for ratio in RATIOS]
+    lines = [f"| policy | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
+    gaps = {
+        ratio: {
+            name: against_best(found, ratio, seeds)
+            for name, seeds in policies(found, ratio).items()
+        }
+        for ratio in RATIOS
+    }
+    for name in next(iter(gaps.values())):
+        lines.append(f"| {name} | " + " | ".join(measured(gaps[r][name]) for r in RATIOS) + " |")
+    said = [verdict(found, ratio, gaps[ratio]["EPI"]) for ratio in RATIOS if gaps[ratio]["EPI"]]
+    return "\n".join(lines) + "\n\n" + "".join(f"* {line}\n" for line in said)
+
+
+def verdict(found: Points, ratio: float, gap: Sequence[float]) -> str:
+    """Whether EPI's epoch is within twice the standard error of the best epoch, in words."""
+    at = ", ".join(str(p.epoch) for p in sorted(found) if (p.kind, p.ratio) == ("EPI", ratio))
+    mean, noise = statistics.fmean(gap), 2 * spread(gap)
+    inside = "within the noise of" if abs(mean) <= noise else "outside the noise of"
+    return (
+        f"{ratio:.0%} of channels: EPI chose epoch {at}; the best by validation is"
+        f" {best_epoch(found, ratio)}. Its accuracy is {inside} the best epoch's"
+        f" ({mean:+.2f} points, twice the standard error of paired seeds {noise:.2f})."
+    )
+
+
+def draw(found: Points, path: Path) -> None:
+    """Accuracy against pruning epoch, a panel a ratio; EPI's choice of each seed as a star."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(RATIOS), figsize=(11, 4.4), squeeze=False)
+    for panel, ratio in zip(panels[0], RATIOS, strict=True):
+        for kind, marker in (("PaT", "o"), ("lottery ticket", "s")):
+            points = {e: [test(r) for r in records]
+                      for e, records in curve(found, kind, ratio).items()}  # fmt: skip
+            means, errors = map(statistics.fmean, points.values()), map(spread, points.values())
+            panel.errorbar(list(points), list(means), yerr=list(errors), marker=marker,
+                           color=COLOURS[kind], capsize=2, label=kind)  # fmt: skip
+        chosen = [
+            (p.epoch, test(r)) for p, r in found.items() if (p.kind, p.ratio) == ("EPI", ratio)
+        ]
+        panel.plot(
+            *zip(*chosen, strict=True), "*", ms=13, color=COLOURS["EPI"], label="EPI's choice"
+        )
+        panel.set_title(f"{ratio:.0%} of channels removed")
+        panel.set_xlabel("pruning epoch")
+        panel.set_ylabel("test accuracy, %")
+        panel.grid(alpha=0.3)
+    panels[0][0].legend()
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def show(records: Sequence[Record], folder: Path) -> int:
+    """Print the tables and write them and the plot beside the records."""
+    found = results(records)
+    if {p.kind for p in found} != set(KINDS):
+        print("no records of this study yet; run it first (studies/when.py run)")
+        return 2
+    text = f"{grid_table(found)}\nTest accuracy minus the best epoch's, points:\n\n"
+    text += policy_table(found)
+    print(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(
+        "# Digits: accuracy against pruning epoch\n\nPaT's figure 3 (arXiv:2110.12007) on 8×8"
+        " digits with a small CNN; test accuracy in %, mean ± standard error over seeds;"
+        " from records in `results/other`, by `studies/when.py show`.\n\n"
+        + text
+        + "\n![accuracy against pruning epoch](epochs.png)\n"
+    )
+    draw(found, folder / "epochs.png")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_it = commands.add_parser("run")
+    run_it.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    run_it.add_argument("--epochs", type=int, nargs="+", default=list(EPOCHS))
+    run_it.add_argument("--jobs", type=int, default=1)
+    run_it.add_argument("--set", action="append", default=[])
+    commands.add_parser("show")
+    asked = parser.parse_args()
+    if asked.command == "run":
+        return run(asked)
+    return show(load_records(ROOT / "results"), ROOT / "results" / FOLDER)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
