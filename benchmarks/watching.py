@@ -1,0 +1,117 @@
+"""What watching a network costs while it trains: EPI with accumulated scores, BEP's buckets.
+
+python benchmarks/watching.py [--only EPI] [--rounds 9] [--steps 5]
+
+Our loop with the recipe's pruner, before it prunes, against our loop without one, in turn; and what
+the trigger does once at the end of an epoch, spread over the epoch's steps. Seconds of processor
+time on a CPU, where other processes hardly change them, of wall-clock on a GPU.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "false" if os.path.exists("/dev/nvidia0") else "true")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from training.build import make_accelerator
+from training.loop import after_step, rest_of_epoch, timed, train_step
+from training.recipe import Recipe, load
+from training.run import Run
+
+CUDA = torch.cuda.is_available()
+SYNTHETIC = [
+    "data.name=synthetic",
+    "data.image_size=32",
+    "data.train_images=50000",
+    "data.test_images=10",
+    "log.tracker=none",
+    "cost.tracker=none",
+]
+RESNET = "extends=../base/cifar10/resnet18.yaml"
+VGG = "extends=../base/cifar10/bep_vgg16.yaml"
+CASES = {
+    "EPI, CIFAR ResNet-18": ("recipes/pat/epi.yaml", [RESNET]),
+    "BEP's buckets, small CNN": ("recipes/bep/bep.yaml", ["pruning.selection.protocol=buckets"]),
+    "BEP's buckets, VGG-16": ("recipes/bep/bep.yaml", [VGG, "pruning.selection.protocol=buckets"]),
+}
+
+
+def begun(recipe: Recipe, folder: Path) -> Run:
+    folder.mkdir()
+    run = Run(recipe, folder, make_accelerator(recipe, folder))
+    run.begin_segment()
+    return run
+
+
+def advance(run: Run, steps: int) -> None:
+    for batch in islice(timed(run, rest_of_epoch(run)), steps):
+        train_step(run, batch)
+        after_step(run)
+        run.pruner.due(run)
+
+
+def end_epoch(run: Run) -> None:
+    """What is due after the last step of an epoch, apart from the step."""
+    run.progress.position = run.steps_per_epoch
+    run.progress.work += 1
+    run.pruner.due(run)
+
+
+def seconds(do: Callable[[], object]) -> float:
+    clock = time.perf_counter if CUDA else time.process_time
+    if CUDA:
+        torch.cuda.synchronize()
+    before = clock()
+    do()
+    if CUDA:
+        torch.cuda.synchronize()
+    return clock() - before
+
+
+def compare(name: str, rounds: int, steps: int) -> None:
+    path, settings = CASES[name]
+    recipe, _ = load(ROOT / path, [*settings, *SYNTHETIC])
+    with tempfile.TemporaryDirectory() as folder:
+        watched = begun(recipe, Path(folder) / "watched")
+        plain = begun(recipe.model_copy(update={"pruning": None}), Path(folder) / "plain")
+        for run in (watched, plain):
+            advance(run, steps)
+        pairs = [
+            (seconds(lambda: advance(watched, steps)), seconds(lambda: advance(plain, steps)))
+            for _ in range(rounds)
+        ]
+        each = watched.steps_per_epoch
+        ends = [seconds(lambda: end_epoch(watched)) for _ in range(3)]
+    ratios = sorted(a / b for a, b in pairs)
+    step = statistics.median(b for _, b in pairs) / steps
+    end = statistics.median(ends)
+    print(
+        f"{name}: watched/plain step {statistics.median(ratios):.4f}"
+        f" ({ratios[0]:.4f} … {ratios[-1]:.4f}), {rounds} rounds of {steps} steps of {step:.3f} s;"
+        f" an epoch's end {end:.4f} s, {100 * end / (each * step):.4f} % of its {each} steps"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=5, help="a multiple of 5, as buckets measure")
+    asked = parser.parse_args()
+    for name in CASES:
+        if asked.only in name:
+            compare(name, asked.rounds, asked.steps)
+
+
+if __name__ == "__main__":
+    main()
