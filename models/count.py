@@ -107,7 +107,7 @@ def _weights(model: nn.Module) -> list[Tensor]:
 # Conventions of the papers, to be compared with their tables and with nothing else
 
 
-def bep_small_cnn_flops(model: nn.Module) -> int:
+def bep_weight_flops(model: nn.Module) -> int:
     """2 · weights of convolutions and linear layers: BEP's "inference FLOPs" of its small CNN.
 
     Not FLOPs: a weight counts once however many positions it is applied at. Recovered from the
@@ -116,7 +116,7 @@ def bep_small_cnn_flops(model: nn.Module) -> int:
     return 2 * sum(weight.numel() for weight in _weights(model))
 
 
-def bep_vgg_flops(model: nn.Module, example_input: Tensor) -> int:
+def bep_flops(model: nn.Module, example_input: Tensor) -> int:
     """BEP's "inference FLOPs" of VGG-16, recovered from its table F.1.
 
     For one image: 2 per multiply-accumulate, 1 per output that has a bias, 2 per BatchNorm output
@@ -132,6 +132,15 @@ def bep_vgg_flops(model: nn.Module, example_input: Tensor) -> int:
         elif isinstance(module, Weighted):
             flops += 2 * values * module.weight[0].numel() + values * (module.bias is not None)
     return flops
+
+
+def image_sizes(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+    """What one image costs in a forward pass: MACs, and BEP's two ways of counting FLOPs."""
+    return {
+        "macs": count(model, example_input).macs,
+        "bep_flops": bep_flops(model, example_input),
+        "bep_weight_flops": bep_weight_flops(model),
+    }
 
 
 def pat_flops(model: nn.Module, example_input: Tensor) -> int:
@@ -175,8 +184,8 @@ def earlycrop_compressed_bits(model: nn.Module) -> int:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters as they are held, zeros included."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    """Bytes of all tensors as a file holds them, zeros and BatchNorm's statistics included."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _named_weights(model: nn.Module) -> list[Tensor]:

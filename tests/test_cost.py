@@ -6,6 +6,11 @@ import torch
 from training.cost import Cost, Totals
 from training.recipe import CostConfig
 
+
+def sizes(macs: int) -> dict[str, int]:
+    return {"macs": macs, "bep_flops": 3 * macs, "bep_weight_flops": 2}
+
+
 CPU = torch.device("cpu")
 OFF = CostConfig(tracker="none")
 
@@ -56,14 +61,16 @@ def test_phases_exclude_one_another_and_add_up_to_the_wall_clock():
 def test_throughput_counts_training_and_its_waiting_only():
     cost = Cost(OFF, CPU)
     with cost.phase("compile"):
-        cost.add_step(64, 10)
+        cost.add_step(64, sizes(10))
     with cost.phase("train"):
         time.sleep(0.02)
-        cost.add_step(64, 10)
+        cost.add_step(64, sizes(10))
         with cost.phase("evaluate"):
             time.sleep(0.05)
     assert 64 / 0.04 < cost.rate() <= 64 / 0.02
     assert cost.totals.forward_macs == 2 * 64 * 10
+    assert cost.summary()["bep/training_flops"] == 2 * 64 * 30
+    assert cost.summary()["bep/training_weight_flops"] == 2 * 64 * 2
     assert cost.summary()["cost/training_flops"] == 6 * 2 * 64 * 10
 
 
@@ -71,7 +78,7 @@ def test_segments_divide_what_was_timed():
     cost = Cost(OFF, CPU)
     for images in (10, 30):
         with cost.phase("train"):
-            cost.add_step(images, 1)
+            cost.add_step(images, sizes(1))
         cost.end_segment({"macs": images})
     assert [s["timed_images"] for s in cost.totals.segments] == [10, 30]
     assert [s["macs"] for s in cost.totals.segments] == [10, 30]

@@ -20,7 +20,7 @@ from tests.runs import DIGITS, ROOT, outcome
 from tests.test_pruner import CHANNEL, STEPS, Training, network, recipe
 from training import loop
 from training.cost import Totals
-from training.earlycrop_metrics import Dense, earlycrop_metrics
+from training.earlycrop_metrics import earlycrop_metrics
 from training.log import read
 from training.lr import factor
 from training.recipe import load
@@ -244,13 +244,13 @@ def test_disk_of_dense_networks_is_the_published_one(name: str, classes: int, pr
     model.to_empty(device="cpu")
     for parameter in model.parameters():
         nn.init.ones_(parameter)
-    found = earlycrop_metrics(model, Dense(model), Totals(), torch.device("cpu"))
+    found = earlycrop_metrics(model, model, Totals(), torch.device("cpu"))
     assert found["earlycrop/disk_megabits"] == pytest.approx(printed, rel=2e-4)
 
 
 def test_metrics_count_as_the_published_code():
     masked, shrunk = Training(), Training()
-    dense = Dense(network())
+    dense = network()
     for training, application in ((masked, "mask"), (shrunk, "surgery")):
         Pruner(recipe(**CHANNEL | {"application": application}), training).prune(training)
     totals = Totals(timed_steps=3, evaluation_batches=2)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +43,8 @@ class Totals:
     ram_kwh: float = 0.0
     emissions_kgco2e: float = 0.0
     forward_macs: float = 0.0
+    bep_flops: float = 0.0
+    bep_weight_flops: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -150,9 +152,11 @@ class Cost:
             self.totals.seconds["data_wait"] += seconds
             self.totals.seconds["train"] -= seconds
 
-    def add_step(self, images: int, macs: int) -> None:
-        """Count a training step of a network with so many forward MACs an image."""
-        self.totals.forward_macs += images * macs
+    def add_step(self, images: int, sizes: Mapping[str, int]) -> None:
+        """Count a training step of a network of these sizes an image (see `image_sizes`)."""
+        self.totals.forward_macs += images * sizes["macs"]
+        self.totals.bep_flops += images * sizes["bep_flops"]
+        self.totals.bep_weight_flops += images * sizes["bep_weight_flops"]
         if self.stack[-1] == "train":
             self.totals.timed_steps += 1
             self.totals.timed_images += images
@@ -214,7 +218,7 @@ class Cost:
 
         Hours are wall clock × devices, energy that of all nodes' machines. `training_flops` is the
         honest figure, 2 a MAC and three passes (forward, and backward to inputs and to weights);
-        papers' conventions follow from `forward_macs`, whose name says what it counts.
+        `bep/…` are the forward pass's alone, as BEP counts them: see models/count.py.
         """
         t = self.refresh()
         hours, training = t.wall_seconds / 3600, self._training_seconds()
@@ -241,6 +245,8 @@ class Cost:
             "cost/segments": t.segments,
             "cost/forward_macs": t.forward_macs,
             "cost/training_flops": 6 * t.forward_macs,
+            "bep/training_flops": t.bep_flops,
+            "bep/training_weight_flops": t.bep_weight_flops,
             "throughput/images_per_second": self.rate(),
             "throughput/batch_milliseconds": 1e3 * training / t.timed_steps
             if t.timed_steps

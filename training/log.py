@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,19 @@ class Log:
         """Start the recipe's tracker; returns one line on where it writes. Never asks or fails.
 
         A tracker that can't start is said in the line and left out: log.jsonl is the record.
+        W&B can't resume offline, it would upload each piece on its own and shift its steps; so a
+        resumed offline run is written anew from log.jsonl, and uploads as one run.
         """
         if config.tracker == "none":
             return ""
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_MODE", config.mode)
-        folder = str(self.path.parent)
+        folder, offline = str(self.path.parent), os.environ["WANDB_MODE"] == "offline"
         options = {
             "dir": folder,
             "id": run_id,
             "name": run_id,
-            "resume": "allow",
+            "resume": None if offline else "allow",
             "tags": config.tags,
         }
         kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
@@ -51,15 +54,30 @@ class Log:
         if run is not None and self.accelerator.is_main_process:
             run.define_metric("images")
             run.define_metric("*", step_metric="images")
-        if os.environ["WANDB_MODE"] == "offline":
+        if offline:
+            self._write_anew(run)
             return f"W&B offline; to upload: wandb sync {folder}/wandb/offline-run-*"
         return "W&B online"
+
+    def _write_anew(self, run: Any) -> None:
+        """Bring a W&B run up to the log, and remove what earlier sessions wrote of it."""
+        if run is None or not self.accelerator.is_main_process:
+            return
+        current = Path(run.dir).parent
+        for earlier in current.parent.glob(f"offline-run-*-{run.id}"):
+            if earlier != current:
+                shutil.rmtree(earlier)
+        for record in read(self.path):
+            self._track(record)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; its `step` is the number of optimizer steps done."""
         if self.accelerator.is_main_process:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(_plain(record)) + "\n")
+        self._track(record)
+
+    def _track(self, record: dict[str, Any]) -> None:
         if self.tracking:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=record["step"])

@@ -112,7 +112,7 @@ def train_step(run: Run, batch: Batch) -> None:
     run.progress.position += 1
     run.progress.work += 1
     run.progress.images += total
-    run.cost.add_step(total, run.macs)
+    run.cost.add_step(total, run.image_sizes)
 
 
 def _update(run: Run) -> None:

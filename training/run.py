@@ -1,6 +1,7 @@
 """A run: everything one training has, and what a pruner sees of it."""
 
 import contextlib
+import copy
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,14 +18,13 @@ from torch.optim import Optimizer
 
 import models
 from models.axes import axes
-from models.count import count
+from models.count import bep_flops, bep_weight_flops, count, image_sizes
 from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
 from training import checkpoint, state
 from training.build import build_averager, build_model, build_optimizer
 from training.cost import Cost
 from training.data import Batches, Data, open_data
-from training.earlycrop_metrics import Dense
 from training.environment import cpu_name
 from training.log import Log
 from training.recipe import Recipe, RecipeError
@@ -102,8 +102,8 @@ class Run:
         self.model = build_model(recipe, self.data.info, self.device)
         self.dtype = next(self.model.parameters()).dtype
         self.dense = count(self.model, self.example_input)
-        self.macs = self.dense.macs
-        self.dense_network = Dense(self.model)
+        self.image_sizes = image_sizes(self.model, self.example_input)
+        self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
         self.averager = build_averager(recipe, self.model)
         self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
         self.wrapped, self.stepper = self.model, self.optimizer
@@ -207,7 +207,7 @@ class Run:
         if self.recipe.training.sync_batchnorm and self.processes > 1:
             synchronize(self.model)
         self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
-        self.macs = count(self.model, self.example_input).macs
+        self.image_sizes = image_sizes(self.model, self.example_input)
         if self.recipe.laboratory is not None:
             self._open_laboratory(self.recipe.laboratory)
 
@@ -246,7 +246,7 @@ class Run:
 
     def end_segment(self) -> None:
         """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
-        self.cost.end_segment({"end": self.work, "macs": self.macs})
+        self.cost.end_segment({"end": self.work, "macs": self.image_sizes["macs"]})
         history = self.pruner.history()
         if history and self.is_main:
             save_file(history, self.folder / "saliency.safetensors")
@@ -346,6 +346,8 @@ class Run:
             "model/activation_bytes": now.activation_bytes,
             "model/sparsity": 1 - nonzero / dense,
             "model/theoretical_speedup": self.dense.macs / now.macs,
+            "bep/inference_flops": bep_flops(self.model, self.example_input),
+            "bep/inference_weight_flops": bep_weight_flops(self.model),
         }
 
     def facts(self) -> dict[str, Any]:
