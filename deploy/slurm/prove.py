@@ -11,45 +11,21 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.kill import same
-from training.log import read
+from deploy.proof import QUIET, judge, lines, step, until, words
 
-QUIET = ["log.every=5it", "log.tracker=none", "cost.tracker=none", "checkpoint.every=7it"]
-ONE_NODE = [
-    "--nodes=1",
-    "--ntasks-per-node=2",
-    "--gpus-per-node=0",
-    "--cpus-per-task=1",
-    "--time=30",
-]
+ONE_NODE = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0"]
+ONE_NODE += ["--cpus-per-task=1", "--time=30"]
 DIGITS = ["extends=../base/digits/digits_cnn.yaml", "pruning.compression_ratio=4"]
-
-
-def words(settings: list[str]) -> list[str]:
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 def slurm(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            raise SystemExit(f"{what}: not within {seconds:.0f} s; squeue says\n{slurm('squeue')}")
-        time.sleep(0.2)
-
-
-def lines(folder: Path) -> int:
-    return len(read(folder / "log.jsonl"))
 
 
 def begin(folder: Path) -> str:
@@ -88,12 +64,10 @@ def prove_job(folder: Path) -> int:
         place = folder / f"disturbed-{number}"
         job = begin(place)
         until(lambda place=place: lines(place) > 20, 300, f"job {job} under way")
-        at = read(place / "log.jsonl")[-1]["step"]
+        at = step(place)
         disturb(job)
-        until((place / "summary.json").exists, 600, f"job {job} after: {name}")
-        fault = same(whole, place)
-        faults += bool(fault)
-        print(f"two tasks, at step {at}: {name}: {fault or 'identical'}", flush=True)
+        until((place / "summary.json").exists, 1200, f"job {job} after: {name}")
+        faults += judge(whole, place, f"two tasks, at step {at}: {name}")
     return faults
 
 
@@ -119,9 +93,7 @@ def prove_array(folder: Path) -> int:
         print(command.communicate()[0].decode(), end="")
     faults = 0
     for place in sorted((folder / "here" / "runs").glob("*seed[01]")):
-        fault = same(place, runs / place.name)
-        faults += bool(fault)
-        print(f"array, {place.name}: {fault or 'identical'}")
+        faults += judge(place, runs / place.name, f"array, {place.name}")
     return faults + (len(list((folder / "array" / "results").rglob("*.json"))) != 4)
 
 

@@ -1,0 +1,38 @@
+"""What the proofs below deploy/ share: short settings, waiting, and where a run stands."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.kill import same
+from training.log import read
+
+QUIET = ["log.every=5it", "log.tracker=none", "cost.tracker=none", "checkpoint.every=7it"]
+
+
+def words(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def until(true: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise SystemExit(f"{what}: not within {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def lines(folder: Path) -> int:
+    return len(read(folder / "log.jsonl"))
+
+
+def step(folder: Path) -> int:
+    """The last one that the log tells of."""
+    return read(folder / "log.jsonl")[-1]["step"]
+
+
+def judge(whole: Path, disturbed: Path, told: str) -> bool:
+    """Print whether two runs are equal; whether they are not."""
+    fault = same(whole, disturbed)
+    print(f"{told}: {fault or 'identical'}", flush=True)
+    return bool(fault)
