@@ -298,7 +298,10 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
             where = f"{after} steps after {config.schedule.trigger.name} fires"
         rounds = f"{numbers[0] + 1}" + (f"–{numbers[-1] + 1}" if len(numbers) > 1 else "")
         removed = f"{schedule.sparsity(asked, numbers[-1]):.4%} of {name}" if name else "by score"
-        goes = each or numbers[-1] == schedule.rounds - 1
+        last = numbers[-1] == schedule.rounds - 1
+        if config.selection.name == "bep" and not last:
+            removed = f"by forecast ({removed} in the end)"
+        goes = each or last
         back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
         lines.append(f"{where}: round {rounds} of {schedule.rounds}, {removed} removed{back}")
     return lines

@@ -40,9 +40,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
         "training FLOPs": f"{6 * sizes.macs * batch * total:.3g} dense (2 a MAC × 3 passes)",
         "memory": f"about {_memory(recipe, sizes, batch // processes) / 2**30:.2f} GiB a process",
-        "pruning": "\n".join(f"\n    {line}" for line in _events(recipe, per_epoch, total)).lstrip(
-            "\n"
-        ),
+        "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
     text = resolved(recipe, source) + "\n"
     return text + "\n".join(f"{name + ':':16}{value}" for name, value in rows.items())

@@ -15,7 +15,7 @@ from pruning.duration import Duration
 from pruning.laboratory_config import LaboratoryConfig
 from reporting.claims import ClaimConfig
 from training.data_config import DataConfig
-from training.source import Key, RecipeError, Source, override, read
+from training.source import Key, RecipeError, Source, resolve
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -200,15 +200,10 @@ class Recipe(Section):
 def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, Source]:
     """The checked recipe of a file with `--set` settings over it, and where each value is from.
 
-    `--set extends=FILE` puts the same recipe on another baseline.
-
     Raises:
         RecipeError: every fault found, one a line.
     """
-    settings = settings or []
-    bases = [s.partition("=")[2] for s in settings if s.startswith("extends=")]
-    source = read(Path(path), extends=bases[-1] if bases else None)
-    override(source, [s for s in settings if not s.startswith("extends=")])
+    source = resolve(Path(path), settings or [])
     try:
         return Recipe.model_validate(source.values), source
     except ValidationError as error:

@@ -99,6 +99,17 @@ def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) ->
     return base
 
 
+def resolve(path: Path, settings: list[str]) -> Source:
+    """A recipe file's values with `--set` settings over them.
+
+    `--set extends=FILE` puts the same recipe on another baseline.
+    """
+    bases = [s.partition("=")[2] for s in settings if s.startswith("extends=")]
+    source = read(path, extends=bases[-1] if bases else None)
+    override(source, [s for s in settings if not s.startswith("extends=")])
+    return source
+
+
 def merge(base: Source, over: Source) -> None:
     """Lay `over` on `base` in place: maps merge, everything else is replaced."""
 

@@ -1,0 +1,107 @@
+"""Every method that prunes during or after training, on real CIFAR-10: the promises, one by one.
+
+python benchmarks/every_method.py [--data data/cifar10] [--only earlycrop] [--epochs 9]
+
+On a tenth of the training images with a small network, in float64: what is asked is got, a run
+killed (-9) at its first pruning and resumed is identical, and two processes end with the network of
+one. It goes on where it stopped; runs are in runs/every_method.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.kill import command, finish, kill_all, same, start
+from tests.test_when import METHODS
+from training.log import read
+
+CIFAR = [
+    "extends=../base/digits/digits_cnn.yaml",
+    "data.name=cifar10",
+    "data.validation=90%",
+    "training.batch_size=250",
+    "training.precision=fp64",
+    "training.sync_batchnorm=on",
+    "checkpoint.every=15it",
+    "evaluation.every=9ep",
+    "log.every=5it",
+    "log.tracker=none",
+    "cost.tracker=none",
+]
+ALIKE = ("prune/hash", "prune/layers", "model/macs", "run/steps", "eval/images")
+
+
+def prunings(folder: Path) -> list[dict]:
+    lines = read(folder / "log.jsonl")
+    return [line for line in lines if "prune/hash" in line and "eval/loss" not in line]
+
+
+def run_whole(folder: Path, words: list[str]) -> dict:
+    """Run it unless that was done; its summary."""
+    if not (folder / "summary.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        finish(folder, words, resume=False)
+    return json.loads((folder / "summary.json").read_text())
+
+
+def killed_at_first_pruning(folder: Path, words: list[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    process = start(folder, words, resume=False)
+    while process.poll() is None and not prunings(folder):
+        time.sleep(0.02)
+    kill_all(process.pid)
+    process.wait()
+    finish(folder, words, resume=True)
+
+
+def faults(method: str, settings: list[str], folder: Path) -> list[str]:
+    """What a method does not keep of what was promised."""
+    path = f"recipes/{method}.yaml"
+    one, cut, two = (folder / f"{method.replace('/', '-')}-{name}" for name in ("1", "cut", "2"))
+    summary = run_whole(one, command(path, settings, 1))
+    killed_at_first_pruning(cut, command(path, settings, 1))
+    of_two = run_whole(two, command(path, settings, 2))
+    last = prunings(one)[-1]
+    asked, got = last["prune/asked"], last["prune/got"]
+    print(
+        f"{method}: asked {asked}, got {got:.4f} in {last['prune/rounds_done']} round(s),"
+        f" {summary['model/macs']:,} of {summary['dense/macs']:,} MACs,"
+        f" test {summary['eval/top1_percent']:.2f} %",
+        end="",
+    )
+    found = [same(one, cut)] if same(one, cut) else []
+    found += [f"{key}: two are not one" for key in ALIKE if summary.get(key) != of_two.get(key)]
+    if last["prune/rounds_done"] != last["prune/rounds"]:
+        found.append("rounds are left")
+    if asked is not None and not -1e-9 <= got - asked < 0.05:
+        found.append("got is not what was asked")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "cifar10")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "every_method")
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    here = [f"data.path={asked.data.resolve()}", f"training.duration={asked.epochs}ep"]
+    wrong = 0
+    chosen = [method for method in METHODS if asked.only in method]
+    for method in chosen:
+        found = faults(method, [*CIFAR, *here, *METHODS[method]], asked.folder)
+        wrong += bool(found)
+        print(f": {', '.join(found) or 'resumed identical, two processes as one'}", flush=True)
+    print(f"{len(chosen) - wrong}/{len(chosen)} methods keep what is promised")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
