@@ -6,7 +6,7 @@ step: images a second of whole training steps from images that lie on the device
 network, batch and data for all. Ours is the loop of train.py with its log; timm's is train.py with
 --amp --amp-dtype bfloat16 --channels-last --torchcompile; torchvision's is references/
 classification with --amp; for 32 pixels also the usual loop over a DataLoader of PIL images. MFU:
-6 FLOPs a MAC over the peak of the precision. Bandwidth: 14 passes over each layer's output, the
+6 FLOPs a MAC over the peak in bf16. Bandwidth: 14 passes over each layer's output in bf16, the
 least that a compiled convolution, BatchNorm and ReLU move in training, over the memory's.
 event: from the last step before half of the MACs go to the first full-speed step after it, eager
 and compiled, with the number of graphs that were compiled for it (1 = one recompile).
@@ -66,7 +66,7 @@ GPU = (
     Case("mobilenet_v1", 224, 512, 20),
     Case("resnet18_cifar", 32, 1024, 40, "reduce-overhead"),
 )
-TINY = (Case("resnet56", 32, 32, 2), Case("mobilenet_v1", 64, 16, 2))
+TINY = (Case("small_conv", 32, 32, 2), Case("mobilenet_v1", 64, 16, 2))
 
 
 def recipe(case: Case, compiled: bool | str, pruning: dict[str, Any] | None = None) -> Recipe:
