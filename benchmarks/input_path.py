@@ -1,6 +1,6 @@
 """Images per second of the input path alone: ours beside torchvision's and timm's, in turns.
 
-python -m benchmarks.input_path [--data FOLDER] [--workers 2] [--rounds 5] [--device cpu]
+python -m benchmarks.input_path [memory|streamed] [--data FOLDER] [--workers 2] [--rounds 5]
 
 In memory: CIFAR-sized synthetic images, pad-crop and flip, batch 128, against a DataLoader over the
 same images with torchvision's transforms on PIL images. Streamed: random-resized-crop to 224 and
@@ -212,14 +212,17 @@ def make_photographs(folder: Path, count: int = 160, links: int = 8) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("part", nargs="?", choices=("memory", "streamed"), help="default: both")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    in_memory(asked)
-    with tempfile.TemporaryDirectory() as made:
-        if asked.data is None:
-            make_photographs(Path(made) / "photographs")
-        streamed(asked.data or Path(made) / "photographs", Path(made), asked)
+    if asked.part != "streamed":
+        in_memory(asked)
+    if asked.part != "memory":
+        with tempfile.TemporaryDirectory() as made:
+            if asked.data is None:
+                make_photographs(Path(made) / "photographs")
+            streamed(asked.data or Path(made) / "photographs", Path(made), asked)

@@ -110,10 +110,10 @@ def train(
     machines, at = Machines(place, training), 0
     with contextlib.closing(machines):
         if disturb is not None:
-            until(lambda: lines(place) > 40, 600, "two machines under way")
+            until(lambda: lines(place) > 40, 1800, "two machines under way")
             at = step(place)
             disturb(machines)
-        machines.finish(1200)
+        machines.finish(1800)
     return at, machines.starts
 
 
