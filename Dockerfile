@@ -31,7 +31,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 
 COPY . .
 RUN mkdir -p data runs && chmod 1777 runs \
-    && python train.py --recipe recipes/quickstart.yaml --dry-run
+    && python train.py --recipe recipes/quickstart.yaml --dry-run \
+    && rm -rf /tmp/*
 
 USER 10001
 VOLUME ["/app/data", "/app/runs"]
