@@ -7,6 +7,7 @@ python tables.py run bep/3 --only 'CIFAR-10,95K,*' --seeds 0,1,2          python
 import argparse
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from reporting.printing import SUFFIX, print_grid, render
 from reporting.show import grid
 
 ROOT = Path(__file__).resolve().parent
+LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +59,7 @@ def show_beside(asked: argparse.Namespace) -> int:
 
 def run_tables(asked: argparse.Namespace) -> int:
     """Run what has no record yet, and collect each as it ends."""
-    places = places_of(asked)
-    jobs = [job for table in chosen(asked) for job in jobs_of(table, asked)]
+    places, jobs = places_of(asked), jobs_of(asked)
     todo = missing(jobs, places)
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
     if asked.submit == "slurm":
@@ -79,17 +80,25 @@ def run_tables(asked: argparse.Namespace) -> int:
 
 def plan_tables(asked: argparse.Namespace) -> int:
     """Print what the missing runs will take, job by job and in all."""
-    from reporting.plan import Rates, benchmark, forecast, summed, this_device
+    from reporting.plan import PlanError, Rates, benchmark, forecast, summed, this_device
 
-    places, found = places_of(asked), records.load_records(asked.results)
+    found, jobs = records.load_records(asked.results), jobs_of(asked)
+    todo = missing(jobs, places_of(asked))
     device = asked.device or this_device()
-    lines = []
-    for job in missing([j for t in chosen(asked) for j in jobs_of(t, asked)], places):
+    lines, unknown = [], Counter()
+    for job in todo:
         speed = benchmark(job, ROOT) if asked.benchmark else asked.images_per_second
         rates = Rates(speed, asked.watts, asked.kg_per_kwh, asked.price, asked.processes)
-        lines.append(forecast(job, ROOT, found, rates, device))
-    print_grid(summed(lines, device))
-    return 0
+        try:
+            lines.append(forecast(job, ROOT, found, rates, device))
+        except PlanError as error:
+            unknown[str(error)] += 1
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
+    if lines:
+        print_grid(summed(lines, device))
+    for reason, runs in unknown.items():
+        print(f"{runs} runs left out: {reason}", file=sys.stderr)
+    return 2 if unknown and not lines else 0
 
 
 def collect_runs(asked: argparse.Namespace) -> int:
@@ -147,16 +156,31 @@ def chosen(asked: argparse.Namespace) -> list[Table]:
     return [papers.find_table(name) for name in asked.tables]
 
 
-def jobs_of(table: Table, asked: argparse.Namespace) -> list[records.Job]:
-    """The jobs that --only, --seeds and --set pick from a table."""
-    claims = claimed(asked)
-    return plan_jobs(table, claims, only=asked.only, seeds=asked.seeds, extra=asked.set)
+def jobs_of(asked: argparse.Namespace) -> list[records.Job]:
+    """The jobs that --only, --seeds and --set pick from the tables.
+
+    Raises:
+        ValueError: no claimed row matches.
+    """
+    claims, pick = claimed(asked), {"only": asked.only, "seeds": asked.seeds, "extra": asked.set}
+    jobs = [job for table in chosen(asked) for job in plan_jobs(table, claims, **pick)]
+    if not jobs:
+        raise ValueError(f"--only {asked.only}: no row that a recipe claims; `show` lists them")
+    return jobs
 
 
 def places_of(asked: argparse.Namespace) -> Places:
-    """Where the jobs run and how they start."""
+    """Where the jobs run and how they start.
+
+    Raises:
+        ValueError: a --local setting that could change a result.
+    """
+    for setting in asked.local:
+        if not setting.startswith(LOCAL):
+            raise ValueError(f"--local {setting}: may change a result; write --set {setting}")
     launcher = tuple(shlex.split(asked.launcher)) if asked.launcher else (sys.executable,)
-    return Places(ROOT, asked.runs.resolve(), asked.results.resolve(), launcher)
+    runs, results = asked.runs.resolve(), asked.results.resolve()
+    return Places(ROOT, runs, results, launcher, tuple(asked.local))
 
 
 COMMANDS = {

@@ -5,6 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RATES = {
+    "images-per-second": "of training, instead of what records say",
+    "watts": "that one run draws, instead of what records say",
+    "kg-per-kwh": "CO2e of the grid, instead of what records say",
+    "price": "of a device hour, in any currency",
+}
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 
@@ -50,8 +56,9 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
 
 
 def seeds(text: str) -> list[int]:
-    """`3` is seeds 0, 1, 2; `0,4` is those two."""
-    return [int(s) for s in text.split(",")] if "," in text else list(range(int(text)))
+    """`3` is seeds 0, 1, 2; `0,4` is those two; `3,` that one."""
+    listed = [int(seed) for seed in text.split(",") if seed]
+    return listed if "," in text else list(range(*listed))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -65,28 +72,46 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="folder for one file a table")
     for name in ("json", "csv", "markdown"):
         parser.add_argument(
-            f"--{name}", dest="format", action="store_const", const=name, default="text"
+            f"--{name}",
+            dest="format",
+            action="store_const",
+            const=name,
+            default="text",
+            help=f"as {name}, not as text",
         )
 
 
 def _choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="*", help="pattern of rows, e.g. 'CIFAR-10,95K,*'")
     parser.add_argument("--seeds", type=seeds, default=[0], help="a number of seeds, or a list 0,2")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the recipe; makes an experiment of its own",
+    )
+    parser.add_argument(
+        "--local",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of this machine, e.g. data.path=/data/cifar10; no part of a run's name or record",
+    )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run folders are")
     parser.add_argument("--launcher", help="instead of python, e.g. 'accelerate launch …'")
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
-    for name in ("images-per-second", "watts", "kg-per-kwh", "price"):
-        parser.add_argument(f"--{name}", type=float, help="instead of what records say")
-    parser.add_argument("--processes", type=int, default=1)
+    for name, unit in RATES.items():
+        parser.add_argument(f"--{name}", type=float, metavar="NUMBER", help=unit)
+    parser.add_argument("--processes", type=int, default=1, help="devices of one run")
     parser.add_argument("--device", help="name of the device in records (default: this one)")
     parser.add_argument("--benchmark", action="store_true", help="measure throughput now")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "report")
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "report", help="folder")
     parser.add_argument("--wandb", action="store_true", help="also the W&B report and workspace")
     parser.add_argument("--entity", default="", help="save them there; without it only wandb.json")
     parser.add_argument("--project", default="prunezoo")

@@ -8,9 +8,17 @@ pass's alone: epochs × training images × FLOPs of the network in that epoch.
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from pruning.duration import Duration
+from reporting.claims import Claim
 from reporting.papers import Table
+from training.data_config import DATASETS
+from training.source import Source, override, resolve
 
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
@@ -39,7 +47,27 @@ def bep_vgg16(keep: float, classes: int) -> int:
     return operations + (2 * channels + 1) * classes
 
 
-NETWORKS: dict[str, Callable[[float, int], int]] = {"bep_cnn": bep_cnn, "bep_vgg16": bep_vgg16}
+NETWORKS: dict[str, Callable[[float, int], int]] = {
+    "bep_small_cnn": bep_cnn,
+    "bep_vgg16": bep_vgg16,
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What FLOPs follow from: the network, and for how long it is dense and then small.
+
+    `keep` is the fraction of every hidden layer's units that stay in the end; `gradual` where what
+    goes before the end depends on forecasts.
+    """
+
+    network: str
+    classes: int
+    keep: float
+    epochs: float
+    dense_epochs: float
+    images: int
+    gradual: bool
 
 
 @dataclass(frozen=True)
@@ -50,28 +78,88 @@ class Recomputed:
     bound: bool = False
 
 
-def recompute(table: Table, row: str) -> dict[str, Recomputed]:
+def recompute(table: Table, row: str, claim: Claim | None = None) -> dict[str, Recomputed]:
     """The row's FLOPs columns without training; empty for a table that states no closed form.
 
-    Methods that prune at initialisation train the small network all the time. BEP with λ = 1e-2
-    cuts to its size at the end of the dense epochs; smaller λ keep more for longer, so for those
-    this is a lower bound.
+    They follow from the recipe that claims the row; of a row that none claims, from what the
+    table's own figures agree with. Methods that prune at initialisation train the small network
+    all the time. BEP with λ = 1e-2 cuts to its size at the end of the dense epochs; smaller λ keep
+    more for longer, so for those this is a lower bound.
     """
     if table.closed_form is None:
         return {}
-    line, form = table.rows[row], table.closed_form
-    network, classes = NETWORKS[form["network"]], int(line["dataset"].removeprefix("CIFAR-"))
-    dense = network(1.0, classes)
-    small = network(float(line["keep_fraction_per_layer_recovered"]), classes)
-    dense_epochs = form["dense_epochs"] if line["method"] == "BEP" else 0
-    trained = dense_epochs * dense + (form["epochs"] - dense_epochs) * small
+    trained = of_recipe(claim) if claim else of_table(table, row)
+    if trained is None:
+        return {}
+    network = NETWORKS[trained.network]
+    dense, small = network(1.0, trained.classes), network(trained.keep, trained.classes)
+    spent = trained.dense_epochs * dense + (trained.epochs - trained.dense_epochs) * small
     return {
         "inference_flops_label": Recomputed(small),
         "pruned_pct_printed": Recomputed(100 * (1 - small / dense)),
-        "train_flops": Recomputed(
-            trained * form["images"], bound=line["lambda"] not in ("", "1e-2")
-        ),
+        "train_flops": Recomputed(spent * trained.images, bound=trained.gradual),
     }
+
+
+def of_table(table: Table, row: str) -> Trained:
+    """What a row's printed figures agree with."""
+    line, form = table.rows[row], table.closed_form or {}
+    return Trained(
+        network=form["network"],
+        classes=int(line["dataset"].removeprefix("CIFAR-")),
+        keep=float(line["keep_fraction_per_layer_recovered"]),
+        epochs=form["epochs"],
+        dense_epochs=form["dense_epochs"] if line["method"] == "BEP" else 0,
+        images=form["images"],
+        gradual=line["lambda"] not in ("", "1e-2"),
+    )
+
+
+def of_recipe(claim: Claim) -> Trained | None:
+    """What the recipe behind a claim will do; None of a network that has no closed form here."""
+    source = _resolved(claim)
+    model, data = (_name(source.values[section]) for section in ("model", "data"))
+    known = DATASETS.get(data)
+    if model not in NETWORKS or not known or not known.train or "pruning" not in source.values:
+        return None
+    penalty = source.value(("pruning", "selection", "penalty"))
+    start = source.value(("pruning", "schedule", "start")) if penalty else "0ep"
+    return Trained(
+        network=model,
+        classes=known.num_classes,
+        keep=_keep(source.values["pruning"], NETWORKS[model], known.num_classes),
+        epochs=Duration.parse(source.values["training"]["duration"]).amount,
+        dense_epochs=Duration.parse(start).amount,
+        images=known.train,
+        gradual=penalty is not None and penalty < 1e-2,
+    )
+
+
+def _keep(pruning: dict[str, Any], network: Callable[[float, int], int], classes: int) -> float:
+    """The fraction of units that stay; of an amount in parameters, the nearest half percent."""
+    if pruning.get("channels"):
+        return 1 - pruning["channels"]
+    wanted = (1 - pruning["params"]) * network(1.0, classes)
+    return min((k / 200 for k in range(1, 201)), key=lambda k: abs(network(k, classes) - wanted))
+
+
+def _resolved(claim: Claim) -> Source:
+    bases = [s for s in claim.set if s.startswith("extends=")]
+    source = deepcopy(_baseline(claim.root / claim.recipe, *bases))
+    override(source, [s for s in claim.set if s not in bases])
+    return source
+
+
+@cache
+def _baseline(path: Path, *bases: str) -> Source:
+    source = resolve(path, list(bases))
+    source.values.pop("claims", None)
+    source.where = {key: where for key, where in source.where.items() if key[:1] != ("claims",)}
+    return source
+
+
+def _name(section: Any) -> str:
+    return section if isinstance(section, str) else section["name"]
 
 
 def agreement(printed: str, value: float) -> str:

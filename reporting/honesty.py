@@ -2,7 +2,8 @@
 
 Between `<!-- results:TABLE -->` and `<!-- end -->` stands what `tables.py readme` writes. Any
 other measured figure (an accuracy, a rate, hours, energy, emissions, a speed-up) must stand in a
-paragraph that names a JSON record of the project, or a cell of a paper's table, that holds it.
+paragraph that names a file of the project (a record, a result, a recipe), or a cell of a paper's
+table, that holds it. In `findings.md` so must every number at all, in its section.
 """
 
 import json
@@ -21,12 +22,19 @@ from reporting.show import Grid, grid, markdown
 
 BLOCK = re.compile(r"(<!-- results:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
-SOURCE = re.compile(r"[\w./-]+\.json\b")
+SOURCE = re.compile(r"[\w./-]+\.(?:json|csv|txt|ya?ml|md)\b")
 CELL = re.compile(r"`([a-z_]+/[\w.]+/[^`]+/[\w.]+)`")
 AMOUNT = r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)"
 RESULT = re.compile(
     rf"{AMOUNT}\s?(?:images/s|img/s|images a second|GPU[ -]?hours?|GPU h\b|CPU h\b|kWh|Wh\b"
     r"|kg CO2e?|g CO2e?|(?:×|x|times) (?:faster|slower|speed-?up))"
+)
+NUMBER = re.compile(rf"(?<!\w-){AMOUNT}")
+NAMES = re.compile(  # numbers that measure nothing: names, paths, headings, references
+    r"`[^`]*`|\]\([^)]*\)|^#.*$|arXiv:\S+"
+    r"|(?:table|figure|section|equation|appendix|algorithm|seed)s? [\d.]+"
+    r"(?:(?:, | and | to )[\d.]+)*",
+    re.IGNORECASE | re.MULTILINE,
 )
 PERCENT = re.compile(rf"{AMOUNT}\s?%")
 ACCURACY = re.compile(r"accura|top-[15]|correct", re.IGNORECASE)
@@ -72,20 +80,34 @@ def results(address: str, claims: Sequence[Claim], records: Sequence[Record]) ->
     return markdown(Grid(made.title, made.headings, made.rows, below))
 
 
-def unsupported(text: str, root: Path) -> list[Unsupported]:
-    """The measured figures of a document that no source in their paragraph holds."""
+def unsupported(text: str, root: Path, *, every: bool = False) -> list[Unsupported]:
+    """The measured figures of a document that no source in their paragraph holds.
+
+    With `every`, all numbers that no source in their section holds.
+    """
     plain = BLOCK.sub(_blank, FENCE.sub(_blank, text))
     faults = []
     for line, paragraph in _paragraphs(plain):
         figures = [m[1] for m in RESULT.finditer(paragraph)]
         percents = [m[1] for m in PERCENT.finditer(paragraph) if ACCURACY.search(paragraph)]
+        if every:
+            percents = [m[1] for m in NUMBER.finditer(NAMES.sub("", paragraph))]
         if figures or percents:
-            known = _known(paragraph, root)
+            known = _known(_section(plain, line) if every else paragraph, root)
             fractions = [100 * value for value in known]
             missing = [f for f in figures if not _holds(known, f)]
             missing += [p for p in percents if not _holds([*known, *fractions], p)]
             faults += [Unsupported(line, figure, paragraph.strip()) for figure in missing]
     return faults
+
+
+def _section(text: str, line: int) -> str:
+    """The lines from the heading above a line to the next."""
+    lines = text.splitlines()
+    heads = [n for n, one in enumerate(lines, 1) if one.startswith("#")]
+    start = max((n for n in heads if n <= line), default=1)
+    end = min((n for n in heads if n > line), default=len(lines) + 1)
+    return "\n".join(lines[start - 1 : end - 1])
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
@@ -104,7 +126,7 @@ def _known(paragraph: str, root: Path) -> list[float]:
     for name in SOURCE.findall(paragraph):
         found = [p for p in (root / name.lstrip("./"), root / "docs" / name) if p.is_file()]
         values += _numbers_of(found[0]) if found else ()
-    for address in CELL.findall(paragraph):
+    for address in (a for a in CELL.findall(paragraph) if not (root / a).exists()):
         cell = papers.lookup(address)
         values += [v for v in (cell.value, cell.error) if v is not None]
     return values
@@ -112,7 +134,10 @@ def _known(paragraph: str, root: Path) -> list[float]:
 
 @cache
 def _numbers_of(path: Path) -> tuple[float, ...]:
-    return tuple(_numbers(json.loads(path.read_text())))
+    text = path.read_text()
+    if path.suffix == ".json":
+        return tuple(_numbers(json.loads(text)))
+    return tuple(float(m[1].replace(",", "")) for m in re.finditer(AMOUNT, text))
 
 
 def _numbers(value: Any) -> Iterable[float]:

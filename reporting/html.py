@@ -1,8 +1,7 @@
 """The report as one HTML file that needs nothing else: no server, no network, no other file."""
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,9 +11,11 @@ from reporting.compare import Comparison
 from reporting.figures import Drawn
 from reporting.papers import find_table, number
 from reporting.records import Record
-from reporting.series import setting
+from reporting.series import Experiment, by_setting
 from reporting.show import Grid, grid
 
+Settings = Mapping[str, Sequence[Experiment]]
+Draw = Callable[[str, Sequence[Experiment], Path], list[Drawn]]
 RUN_COLUMNS = (  # heading, summary key, factor
     ("top-1 [%]", "eval/top1_percent", 1.0),
     ("weights removed [%]", "model/sparsity", 100.0),
@@ -45,18 +46,21 @@ def page(
     compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], figure_folder: Path
 ) -> str:
     """The whole page; its figures are also written as files."""
+    settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
     template = Template((Path(__file__).parent / "page.html").read_text())
     parts = {
-        "accuracy": ("Accuracy and cost", _accuracy(records, figure_folder)),
-        "inside": ("Inside the runs", _inside(records, figure_folder)),
-        "runs": ("Runs", _runs(records)),
+        "accuracy": ("Accuracy and cost", _accuracy(settings, figure_folder)),
+        "inside": ("Inside the runs", _inside(settings, figure_folder)),
+        "runs": ("Runs", _runs(settings)),
         "papers": ("The papers' tables", _papers(compared)),
     }
     ran = sum(bool(row.records) for rows in compared.values() for row in rows)
     rows = sum(len(rows) for rows in compared.values())
+    experiments = sum(map(len, settings.values()))
     lead = (
-        f"{len(records)} runs; {ran} of {rows} rows of {len(compared)} tables have evidence. "
-        "Every number is from a committed record or from a paper; cells never run say so."
+        f"{len(records)} runs of {experiments} experiments; {ran} of {rows} rows of"
+        f" {len(compared)} tables have evidence. Every number is from a committed record or from a"
+        " paper; cells never run say so."
     )
     return template.substitute(
         title="Early pruning: papers against runs",
@@ -69,28 +73,21 @@ def page(
     )
 
 
-def _accuracy(records: Sequence[Record], folder: Path) -> str:
-    settings: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if "eval/top1_percent" in record.summary:
-            settings[setting(record)].append(record)
-    if not settings:
+def _accuracy(settings: Settings, folder: Path) -> str:
+    return _galleries(settings, folder, figures.accuracy_figures)
+
+
+def _inside(settings: Settings, folder: Path) -> str:
+    return _galleries(settings, folder, figures.inside_figures)
+
+
+def _galleries(settings: Settings, folder: Path, draw: Draw) -> str:
+    """Figures of each setting with several experiments; one alone stands in the table of runs."""
+    drawn = {n: draw(n, found, folder) for n, found in settings.items() if len(found) > 1}
+    parts = [f"<h3>{escape(name)}</h3>{_gallery(some)}" for name, some in drawn.items() if some]
+    if not parts:
         return "<p>No run yet.</p>"
-    return "".join(
-        f"<h3>{escape(name)}</h3>{_gallery(figures.accuracy_figures(group, folder))}"
-        for name, group in settings.items()
-    )
-
-
-def _inside(records: Sequence[Record], folder: Path) -> str:
-    kinds = (
-        figures.pruning_figure,
-        figures.phases_figure,
-        figures.speedup_figure,
-        figures.forecast_figure,
-    )
-    drawn = [figure for kind in kinds if (figure := kind(records, folder))]
-    return _gallery(drawn) if drawn else "<p>No run yet.</p>"
+    return "".join(parts)
 
 
 def _gallery(drawn: Sequence[Drawn]) -> str:
@@ -101,16 +98,19 @@ def _gallery(drawn: Sequence[Drawn]) -> str:
     return f'<div class="figures">{"".join(each)}</div>'
 
 
-def _runs(records: Sequence[Record]) -> str:
-    shown = [c for c in RUN_COLUMNS if any(c[1] in r.summary for r in records)]
-    headings = ["run", "recipe", "seed", "device", *(name for name, _, _ in shown)]
+def _runs(settings: Settings) -> str:
+    every = [(name, one) for name, found in settings.items() for one in found]
+    shown = [c for c in RUN_COLUMNS if any(one.mean(c[1]) is not None for _, one in every)]
+    headings = ["run", "with", "network and data", "seeds", *(name for name, _, _ in shown)]
+    headings += ["device", "recipe"]
     rows = []
-    for record in records:
-        values = [record.summary.get(key) for _, key, _ in shown]
-        scaled = zip(values, (times for _, _, times in shown), strict=True)
-        device = str(record.summary.get("run/device", ""))
-        start = [record.job.row or record.job.name, record.job.recipe, str(record.job.seed), device]
-        rows.append([*start, *(_figure(v, times) for v, times in scaled)])
+    for name, one in every:
+        first = one.records[0]
+        figures_of = [_mean(one, key, times) for _, key, times in shown]
+        called = first.job.row or one.method
+        device = str(first.summary.get("run/device", ""))
+        start = [called, one.details, name, str(len(one.records))]
+        rows.append([*start, *figures_of, device, first.job.recipe])
     return table_html(Grid("", headings, rows)) if rows else "<p>No run yet.</p>"
 
 
@@ -149,10 +149,14 @@ def table_html(made: Grid) -> str:
     )
 
 
-def _figure(value: float | None, times: float) -> str:
-    if isinstance(value, int) and times == 1:
-        return f"{value:,}"
-    return "" if value is None else f"{value * times:.4g}"
+def _mean(one: Experiment, key: str, times: float) -> str:
+    """Mean ± standard error over seeds."""
+    value, error = one.mean(key), one.error(key)
+    if value is None:
+        return ""
+    whole = times == 1 and isinstance(one.records[0].summary.get(key), int) and not error
+    text = f"{value:,.0f}" if whole else f"{value * times:.4g}"
+    return text + (f" ± {error * times:.2g}" if error else "")
 
 
 def _class(line: Sequence[str], ran: int | None) -> str:

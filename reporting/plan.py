@@ -1,9 +1,11 @@
 """What a table's missing runs will take: hours, energy, emissions and money, before any starts."""
 
+import json
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from pruning.duration import Duration
 from reporting.records import Job, Record
 from reporting.show import Grid
 from training.data_config import DATASETS
-from training.source import override, read
+from training.source import resolve
 
 
 class PlanError(ValueError):
@@ -110,20 +112,28 @@ def this_device() -> str:
 
 def benchmark(job: Job, root: Path, steps: int = 10) -> float:
     """Training images/s of a job's network on synthetic images, after three steps' warm-up."""
+    values = _recipe(job, root)
+    stated = (values["model"], values["data"])
+    model, data = ({"name": one} if isinstance(one, str) else one for one in stated)
+    size = data.get("augment", {}).get("resize") or data.get("image_size")
+    batch = int(values["training"]["batch_size"])
+    options = json.dumps(model.get("options", {}), sort_keys=True)
+    return _images_per_second(model["name"], options, data["name"], size, batch, steps)
+
+
+@cache
+def _images_per_second(
+    name: str, options: str, data: str, size: int | None, batch: int, steps: int
+) -> float:
     import torch
 
     import models
 
-    values = _recipe(job, root)
-    info = DATASETS[_name(values["data"])]
-    augment = values["data"].get("augment", {}) if isinstance(values["data"], dict) else {}
-    side = augment.get("resize") or info.size
+    info = DATASETS[data]
+    side = size or info.size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = int(values["training"]["batch_size"])
-    model = models.build(
-        _name(values["model"]), num_classes=info.num_classes, in_channels=info.channels
-    )
-    model = model.to(device).train()
+    shape = {"num_classes": info.num_classes, "in_channels": info.channels}
+    model = models.build(name, **shape, **json.loads(options)).to(device).train()
     images = torch.randn(batch, info.channels, side, side, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -137,9 +147,7 @@ def benchmark(job: Job, root: Path, steps: int = 10) -> float:
 
 
 def _recipe(job: Job, root: Path) -> dict[str, Any]:
-    source = read(root / job.recipe)
-    override(source, list(job.settings))
-    return source.values
+    return resolve(root / job.recipe, job.settings).values
 
 
 def _planned_images(values: dict[str, Any], data: str) -> float:

@@ -97,11 +97,11 @@ def collect(
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
     summary = json.loads((folder / "summary.json").read_text())
     environment = _environment(folder / "environment.json")
-    history = _history(folder / "log.jsonl")
+    told = history(folder / "log.jsonl")
     record = Record(
         job=job or _job_of(summary, environment, claims),
-        summary=derived(summary, history) | summary,
-        history=history,
+        summary=derived(summary, told) | summary,
+        history=told,
         environment=environment,
         weights=weights,
     )
@@ -112,13 +112,13 @@ def collect(
     return path
 
 
-def derived(summary: dict[str, Any], history: dict[str, Any]) -> dict[str, Any]:
+def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """What follows from a run: the last pruning's figures, MACs removed (%), the speed-up.
 
     MACs removed from training is 1 − forward MACs spent / those the dense network would have.
     The measured speed-up is images/s of the last segment over the first; it needs two.
     """
-    last = history["prunings"][-1] if history["prunings"] else {}
+    last = told["prunings"][-1] if told["prunings"] else {}
     values = {key: value for key, value in last.items() if key.startswith("prune/")}
     dense, small = summary.get("dense/macs"), summary.get("model/macs")
     if dense and small:
@@ -126,7 +126,7 @@ def derived(summary: dict[str, Any], history: dict[str, Any]) -> dict[str, Any]:
     spent, images = summary.get("cost/forward_macs"), summary.get("run/images")
     if dense and spent and images:
         values["derived/training_macs_removed_percent"] = 100 * (1 - spent / (dense * images))
-    prunings, size = history["prunings"], summary.get("data/train_images")
+    prunings, size = told["prunings"], summary.get("data/train_images")
     if prunings and size:
         values["derived/first_pruning_epoch"] = prunings[0]["images"] / size
     rates = [
@@ -181,7 +181,7 @@ def _environment(path: Path) -> dict[str, Any]:
     return {key: known[key] for key in ENVIRONMENT if key in known}
 
 
-def _history(path: Path) -> dict[str, Any]:
+def history(path: Path) -> dict[str, Any]:
     """What the figures need of a log: accuracy, what a trigger watched, prunings, forecasts."""
     lines = path.read_text().splitlines() if path.exists() else []
     events = [json.loads(line) for line in lines if line.endswith("}")]

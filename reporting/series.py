@@ -1,5 +1,6 @@
-"""What the figures show: experiments as points, their names, and which of them nothing beats."""
+"""What the figures show: experiments, their names, and which of them nothing beats."""
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,35 @@ from reporting.papers import find_table
 from reporting.records import Record, split_row
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
+QUIET = ("log.", "checkpoint.", "cost.", "evaluation.", "data.path=", "data.workers=")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Runs that differ in nothing but the seed.
+
+    `method` is what they share with other sizes of the same, `details` what sets them apart.
+    """
+
+    method: str
+    details: str
+    records: tuple[Record, ...]
+
+    @property
+    def name(self) -> str:
+        """Method and details in one line."""
+        return ", ".join(filter(None, (self.method, self.details)))
+
+    def mean(self, key: str) -> float | None:
+        """The mean of a summary key over the seeds that have it."""
+        values = [r.summary.get(key) for r in self.records]
+        known = [v for v in values if isinstance(v, int | float)]
+        return statistics.fmean(known) if known else None
+
+    def error(self, key: str) -> float | None:
+        """The standard error of that mean, s/√n with n − 1; None of one seed."""
+        known = [r.summary[key] for r in self.records if r.summary.get(key) is not None]
+        return statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -20,6 +50,7 @@ class Point:
     x: float
     y: float
     error: float
+    details: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,57 +61,40 @@ class Cost:
     label: str
     times: float = 1.0
     more: bool = False
-    log: bool = True
 
 
 COSTS = (
-    Cost("model/sparsity", "weights removed [%]", 100, more=True, log=False),
+    Cost("model/sparsity", "weights removed [%]", 100, more=True),
     Cost("cost/training_flops", "training FLOPs (2 a MAC, forward and backward)"),
     Cost("cost/device_hours", "device hours"),
     Cost("cost/emissions_kgco2e", "emissions [g CO2e]", 1000),
 )
 
 
-def label(record: Record) -> str:
-    """What one experiment is called: its row, or its recipe."""
-    return record.job.row or Path(record.job.recipe).stem
-
-
-def method(record: Record) -> str:
-    """What a series is called: the row's words for its method, without data set and size."""
-    if record.job.row is None:
-        return Path(record.job.recipe).stem
-    address, row = split_row(record.job.row)
-    line = find_table(address).rows.get(row, {})
-    named = [line[word] for word in METHOD if line.get(word)]
-    return " ".join(named or [row])
-
-
-def one_each(records: Iterable[Record]) -> list[Record]:
-    """The record with the lowest seed of every experiment."""
-    first: dict[tuple[object, ...], Record] = {}
-    for record in sorted(records, key=lambda r: r.job.seed):
-        first.setdefault(record.experiment, record)
-    return list(first.values())
-
-
 def setting(record: Record) -> str:
-    """The network and data that make accuracies comparable."""
-    return f"{record.summary.get('model/name')} on {record.summary.get('data/name')}"
+    """The dense network and data that make accuracies comparable."""
+    network, data = (record.summary.get(f"{what}/name") for what in ("model", "data"))
+    dense = record.summary.get("dense/params")
+    return f"{network}{f' ({dense:,} parameters)' if dense else ''} on {data}"
 
 
-def points(records: Iterable[Record], cost: Cost) -> list[Point]:
-    """One point an experiment that has both accuracy and this cost."""
-    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
+    """The experiments that may be compared, most first; settings that all share name none."""
+    groups: dict[str, dict[tuple[object, ...], list[Record]]] = defaultdict(dict)
     for record in records:
-        if record.summary.get(cost.key) is not None and "eval/top1_percent" in record.summary:
-            groups[record.experiment].append(record)
+        groups[setting(record)].setdefault(record.experiment, []).append(record)
+    named = {name: _named([*found.values()]) for name, found in groups.items()}
+    return dict(sorted(named.items(), key=lambda item: -len(item[1])))
+
+
+def points(experiments: Iterable[Experiment], cost: Cost) -> list[Point]:
+    """One point an experiment that has both accuracy and this cost."""
     made = []
-    for group in groups.values():
-        accuracies = [r.summary["eval/top1_percent"] for r in group]
-        spread = statistics.stdev(accuracies) / len(group) ** 0.5 if len(group) > 1 else 0.0
-        x = cost.times * statistics.fmean(r.summary[cost.key] for r in group)
-        made.append(Point(method(group[0]), x, statistics.fmean(accuracies), spread))
+    for one in experiments:
+        x, y = one.mean(cost.key), one.mean("eval/top1_percent")
+        if x is not None and y is not None:
+            spread = one.error("eval/top1_percent") or 0.0
+            made.append(Point(one.method, cost.times * x, y, spread, one.details))
     return made
 
 
@@ -91,3 +105,44 @@ def pareto(found: Sequence[Point], *, more: bool) -> list[Point]:
         if not best or point.y > best[-1].y:
             best.append(point)
     return best
+
+
+def _named(groups: Sequence[Sequence[Record]]) -> list[Experiment]:
+    """Settings with a word for their value name a method, those with a number its details."""
+    stated = [_settings(group[0]) for group in groups]
+    some = [set(settings) for settings in stated if settings]
+    shared = set.intersection(*some) if len(some) > 1 else set()
+    made = []
+    for group, settings in zip(groups, stated, strict=True):
+        own = [s for s in settings if s not in shared]
+        words = [] if group[0].job.row else [s for s in own if not _is_number(s)]
+        method = ", ".join([_method(group[0]), *map(_said, words)])
+        details = ", ".join(_said(s) for s in own if s not in words)
+        made.append(Experiment(method, details, tuple(group)))
+    return sorted(made, key=lambda e: (e.method, *map(float, re.findall(r"\d+\.?\d*", e.details))))
+
+
+def _settings(record: Record) -> list[str]:
+    job = record.job
+    stated = job.extra if job.row else (*job.set, *job.extra)
+    return [s for s in stated if not s.startswith(QUIET)]
+
+
+def _method(record: Record) -> str:
+    """The row's words for its method, without data set and size; else the recipe."""
+    if record.job.row is None:
+        return Path(record.job.recipe).stem.replace("_", " ")
+    address, row = split_row(record.job.row)
+    line = find_table(address).rows.get(row, {})
+    named = [line[word] for word in METHOD if line.get(word)]
+    return " ".join(named or [row])
+
+
+def _is_number(stated: str) -> bool:
+    return bool(re.match(r"[+-]?\.?\d", stated.partition("=")[2]))
+
+
+def _said(stated: str) -> str:
+    """`pruning.scope=layer` as `scope layer`."""
+    key, _, value = stated.partition("=")
+    return f"{key.rpartition('.')[2].replace('_', ' ')} {value}"

@@ -14,6 +14,7 @@ from reporting.papers import Cell, Column, Table, cell
 
 CONVENTION = "†"  # on every heading of a figure counted in a paper's own way
 SLIP = "‡"  # on every figure that contradicts the rest of its paper
+RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
 OURS = "*"  # on every heading of a column that is our arithmetic, not printed in the paper
 
 
@@ -36,7 +37,7 @@ def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
     counted = any(table.columns[name].convention for name in table.key)
     headings = [f"row {CONVENTION}" if counted else "row", *(heading(c) for c in shown)]
     if table.closed_form:
-        headings.append(f"train_flops recomputed [FLOPs] {CONVENTION}")
+        headings += [f"{name} recomputed [FLOPs] {CONVENTION}" for name in RECOMPUTED.values()]
     for column in measured:
         headings += [f"ours {column.name}", "difference"]
         headings += [f"honest {column.name}"] if column.honest else []
@@ -73,7 +74,10 @@ def remarks(table: Table) -> list[str]:
             notes[line["note"]].append(row)
     said += [f"note: {_few(rows)}: {note}" for note, rows in notes.items()]
     if table.closed_form:
-        said.append("recomputed from widths and epochs; ≥ least possible, ≠ not what is printed")
+        said.append(
+            "recomputed from the claiming recipe's widths and epochs; ≥ least possible, ≠ not what"
+            " is printed"
+        )
     if table.protocol:
         said.append("theirs: " + ", ".join(f"{k} {_plain(v)}" for k, v in table.protocol.items()))
     return said
@@ -95,13 +99,15 @@ def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     added = [f"{kind}_{c.name}" for c in extra for kind in ("ours", "ours_se", "difference")]
-    recomputed = [f"recomputed_{name}" for name in recompute(table, rows[0].row)] if rows else []
+    again = list(recompute(table, rows[0].row)) if rows else []
+    recomputed = [f"recomputed_{name}" for name in again]
     last = ["status", "differs", "gpu_hours", "emissions_kgco2e", "paper_convention"]
     writer.writerow(["address", *table.columns, *recomputed, *added, *last])
     conventions = "; ".join(c.name for c in table.columns.values() if c.convention)
     for row in rows:
         line = [f"{table.address}/{row.row}", *table.rows[row.row].values()]
-        line += [repr(r.value) for r in recompute(table, row.row).values()]
+        figures = recompute(table, row.row, row.claim)
+        line += [repr(figures[name].value) if name in figures else "" for name in again]
         for column in extra:
             ours, gap = row.ours(column), row.difference(cell(table, row.row, column.name))
             line += [_raw(ours and ours.mean), _raw(ours and ours.error), _raw(gap)]
@@ -125,7 +131,7 @@ def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:
 
 def _cell_json(row: Comparison, one: Cell) -> dict[str, Any]:
     ours, honest = row.ours(one.column), row.honest(one.column)
-    again = recompute(row.table, row.row).get(one.column.name)
+    again = recompute(row.table, row.row, row.claim).get(one.column.name)
     values = {
         "address": one.address,
         "text": one.text,
@@ -174,7 +180,7 @@ def _line(
 ) -> list[str]:
     line = [row.row, *(text_of(cell(table, row.row, c.name)) for c in shown)]
     if table.closed_form:
-        line.append(_recomputed(table, row.row))
+        line += _recomputed(row)
     for column in measured:
         gap = row.difference(cell(table, row.row, column.name))
         line += [measured_text(row.ours(column)), "" if gap is None else f"{gap:+.3g}"]
@@ -183,10 +189,19 @@ def _line(
     return [*line, row.status + more, _cost(row), "; ".join(row.differs)]
 
 
-def _recomputed(table: Table, row: str) -> str:
-    again, printed = recompute(table, row)["train_flops"], table.rows[row]["train_flops"]
-    unequal = printed and not again.bound and agreement(printed, again.value) != "rounded"
-    return f"{'≥ ' if again.bound else ''}{again.value:.3g}{' ≠' if unequal else ''}"
+def _recomputed(row: Comparison) -> list[str]:
+    """The FLOPs that follow from the recipe, marked where the paper prints others."""
+    figures, printed = recompute(row.table, row.row, row.claim), row.table.rows[row.row]
+    texts = []
+    for name in RECOMPUTED:
+        again, theirs = figures.get(name), printed[name]
+        if again is None:
+            texts.append("")
+            continue
+        same = ("rounded", "truncated") if name == "inference_flops_label" else ("rounded",)
+        unequal = theirs and not again.bound and agreement(theirs, again.value) not in same
+        texts.append(f"{'≥ ' if again.bound else ''}{again.value:.3g}{' ≠' if unequal else ''}")
+    return texts
 
 
 def _cost(row: Comparison) -> str:

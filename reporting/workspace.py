@@ -105,9 +105,8 @@ def _runset(table: Table, entity: str, project: str) -> wr.Runset:
 
 
 def _keys(table: Table) -> list[str]:
-    """The summary keys behind a table's columns; what is derived at collection is not in W&B."""
-    keys = [c.record for c in table.columns.values() if c.record]
-    return [key for key in dict.fromkeys(keys) if not key.startswith("derived/")]
+    """The summary keys behind a table's columns."""
+    return list(dict.fromkeys(c.record for c in table.columns.values() if c.record))
 
 
 def _charts() -> list[Any]:
@@ -116,7 +115,7 @@ def _charts() -> list[Any]:
             title=f"accuracy against {cost.label}",
             x=wr.SummaryMetric(cost.key),
             y=wr.SummaryMetric(ACCURACY),
-            log_x=cost.log,
+            log_x=not cost.more,
             layout=wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8),
         )
         for index, cost in enumerate(COSTS)

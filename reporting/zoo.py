@@ -1,69 +1,76 @@
-"""The model zoo page, from run records: recipe, result, cost, size, weights, how to load."""
+"""The model zoo page, from run records: recipe, result, cost, size, weights, how to get each."""
 
 from collections.abc import Sequence
 
 from reporting.records import Record
+from reporting.series import QUIET, Experiment, by_setting
 from reporting.show import Grid, markdown
 
 HEAD = """# Model zoo
 
-Every line is one run; its numbers are those of the record it links to. Weights load anywhere in
-one line, pruned or not, without pickle; a run that publishes none is trained by its recipe.
+One line an experiment: means over its seeds, ± standard error, from the records that the seeds link
+to. Sizes and costs are those of one run. Weights load in one line on any machine, pruned or not,
+without pickle:
+
+```python
+model = models.load("runs/…/model.safetensors")
+```
+
+Where no weights are published, the command below each table trains them.
 
 """
-
-
-def zoo_page(records: Sequence[Record]) -> str:
-    """The page as Markdown; says so where nothing has been run yet."""
-    trained = [record for record in records if "eval/top1_percent" in record.summary]
-    if not trained:
-        return HEAD + "No run has been recorded yet.\n"
-    made = Grid("Runs", list(COLUMNS), [_line(record) for record in trained])
-    commands = "\n".join(_command(record) for record in trained)
-    table = markdown(made).partition("\n\n")[2].rstrip()
-    return f"{HEAD}{table}\n\n## How to get each\n\n{commands}\n"
-
-
 COLUMNS = (
-    "model",
-    "row or recipe",
-    "seed",
+    "recipe",
+    "with",
+    "seeds",
     "top-1 [%]",
     "parameters",
     "MACs",
     "weights removed [%]",
     "device hours",
     "kg CO2e",
-    "record",
+    "weights",
 )
 
 
-def _line(record: Record) -> list[str]:
-    s = record.summary
+def zoo_page(records: Sequence[Record]) -> str:
+    """The page as Markdown; says so where nothing has been run yet."""
+    settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
+    if not settings:
+        return HEAD + "No run has been recorded yet.\n"
+    return HEAD + "\n".join(_section(name, found) for name, found in settings.items())
+
+
+def _section(name: str, experiments: Sequence[Experiment]) -> str:
+    lines = [_line(one) for one in experiments]
+    full = [i for i, _ in enumerate(COLUMNS) if any(line[i] for line in lines)]
+    made = Grid(name, [COLUMNS[i] for i in full], [[line[i] for i in full] for line in lines])
+    table = markdown(made).replace("###", "##", 1).rstrip()
+    commands = "\n".join(_command(one.records[0]) for one in experiments)
+    hidden = f"<details><summary>Commands</summary>\n\n```sh\n{commands}\n```\n\n</details>"
+    return f"{table}\n\n{hidden}\n"
+
+
+def _line(one: Experiment) -> list[str]:
+    first, error = one.records[0], one.error("eval/top1_percent")
+    recipe = f"[{first.job.row or one.method}](../{first.job.recipe})"
     return [
-        f"{s.get('model/name')} on {s.get('data/name')}",
-        record.job.row or f"[{record.job.recipe}](../{record.job.recipe})",
-        str(record.job.seed),
-        f"{s['eval/top1_percent']:.2f}",
-        _shown(s.get("model/params"), ","),
-        _shown(s.get("model/macs"), ","),
-        _shown(s.get("model/sparsity"), ".2f", 100),
-        _shown(s.get("cost/device_hours"), ".3g"),
-        _shown(s.get("cost/emissions_kgco2e"), ".2g"),
-        f"[JSON](../{record.path})",
+        recipe,
+        one.details,
+        " ".join(f"[{r.job.seed}](../{r.path})" for r in one.records),
+        _shown(one.mean("eval/top1_percent"), ".2f") + (f" ± {error:.2f}" if error else ""),
+        _shown(one.mean("model/params"), ",.0f"),
+        _shown(one.mean("model/macs"), ",.0f"),
+        _shown(one.mean("model/sparsity"), ".2f", 100),
+        _shown(one.mean("cost/device_hours"), ".3g"),
+        _shown(one.mean("cost/emissions_kgco2e"), ".2g"),
+        " ".join(f"[{r.job.seed}]({r.weights})" for r in one.records if r.weights),
     ]
 
 
 def _command(record: Record) -> str:
-    """One line of code where there are weights, else the command that makes them."""
-    name = f"- {record.job.row or record.job.recipe}, seed {record.job.seed}: "
-    if record.weights:
-        return name + f'`models.load("model.safetensors")` of [these weights]({record.weights})'
-    settings = " ".join(f"--set '{setting}'" for setting in record.job.settings)
-    return name + f"`python train.py --recipe {record.job.recipe} {settings}`, then " + LOAD
-
-
-LOAD = '`models.load("runs/…/model.safetensors")`'
+    kept = [s for s in record.job.settings if not s.startswith(QUIET)]
+    return f"python train.py --recipe {record.job.recipe} " + " ".join(f"--set '{s}'" for s in kept)
 
 
 def _shown(value: float | None, form: str, times: float = 1) -> str:

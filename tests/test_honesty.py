@@ -27,6 +27,12 @@ def test_every_measured_figure_names_a_source_that_holds_it(path):
     assert not faults, "\n".join(f"{path.name}: {fault}" for fault in faults)
 
 
+def test_every_number_in_the_findings_is_in_a_source_of_its_section():
+    text = (tables.ROOT / "docs/findings.md").read_text()
+    faults = unsupported(text, tables.ROOT, every=True)
+    assert not faults, "\n".join(map(str, faults))
+
+
 def test_the_model_zoo_is_what_the_records_say():
     page = (tables.ROOT / "docs/zoo.md").read_text()
     assert page == zoo_page(load_records(tables.ROOT / "results")), "run tables.py zoo"
@@ -89,6 +95,14 @@ def test_a_figure_without_a_source_that_holds_it_is_found(text, figure, root):
     assert [fault.figure for fault in unsupported(text, root)] == [figure]
 
 
+def test_in_the_findings_every_number_needs_a_source_in_its_section(root):
+    (root / "gap.csv").write_text("method,gap\nx,3.25\n")
+    held = f"## A\n\nFrom `gap.csv` and `{RECORD}`:\n\n- table 3: 3.25 points on CIFAR-10, 70.46.\n"
+    assert unsupported(held, root, every=True) == []
+    wrong = held + "- A gap of 3.5.\n\n## B\n\nHere 3.25 has none.\n"
+    assert [f.figure for f in unsupported(wrong, root, every=True)] == ["3.5", "3.25"]
+
+
 def test_a_cell_that_does_not_exist_is_an_error(root):
     with pytest.raises(papers.AddressError):
         unsupported("Accuracy 1 % (`bep/3/CIFAR-10,95K,SNIP/acc`).", root)
@@ -110,14 +124,12 @@ def test_a_generated_block_holds_only_what_was_run(root):
 
 def test_the_zoo_links_each_line_to_its_record_and_says_how_to_load_it(root):
     page = zoo_page(load_records(root / "results"))
-    assert f"[JSON](../{RECORD})" in page
+    assert f"| [0](../{RECORD}) | 70.46 |" in page
     assert 'models.load("runs/…/model.safetensors")' in page
     assert "python train.py --recipe recipes/x.yaml --set 'seed=0'" in page
     with_weights = make_run(root / "runs" / "b", seed=1)
     job = Job("bep/3/CIFAR-10,95K,SNIP", "recipes/x.yaml", seed=1)
     collect(with_weights, root / "results", job, weights="https://example.org/w")
     page = zoo_page(load_records(root / "results"))
-    assert re.search(
-        r"seed 1: `models.load\(.*\)` of \[these weights\]\(https://example.org/w\)", page
-    )
+    assert re.search(r"^\| .* \| \[1\]\(https://example.org/w\) \|$", page, re.MULTILINE)
     assert "No run has been recorded" in zoo_page([])

@@ -11,10 +11,11 @@ from PIL import Image
 import tables
 from reporting import papers
 from reporting.compare import compare
-from reporting.figures import COLOURS
+from reporting.drawing import COLOURS, INK
+from reporting.figures import accuracy_figures, inside_figures
 from reporting.html import write
 from reporting.records import Job, collect, load_records
-from reporting.series import COSTS, Point, pareto, points
+from reporting.series import COSTS, Point, by_setting, pareto, points
 from reporting.workspace import build_report, build_workspace, payload, write_payload
 from tests.synthetic_runs import make_run
 
@@ -23,6 +24,7 @@ BROWSER = next(
 )
 needs_browser = pytest.mark.skipif(not BROWSER, reason="needs Chromium: apt-get install chromium")
 SIZES = {"95K": (70.0, 0.962), "24K": (55.0, 0.99)}
+SETTING = "synthetic-cnn-1-250-858-parameters-on-cifar10"
 METHODS = {"SNIP": -2.0, "GraSP": -3.0, "BEP,1e-4": 1.0}
 
 
@@ -38,6 +40,8 @@ def results(tmp_path_factory):
                     "eval__top1_percent": accuracy + gain + seed,
                     "model__sparsity": sparsity,
                     "cost__training_flops": 1e14 * (1 - sparsity) * (index + 1),
+                    "cost__device_hours": 2.0 + index,
+                    "cost__emissions_kgco2e": 0.2 + 0.1 * index,
                 }
                 folder = make_run(root / "runs" / job.name, seed=seed, **changes)
                 collect(folder, root / "results", job)
@@ -156,7 +160,8 @@ def test_the_page_fits_narrow_screens_and_both_colour_schemes(outline, page):
 def test_all_figures_are_there_named_in_words_and_as_files(outline, page):
     names = [a["id"] for a in outline.all("figure")]
     assert len(names) == len(COSTS) + 4
-    assert {"when-pruned", "phases", "speed-up", "forecast"} <= set(names)
+    inside = {f"{SETTING}-{kind}" for kind in ("when-pruned", "phases", "speed-up", "forecast")}
+    assert inside <= set(names)
     drawn = [a for a in outline.all("svg") if a.get("role") == "img"]
     assert len(drawn) == len(names)
     assert all(a["aria-label"] for a in drawn)
@@ -168,7 +173,7 @@ def test_all_figures_are_there_named_in_words_and_as_files(outline, page):
 
 def test_ink_follows_the_pages_colours(page):
     figures = re.findall(r"<svg.*?</svg>", page.read_text(), re.DOTALL)
-    assert all("currentColor" in figure and "#010101" not in figure for figure in figures)
+    assert all("currentColor" in figure and INK not in figure for figure in figures)
 
 
 def luminance(colour: str) -> float:
@@ -196,11 +201,51 @@ def test_pareto_keeps_what_nothing_beats():
 
 
 def test_points_are_means_over_seeds(results):
-    found = points(load_records(results), COSTS[0])
+    (experiments,) = by_setting(load_records(results)).values()
+    found = points(experiments, COSTS[0])
     assert len(found) == 6
     best = max(found, key=lambda p: p.y)
     assert (best.label, best.x, best.y) == ("BEP 1e-4", pytest.approx(96.2), 71.5)
     assert best.error == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """84 runs that claim no row: 14 methods at six sizes, two of them a recipe's other scope."""
+    root = tmp_path_factory.mktemp("study")
+    for index in range(14):
+        scope = ("pruning.scope=layer",) if index % 2 else ()
+        for ratio in (2, 4, 8, 16, 32, 64):
+            settings = (*scope, f"pruning.compression_ratio={ratio}")
+            job = Job(None, f"recipes/made_up/m{index // 2}.yaml", settings, ("log.tracker=none",))
+            changes = {"model__sparsity": 1 - 1 / ratio, "eval__top1_percent": 90.0 - ratio / 2}
+            changes["recipe__hash"] = f"{index}-{ratio}"
+            collect(make_run(root / "runs" / job.name, **changes), root / "results", job)
+    return by_setting(load_records(root / "results"))
+
+
+def test_a_study_of_many_runs_is_named_by_what_differs(study):
+    (experiments,) = study.values()
+    assert len(experiments) == 84
+    methods = {one.method for one in experiments}
+    assert methods == {f"m{i}" for i in range(7)} | {f"m{i}, scope layer" for i in range(7)}
+    assert {one.details for one in experiments if one.method == "m0"} == {
+        f"compression ratio {ratio}" for ratio in (2, 4, 8, 16, 32, 64)
+    }
+    assert len({one.name for one in experiments}) == 84
+
+
+def test_a_study_of_many_runs_stays_readable(study, tmp_path):
+    ((name, experiments),) = study.items()
+    (sparsity,) = accuracy_figures(name, experiments, tmp_path)  # all else cost the same
+    titles = re.findall(r"<title>(.*?)</title>", sparsity.svg)
+    assert len(set(titles)) == 84
+    assert "m3, scope layer, compression ratio 64, 58.00 %" in titles
+    inside = {d.name.rpartition("-")[2]: d for d in inside_figures(name, experiments, tmp_path)}
+    for kind in ("pruned", "phases"):  # one line a method
+        assert len(re.findall(r">m\d\b.*?</text>", inside[kind].svg)) == 14
+        with Image.open(tmp_path / f"{inside[kind].name}.png") as image:
+            assert image.height < 1600
 
 
 def test_a_report_without_runs_says_so(tmp_path):

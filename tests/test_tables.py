@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,7 +13,15 @@ import tables
 from reporting import papers, show
 from reporting.claims import ClaimConfig, find_claims
 from reporting.compare import ClaimError, check_claims, compare, measured
-from reporting.flops import NETWORKS, agreement, bep_cnn, bep_vgg16, recompute
+from reporting.flops import (
+    NETWORKS,
+    agreement,
+    bep_cnn,
+    bep_vgg16,
+    of_recipe,
+    of_table,
+    recompute,
+)
 from reporting.launch import Places, missing, plan_jobs, run_here, run_jobs
 from reporting.plan import PlanError, Rates, benchmark, forecast, summed
 from reporting.records import Job, RecordError, collect, load_records
@@ -23,6 +32,7 @@ CLAIMS = f"""  - {{row: "bep/3/{ROW}"}}
   - {{row: "bep/3/CIFAR-10,24K,BEP,1e-4", set: {{pruning.sparsity: 99%}}, columns: [val_acc]}}
 """
 ALL = list(papers.tables().values())
+CLAIMED = {claim.row: claim for claim in find_claims(tables.ROOT / "recipes")}
 
 
 # ── the papers' tables as data ───────────────────────────────────────────────────────────────────
@@ -102,10 +112,19 @@ def test_dense_flops_are_the_papers_and_real_counts():
 
 
 @pytest.mark.parametrize("address", ["bep/3", "bep/F1"])
-def test_flops_columns_follow_from_widths_and_epochs_except_for_the_listed_slips(address):
+def test_each_rows_recipe_trains_what_its_printed_figures_agree_with(address):
+    table = papers.find_table(address)
+    for row in table.rows:
+        ours, theirs = of_recipe(CLAIMED[f"{address}/{row}"]), of_table(table, row)
+        assert replace(ours, keep=theirs.keep) == theirs, row
+        assert ours.keep == pytest.approx(theirs.keep), row
+
+
+@pytest.mark.parametrize("address", ["bep/3", "bep/F1"])
+def test_flops_columns_follow_from_the_recipes_except_for_the_listed_slips(address):
     table, checked, unequal = papers.find_table(address), 0, set()
     for row, line in table.rows.items():
-        for column, again in recompute(table, row).items():
+        for column, again in recompute(table, row, CLAIMED[f"{address}/{row}"]).items():
             if not line[column] or again.bound:
                 continue
             checked += 1
@@ -456,6 +475,28 @@ def test_a_claims_settings_and_a_persons_go_to_train_and_make_experiments_of_the
     assert job.name != plain.name == "bep/3/CIFAR-10_24K_BEP_1e-4-seed1"
 
 
+def test_settings_of_a_machine_reach_train_but_not_the_record(project, monkeypatch, capsys):
+    where = places(project)
+    monkeypatch.setattr(tables, "ROOT", project)
+    words = ["--results", str(where.results), "--recipes", str(project / "recipes"), "run", "bep/3"]
+    words += ["--only", "*,24K,*", "--runs", str(where.runs)]
+    assert tables.main([*words, "--local", "data.path=/elsewhere"]) == 0
+    assert "--set data.path=/elsewhere" in (where.runs / "calls").read_text()
+    (record,) = load_records(where.results)
+    assert record.job == jobs(project, only="*,24K,*", seeds=(0,))[0]
+    assert "elsewhere" not in (project / record.path).read_text()
+    assert tables.main(words) == 0
+    assert "1 runs, 1 have a record, 0 to do" in capsys.readouterr().out
+    assert tables.main([*words, "--local", "training.batch_size=64"]) == 2
+    assert "may change a result; write --set training.batch_size=64" in capsys.readouterr().err
+
+
+def test_a_pattern_that_picks_nothing_is_an_error(project, capsys):
+    where = ["--recipes", str(project / "recipes"), "plan", "bep/3", "--only", "*,99K,*"]
+    assert tables.main(where) == 2
+    assert "--only *,99K,*: no row that a recipe claims" in capsys.readouterr().err
+
+
 # ── plan ─────────────────────────────────────────────────────────────────────────────────────────
 def test_plan_multiplies_what_was_measured(project):
     (job,) = jobs(project, only="*,24K,*", seeds=(0,))
@@ -467,6 +508,34 @@ def test_plan_multiplies_what_was_measured(project):
     assert made.emissions_kgco2e == pytest.approx(made.energy_kwh * 0.4)
     assert made.money == pytest.approx(3 * made.hours)
     assert "3 records" in summed([made], "x").rows[0]
+
+
+def test_plan_takes_the_baseline_that_the_claim_names(project):
+    (project / "recipes/bep/other.yaml").write_text(
+        "model: other_cnn\ndata: mnist\ntraining: {duration: 2ep, batch_size: 8}\n"
+    )
+    job = Job(f"bep/3/{ROW}", "recipes/bep/a.yaml", ("extends=other.yaml",))
+    (project / "recipes/bep/a.yaml").write_text("extends: b.yaml\n")
+    with pytest.raises(PlanError, match="no record of other_cnn"):
+        forecast(job, project, [], Rates(), "Device")
+    made = forecast(job, project, [], Rates(images_per_second=1000.0), "Device")
+    assert made.images == 2 * 60_000
+
+
+def test_plan_leaves_out_what_it_does_not_know_and_says_so(project, capsys):
+    stated = "  - {row: 'bep/3/CIFAR-10,6K,SNIP', set: {model.name: unheard_of}}\n"
+    make_recipe(project / "recipes", "bep/c", stated)
+    where = ["--results", str(project / "results"), "--recipes", str(project / "recipes")]
+    chosen = ["plan", "bep/3", "--device", "Synthetic Processor", "--seeds", "4"]
+    recipes = {claim.recipe for claim in find_claims(project / "recipes")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROOT", project)
+        assert tables.main([*where, *chosen]) == 0
+    printed = capsys.readouterr()
+    assert recipes == {"recipes/bep/a.yaml", "recipes/bep/c.yaml"}
+    assert "12 runs, 3 have a record, 9 to do" in printed.out
+    assert "4 runs left out: recipes/bep/c.yaml: no record of unheard_of" in printed.err
+    assert "in all" in printed.out
 
 
 def test_plan_guesses_nothing(project):

@@ -1,15 +1,21 @@
 """What W&B is given, read back from the files that `wandb sync` uploads."""
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from wandb.proto import wandb_internal_pb2 as proto
 
+from reporting import papers
 from tests.runs import DIGITS
 from training.log import read
 
+MISSING = {  # without a GPU, a meter of energy or a pruning
+    "cost/emissions_kgco2e",
+    "cost/earlycrop_memory_allocated_bytes",
+    "derived/first_pruning_epoch",
+}
 SETTINGS = ("log.tracker=wandb", "training.duration=20it", "checkpoint.every=6it", "log.every=2it")
 
 
@@ -29,39 +35,36 @@ def records(path: Path) -> Iterator[proto.Record]:
             whole = b""
 
 
-def pieces(folder: Path) -> list[list[proto.Record]]:
-    return [list(records(path)) for path in sorted(folder.glob("wandb/*/*.wandb"))]
+def written(path: Path) -> list[proto.Record]:
+    """All records of a file, once W&B's own process has written the last, the exit."""
+    for _ in range(300):
+        found = list(records(path))
+        if found and found[-1].HasField("exit"):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
 
 
-def steps(piece: list[proto.Record]) -> list[int]:
-    return [r.history.step.num for r in piece if r.HasField("history")]
-
-
-@pytest.fixture
-def resumed(run_recipe, crash, monkeypatch) -> Path:
-    """A run that lost power at step 10, four steps after its checkpoint, and went on."""
-    for name in ("WANDB_MODE", "WANDB_SILENT"):
-        monkeypatch.setenv(name, {"WANDB_MODE": "offline"}.get(name, "true"))
+def test_a_resumed_offline_run_is_one_upload_of_every_step_once(run_recipe, crash, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_RUN_GROUP", "foresight/4.2/CIFAR-10,SNIP")
     tags = 'log.tags=["foresight","foresight/4.2","CIFAR-10,SNIP","seed 0"]'
-    crash(*SETTINGS, tags, step=10)
+    crash(*SETTINGS, tags, step=10)  # four steps after its checkpoint
     status, folder = run_recipe(DIGITS, *SETTINGS, tags, folder="cut", resume=True)
     assert status == 0
-    return folder
-
-
-def test_a_resumed_offline_run_is_one_upload_of_every_step_once(resumed):
-    (piece,) = pieces(resumed)
-    (run,) = [r.run for r in piece if r.HasField("run")]
-    logged = read(resumed / "log.jsonl")
-    assert run.run_id == resumed.name
-    assert not run.resume  # or wandb sync would put its steps behind those of an earlier upload
-    assert steps(piece) == sorted({r["step"] for r in logged})
-    assert steps(piece)[-1] == 20
-
-
-def test_a_run_is_grouped_and_tagged_by_paper_table_row_and_seed(resumed):
-    (piece,) = pieces(resumed)
-    (run,) = [r.run for r in piece if r.HasField("run")]
+    (piece,) = folder.glob("wandb/offline-run-*/*.wandb")
+    stored = written(piece)
+    runs = [r.run for r in stored if r.HasField("run")]
+    run = runs[0]
+    assert {r.run_id for r in runs} == {folder.name}
+    assert not any(
+        r.resume for r in runs
+    )  # or wandb sync would put its steps behind those of an earlier upload
+    steps = [r.history.step.num for r in stored if r.HasField("history")]
+    assert steps == sorted({r["step"] for r in read(folder / "log.jsonl")})
+    assert steps[-1] == 20
     assert run.run_group == "foresight/4.2/CIFAR-10,SNIP"
     assert list(run.tags) == ["foresight", "foresight/4.2", "CIFAR-10,SNIP", "seed 0"]
+    shown = {item.nested_key[0] for r in stored for item in r.history.item}
+    keys = {c.record for t in papers.tables().values() for c in t.columns.values() if c.record}
+    assert {key for key in keys - shown if not key.startswith("prune/")} <= MISSING

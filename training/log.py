@@ -11,7 +11,8 @@ from accelerate import Accelerator
 
 from training.recipe import LogConfig
 
-VOLATILE = ("cost/", "throughput/", "time/")  # keys that differ between two equal runs
+# keys that differ between two equal runs
+VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
 
 
 class Log:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from reporting.records import derived, history
 from training.earlycrop_metrics import earlycrop_metrics
 from training.environment import write_json
 from training.run import Run
@@ -86,6 +87,7 @@ class Report(AbstractContextManager["Report"]):
         summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
         summary |= earlycrop_metrics(run.model, run.dense_network, run.cost.totals, run.device)
         if run.is_main:
+            summary = derived(summary, history(run.log.path)) | summary
             for record in (*run.pruner.records(), summary):
                 run.log.write({"step": run.work, "images": run.progress.images} | record)
             run.save_model("model.safetensors")

@@ -1,0 +1,146 @@
+"""How figures look: colours that colour-blind people tell apart, markers, legends, axes, files.
+
+Colours are Okabe and Ito's; every series has a marker of its own as well.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
+from numpy import clip, log10
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A00", "#7F7F7F")
+MARKERS = "osD^vPX*<>"
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
+TIP = re.compile(r'<g id="tip-([^"]*)">')
+INK, LINE = "#1a1a19", "#d4d4d3"  # the page's own text and line colours stand for them there
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "prunezoo",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure ready for the page: its file name, what it shows in words, and its SVG."""
+
+    name: str
+    caption: str
+    svg: str
+
+
+def stretch(axes: Axes, high: float) -> None:
+    """Percentages towards 100 spread out: as far apart as the logarithms of what is left."""
+    axes.set_xscale(
+        "function",
+        functions=(lambda p: -log10(clip(1 - p / 100, 1e-4, None)), lambda y: 100 - 100 / 10**y),
+    )
+    marks = (0, 50, 75, 90, 95, 98, 99, 99.5, 99.9, 99.99)
+    shown = [mark for mark, below in zip(marks, (0, *marks), strict=False) if below < high]
+    axes.set_xticks(shown, [f"{mark:g}" for mark in shown])
+
+
+def few_ticks(axis: Axis) -> None:
+    """At most some six plain numbers, on a logarithmic axis too."""
+    if axis.get_scale() == "log":
+        low, high = axis.get_view_interval()
+        decades = log10(high / low)
+        parts = (
+            (1.0,) if decades > 2 else (1.0, 2.0, 5.0) if decades > 0.9 else (1, 1.5, 2, 3, 5, 7)
+        )
+        axis.set_major_locator(LogLocator(subs=parts, numticks=9))
+        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter(lambda value, _: f"{value:.3g}".replace("e+", "e"))
+
+
+def legend(axes: Axes) -> None:
+    """Below the axes, each name once."""
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    where = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
+    axes.legend(
+        named.values(),
+        named.keys(),
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=where,
+        borderaxespad=0,
+        fontsize=8,
+        ncols=2,
+    )
+
+
+def names(axes: Axes, names: Sequence[str]) -> None:
+    """Names above their lines, where they stay readable on a narrow screen; first on top."""
+    for y, name in enumerate(names):
+        axes.annotate(name, (0, y - 0.25), va="bottom", fontsize=8)
+    axes.set_yticks([])
+    axes.set_ylim(len(names) - 0.5, -0.9)
+    axes.spines.left.set_visible(False)
+
+
+def draw(
+    name: str, caption: str, folder: Path, paint: Callable[[Axes], None], rows: int = 0
+) -> Drawn:
+    """Paint a figure; write NAME.png and NAME.svg and return the SVG for the page."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 1.2 + 0.38 * rows if rows else 3.2))
+        paint(figure.add_subplot())
+        options = {"bbox_inches": "tight", "pad_inches": 0.05}
+        folder.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white", **options)
+        FigureCanvasSVG(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None}, **options)
+    svg = TIP.sub(lambda match: f"<g><title>{unquote(match[1])}</title>", text.getvalue())
+    (folder / f"{name}.svg").write_text(svg)
+    return Drawn(name, caption, _inline(svg, name, caption))
+
+
+def tip(text: str) -> str:
+    """An id that becomes what a point says when pointed at."""
+    return f"tip-{quote(escape(text))}"
+
+
+def _inline(svg: str, name: str, caption: str) -> str:
+    """An SVG for the page: ids of its own, ink and lines the page's, named for screen readers."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace(INK, "currentColor").replace(LINE, "var(--line)")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
+
+
+def slug(text: str) -> str:
+    """A file's name for any text."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
