@@ -118,7 +118,8 @@ def write_report(asked: argparse.Namespace) -> int:
     if asked.wandb:
         from reporting.workspace import write_payload
 
-        print(write_payload(compared, asked.output, entity=asked.entity, project=asked.project))
+        where = {"entity": asked.entity, "project": asked.project}
+        print(write_payload(compared, found, asked.output, **where))
     print(write(compared, found, asked.output))
     return 0
 

@@ -48,6 +48,13 @@ def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path)
     return drawn
 
 
+def equal_costs(experiments: Sequence[Experiment]) -> str:
+    """The costs that are the same for all experiments of a setting, in a sentence or none."""
+    values = {cost.label: {point.x for point in points(experiments, cost)} for cost in COSTS}
+    same = {label: found.pop() for label, found in values.items() if len(found) == 1}
+    return " ".join(f"{label}: {x:.4g} in each experiment." for label, x in same.items())
+
+
 def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
     """When methods pruned, where time went, speed-ups and forecasts, for one setting."""
     kinds = (pruning_figure, phases_figure, speedup_figure, forecast_figure)

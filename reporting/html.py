@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else: no server, no network, no other file."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -14,8 +14,8 @@ from reporting.records import Record
 from reporting.series import Experiment, by_setting
 from reporting.show import Grid, grid
 
+NOTHING = "<p>No run yet.</p>"
 Settings = Mapping[str, Sequence[Experiment]]
-Draw = Callable[[str, Sequence[Experiment], Path], list[Drawn]]
 RUN_COLUMNS = (  # heading, summary key, factor
     ("top-1 [%]", "eval/top1_percent", 1.0),
     ("weights removed [%]", "model/sparsity", 100.0),
@@ -74,20 +74,27 @@ def page(
 
 
 def _accuracy(settings: Settings, folder: Path) -> str:
-    return _galleries(settings, folder, figures.accuracy_figures)
+    parts = []
+    for name, found in _compared(settings).items():
+        same = figures.equal_costs(found)
+        drawn = _gallery(figures.accuracy_figures(name, found, folder))
+        parts.append(f"<h3>{escape(name)}</h3>{drawn}{f'<p>{escape(same)}</p>' if same else ''}")
+    return "".join(parts) or NOTHING
 
 
 def _inside(settings: Settings, folder: Path) -> str:
-    return _galleries(settings, folder, figures.inside_figures)
+    return (
+        "".join(
+            f"<h3>{escape(name)}</h3>{_gallery(figures.inside_figures(name, found, folder))}"
+            for name, found in _compared(settings).items()
+        )
+        or NOTHING
+    )
 
 
-def _galleries(settings: Settings, folder: Path, draw: Draw) -> str:
-    """Figures of each setting with several experiments; one alone stands in the table of runs."""
-    drawn = {n: draw(n, found, folder) for n, found in settings.items() if len(found) > 1}
-    parts = [f"<h3>{escape(name)}</h3>{_gallery(some)}" for name, some in drawn.items() if some]
-    if not parts:
-        return "<p>No run yet.</p>"
-    return "".join(parts)
+def _compared(settings: Settings) -> Settings:
+    """Those with several experiments to compare; one alone stands in the table of runs."""
+    return {name: found for name, found in settings.items() if len(found) > 1}
 
 
 def _gallery(drawn: Sequence[Drawn]) -> str:
@@ -99,19 +106,23 @@ def _gallery(drawn: Sequence[Drawn]) -> str:
 
 
 def _runs(settings: Settings) -> str:
+    made = runs_grid(settings)
+    return table_html(made) if made.rows else NOTHING
+
+
+def runs_grid(settings: Settings) -> Grid:
+    """Every experiment with its results, sizes and costs, means over seeds."""
     every = [(name, one) for name, found in settings.items() for one in found]
     shown = [c for c in RUN_COLUMNS if any(one.mean(c[1]) is not None for _, one in every)]
     headings = ["run", "with", "network and data", "seeds", *(name for name, _, _ in shown)]
-    headings += ["device", "recipe"]
     rows = []
     for name, one in every:
         first = one.records[0]
-        figures_of = [_mean(one, key, times) for _, key, times in shown]
-        called = first.job.row or one.method
-        device = str(first.summary.get("run/device", ""))
+        called, device = first.job.row or one.method, str(first.summary.get("run/device", ""))
         start = [called, one.details, name, str(len(one.records))]
-        rows.append([*start, *figures_of, device, first.job.recipe])
-    return table_html(Grid("", headings, rows)) if rows else "<p>No run yet.</p>"
+        results = [_mean(one, key, times) for _, key, times in shown]
+        rows.append([*start, *results, device, first.job.recipe])
+    return Grid("All runs", [*headings, "device", "recipe"], rows)
 
 
 def _papers(compared: Mapping[str, Sequence[Comparison]]) -> str:

@@ -96,7 +96,8 @@ def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
     total = [f"{m}{sum(v):.3g}" if v else "?" for m, v in zip(marks, known, strict=True)]
     headings = ["run", "hours", "device hours", "kWh", "kg CO2e", "money", "throughput from"]
     remarks = [
-        "? unknown: state --watts, --kg-per-kwh or --price; one after the other on one device"
+        "? unknown: state --watts, --kg-per-kwh or --price; one after the other on one device",
+        "device hours are GPU hours where the device is a GPU",
     ]
     return Grid(f"forecast on {device}", headings, [*rows, ["in all", *total, ""]], remarks)
 
@@ -113,8 +114,7 @@ def this_device() -> str:
 def benchmark(job: Job, root: Path, steps: int = 10) -> float:
     """Training images/s of a job's network on synthetic images, after three steps' warm-up."""
     values = _recipe(job, root)
-    stated = (values["model"], values["data"])
-    model, data = ({"name": one} if isinstance(one, str) else one for one in stated)
+    model, data = _section(values["model"]), _section(values["data"])
     size = data.get("augment", {}).get("resize") or data.get("image_size")
     batch = int(values["training"]["batch_size"])
     options = json.dumps(model.get("options", {}), sort_keys=True)
@@ -172,8 +172,12 @@ def _shown(value: float | None) -> str:
     return "?" if value is None else f"{value:.3g}"
 
 
+def _section(stated: Any) -> dict[str, Any]:
+    return {"name": stated} if isinstance(stated, str) else stated
+
+
 def _name(section: Any) -> str:
-    return section if isinstance(section, str) else section["name"]
+    return _section(section)["name"]
 
 
 def _is_alike(record: Record, model: str, data: str, device: str) -> bool:

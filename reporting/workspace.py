@@ -15,22 +15,26 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from reporting.compare import Comparison
+from reporting.html import runs_grid
 from reporting.papers import Table, find_table
-from reporting.series import COSTS
+from reporting.records import Record
+from reporting.series import COSTS, by_setting
 from reporting.show import grid, markdown
 
 ACCURACY = "eval/top1_percent"
 Compared = Mapping[str, Sequence[Comparison]]
 
 
-def write_payload(compared: Compared, folder: Path, *, entity: str, project: str) -> Path:
+def write_payload(
+    compared: Compared, records: Sequence[Record], folder: Path, *, entity: str, project: str
+) -> Path:
     """Write `wandb.json`, the report and the view; with an entity also save both there.
 
     Raises:
         ValueError: the library's models do not give back what was built.
     """
     made = {
-        "report": build_report(compared, entity=entity, project=project),
+        "report": build_report(compared, records, entity=entity, project=project),
         "workspace": build_workspace(compared, entity=entity, project=project),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,9 +46,15 @@ def write_payload(compared: Compared, folder: Path, *, entity: str, project: str
     return path
 
 
-def build_report(compared: Compared, *, entity: str, project: str) -> wr.Report:
-    """A report: each table that has runs, theirs against ours, with its runs and four charts."""
-    blocks: list[Any] = []
+def build_report(
+    compared: Compared, records: Sequence[Record], *, entity: str, project: str
+) -> wr.Report:
+    """A report: each table that has runs, theirs against ours, with its runs and four charts.
+
+    First stand all experiments, those too that claim no row.
+    """
+    every = runs_grid(by_setting(r for r in records if ACCURACY in r.summary))
+    blocks: list[Any] = [wr.MarkdownBlock(text=markdown(every))] if every.rows else []
     for address, rows in compared.items():
         if any(row.records for row in rows):
             table = find_table(address)

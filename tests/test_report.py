@@ -12,7 +12,7 @@ import tables
 from reporting import papers
 from reporting.compare import compare
 from reporting.drawing import COLOURS, INK
-from reporting.figures import accuracy_figures, inside_figures
+from reporting.figures import accuracy_figures, equal_costs, inside_figures
 from reporting.html import write
 from reporting.records import Job, collect, load_records
 from reporting.series import COSTS, Point, by_setting, pareto, points
@@ -238,6 +238,9 @@ def test_a_study_of_many_runs_is_named_by_what_differs(study):
 def test_a_study_of_many_runs_stays_readable(study, tmp_path):
     ((name, experiments),) = study.items()
     (sparsity,) = accuracy_figures(name, experiments, tmp_path)  # all else cost the same
+    assert "training FLOPs (2 a MAC, forward and backward): 1.8e+14 in each" in equal_costs(
+        experiments
+    )
     titles = re.findall(r"<title>(.*?)</title>", sparsity.svg)
     assert len(set(titles)) == 84
     assert "m3, scope layer, compression ratio 64, 58.00 %" in titles
@@ -316,8 +319,9 @@ def test_a_screenshot_shows_figures_in_the_series_colours(page, tmp_path):
 
 
 # ── W&B ──────────────────────────────────────────────────────────────────────────────────────────
-def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, tmp_path):
-    path = write_payload(compared, tmp_path, entity="", project="prunezoo")
+def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, results, tmp_path):
+    found = load_records(results)
+    path = write_payload(compared, found, tmp_path, entity="", project="prunezoo")
     sent = json.loads(path.read_text())
     blocks = sent["report"]["spec"]["blocks"]
     grids = [block for block in blocks if block["type"] == "panel-grid"]
@@ -325,7 +329,10 @@ def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, t
     assert len(grids) == 1
     assert runset["filters"]["filters"][0]["value"] == ["bep/3"]
     assert runset["grouping"] == [{"section": "run", "name": "group"}]
-    assert any("67.7 ± 0.7" in block.get("content", "") for block in blocks)
+    texts = [block.get("content", "") for block in blocks]
+    assert any("67.7 ± 0.7" in text for text in texts)
+    (every,) = [text for text in texts if "| bep/3/CIFAR-10,95K,SNIP |" in text]
+    assert "68.5 ± 0.5" in every
 
 
 def test_the_wandb_views_columns_are_the_tables_summary_keys(compared):
@@ -337,7 +344,7 @@ def test_the_wandb_views_columns_are_the_tables_summary_keys(compared):
 
 
 def test_a_block_that_wandb_would_not_accept_is_an_error(compared, monkeypatch):
-    made = build_report(compared, entity="", project="prunezoo")
+    made = build_report(compared, [], entity="", project="prunezoo")
     model = made._to_model()
     model.spec.blocks.append(type(model.spec.blocks[0]).model_construct(children=None))
     monkeypatch.setattr(type(made), "_to_model", lambda self: model)
