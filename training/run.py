@@ -201,15 +201,16 @@ class Run:
     # ── segments ─────────────────────────────────────────────────────────────────────────────────
     def begin_segment(self) -> None:
         """Wrap, compile and prepare what the last pruning may have reshaped."""
+        # what looks at one image comes first: compiled, the model would be compiled for it too
+        self.image_sizes = image_sizes(self.model, self.example_input)
+        if self.recipe.laboratory is not None:
+            self._open_laboratory(self.recipe.laboratory)
         if self.recipe.training.compile:
             mode = self.recipe.training.compile
             self.model.compile(mode=None if mode is True else mode)
         if self.recipe.training.sync_batchnorm and self.processes > 1:
             synchronize(self.model)
         self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
-        self.image_sizes = image_sizes(self.model, self.example_input)
-        if self.recipe.laboratory is not None:
-            self._open_laboratory(self.recipe.laboratory)
 
     def _open_laboratory(self, config: LaboratoryConfig) -> None:
         from pruning.laboratory import Laboratory
