@@ -22,7 +22,7 @@ from reporting.show import Grid, grid, markdown
 
 BLOCK = re.compile(r"(<!-- results:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
-SOURCE = re.compile(r"[\w./-]+\.(?:json|csv|txt|ya?ml|md)\b")
+SOURCE = re.compile(r"[\w./-]+\.(?:json|csv|txt|ya?ml)\b|\bresults/[\w./-]+\.md\b")
 CELL = re.compile(r"`([a-z_]+/[\w.]+/[^`]+/[\w.]+)`")
 AMOUNT = r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)"
 RESULT = re.compile(
