@@ -244,22 +244,17 @@ def shares(size: Count, rate: float, peaks: tuple[float, float] | None) -> str:
     return f"  MFU {flops / peaks[0] / 1e12:.1%}  bandwidth {moved / peaks[1] / 1e12:.1%}"
 
 
-# ── events ───────────────────────────────────────────────────────────────────────────────────────
 def event(case: Case, rounds: int) -> None:
     """Print the seconds that a pruning takes from training, eager and compiled."""
     for name, compiled in (("eager", False), ("compiled", True)):
-        times, graphs = [], []
+        found = []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
-                lost, made = one_event(case, compiled, Path(folder))
-            times.append(lost)
-            graphs.append(made)
-        print(
-            f"{case.name}, {case.pixels} pixels, half of the MACs: {name} event"
-            f" {statistics.median(times):.2f} s ({min(times):.2f} … {max(times):.2f}),"
-            f" graphs compiled: {max(graphs)}",
-            flush=True,
-        )
+                found.append(one_event(case, compiled, Path(folder)))
+        times = [lost for lost, _ in found]
+        spread = f"{statistics.median(times):.2f} s ({min(times):.2f} … {max(times):.2f})"
+        line = f"{case.name}, {case.pixels} pixels, half of the MACs: {name} event {spread}"
+        print(f"{line}, graphs compiled: {max(graphs for _, graphs in found)}", flush=True)
 
 
 def one_event(case: Case, compiled: bool, folder: Path) -> tuple[float, int]:

@@ -10,7 +10,7 @@ max(images of a GPU / rate, launch floor) + what of the all-reduce the backward 
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "results" / "benchmarks"
@@ -91,7 +91,7 @@ def training(gpus: int, rate: float, network: float) -> Run:
     return Run(hours, gpus * hours, step, reduce, "network" if step > 1.1 * busy else limit)
 
 
-def alone() -> list[dict[str, object]]:
+def alone() -> list[dict[str, Any]]:
     """One training on all GPUs: the batch stays 1024, so each GPU has ever less to do."""
     rows = []
     for name, rate in RATES.items():
@@ -102,7 +102,7 @@ def alone() -> list[dict[str, object]]:
     return rows
 
 
-def table() -> list[dict[str, object]]:
+def table() -> list[dict[str, Any]]:
     """A table's trainings as an array, each on at most one machine."""
     rows = []
     for name, rate in RATES.items():
@@ -124,7 +124,7 @@ def table() -> list[dict[str, object]]:
     return rows
 
 
-def inputs() -> list[dict[str, object]]:
+def inputs() -> list[dict[str, Any]]:
     """CPU cores that feed one GPU, by what is read."""
     return [
         {"source": source, "core_rate": per_core}
