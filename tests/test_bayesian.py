@@ -92,8 +92,10 @@ def test_saliency_is_measured_thrice_an_epoch_and_training_does_not_notice(run_r
         assert (S[-1] >= best).sum() == final[axis] == S.shape[1] // 2
 
 
-@pytest.mark.parametrize("extra", [(), BUCKETS, LITE], ids=["pauses", "buckets", "lite"])
-@pytest.mark.parametrize("step", [7, 8, 11, 17])
+CRASHES = [((), 7), ((), 8), ((), 11), ((), 17), (BUCKETS, 11), (LITE, 8)]
+
+
+@pytest.mark.parametrize(("extra", "step"), CRASHES)
 def test_a_crash_around_decisions_changes_nothing(run_recipe, crash, extra, step):
     settings = (*SMALL, BEP, *extra, "pruning.selection.penalty=1e-6")
     _, whole = run_recipe(DIGITS, *settings, folder="whole")
