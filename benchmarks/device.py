@@ -19,8 +19,7 @@ import os
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +35,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks.input_path import AS_TENSOR, Transformed
-from benchmarks.loop import CUDA, wait
+from benchmarks.loop import CUDA, advance, seconds
+from benchmarks.loop import recipe as synthetic
 from models.axes import axes
 from models.count import Count, count
 from pruning.surgery import prune_channels
 from training.build import make_accelerator
-from training.loop import after_step, rest_of_epoch, timed, train_step, train_until_due
+from training.loop import rest_of_epoch, train_step, train_until_due
 from training.recipe import Recipe
 from training.run import Run
 
@@ -69,35 +69,8 @@ TINY = (Case("small_conv", 32, 32, 2), Case("mobilenet_v1", 64, 16, 2))
 
 
 def recipe(case: Case, compiled: bool | str, pruning: dict[str, Any] | None = None) -> Recipe:
-    """What a user writes for speed: one line of precision, channels_last and compile."""
-    fast = {"precision": "bf16", "channels_last": True} if CUDA else {}
-    images = case.batch * case.steps
-    data = {"name": "synthetic", "image_size": case.pixels, "num_classes": 100}
-    return Recipe.model_validate(
-        {
-            "model": case.name,
-            "data": data | {"train_images": images, "test_images": 100},
-            "training": {
-                "duration": "1000ep",
-                "batch_size": case.batch,
-                "optimizer": {"name": "sgd", "lr": 1e-3, "momentum": 0.9},
-                "compile": compiled,
-                **fast,
-            },
-            "pruning": pruning,
-            "log": {"tracker": "none"},
-            "cost": {"tracker": "none"},
-            "checkpoint": {"every": "1000ep"},
-        }
-    )
-
-
-def seconds(do: Callable[[], object]) -> float:
-    wait()
-    before = time.perf_counter()
-    do()
-    wait()
-    return time.perf_counter() - before
+    sizes = (case.name, case.batch, case.steps)
+    return synthetic(*sizes, pixels=case.pixels, compiled=compiled, pruning=pruning)
 
 
 # ── ways of training ─────────────────────────────────────────────────────────────────────────────
@@ -115,9 +88,7 @@ class Ours:
         run.begin_segment()
 
     def epoch(self) -> None:
-        for item in timed(self.run, rest_of_epoch(self.run)):
-            train_step(self.run, item)
-            after_step(self.run)
+        advance(self.run)
 
 
 class Timm:
@@ -131,7 +102,7 @@ class Timm:
         self.optimizer = create_optimizer_v2(self.model, opt="sgd", lr=1e-3, momentum=0.9)
         size = (case.batch * case.steps, 3, case.pixels, case.pixels)
         self.images = torch.randn(size, device=device)
-        self.labels = torch.randint(0, 100, (len(self.images),), device=device)
+        self.labels = torch.randint(0, 10, (len(self.images),), device=device)
         self.prepare()
 
     def prepare(self) -> None:

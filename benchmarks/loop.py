@@ -12,7 +12,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "false" if os.path.exists("/dev/nvidia0") else "true")
 ROOT = Path(__file__).parent.parent
@@ -32,16 +35,23 @@ CUDA = torch.cuda.is_available()
 PIXELS = {"resnet50": 224}
 
 
-def recipe(name: str, batch: int, steps: int) -> Recipe:
-    images = batch * steps
-    size = PIXELS.get(name, 32)
+def recipe(
+    name: str,
+    batch: int,
+    steps: int,
+    *,
+    pixels: int,
+    compiled: bool | str = CUDA,
+    pruning: dict[str, Any] | None = None,
+) -> Recipe:
+    """What a user writes for speed, on synthetic images: precision, channels_last and compile."""
     return Recipe.model_validate(
         {
             "model": name,
             "data": {
                 "name": "synthetic",
-                "image_size": size,
-                "train_images": images,
+                "image_size": pixels,
+                "train_images": batch * steps,
                 "test_images": 10,
             },
             "training": {
@@ -50,8 +60,9 @@ def recipe(name: str, batch: int, steps: int) -> Recipe:
                 "optimizer": {"name": "sgd", "lr": 1e-3, "momentum": 0.9},
                 "precision": "bf16" if CUDA else "fp32",
                 "channels_last": CUDA,
-                "compile": CUDA,
+                "compile": compiled,
             },
+            "pruning": pruning,
             "log": {"tracker": "none"},
             "cost": {"tracker": "none"},
             "checkpoint": {"every": "1000ep"},
@@ -64,18 +75,32 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def seconds(do: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    wait()
+    before = clock()
+    do()
+    wait()
+    return clock() - before
+
+
+def advance(run: Run, steps: int | None = None) -> None:
+    """So many steps of an epoch, or what is left of it, as train.py does them."""
+    for item in islice(timed(run, rest_of_epoch(run)), steps):
+        train_step(run, item)
+        after_step(run)
+        run.pruner.due(run)
+
+
 class Ours:
     """Our loop, `steps` steps at a time: everything training does, logging included."""
 
     def __init__(self, name: str, batch: int, steps: int, folder: Path) -> None:
-        made = recipe(name, batch, steps)
+        made = recipe(name, batch, steps, pixels=PIXELS.get(name, 32))
         self.run = Run(made, folder, make_accelerator(made, folder))
         self.run.begin_segment()
 
     def epoch(self) -> None:
-        for item in timed(self.run, rest_of_epoch(self.run)):
-            train_step(self.run, item)
-            after_step(self.run)
+        advance(self.run)
 
 
 class Theirs:
@@ -108,21 +133,13 @@ class Theirs:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def seconds(side: Ours | Theirs) -> float:
-    wait()
-    before = time.perf_counter()
-    side.epoch()
-    wait()
-    return time.perf_counter() - before
-
-
 def compare(name: str, batch: int, steps: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(name, batch, steps, Path(folder))
         theirs = Theirs(name, batch, steps, ours)
         for side in (ours, theirs):
-            seconds(side)
-        pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+            side.epoch()
+        pairs = [(seconds(ours.epoch), seconds(theirs.epoch)) for _ in range(rounds)]
     rates = [(batch * steps / a, batch * steps / b) for a, b in pairs]
     ratios = sorted(a / b for a, b in rates)
     print(

@@ -8,27 +8,22 @@ time on a CPU, where other processes hardly change them, of wall-clock on a GPU.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("ACCELERATE_USE_CPU", "false" if os.path.exists("/dev/nvidia0") else "true")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch
-
+from benchmarks.loop import CUDA, advance, seconds
 from training.build import make_accelerator
-from training.loop import after_step, rest_of_epoch, timed, train_step
 from training.recipe import Recipe, load
 from training.run import Run
 
-CUDA = torch.cuda.is_available()
+stopwatch = partial(seconds, clock=time.perf_counter if CUDA else time.process_time)
 SYNTHETIC = [
     "data.name=synthetic",
     "data.image_size=32",
@@ -53,29 +48,11 @@ def begun(recipe: Recipe, folder: Path) -> Run:
     return run
 
 
-def advance(run: Run, steps: int) -> None:
-    for batch in islice(timed(run, rest_of_epoch(run)), steps):
-        train_step(run, batch)
-        after_step(run)
-        run.pruner.due(run)
-
-
 def end_epoch(run: Run) -> None:
     """What is due after the last step of an epoch, apart from the step."""
     run.progress.position = run.steps_per_epoch
     run.progress.work += 1
     run.pruner.due(run)
-
-
-def seconds(do: Callable[[], object]) -> float:
-    clock = time.perf_counter if CUDA else time.process_time
-    if CUDA:
-        torch.cuda.synchronize()
-    before = clock()
-    do()
-    if CUDA:
-        torch.cuda.synchronize()
-    return clock() - before
 
 
 def compare(name: str, rounds: int, steps: int) -> None:
@@ -87,11 +64,11 @@ def compare(name: str, rounds: int, steps: int) -> None:
         for run in (watched, plain):
             advance(run, steps)
         pairs = [
-            (seconds(lambda: advance(watched, steps)), seconds(lambda: advance(plain, steps)))
+            (stopwatch(lambda: advance(watched, steps)), stopwatch(lambda: advance(plain, steps)))
             for _ in range(rounds)
         ]
         each = watched.steps_per_epoch
-        ends = [seconds(lambda: end_epoch(watched)) for _ in range(3)]
+        ends = [stopwatch(lambda: end_epoch(watched)) for _ in range(3)]
     ratios = sorted(a / b for a, b in pairs)
     step = statistics.median(b for _, b in pairs) / steps
     end = statistics.median(ends)
