@@ -22,7 +22,6 @@ from reporting.printing import SUFFIX, print_grid, render
 from reporting.show import grid
 
 ROOT = Path(__file__).resolve().parent
-LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,7 +176,7 @@ def places_of(asked: argparse.Namespace) -> Places:
         ValueError: a --local setting that could change a result.
     """
     for setting in asked.local:
-        if not setting.startswith(LOCAL):
+        if not setting.startswith(records.LOCAL):
             raise ValueError(f"--local {setting}: may change a result; write --set {setting}")
     launcher = tuple(shlex.split(asked.launcher)) if asked.launcher else (sys.executable,)
     runs, results = asked.runs.resolve(), asked.results.resolve()

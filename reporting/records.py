@@ -11,6 +11,7 @@ from typing import Any
 from reporting.claims import Claim
 
 ACCURACY = "validation/top1_percent"
+LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 PLACES = re.compile(r" --output \S+| --set data\.path=\S+")  # of a machine, no part of a result
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
@@ -164,8 +165,8 @@ def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequen
     command = str(environment.get("command", ""))
     pairs = [part.partition(" ")[::2] for part in re.split(r" (?=--\w)", command)]
     recipe = next((b for a, b in pairs if a == "--recipe"), str(summary.get("run/name", "unknown")))
-    quiet = ("seed=", "log.", "data.path=")
-    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(quiet))
+    unsaid = ("seed=", *LOCAL)
+    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(unsaid))
     fitting = [c for c in claims if c.recipe == recipe and set(c.set) <= set(settings)]
     claim = max(fitting, key=lambda c: len(c.set), default=None)
     extra = tuple(s for s in settings if claim is None or s not in claim.set)

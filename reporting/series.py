@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reporting.papers import find_table
-from reporting.records import Record, split_row
+from reporting.records import LOCAL, Record, split_row
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
-QUIET = ("log.", "checkpoint.", "cost.", "evaluation.", "data.path=", "data.workers=")
+UNSAID = (*LOCAL, "evaluation.")  # what names no method
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _named(groups: Sequence[Sequence[Record]]) -> list[Experiment]:
 def _settings(record: Record) -> list[str]:
     job = record.job
     stated = job.extra if job.row else (*job.set, *job.extra)
-    return [s for s in stated if not s.startswith(QUIET)]
+    return [s for s in stated if not s.startswith(UNSAID)]
 
 
 def _method(record: Record) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from reporting.records import Record
-from reporting.series import QUIET, Experiment, by_setting
+from reporting.series import UNSAID, Experiment, by_setting
 from reporting.show import Grid, markdown
 
 HEAD = """# Model zoo
@@ -69,7 +69,7 @@ def _line(one: Experiment) -> list[str]:
 
 
 def _command(record: Record) -> str:
-    kept = [s for s in record.job.settings if not s.startswith(QUIET)]
+    kept = [s for s in record.job.settings if not s.startswith(UNSAID)]
     return f"python train.py --recipe {record.job.recipe} " + " ".join(f"--set '{s}'" for s in kept)
 
 

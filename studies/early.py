@@ -1,22 +1,22 @@
 """BEP's table 3 on a short schedule: BEP, BEP-LITE, SNIP, GraSP and Random on the small CNN.
 
-python studies/early.py run --data data/cifar10 [--seeds 0 1] [--jobs 2] [--set key=value …]
+python studies/early.py run --data data/cifar10 [--seeds 0 1] [--jobs 2]
 python studies/early.py show    # the table, into results/bep/short
 
 CIFAR-10, sizes 95K and 24K in the paper's count, 8 epochs instead of 150; BEP begins to prune after
 2 and decides every epoch. `run` goes on where it stopped and runs nothing twice.
 """
 
-import argparse
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from reporting.launch import Places, missing, run_here, run_jobs
-from reporting.records import Job, Record, load_records
+from reporting.records import Job, Record
+from reporting.study import Study, carry_out
 
 SIZES = {"95K": "80%", "24K": "90%"}
 SHORT = "training.duration=8ep"
@@ -46,37 +46,26 @@ COLUMNS = {
     "of it pauses and forecasts, min": ("", 1 / 60, "{:.1f}"),
     "emissions, g CO2e": ("cost/emissions_kgco2e", 1e3, "{:.2f}"),
 }
-FOLDER = ROOT / "results" / "bep" / "short"
 
 
-def job(method: str, size: str, seed: int, extra: tuple[str, ...] = ()) -> Job:
+def job(method: str, size: str, seed: int) -> Job:
     """One training of the study."""
     recipe, settings = METHODS[method]
     every = (SHORT, f"pruning.channels={SIZES[size]}", *settings)
-    return Job(None, f"recipes/bep/{recipe}.yaml", every, extra, seed)
+    return Job(None, f"recipes/bep/{recipe}.yaml", every, seed=seed)
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Run what is missing and collect each record as it ends."""
-    here = ("log.tracker=none", *((f"data.path={asked.data.resolve()}",) if asked.data else ()))
-    places = Places(ROOT, ROOT / "runs" / "early", ROOT / "results", local=here)
-    extra = tuple(asked.set)
-    every = [job(m, size, s, extra) for s in asked.seeds for size in SIZES for m in METHODS]
-    left = missing(every, places)
-    print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
-    failed = 0
-    for one, status in run_jobs(left, places, run_here, asked.jobs):
-        failed += bool(status)
-        print(f"{one.name}: exit status {status}", flush=True)
-    return int(failed > 0)
+def jobs(seeds: Sequence[int]) -> list[Job]:
+    """Every training, seed by seed."""
+    return [job(method, size, seed) for seed in seeds for size in SIZES for method in METHODS]
 
 
-def results() -> dict[tuple[str, str], list[Record]]:
+def results(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
     """(method, size) → records, one a seed."""
     places = {(job(m, z, 0).recipe, frozenset(job(m, z, 0).set)): (m, z)
               for m in METHODS for z in SIZES}  # fmt: skip
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in load_records(ROOT / "results"):
+    for record in records:
         place = places.get((record.job.recipe, frozenset(record.job.set)))
         if place is not None:
             found.setdefault(place, []).append(record)
@@ -96,12 +85,8 @@ def cell(records: list[Record], key: str, times: float, shape: str) -> str:
     return f"{mean} ± {spread:.2f}" if key == "eval/top1_percent" and spread else mean
 
 
-def show() -> int:
-    """Print the table and write it beside the records."""
-    found = results()
-    if not found:
-        print("no records of this study yet; run it first (studies/early.py run)")
-        return 2
+def table(found: dict[tuple[str, str], list[Record]]) -> str:
+    """What each method at each size gave and cost, as Markdown."""
     lines = [f"| size | method | seeds | {' | '.join(COLUMNS)} |"]
     lines += ["|---|---|--:|" + "--:|" * len(COLUMNS)]
     for size in SIZES:
@@ -110,29 +95,20 @@ def show() -> int:
             cells = [cell(records, *column) for column in COLUMNS.values()] if records else []
             told = cells or ["not run"] * len(COLUMNS)
             lines.append(f"| {size} | {method} | {len(records)} | {' | '.join(told)} |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "README.md").write_text(
+    return "\n".join(lines) + "\n"
+
+
+def show(records: list[Record], folder: Path) -> str | None:
+    """The page of the study; it has no plot."""
+    found = results(records)
+    if not found:
+        return None
+    return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"
         " the paper); mean ± standard error over seeds; from records in `results/other`, by"
-        " `studies/early.py show`.\n\n" + text
+        " `studies/early.py show`.\n\n" + table(found)
     )
-    return 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_it = commands.add_parser("run")
-    run_it.add_argument("--data", type=Path, help="folder of CIFAR-10 (default: data/cifar10)")
-    run_it.add_argument("--seeds", type=int, nargs="+", default=[0])
-    run_it.add_argument("--jobs", type=int, default=1)
-    run_it.add_argument("--set", action="append", default=[])
-    commands.add_parser("show")
-    asked = parser.parse_args()
-    return run(asked) if asked.command == "run" else show()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(Study(__doc__, "bep/short", jobs, show)))

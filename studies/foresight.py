@@ -1,22 +1,22 @@
 """The thesis's section 4.2.3 for real: 14 strategies × 7 compression ratios on the MNIST CNN.
 
-python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2] [--set key=value …]
+python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2]
 python studies/foresight.py show    # table and plots, into results/foresight/mnist_cnn
 
 `run` goes on where it stopped and runs nothing twice.
 """
 
-import argparse
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from reporting.launch import Places, missing, run_here, run_jobs
-from reporting.records import Job, Record, load_records
+from reporting.records import Job, Record
+from reporting.study import Study, carry_out
 
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 LAYER = "pruning.scope=layer"
@@ -37,38 +37,24 @@ STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "OBD": ("obd", ()),
 }
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-FOLDER = "foresight/mnist_cnn"
+Found = dict[str, dict[int, list[Record]]]
 
 
-def job(strategy: str, ratio: int, seed: int, extra: tuple[str, ...] = ()) -> Job:
+def job(strategy: str, ratio: int, seed: int) -> Job:
     """One training of the study; ratio 1 is the dense network, which is the same for all."""
     if ratio == 1:
-        return Job(None, "recipes/base/mnist/mnist_cnn.yaml", (), extra, seed)
+        return Job(None, "recipes/base/mnist/mnist_cnn.yaml", seed=seed)
     name, settings = STRATEGIES[strategy]
     settings = (*settings, f"pruning.compression_ratio={ratio}")
-    return Job(None, f"recipes/foresight/{name}.yaml", settings, extra, seed)
+    return Job(None, f"recipes/foresight/{name}.yaml", settings, seed=seed)
 
 
-def jobs(seeds: list[int], extra: tuple[str, ...]) -> list[Job]:
-    """Every training, small ratios first, the dense network once a seed."""
-    every = [job(s, r, seed, extra) for seed in seeds for r in RATIOS for s in STRATEGIES]
-    return list(dict.fromkeys(every))
+def jobs(seeds: Sequence[int]) -> list[Job]:
+    """Every training, small ratios first; the dense network of a seed is the same for all."""
+    return [job(strategy, r, seed) for seed in seeds for r in RATIOS for strategy in STRATEGIES]
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Run what is missing and collect each record as it ends."""
-    here = ["log.tracker=none", *([f"data.path={asked.data.resolve()}"] if asked.data else [])]
-    places = Places(ROOT, ROOT / "runs" / "foresight", ROOT / "results", local=tuple(here))
-    left = missing(jobs(asked.seeds, tuple(asked.set)), places)
-    print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
-    failed = 0
-    for one, status in run_jobs(left, places, run_here, asked.jobs):
-        failed += bool(status)
-        print(f"{one.name} seed {one.seed}: exit status {status}", flush=True)
-    return int(failed > 0)
-
-
-def results() -> dict[str, dict[int, list[Record]]]:
+def results(records: list[Record]) -> Found:
     """Strategy → ratio → records, the dense network standing for every strategy at ratio 1."""
     places = {
         (one.recipe, frozenset(one.set)): (strategy, ratio)
@@ -77,8 +63,8 @@ def results() -> dict[str, dict[int, list[Record]]]:
         for one in [job(strategy, ratio, 0)]
     }
     dense = (job("", 1, 0).recipe, frozenset())
-    found: dict[str, dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for record in load_records(ROOT / "results"):
+    found: Found = defaultdict(lambda: defaultdict(list))
+    for record in records:
         key = (record.job.recipe, frozenset((*record.job.set, *record.job.extra)))
         if key == dense:
             for strategy in STRATEGIES:
@@ -99,9 +85,8 @@ def compression_error(records: list[Record], ratio: int) -> float:
     return (ratio - got) / ratio
 
 
-def table() -> str:
+def table(found: Found) -> str:
     """Test accuracy (%) by strategy and compression ratio, as Markdown."""
-    found = results()
     heads = [*(f"{r}×" for r in RATIOS), "worst compression error"]
     lines = [f"| strategy | {' | '.join(heads)} |"]
     lines += ["|---|" + "--:|" * (len(RATIOS) + 1)]
@@ -114,14 +99,13 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(path: Path) -> None:
+def draw(found: Found, path: Path) -> None:
     """Accuracy against compression, and the compression error, one line a strategy."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = results()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(3, 2))
     for index, strategy in enumerate(STRATEGIES):
         of = {r: found[strategy][r] for r in RATIOS if found[strategy][r]}
@@ -145,35 +129,20 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def show() -> int:
-    """Print the table and write it and the plots beside the records."""
-    folder = ROOT / "results" / FOLDER
-    text = table()
-    print(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(
+def show(records: list[Record], folder: Path) -> str | None:
+    """The page of the study; draws its plots into the folder."""
+    found = results(records)
+    if not found:
+        return None
+    draw(found, folder / "compression.png")
+    return (
         "# MNIST CNN: accuracy against compression\n\nTest accuracy in %, 5 epochs, learning rate"
-        " 1e-4 (thesis, section 4.2.3); from the records in this folder by"
+        " 1e-4 (thesis, section 4.2.3); from records in `results/other`, by"
         " `studies/foresight.py show`.\n\n"
-        + text
+        + table(found)
         + "\n![accuracy against compression, and compression error](compression.png)\n"
     )
-    draw(folder / "compression.png")
-    return 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_it = commands.add_parser("run")
-    run_it.add_argument("--data", type=Path, help="folder of MNIST (default: data/mnist)")
-    run_it.add_argument("--seeds", type=int, nargs="+", default=[0])
-    run_it.add_argument("--jobs", type=int, default=1)
-    run_it.add_argument("--set", action="append", default=[])
-    commands.add_parser("show")
-    asked = parser.parse_args()
-    return run(asked) if asked.command == "run" else show()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(Study(__doc__, "foresight/mnist_cnn", jobs, show)))

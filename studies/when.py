@@ -1,6 +1,6 @@
 """PaT's figure 3 at the digits' scale: accuracy against the pruning epoch, EPI's choice marked.
 
-python studies/when.py run [--seeds 0 1 2] [--jobs 2] [--set key=value …]
+python studies/when.py run [--seeds 0 1 2] [--jobs 2]
 python studies/when.py show    # table and plot, into results/pat/digits
 
 Every pruning epoch, for prune-aware training and for the structural lottery ticket, and one run in
@@ -8,7 +8,6 @@ which EPI chooses. The best epoch is chosen on a validation split, accuracies ar
 `run` goes on where it stopped and runs nothing twice.
 """
 
-import argparse
 import statistics
 import sys
 from collections import defaultdict
@@ -19,8 +18,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from reporting.launch import Places, missing, run_here, run_jobs
-from reporting.records import Job, Record, load_records
+from reporting.records import Job, Record
+from reporting.study import Study, carry_out
 
 RATIOS = (0.5, 0.8)
 EPOCHS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32)  # of 40
@@ -34,7 +33,7 @@ DIGITS = (
 )
 KINDS = {"PaT": "fixed_epoch", "lottery ticket": "lottery_ticket", "EPI": "epi"}
 COLOURS = {"PaT": "#009E73", "lottery ticket": "#777777", "EPI": "#D55E00"}
-FOLDER = "pat/digits"
+QUIET = ("log.tracker=none", "log.every=10ep", "checkpoint.every=40ep")
 
 
 class Point(NamedTuple):
@@ -49,48 +48,30 @@ class Point(NamedTuple):
 Points = dict[Point, Record]
 
 
-def job(kind: str, ratio: float, epoch: int, seed: int, extra: tuple[str, ...] = ()) -> Job:
+def job(kind: str, ratio: float, epoch: int, seed: int) -> Job:
     """One training of the study; `epoch` is not read where EPI chooses."""
     start = () if kind == "EPI" else (f"pruning.schedule.start={epoch}ep",)
     settings = (*DIGITS, f"pruning.channels={ratio:g}", *start)
-    return Job(None, f"recipes/pat/{KINDS[kind]}.yaml", settings, extra, seed)
+    return Job(None, f"recipes/pat/{KINDS[kind]}.yaml", settings, seed=seed)
 
 
-def jobs(seeds: Sequence[int], epochs: Sequence[int], extra: tuple[str, ...]) -> list[Job]:
+def jobs(seeds: Sequence[int]) -> list[Job]:
     """Every training, seed by seed."""
-    every = [job(kind, ratio, epoch, seed, extra) for seed in seeds for ratio in RATIOS
-             for epoch in epochs for kind in KINDS]  # fmt: skip
-    return list(dict.fromkeys(every))
-
-
-def run(asked: argparse.Namespace) -> int:
-    """Run what is missing and collect each record as it ends."""
-    places = Places(ROOT, ROOT / "runs" / "when", ROOT / "results")
-    quiet = ("log.tracker=none", "log.every=10ep", "checkpoint.every=40ep")
-    left = missing(jobs(asked.seeds, asked.epochs, (*quiet, *asked.set)), places)
-    print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
-    failed = 0
-    for one, status in run_jobs(left, places, run_here, asked.jobs):
-        failed += bool(status)
-        print(f"{one.name}: exit status {status}", flush=True)
-    return int(failed > 0)
+    return [job(kind, ratio, epoch, seed) for seed in seeds for ratio in RATIOS
+            for epoch in EPOCHS for kind in KINDS]  # fmt: skip
 
 
 def results(records: Sequence[Record]) -> Points:
-    """The study's records among all, by what they were; of two experiments the longer one."""
+    """The study's records among all, by what they were."""
     known = {(job(k, r, e, 0).recipe, frozenset(job(k, r, e, 0).set)): (k, r, e)
-             for k in KINDS for r in RATIOS for e in range(200)}  # fmt: skip
+             for k in KINDS for r in RATIOS for e in EPOCHS}  # fmt: skip
     found: Points = {}
     for record in records:
         place = known.get((record.job.recipe, frozenset(record.job.set)))
-        if place is None:
-            continue
-        kind, ratio, epoch = place
-        epoch = int(record.summary["derived/first_pruning_epoch"]) if kind == "EPI" else epoch
-        point = Point(kind, ratio, epoch, record.job.seed)
-        other = found.get(point)
-        if other is None or record.summary["run/epochs"] > other.summary["run/epochs"]:
-            found[point] = record
+        if place is not None:
+            kind, ratio, epoch = place
+            epoch = int(record.summary["derived/first_pruning_epoch"]) if kind == "EPI" else epoch
+            found[Point(kind, ratio, epoch, record.job.seed)] = record
     return found
 
 
@@ -228,41 +209,22 @@ def draw(found: Points, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def show(records: Sequence[Record], folder: Path) -> int:
-    """Print the tables and write them and the plot beside the records."""
+def show(records: Sequence[Record], folder: Path) -> str | None:
+    """The page of the study; draws its plot into the folder."""
     found = results(records)
     if {p.kind for p in found} != set(KINDS):
-        print("no records of this study yet; run it first (studies/when.py run)")
-        return 2
-    text = f"{grid_table(found)}\nTest accuracy minus the best epoch's, points:\n\n"
-    text += policy_table(found)
-    print(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(
+        return None
+    draw(found, folder / "epochs.png")
+    return (
         "# Digits: accuracy against pruning epoch\n\nPaT's figure 3 (arXiv:2110.12007) on 8×8"
         " digits with a small CNN; test accuracy in %, mean ± standard error over seeds;"
         " from records in `results/other`, by `studies/when.py show`.\n\n"
-        + text
+        + grid_table(found)
+        + "\nTest accuracy minus the best epoch's, points:\n\n"
+        + policy_table(found)
         + "\n![accuracy against pruning epoch](epochs.png)\n"
     )
-    draw(found, folder / "epochs.png")
-    return 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_it = commands.add_parser("run")
-    run_it.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    run_it.add_argument("--epochs", type=int, nargs="+", default=list(EPOCHS))
-    run_it.add_argument("--jobs", type=int, default=1)
-    run_it.add_argument("--set", action="append", default=[])
-    commands.add_parser("show")
-    asked = parser.parse_args()
-    if asked.command == "run":
-        return run(asked)
-    return show(load_records(ROOT / "results"), ROOT / "results" / FOLDER)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(Study(__doc__, "pat/digits", jobs, show, seeds=(0, 1, 2), local=QUIET)))
