@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -45,7 +46,7 @@ LIMITS = (-0.1, 0.4)  # of the paper's scatter plots
 
 
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────
-def curve(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: object) -> None:
+def curve(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
     """Mean and 80 % interval over seeds of y against x."""
     mean, half = interval(rows.pivot_table(index=x, columns="seed", values=y))
     line = axes.plot(mean.index, mean, lw=1, **style)[0]
@@ -62,6 +63,11 @@ def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
             if not part.empty:
                 name = f"{'bp_' if propagated else ''}{score}"
                 curve(axes, part, x, y, color=colour, ls="-" if propagated else "--", label=name)
+
+
+def of_level(pairs: pd.DataFrame, level: str, name: str) -> pd.DataFrame:
+    """The measurements of one data set, or of one choice of layers."""
+    return pairs[pairs.index.get_level_values(level) == name]
 
 
 def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
@@ -111,7 +117,7 @@ def figure_3(table: pd.DataFrame) -> Figure:
     names = sorted(pairs.index.get_level_values("data").unique())
     figure, plots = canvas(len(names), "Figure 3")
     for axes, name in zip(plots, names, strict=True):
-        scatter(axes, pairs.xs(name, level="data"), name)
+        scatter(axes, of_level(pairs, "data", name), name)
     plots[0].legend(fontsize=6, markerscale=2)
     return figure
 
@@ -150,10 +156,10 @@ def figure_5(table: pd.DataFrame) -> Figure:
     penalties = one_shot(table)
     shares = profile(penalties, np.linspace(0, 1, 101))
     figure, (axes,) = canvas(1, f"Figure 5: {len(penalties)} measurements")
-    for method in sorted(shares, key=lambda m: -shares[m].mean()):
+    for method in map(str, shares.mean().sort_values(ascending=False).index):
         score = method.removeprefix("bp_")
-        style = {"color": COLOURS[score], "ls": "--" if method == score else "-"}
-        axes.plot(shares.index, shares[method], lw=1, label=method, **style)
+        dashes = "--" if method == score else "-"
+        axes.plot(shares.index, shares[method], color=COLOURS[score], ls=dashes, lw=1, label=method)
     axes.set(xlabel="τ", ylabel="share within the threshold")
     axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
@@ -205,7 +211,7 @@ def figure_8(table: pd.DataFrame) -> Figure:
     names = sorted(pairs.index.get_level_values("layers").unique())
     figure, plots = canvas(len(names), "Figure 8")
     for axes, name in zip(plots, names, strict=True):
-        scatter(axes, pairs.xs(name, level="layers"), name)
+        scatter(axes, of_level(pairs, "layers", name), name)
     return figure
 
 

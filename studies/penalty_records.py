@@ -54,8 +54,8 @@ def label(amount: str) -> str:
 def interval(values: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     """Mean over columns (seeds) and half the width of its 80 % interval; NaN for one seed."""
     n = values.notna().sum(axis=1)
-    half = student.ppf(0.9, n - 1) * values.std(axis=1) / np.sqrt(n)
-    return values.mean(axis=1), half
+    quantile = pd.Series(student.ppf(0.9, n - 1), n.index)
+    return values.mean(axis=1), quantile * values.std(axis=1) / np.sqrt(n)
 
 
 def halves(table: pd.DataFrame, *, second: bool) -> pd.DataFrame:

@@ -1,12 +1,11 @@
 """What tests that run train.py share: small recipes, launching, and comparing run folders."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from training.log import read, steady
+from training.log import read
 
 ROOT = Path(__file__).parent.parent
 DIGITS = "recipes/base/digits/digits_cnn.yaml"
@@ -18,18 +17,18 @@ SYNTHETIC = (
     "training.optimizer.lr=0.02",
     "training.precision=fp64",
 )
+TINY = (
+    "training.duration=9ep",  # of two steps
+    "training.batch_size=280",
+    "data.validation=60%",
+    "model.options.width=0.5",
+    "checkpoint.every=5it",
+    "evaluation.every=9ep",
+)
 
 
 class Crash(BaseException):
     """Stands for a power cut: nothing may catch it."""
-
-
-def outcome(folder: Path):
-    summary = steady(json.loads((folder / "summary.json").read_text()))
-    log = [steady(record) for record in read(folder / "log.jsonl")]
-    for record in (summary, *log):
-        record.pop("run/name", None)
-    return (folder / "model.safetensors").read_bytes(), log, summary
 
 
 def losses(folder: Path) -> list[float]:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import models
+from benchmarks.kill import outcome
 from models.axes import axes
 from pruning.bayesian import final_sizes
 from pruning.budget import Ask
@@ -16,7 +17,7 @@ from pruning.criteria import CRITERIA
 from pruning.saliency import History, Taps
 from pruning.scope import floors
 from pruning.sizes import Sizes, positions
-from tests.runs import DIGITS, SYNTHETIC, launch, losses, outcome
+from tests.runs import DIGITS, SYNTHETIC, launch, losses
 from training.log import read
 
 SMALL = (

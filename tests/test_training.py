@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from tests.runs import DIGITS, ROOT, SYNTHETIC, launch, losses, outcome
+from benchmarks.kill import outcome
+from tests.runs import DIGITS, ROOT, SYNTHETIC, launch, losses
 from training import checkpoint, loop
 from training.log import read
 

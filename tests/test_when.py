@@ -1,27 +1,20 @@
-"""When to prune: triggers, waiting, rewinding, ticks; every recipe of these methods on digits."""
+"""When to prune: triggers, waiting, rewinding, ticks; EarlyCroP's metrics."""
 
-import gc
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import models
 from pruning.config import PruningConfig
 from pruning.pruner import Pruner, plan_events
 from reporting.claims import find_claims
-from tests.runs import DIGITS, ROOT, outcome
+from tests.runs import DIGITS, ROOT, TINY
 from tests.test_pruner import CHANNEL, STEPS, Training, network, recipe
 from training import loop
 from training.cost import Totals
 from training.earlycrop_metrics import earlycrop_metrics
-from training.log import read
 from training.lr import factor
 from training.recipe import load
 
@@ -269,165 +262,6 @@ def test_metrics_count_as_the_published_code():
     assert of_small["cost/earlycrop_memory_allocated_bytes"] is None
     stored = sum(t.numel() * t.element_size() for t in shrunk.model.state_dict().values())
     assert of_small["model/stored_bytes"] == stored < 4 * everything
-
-
-# ── every recipe, on digits ──────────────────────────────────────────────────────────────────────
-TINY = (
-    "training.duration=9ep",  # of two steps
-    "training.batch_size=280",
-    "data.validation=60%",
-    "model.options.width=0.5",
-    "checkpoint.every=5it",
-    "evaluation.every=9ep",
-)
-ALGORITHM_1 = (
-    "pruning.schedule.wait=1it",
-    "pruning.schedule.every=1it",
-    "pruning.schedule.rounds=2",
-)
-FIRES = "pruning.schedule.trigger={name: epi, r: 1, tau: 0.0}"
-EARLY = "pruning.schedule.latest=4ep"
-FEW = "pruning.calibration={batches: 2, batch_size: 60}"
-METHODS: dict[str, tuple[str, ...]] = {
-    "pat/epi": (*ALGORITHM_1, FIRES),
-    "pat/fixed_epoch": (*ALGORITHM_1, "pruning.schedule.start=2ep"),
-    "pat/random_epoch": (*ALGORITHM_1, "pruning.schedule.trigger.last=4"),
-    "pat/lottery_ticket": (*ALGORITHM_1, "pruning.schedule.start=1ep"),
-    "pat/latency": (*ALGORITHM_1, EARLY, "pruning.importance.per=macs"),
-    "pat/train_prune_finetune": (),
-    "pat/gpwp": (
-        "pruning.schedule={start: 2ep, every: 1ep, rounds: 3, curve: linear}",
-        "training.lr_schedule.milestones=[3ep, 6ep]",
-        FEW,
-    ),
-    "pat/prune_train": (
-        "pruning.schedule={start: 2ep, every: 2ep, rounds: 3}",
-        "pruning.selection.value=0.18",
-        "pruning.penalty.ratio=0.5",
-    ),
-    "earlycrop/earlycrop_u": (EARLY, FEW, "training.lr_schedule.curve=one_cycle"),
-    "earlycrop/earlycrop_s": (EARLY, FEW, ),
-    "earlycrop/early_bird": (EARLY, "pruning.schedule.trigger={name: mask_distance, previous: 2}"),
-    "earlycrop/gate_decorators": (
-        "pruning.tick=2it",
-        "pruning.schedule={start: 4it, every: 5it, rounds: 3, curve: linear}",
-    ),
-    "earlycrop/efficient_conv_nets": ("pruning.schedule.start=5ep",),
-    "earlycrop/ltr": (
-        "pruning.schedule={start: 3ep, rounds: 3, curve: halving}",
-        "pruning.rewind=1ep",
-    ),
-    "methods/gmp": ("pruning.schedule.rounds=4", "pruning.sparsity=90%"),
-    "methods/rigl": ("pruning.schedule.every=4it", FEW),
-    "methods/slimming": (),
-    "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
-    "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects():
-    """Each segment ends with a collection of garbage, slow over all that pytest has imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-BASE = "extends=../base/digits/digits_cnn.yaml"
-
-
-# Averages, measured times, ticks, rewinding.
-TWO_RANKS = (
-    ("pat", "epi"),
-    ("pat", "latency"),
-    ("earlycrop", "gate_decorators"),
-    ("earlycrop", "ltr"),
-)
-# Whose events are another method's, for which a crash is tried.
-LIKE = {
-    "pat/fixed_epoch": "pat/epi",
-    "pat/random_epoch": "pat/epi",
-    "pat/gpwp": "earlycrop/efficient_conv_nets",
-    "methods/gmp": "methods/rigl",
-    "methods/slimming": "pat/train_prune_finetune",
-    "methods/lottery_ticket": "earlycrop/ltr",
-    "methods/train_prune_finetune": "earlycrop/efficient_conv_nets",
-}
-
-
-def words(method: str) -> tuple[str, ...]:
-    """The recipe on the digits' network, in a few steps."""
-    return (BASE, *TINY, *METHODS[method])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, method: str):
-    path = f"recipes/{method}.yaml"
-    status, whole = run_recipe(path, *words(method), folder="whole")
-    assert status == 0
-    events = [r for r in read(whole / "log.jsonl") if "prune/hash" in r and "eval/loss" not in r]
-    last = events[-1]
-    assert last["prune/rounds_done"] == last["prune/rounds"]
-    units = sum(layer["of"] for layer in last["prune/layers"].values())
-    if last["prune/asked"] is None:
-        assert 0 < last["prune/got"] < 1
-    else:
-        rounded = len(last["prune/layers"]) if "scope: layer" in (ROOT / path).read_text() else 1
-        assert 0 <= last["prune/got"] - last["prune/asked"] < rounded / units
-    if method in LIKE:
-        return
-    cut_at = (events[0] if len(events) == 1 else events[1])["step"]
-    crash(*words(method), step=cut_at, recipe=path)
-    status, cut = run_recipe(path, *words(method), folder="cut", resume=True)
-    assert status == 0
-    assert outcome(cut) == outcome(whole)
-
-
-def test_two_ranks_prune_as_one(run_recipe, tmp_path):
-    """What two processes keep, several methods in one launch, is what one process keeps."""
-    alike = ("training.precision=fp64", "training.sync_batchnorm=on")
-    asked = {f"{paper}/{m}": [*words(f"{paper}/{m}"), *alike] for paper, m in TWO_RANKS}
-    asked["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "tests/several_runs.py", str(tmp_path), json.dumps(asked)],
-        cwd=ROOT,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for method, settings in asked.items():
-        two = summary(tmp_path / method.replace("/", "-"))
-        assert two["run/processes"] == 2
-        assert two["prune/rounds_done"] == two["prune/rounds"]
-        if method == "pat/latency":
-            continue
-        _, one = run_recipe(f"recipes/{method}.yaml", *settings, folder=f"one-{method[-9:]}")
-        for key in ("prune/hash", "prune/layers", "model/macs", "run/steps", "model/sparsity"):
-            assert two[key] == summary(one)[key], method
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
-
-
-def test_the_best_on_validation_is_of_the_pruned_network(run_recipe):
-    settings = (
-        *words("earlycrop/efficient_conv_nets"),
-        "evaluation.every=1ep",
-    )
-    _, folder = run_recipe("recipes/earlycrop/efficient_conv_nets.yaml", *settings)
-    found = summary(folder)
-    log = read(folder / "log.jsonl")
-    at = next(r["step"] for r in log if "prune/hash" in r)
-    after = [r for r in log if "validation/top1_percent" in r and r["step"] > at]
-    best = max(after, key=lambda r: r["validation/top1_percent"])
-    assert found["best/validation_top1_percent"] == best["validation/top1_percent"]
-    assert found["best/step"] == best["step"]
-    best_model = load_file(folder / "model.best.safetensors")
-    last = load_file(folder / "model.safetensors")
-    assert {n: t.shape for n, t in best_model.items()} == {n: t.shape for n, t in last.items()}
 
 
 def test_every_claim_of_these_papers_is_a_whole_recipe():

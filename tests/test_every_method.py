@@ -1,0 +1,116 @@
+"""Every method that prunes during or after training, end to end on the digits."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from benchmarks.every_method import METHODS, got_what_was_asked
+from benchmarks.kill import outcome
+from tests.runs import ROOT, TINY
+from training.log import read
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_objects():
+    """Each segment ends with a collection of garbage, slow over all that pytest has imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+BASE = "extends=../base/digits/digits_cnn.yaml"
+
+
+# Averages, measured times, ticks, rewinding.
+TWO_RANKS = (
+    ("pat", "epi"),
+    ("pat", "latency"),
+    ("earlycrop", "gate_decorators"),
+    ("earlycrop", "ltr"),
+)
+# Whose events are another method's, for which a crash is tried.
+LIKE = {
+    "pat/fixed_epoch": "pat/epi",
+    "pat/random_epoch": "pat/epi",
+    "pat/gpwp": "earlycrop/efficient_conv_nets",
+    "methods/gmp": "methods/rigl",
+    "methods/slimming": "pat/train_prune_finetune",
+    "methods/lottery_ticket": "earlycrop/ltr",
+    "methods/train_prune_finetune": "earlycrop/efficient_conv_nets",
+}
+
+
+def words(method: str) -> tuple[str, ...]:
+    """The recipe on the digits' network, in a few steps."""
+    return (BASE, *TINY, *METHODS[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, method: str):
+    path = f"recipes/{method}.yaml"
+    status, whole = run_recipe(path, *words(method), folder="whole")
+    assert status == 0
+    events = [r for r in read(whole / "log.jsonl") if "prune/hash" in r and "eval/loss" not in r]
+    last = events[-1]
+    assert last["prune/rounds_done"] == last["prune/rounds"]
+    assert got_what_was_asked(path, last), (last["prune/asked"], last["prune/got"])
+    if method in LIKE:
+        return
+    cut_at = (events[0] if len(events) == 1 else events[1])["step"]
+    crash(*words(method), step=cut_at, recipe=path)
+    status, cut = run_recipe(path, *words(method), folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+def test_two_ranks_prune_as_one(run_recipe, tmp_path):
+    """What two processes keep, several methods in one launch, is what one process keeps."""
+    alike = ("training.precision=fp64", "training.sync_batchnorm=on")
+    asked = {f"{paper}/{m}": [*words(f"{paper}/{m}"), *alike] for paper, m in TWO_RANKS}
+    asked["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "tests/several_runs.py", str(tmp_path), json.dumps(asked)],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for method, settings in asked.items():
+        two = summary(tmp_path / method.replace("/", "-"))
+        assert two["run/processes"] == 2
+        assert two["prune/rounds_done"] == two["prune/rounds"]
+        if method == "pat/latency":
+            continue
+        _, one = run_recipe(f"recipes/{method}.yaml", *settings, folder=f"one-{method[-9:]}")
+        for key in ("prune/hash", "prune/layers", "model/macs", "run/steps", "model/sparsity"):
+            assert two[key] == summary(one)[key], method
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_the_best_on_validation_is_of_the_pruned_network(run_recipe):
+    settings = (
+        *words("earlycrop/efficient_conv_nets"),
+        "evaluation.every=1ep",
+    )
+    _, folder = run_recipe("recipes/earlycrop/efficient_conv_nets.yaml", *settings)
+    found = summary(folder)
+    log = read(folder / "log.jsonl")
+    at = next(r["step"] for r in log if "prune/hash" in r)
+    after = [r for r in log if "validation/top1_percent" in r and r["step"] > at]
+    best = max(after, key=lambda r: r["validation/top1_percent"])
+    assert found["best/validation_top1_percent"] == best["validation/top1_percent"]
+    assert found["best/step"] == best["step"]
+    best_model = load_file(folder / "model.best.safetensors")
+    last = load_file(folder / "model.safetensors")
+    assert {n: t.shape for n, t in best_model.items()} == {n: t.shape for n, t in last.items()}
