@@ -98,11 +98,10 @@ def collect(
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
     summary = json.loads((folder / "summary.json").read_text())
     environment = _environment(folder / "environment.json")
-    told = history(folder / "log.jsonl")
     record = Record(
         job=job or _job_of(summary, environment, claims),
-        summary=derived(summary, told) | summary,
-        history=told,
+        summary=summary,
+        history=history(folder / "log.jsonl"),
         environment=environment,
         weights=weights,
     )

@@ -6,7 +6,9 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 import train
+from reporting.records import Job, collect
 from tests.runs import DIGITS, Crash
+from tests.synthetic_runs import CLAIMS, ROW, make_recipe, make_run
 from training import loop
 
 ROOT = Path(__file__).parent.parent
@@ -54,3 +56,14 @@ def crash(run_recipe, monkeypatch):
                 run_recipe(recipe, *settings, folder="cut")
 
     return run
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A made-up checkout: one recipe with two claims, and three seeds of its first row."""
+    make_recipe(tmp_path / "recipes", "bep/a", CLAIMS)
+    for seed, accuracy in enumerate((69.0, 70.0, 71.0)):
+        job = Job(f"bep/3/{ROW}", "recipes/bep/a.yaml", seed=seed)
+        folder = make_run(tmp_path / "runs" / job.name, seed=seed, eval__top1_percent=accuracy)
+        collect(folder, tmp_path / "results", job)
+    return tmp_path

@@ -3,6 +3,12 @@
 import json
 from pathlib import Path
 
+from reporting.records import derived, history
+
+ROW = "CIFAR-10,95K,BEP,1e-4"
+CLAIMS = f"""  - {{row: "bep/3/{ROW}"}}
+  - {{row: "bep/3/CIFAR-10,24K,BEP,1e-4", set: {{pruning.sparsity: 99%}}, columns: [val_acc]}}
+"""
 SUMMARY = {
     "run/device": "Synthetic Processor",
     "run/epochs": 150.0,
@@ -57,7 +63,6 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     folder.mkdir(parents=True)
     changed = {key.replace("__", "/"): value for key, value in changes.items()}
     summary = SUMMARY | {"run/seed": seed, "run/name": folder.name} | changed
-    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "environment.json").write_text(
         json.dumps({"python": "3.0", "commit": "c0ffee", "command": command, "cpu": "Synthetic"})
     )
@@ -75,8 +80,12 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
         {"step": 3, "images": 30 * images, **FORECAST},
         {"step": 4, "images": 150 * images, "validation/top1_percent": 69.0},
     ]
-    events.append({"step": 4, "prune/round": 2} | summary)  # as training closes its log
-    (folder / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    log = folder / "log.jsonl"
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    summary = derived(summary, history(log)) | summary
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with log.open("a") as stream:  # as training closes its log
+        stream.write(json.dumps({"step": 4, "prune/round": 2} | summary) + "\n")
     return folder
 
 

@@ -57,9 +57,8 @@ def test_a_resumed_offline_run_is_one_upload_of_every_step_once(run_recipe, cras
     runs = [r.run for r in stored if r.HasField("run")]
     run = runs[0]
     assert {r.run_id for r in runs} == {folder.name}
-    assert not any(
-        r.resume for r in runs
-    )  # or wandb sync would put its steps behind those of an earlier upload
+    # else wandb sync would put its steps behind those of an earlier upload
+    assert not any(r.resume for r in runs)
     steps = [r.history.step.num for r in stored if r.HasField("history")]
     assert steps == sorted({r["step"] for r in read(folder / "log.jsonl")})
     assert steps[-1] == 20

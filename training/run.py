@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 import models
 from models.axes import axes
-from models.count import bep_flops, bep_weight_flops, count, image_sizes
+from models.count import bep_flops, bep_weight_flops, count, image_sizes, weight_sparsity
 from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
 from training import checkpoint, state
@@ -102,7 +102,7 @@ class Run:
         self.model = build_model(recipe, self.data.info, self.device)
         self.dtype = next(self.model.parameters()).dtype
         self.dense = count(self.model, self.example_input)
-        self.image_sizes = image_sizes(self.model, self.example_input)
+        self.image_sizes: dict[str, int] = {}  # of the segment's network
         self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
         self.averager = build_averager(recipe, self.model)
         self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
@@ -339,13 +339,11 @@ class Run:
     def size(self) -> dict[str, Any]:
         """The network as it is now; sparsity is the removed part of the dense network's weights."""
         now = count(self.model, self.example_input)
-        dense = sum(layer.macs // layer.positions for layer in self.dense.layers.values())
-        nonzero = sum(int(self.model.get_submodule(n).weight.count_nonzero()) for n in now.layers)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         return {
             "model/params": now.params,
             "model/macs": now.macs,
             "model/activation_bytes": now.activation_bytes,
-            "model/sparsity": 1 - nonzero / dense,
+            "model/sparsity": weight_sparsity(self.model, self.dense_network),
             "model/theoretical_speedup": self.dense.macs / now.macs,
             "bep/inference_flops": bep_flops(self.model, self.example_input),
             "bep/inference_weight_flops": bep_weight_flops(self.model),
