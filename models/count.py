@@ -4,10 +4,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.pooling import _MaxPoolNd
+
+from models.modes import evaluating
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -74,15 +75,12 @@ def _outputs(model: nn.Module, example_input: Tensor, kinds) -> dict[str, int]:
 
         return hook
 
-    modes = [(module, module.training) for module in model.modules()]
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, evaluating(model):
         for name, module in model.named_modules():
             if isinstance(module, kinds):
                 handle = module.register_forward_hook(record(name))
                 stack.callback(handle.remove)
-        for module, training in modes:
-            stack.callback(setattr, module, "training", training)
-        model.eval()(example_input)
+        model(example_input)
     return values
 
 

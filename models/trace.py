@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from models.modes import evaluating
+
 Vectors = tuple[Tensor | None, ...]
 
 _MEETS = "meets values that are not channels"
@@ -135,19 +137,6 @@ class Trace(TorchDispatchMode):
 def same(a: Tensor | None, b: Tensor | None) -> bool:
     """Whether two vectors hold the same atoms."""
     return a is b or (a is not None and b is not None and torch.equal(a, b))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode is restored."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from models.channels import Axes
 from models.layers import initialise
+from models.modes import evaluating
 from pruning.mean_replacement import Batches, Keep, measure, propagate
-from pruning.reading import evaluating
 from pruning.whole_batch import WholeBatch
 
 Reduce = Callable[[Tensor], Tensor]

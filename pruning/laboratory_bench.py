@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.channels import Axes, masks
+from models.modes import evaluating
 from pruning.masks import Hold
 from pruning.mean_replacement import Batches, Keep, Measured, Padding, propagate, stand_ins
-from pruning.reading import Reading, evaluating, norms, reading
+from pruning.reading import Reading, norms, reading
 
 
 class Bench:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.modes import evaluating
+
 Array = np.ndarray
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -77,11 +79,8 @@ def _input_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[in
         shapes[names[module]] = tuple(inputs[0].shape[1:])
 
     handles = [module.register_forward_pre_hook(record) for module in names]
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.no_grad():
-        model.eval()(example_input)
-    for module, training in modes:
-        module.training = training
+    with evaluating(model):
+        model(example_input)
     for handle in handles:
         handle.remove()
     return shapes

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from models.bias_map import MappedConv2d, add_bias_map
 from models.channels import Axes
-from pruning.reading import Reading, evaluating, norms, readers, reading, writing
+from models.modes import evaluating
+from pruning.reading import Reading, norms, readers, reading, writing
 
 Keep = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from models.modes import evaluating
+
 if TYPE_CHECKING:
     from models.channels import Axes
 
@@ -75,19 +77,6 @@ def readers(model: nn.Module, axes: "Axes") -> dict[str, nn.Module]:
             )
         found[name] = module
     return found
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode is restored."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _column(module: nn.Module) -> int:

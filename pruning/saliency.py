@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from models.modes import evaluating
 from pruning.criteria.maps import Maps
-from pruning.reading import evaluating
 from pruning.watcher import Watcher
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.channels import Axes, shrink
+from models.modes import evaluating
 from pruning.budget import BudgetError, Keep, select_channels
 from pruning.channel_round import ChannelRound, Selection
 from pruning.compensation import bn_recalibrate
 from pruning.criteria import scoring
-from pruning.reading import evaluating
 from pruning.state import Batches, stream_seed
 from pruning.whole_batch import WholeBatch
 

@@ -19,7 +19,7 @@ from reporting.records import Job, Record
 from reporting.study import Study, carry_out
 
 SIZES = {"95K": "80%", "24K": "90%"}
-SHORT = "training.duration=8ep"
+SHORT = ("training.duration=8ep", "training.channels_last=true")  # the latter for a CPU's sake
 ROUNDS = ("pruning.schedule.start=2ep", "pruning.schedule.every=1ep")
 SMALL = (
     "extends=../base/cifar10/bep_small_cnn.yaml",
@@ -51,7 +51,7 @@ COLUMNS = {
 def job(method: str, size: str, seed: int) -> Job:
     """One training of the study."""
     recipe, settings = METHODS[method]
-    every = (SHORT, f"pruning.channels={SIZES[size]}", *settings)
+    every = (*SHORT, f"pruning.channels={SIZES[size]}", *settings)
     return Job(None, f"recipes/bep/{recipe}.yaml", every, seed=seed)
 
 

@@ -65,11 +65,6 @@ def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
                 curve(axes, part, x, y, color=colour, ls="-" if propagated else "--", label=name)
 
 
-def of_level(pairs: pd.DataFrame, level: str, name: str) -> pd.DataFrame:
-    """The measurements of one data set, or of one choice of layers."""
-    return pairs[pairs.index.get_level_values(level) == name]
-
-
 def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
     """Penalty with against without bias propagation; the share of points below the diagonal."""
     wins, cells = 0, 0
@@ -111,14 +106,21 @@ def figure_2(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _scatters(table: pd.DataFrame, level: str, title: str) -> Figure:
+    """A scatter plot of each data set, or of each choice of layers."""
+    pairs = one_shot(table)
+    of = pairs.index.get_level_values(level)
+    names = sorted(of.unique())
+    figure, plots = canvas(len(names), title)
+    for axes, name in zip(plots, names, strict=True):
+        scatter(axes, pairs[of == name], name)
+    return figure
+
+
 def figure_3(table: pd.DataFrame) -> Figure:
     """With against without bias propagation, every measurement, one plot per data set."""
-    pairs = one_shot(table)
-    names = sorted(pairs.index.get_level_values("data").unique())
-    figure, plots = canvas(len(names), "Figure 3")
-    for axes, name in zip(plots, names, strict=True):
-        scatter(axes, of_level(pairs, "data", name), name)
-    plots[0].legend(fontsize=6, markerscale=2)
+    figure = _scatters(table, "data", "Figure 3")
+    figure.axes[0].legend(fontsize=6, markerscale=2)
     return figure
 
 
@@ -207,12 +209,7 @@ def figure_7(table: pd.DataFrame) -> Figure:
 
 def figure_8(table: pd.DataFrame) -> Figure:
     """Figure 3 by the layers that were pruned."""
-    pairs = one_shot(table)
-    names = sorted(pairs.index.get_level_values("layers").unique())
-    figure, plots = canvas(len(names), "Figure 8")
-    for axes, name in zip(plots, names, strict=True):
-        scatter(axes, of_level(pairs, "layers", name), name)
-    return figure
+    return _scatters(table, "layers", "Figure 8")
 
 
 def figure_10(table: pd.DataFrame) -> Figure:

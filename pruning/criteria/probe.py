@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.modes import modes_kept
+
 Scores = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
 Reduce = Callable[[Tensor], Tensor]
@@ -40,12 +42,12 @@ def scoring(model: nn.Module, *, train: bool = False) -> Iterator[None]:
     Modes, `requires_grad`, buffers (BatchNorm statistics) and the random state come back;
     autocast is off, because second derivatives lose their sign in half precision.
     """
-    modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     device = wanted[0][0].device
     forked = [device] if device.type == "cuda" else []
     with (
+        modes_kept(model),
         torch.random.fork_rng(forked),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
@@ -55,8 +57,6 @@ def scoring(model: nn.Module, *, train: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             for parameter, requires_grad in wanted:
                 parameter.requires_grad_(requires_grad)
             with torch.no_grad():

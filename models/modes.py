@@ -1,0 +1,26 @@
+"""Training and evaluation mode, borrowed: every module gets its own back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever mode modules are put in, each has its own again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's mode is restored."""
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        yield
