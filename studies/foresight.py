@@ -106,7 +106,7 @@ def draw(found: Found, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), width_ratios=(3, 2))
     for index, strategy in enumerate(STRATEGIES):
         of = {r: found[strategy][r] for r in RATIOS if found[strategy][r]}
         style = {
@@ -123,8 +123,8 @@ def draw(found: Found, path: Path) -> None:
         axis.set_xlabel("compression ratio (whole network)")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
-    left.legend(ncols=2, fontsize=8)
-    figure.tight_layout()
+    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=7, fontsize=8)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
