@@ -48,11 +48,13 @@ def begun(recipe: Recipe, folder: Path) -> Run:
     return run
 
 
-def end_epoch(run: Run) -> None:
-    """What is due after the last step of an epoch, apart from the step."""
+def end_of_epoch(run: Run) -> float:
+    """Seconds of what is due after the last step of an epoch, without that step."""
+    run.progress.position = 0
+    advance(run, 1)  # there must be something to average
     run.progress.position = run.steps_per_epoch
     run.progress.work += 1
-    run.pruner.due(run)
+    return stopwatch(lambda: run.pruner.due(run))
 
 
 def compare(name: str, rounds: int, steps: int) -> None:
@@ -68,7 +70,7 @@ def compare(name: str, rounds: int, steps: int) -> None:
             for _ in range(rounds)
         ]
         each = watched.steps_per_epoch
-        ends = [stopwatch(lambda: end_epoch(watched)) for _ in range(3)]
+        ends = [end_of_epoch(watched) for _ in range(3)]
     ratios = sorted(a / b for a, b in pairs)
     step = statistics.median(b for _, b in pairs) / steps
     end = statistics.median(ends)
