@@ -43,6 +43,11 @@ class Job:
         return f"{table}/{slug}{'-' + digest if settings else ''}-seed{self.seed}"
 
     @property
+    def experiment(self) -> tuple[str, frozenset[str]]:
+        """Equal for jobs that differ in nothing but the seed, and in the order of settings."""
+        return self.recipe, frozenset((*self.set, *self.extra))
+
+    @property
     def settings(self) -> list[str]:
         """Everything that follows `--set`."""
         return [*self.set, *self.extra, f"seed={self.seed}"]

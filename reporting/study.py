@@ -62,7 +62,7 @@ def _show(study: Study, results: Path) -> int:
     if page is None:
         print("no records of this study yet; `run` makes them")
         return 2
-    print(page)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(page)
+    print(page)
     return 0

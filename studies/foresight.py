@@ -57,15 +57,14 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 def results(records: list[Record]) -> Found:
     """Strategy → ratio → records, the dense network standing for every strategy at ratio 1."""
     places = {
-        (one.recipe, frozenset(one.set)): (strategy, ratio)
+        job(strategy, ratio, 0).experiment: (strategy, ratio)
         for strategy in STRATEGIES
         for ratio in RATIOS[1:]
-        for one in [job(strategy, ratio, 0)]
     }
-    dense = (job("", 1, 0).recipe, frozenset())
+    dense = job("", 1, 0).experiment
     found: Found = defaultdict(lambda: defaultdict(list))
     for record in records:
-        key = (record.job.recipe, frozenset((*record.job.set, *record.job.extra)))
+        key = record.job.experiment
         if key == dense:
             for strategy in STRATEGIES:
                 found[strategy][1].append(record)

@@ -63,11 +63,11 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 
 def results(records: Sequence[Record]) -> Points:
     """The study's records among all, by what they were."""
-    known = {(job(k, r, e, 0).recipe, frozenset(job(k, r, e, 0).set)): (k, r, e)
-             for k in KINDS for r in RATIOS for e in EPOCHS}  # fmt: skip
+    places = [(kind, ratio, epoch) for kind in KINDS for ratio in RATIOS for epoch in EPOCHS]
+    known = {job(*place, 0).experiment: place for place in places}
     found: Points = {}
     for record in records:
-        place = known.get((record.job.recipe, frozenset(record.job.set)))
+        place = known.get(record.job.experiment)
         if place is not None:
             kind, ratio, epoch = place
             epoch = int(record.summary["derived/first_pruning_epoch"]) if kind == "EPI" else epoch

@@ -6,11 +6,14 @@ import re
 import pytest
 
 from reporting import study as of
+from reporting.claims import find_claims
 from reporting.launch import Places
 from reporting.records import Job, Record
 from reporting.study import Study, carry_out
 from studies import early, foresight, when
 from training.recipe import load
+
+CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "recipes")}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,7 @@ def test_every_training_of_a_study_is_a_recipe_and_has_a_name_of_its_own(study, 
     assert len(jobs) == len({job.name for job in jobs}) == trainings
     for job in jobs:
         load(of.ROOT / job.recipe, job.settings)
+        assert job.row is None or CLAIMED[job.row].set == job.set
 
 
 def test_a_study_runs_what_has_no_record_and_shows_what_it_has(tmp_path, monkeypatch, capsys):
