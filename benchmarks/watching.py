@@ -36,6 +36,10 @@ RESNET = "extends=../base/cifar10/resnet18.yaml"
 VGG = "extends=../base/cifar10/bep_vgg16.yaml"
 CASES = {
     "EPI, CIFAR ResNet-18": ("recipes/pat/epi.yaml", [RESNET]),
+    "EPI over all weights, CIFAR ResNet-18": (
+        "recipes/pat/epi.yaml",
+        [RESNET, "pruning.criterion=taylor"],
+    ),
     "BEP's buckets, small CNN": ("recipes/bep/bep.yaml", ["pruning.selection.protocol=buckets"]),
     "BEP's buckets, VGG-16": ("recipes/bep/bep.yaml", [VGG, "pruning.selection.protocol=buckets"]),
 }
@@ -46,6 +50,14 @@ def begun(recipe: Recipe, folder: Path) -> Run:
     run = Run(recipe, folder, make_accelerator(recipe, folder))
     run.begin_segment()
     return run
+
+
+def observing(run: Run) -> list[float]:
+    """The seconds that each step will spend on gathering scores; hooks in the model are no part."""
+    spent: list[float] = []
+    observe = run.pruner.observe
+    run.pruner.observe = lambda state: spent.append(stopwatch(lambda: observe(state)))
+    return spent
 
 
 def end_of_epoch(run: Run) -> float:
@@ -69,14 +81,15 @@ def compare(name: str, rounds: int, steps: int) -> None:
             (stopwatch(lambda: advance(watched, steps)), stopwatch(lambda: advance(plain, steps)))
             for _ in range(rounds)
         ]
-        each = watched.steps_per_epoch
+        each, gathering = watched.steps_per_epoch, observing(watched)
         ends = [end_of_epoch(watched) for _ in range(3)]
     ratios = sorted(a / b for a, b in pairs)
     step = statistics.median(b for _, b in pairs) / steps
-    end = statistics.median(ends)
+    end, gathered = statistics.median(ends), statistics.median(gathering)
     print(
         f"{name}: watched/plain step {statistics.median(ratios):.4f}"
         f" ({ratios[0]:.4f} … {ratios[-1]:.4f}), {rounds} rounds of {steps} steps of {step:.3f} s;"
+        f" gathering scores {100 * gathered / step:.3f} % of a step;"
         f" an epoch's end {end:.4f} s, {100 * end / (each * step):.4f} % of its {each} steps"
     )
 
