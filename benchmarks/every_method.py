@@ -2,7 +2,7 @@
 
 python benchmarks/every_method.py [--data data/cifar10] [--only earlycrop] [--epochs 9]
 
-On 1,250 training images with a small network, in float64: what is asked is got, a run killed (-9)
+On 640 training images with a small network, in float64: what is asked is got, a run killed (-9)
 at its first pruning and resumed is identical, and two processes end with the network of one. Runs
 are in runs/every_method; whole ones are not repeated.
 """
@@ -68,10 +68,10 @@ METHODS: dict[str, tuple[str, ...]] = {
 CIFAR = [
     "extends=../base/digits/digits_cnn.yaml",
     "data.name=cifar10",
-    "data.train_subset=1250",
+    "data.train_subset=640",
     "data.validation=1000",
     "model.options.width=0.5",
-    "training.batch_size=125",
+    "training.batch_size=64",
     "training.precision=fp64",
     "training.sync_batchnorm=on",
     "checkpoint.every=8it",

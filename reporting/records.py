@@ -131,9 +131,9 @@ def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     spent, images = summary.get("cost/forward_macs"), summary.get("run/images")
     if dense and spent and images:
         values["derived/training_macs_removed_percent"] = 100 * (1 - spent / (dense * images))
-    prunings, size = told["prunings"], summary.get("data/train_images")
-    if prunings and size:
-        values["derived/first_pruning_epoch"] = prunings[0]["images"] / size
+    prunings, steps = told["prunings"], summary.get("run/steps")
+    if prunings and steps:  # not images: an epoch may drop its last, smaller batch
+        values["derived/first_pruning_epoch"] = prunings[0]["step"] * summary["run/epochs"] / steps
     rates = [
         s["timed_images"] / s["timed_seconds"]
         for s in summary.get("cost/segments") or []

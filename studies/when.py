@@ -79,6 +79,11 @@ def test(record: Record) -> float:
     return record.summary["eval/top1_percent"]
 
 
+def fired(record: Record) -> bool:
+    """Whether EPI found the structure stable; else pruning began at the recipe's `latest`."""
+    return bool(record.history["watched"][-1]["trigger/fired"])
+
+
 def validation(record: Record) -> float:
     return record.history["accuracy"][-1][1]
 
@@ -129,7 +134,7 @@ def policies(found: Points, ratio: float) -> dict[str, dict[int, list[float]]]:
         for point, record in found.items():
             if point.kind == "PaT" and point.ratio == ratio and point.epoch in wanted:
                 made[name][point.seed].append(test(record))
-    of_epi = [(p.seed, test(r)) for p, r in found.items() if (p.kind, p.ratio) == ("EPI", ratio)]
+    of_epi = [(p.seed, test(r)) for p, r in found.items() if p[:2] == ("EPI", ratio)]
     return made | {"EPI": {seed: [accuracy] for seed, accuracy in of_epi}}
 
 
@@ -168,18 +173,19 @@ def policy_table(found: Points) -> str:
 
 def verdict(found: Points, ratio: float, gap: Sequence[float]) -> str:
     """Whether EPI's epoch is within twice the standard error of the best epoch, in words."""
-    at = ", ".join(str(p.epoch) for p in sorted(found) if (p.kind, p.ratio) == ("EPI", ratio))
+    of_epi = [(p.epoch, fired(found[p])) for p in sorted(found) if p[:2] == ("EPI", ratio)]
+    at = ", ".join(f"{e}" if by_itself else f"{e} (the latest allowed)" for e, by_itself in of_epi)
     mean, noise = statistics.fmean(gap), 2 * spread(gap)
     inside = "within the noise of" if abs(mean) <= noise else "outside the noise of"
     return (
-        f"{ratio:.0%} of channels: EPI chose epoch {at}; the best by validation is"
+        f"{ratio:.0%} of channels: EPI began at epoch {at}; the best by validation is"
         f" {best_epoch(found, ratio)}. Its accuracy is {inside} the best epoch's"
         f" ({mean:+.2f} points, twice the standard error of paired seeds {noise:.2f})."
     )
 
 
 def draw(found: Points, path: Path) -> None:
-    """Accuracy against pruning epoch, a panel a ratio; EPI's choice of each seed as a star."""
+    """Accuracy against pruning epoch, a panel a ratio; a star for each seed of EPI's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -193,12 +199,11 @@ def draw(found: Points, path: Path) -> None:
             means, errors = map(statistics.fmean, points.values()), map(spread, points.values())
             panel.errorbar(list(points), list(means), yerr=list(errors), marker=marker,
                            color=COLOURS[kind], capsize=2, label=kind)  # fmt: skip
-        chosen = [
-            (p.epoch, test(r)) for p, r in found.items() if (p.kind, p.ratio) == ("EPI", ratio)
-        ]
-        panel.plot(
-            *zip(*chosen, strict=True), "*", ms=13, color=COLOURS["EPI"], label="EPI's choice"
-        )
+        for alone, label, fill in ((True, "EPI's choice", "full"), (False, "EPI: latest", "none")):
+            chosen = [(p.epoch, test(r)) for p, r in found.items()
+                      if p[:2] == ("EPI", ratio) and fired(r) == alone]  # fmt: skip
+            places = zip(*chosen, strict=True) if chosen else ((), ())
+            panel.plot(*places, "*", ms=13, color=COLOURS["EPI"], fillstyle=fill, label=label)
         panel.set_title(f"{ratio:.0%} of channels removed")
         panel.set_xlabel("pruning epoch")
         panel.set_ylabel("test accuracy, %")

@@ -12,6 +12,7 @@ CLAIMS = f"""  - {{row: "bep/3/{ROW}"}}
 SUMMARY = {
     "run/device": "Synthetic Processor",
     "run/epochs": 150.0,
+    "run/steps": 3000,  # 20 an epoch
     "run/processes": 1,
     "recipe/hash": "0badc0de",
     "model/name": "synthetic_cnn",
@@ -68,24 +69,18 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     )
     images = 50_000
     events = [
-        {"step": 1, "images": images, "validation/top1_percent": 40.0},
-        {"step": 2, "images": 20 * images, "prune/round": 1, "epoch": 20.0, "model/sparsity": 0.9},
-        {
-            "step": 3,
-            "images": 30 * images,
-            "prune/round": 2,
-            "epoch": 30.0,
-            "model/sparsity": 0.962,
-        },
-        {"step": 3, "images": 30 * images, **FORECAST},
-        {"step": 4, "images": 150 * images, "validation/top1_percent": 69.0},
+        {"step": 20, "images": images, "validation/top1_percent": 40.0},
+        {"step": 400, "images": 20 * images, "prune/round": 1, "model/sparsity": 0.9},
+        {"step": 600, "images": 30 * images, "prune/round": 2, "model/sparsity": 0.962},
+        {"step": 600, "images": 30 * images, **FORECAST},
+        {"step": 3000, "images": 150 * images, "validation/top1_percent": 69.0},
     ]
     log = folder / "log.jsonl"
     log.write_text("".join(json.dumps(event) + "\n" for event in events))
     summary = derived(summary, history(log)) | summary
     (folder / "summary.json").write_text(json.dumps(summary))
     with log.open("a") as stream:  # as training closes its log
-        stream.write(json.dumps({"step": 4, "prune/round": 2} | summary) + "\n")
+        stream.write(json.dumps({"step": 3000, "prune/round": 2} | summary) + "\n")
     return folder
 
 

@@ -76,7 +76,7 @@ def grid(epi_epoch: int, epi: dict[int, float]) -> list[Record]:
                 "derived/first_pruning_epoch": float(epoch),
                 "run/epochs": 40,
             },
-            {"accuracy": [[1, validation]]},
+            {"accuracy": [[1, validation]], "watched": [{"trigger/fired": seed > 0}]},
         )
         for kind, epoch, seed, test, validation in made
     ]
@@ -100,7 +100,8 @@ def test_the_verdict_on_epi_is_a_matter_of_paired_noise(accuracies, word: str):
     found = when.results(grid(10, dict(enumerate(accuracies))))
     gap = when.against_best(found, 0.5, when.policies(found, 0.5)["EPI"])
     said = when.verdict(found, 0.5, gap)
-    assert "EPI chose epoch 10, 10, 10; the best by validation is 8" in said
+    began = "10 (the latest allowed), 10, 10"
+    assert f"EPI began at epoch {began}; the best by validation is 8" in said
     assert f"is {word} the noise of" in said
 
 
