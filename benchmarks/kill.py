@@ -57,11 +57,19 @@ def finish(folder: Path, words: list[str], resume: bool) -> None:
         raise SystemExit((folder.parent / f"{folder.name}.out").read_text()[-3000:])
 
 
-def kill_once(folder: Path, words: list[str], resume: bool, seconds: float, saving: bool) -> str:
-    """Start the run and kill every process of it; says where it was."""
-    process = start(folder, words, resume)
-    lines = len(read(folder / "log.jsonl"))
-    while process.poll() is None and len(read(folder / "log.jsonl")) <= lines:
+def kill(folder: Path, words: list[str], seconds: float, saving: bool) -> str:
+    """Start the run anew until it can be killed before its end; says where that was."""
+    while not kill_once(folder, words, seconds, saving):
+        shutil.rmtree(folder)
+        seconds *= 0.7  # it was faster than the run that set the time
+    done = read(folder / "log.jsonl")
+    return f"killed at step {done[-1]['step']}{' while saving' if saving else ''}"
+
+
+def kill_once(folder: Path, words: list[str], seconds: float, saving: bool) -> bool:
+    """Start the run and kill every process of it; whether it was not over yet."""
+    process = start(folder, words, resume=False)
+    while process.poll() is None and not read(folder / "log.jsonl"):
         time.sleep(0.005)
     time.sleep(seconds)
     until = time.time() + 5
@@ -71,9 +79,7 @@ def kill_once(folder: Path, words: list[str], resume: bool, seconds: float, savi
     alive = process.poll() is None
     kill_all(process.pid)
     process.wait()
-    done = read(folder / "log.jsonl")
-    at = f"step {done[-1]['step']}" if done else "before the first line"
-    return f"{'killed' if alive else 'was over'} at {at}{' while saving' if saving else ''}"
+    return alive
 
 
 def kill_all(pid: int) -> None:
@@ -130,7 +136,7 @@ def main() -> int:
         for number in range(asked.kills):
             folder = asked.folder / f"killed-{processes}-{number:02}"
             moment = chance.uniform(0, length)
-            told = kill_once(folder, words, False, moment, saving=number % 2 == 1)
+            told = kill(folder, words, moment, saving=number % 2 == 1)
             finish(folder, words, resume=True)
             fault = same(whole, folder)
             wrong, done = wrong + bool(fault), done + 1
