@@ -130,9 +130,10 @@ def faults(method: str, settings: list[str], folder: Path) -> list[str]:
         killed.result()
     of_two = run_whole(two, command(path, settings, 2))
     last = prunings(one)[-1]
-    asked, got = last["prune/asked"], last["prune/got"]
+    asked = "nothing" if last["prune/asked"] is None else f"{last['prune/asked']:.4g}"
     print(
-        f"{method}: asked {asked}, got {got:.4f} in {last['prune/rounds_done']} round(s),"
+        f"{method}: asked {asked}, got {last['prune/got']:.4f} in"
+        f" {last['prune/rounds_done']} round(s),"
         f" {summary['model/macs']:,} of {summary['dense/macs']:,} MACs,"
         f" test {summary['eval/top1_percent']:.2f} %",
         end="",

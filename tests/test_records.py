@@ -14,7 +14,7 @@ from reporting import papers, show
 from reporting.claims import find_claims
 from reporting.compare import compare, measured
 from reporting.records import Job, RecordError, collect, load_records
-from tests.synthetic_runs import ROW, make_recipe, make_run
+from tests.synthetic_runs import ROW, SUMMARY, make_recipe, make_run
 
 ALL = list(papers.tables().values())
 
@@ -109,6 +109,12 @@ def test_what_follows_from_a_summary(project):
     assert summary["derived/macs_removed_percent"] == pytest.approx(100 * (1 - 1e6 / 20_741_120))
     spent = 3e13 / (20_741_120 * 7.5e6)
     assert summary["derived/training_macs_removed_percent"] == pytest.approx(100 * (1 - spent))
+
+
+def test_a_segment_within_its_warm_up_has_no_rate(tmp_path):
+    segments = [{"timed_images": 0, "timed_seconds": 1e-9}, *SUMMARY["cost/segments"]]
+    folder = make_run(tmp_path / "run", cost__segments=segments)
+    assert json.loads((folder / "summary.json").read_text())["derived/measured_speedup"] == 2.5
 
 
 def test_an_unfinished_run_is_no_evidence(tmp_path):

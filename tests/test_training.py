@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import torch._dynamo.utils as dynamo
 from safetensors.torch import load_file
+from torch import nn
 
 import models
 from benchmarks.kill import outcome
@@ -252,3 +254,30 @@ def test_a_full_disk_is_one_line_and_its_own_status(run_recipe, monkeypatch, cap
     assert "can't write the checkpoint" in told
     assert "No space left on device" in told
     assert not (folder / "summary.json").exists()
+
+
+def test_an_event_compiles_the_step_once(run_recipe, monkeypatch):
+    """Graphs are compiled in the first step of each segment, and in no other step of training."""
+    compile_module, after, seen = nn.Module.compile, loop.after_step, []
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, mode=None: compile_module(self, backend="eager")
+    )
+
+    def noted(run):
+        after(run)
+        seen.append((run.work, dynamo.counters["stats"]["unique_graphs"]))
+
+    monkeypatch.setattr(loop, "after_step", noted)
+    torch.compiler.reset()
+    dynamo.counters.clear()
+    pruning = "{criterion: magnitude, granularity: channel, channels: 50%, application: surgery,"
+    schedule = " schedule: {start: 4it, every: 6it, rounds: 3}}"
+    once = ("training.compile=true", "training.duration=2ep", "training.batch_size=128")
+    status, _ = run_recipe(DIGITS, *once, f"pruning={pruning}{schedule}")
+    assert status == 0
+    counts = [0, *(graphs for _, graphs in seen)]
+    compiled = {
+        step: b - a for (step, _), a, b in zip(seen, counts, counts[1:], strict=False) if b > a
+    }
+    assert set(compiled) == {1, 5, 11, 17}
+    assert len(set(compiled.values())) == 1
