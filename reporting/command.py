@@ -56,8 +56,14 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
 
 
 def seeds(text: str) -> list[int]:
-    """`3` is seeds 0, 1, 2; `0,4` is those two; `3,` that one."""
+    """`3` is seeds 0, 1, 2; `0,4` is those two; `3,` that one.
+
+    Raises:
+        argparse.ArgumentTypeError: no seed at all.
+    """
     listed = [int(seed) for seed in text.split(",") if seed]
+    if not listed or text.strip() == "0":
+        raise argparse.ArgumentTypeError(f"{text}: no seeds; for seed 0 write 1 (so many) or `0,`")
     return listed if "," in text else list(range(*listed))
 
 

@@ -1,5 +1,6 @@
 """Running and planning what a table still lacks."""
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import tables
 from reporting import papers
 from reporting.claims import find_claims
+from reporting.command import seeds
 from reporting.launch import Places, missing, plan_jobs, run_here, run_jobs
 from reporting.plan import PlanError, Rates, benchmark, forecast, summed
 from reporting.records import Job, load_records
@@ -172,3 +174,13 @@ def test_plan_guesses_nothing(project):
 def test_plan_can_measure_this_device(project):
     job = Job(None, "recipes/base/digits/digits_cnn.yaml")
     assert 1 < benchmark(job, tables.ROOT, steps=2) < 1e7
+
+
+@pytest.mark.parametrize(("text", "listed"), [("3", [0, 1, 2]), ("0,4", [0, 4]), ("3,", [3])])
+def test_seeds_are_a_number_of_them_or_a_list(text, listed):
+    assert seeds(text) == listed
+
+
+def test_no_seeds_are_an_error_that_says_what_to_write():
+    with pytest.raises(argparse.ArgumentTypeError, match="for seed 0 write 1"):
+        seeds("0")
