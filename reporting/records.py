@@ -137,8 +137,7 @@ def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     rates = [
         s["timed_images"] / s["timed_seconds"]
         for s in summary.get("cost/segments") or []
-        if min(s["timed_images"], s["timed_seconds"])
-        > 0  # none where a segment ended within its warm-up
+        if s["timed_images"] and s["timed_seconds"] > 0  # else it ended within its warm-up
     ]
     if len(rates) > 1:
         values["derived/measured_speedup"] = rates[-1] / rates[0]

@@ -105,7 +105,7 @@ def test_the_verdict_on_epi_is_a_matter_of_paired_noise(accuracies, word: str):
     assert f"is {word} the noise of" in said
 
 
-def test_a_cell_of_the_foresight_study_never_run_says_so(tmp_path):
+def test_a_cell_of_the_foresight_study_never_run_says_so():
     dense = Record(foresight.job("", 1, 0), {"eval/top1_percent": 90.0})
     snip = Record(
         foresight.job("SNIP", 4, 0), {"eval/top1_percent": 80.0, "prune/compression_ratio": 3.9}
