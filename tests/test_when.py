@@ -11,7 +11,7 @@ from pruning.config import PruningConfig
 from pruning.pruner import Pruner, plan_events
 from reporting.claims import find_claims
 from tests.runs import DIGITS, ROOT, TINY
-from tests.test_pruner import CHANNEL, STEPS, Training, network, recipe
+from tests.small_training import CHANNEL, STEPS, Training, network, recipe
 from training import loop
 from training.cost import Totals
 from training.earlycrop_metrics import earlycrop_metrics
