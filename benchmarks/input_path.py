@@ -6,9 +6,10 @@ In memory: CIFAR-sized synthetic images, pad-crop and flip, batch 128, against a
 same images with torchvision's transforms on PIL images. Streamed: random-resized-crop to 224 and
 flip from FOLDER (train/<class>/*.jpg; without it, 500×375 JPEGs made on the spot), against
 ImageFolder with the transforms of torchvision's reference training, and timm's loader with its
-prefetcher; then ours from shards prepared of the same images, as JPEG and uncompressed. Normalised
-batches on the device count, from the second one on. Medians, with the range over rounds; ratios of
-rates, and (in brackets) of CPU time per image, which other work on the machine disturbs less.
+prefetcher; then ours from shards prepared of the same images, as JPEG and uncompressed, and, with
+--device cuda, the photographs decoded by nvJPEG. Normalised batches on the device count, from the
+second one on. Medians, with the range over rounds; ratios of rates, and (in brackets) of CPU time
+per image, which other work on the machine disturbs less.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 import torch
@@ -141,6 +142,8 @@ def streamed(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None
         with contextlib.redirect_stdout(None):
             assert prepare([*words, f"--workers={arguments.workers}"]) == 0
     loaders = {key: ours(place, arguments) for key, place in places.items()}
+    if arguments.device != "cpu":
+        loaders["ours, decoder: gpu"] = ours(folder, arguments, decoder="gpu")
     theirs = {
         "ImageFolder": image_folder(folder, arguments),
         "timm": timm_loader(folder, arguments),
@@ -149,11 +152,14 @@ def streamed(folder: Path, scratch: Path, arguments: argparse.Namespace) -> None
     compare("streamed", loaders, arguments.rounds, arguments.device)
 
 
-def ours(place: Path, arguments: argparse.Namespace) -> Callable[[int], Iterable]:
+def ours(
+    place: Path, arguments: argparse.Namespace, decoder: Literal["workers", "gpu"] = "workers"
+) -> Callable[[int], Iterable]:
     config = DataConfig(
         name=str(place),
         image_size=224,
         stream=True,
+        decoder=decoder,
         workers=arguments.workers,
         augment=AugmentConfig(random_resized_crop=(0.08, 1), flip=True),
     )

@@ -22,11 +22,11 @@ from tests.image_files import (
     write_photographs,
     write_shards,
 )
-from training import stores
 from training.augment import crop_box
+from training.crops import Crops, centre_crop
 from training.data import DataError
+from training.data_config import AugmentConfig
 from training.images import decoding, raw_files
-from training.stores import centre_crop
 
 
 @pytest.fixture(autouse=True)
@@ -189,20 +189,15 @@ def test_a_jpeg_of_four_inks_is_read_as_pil_reads_it():
 
 
 @pytest.mark.parametrize(("side", "shrink"), [(400, 1), (120, 2), (60, 4), (20, 8)])
-def test_a_large_crop_is_decoded_smaller_and_looks_the_same(monkeypatch, side, shrink):
-    data, asked = jpeg(500, 401, 7), []
-    whole = decoding.decode(data, 3, "")
-
-    def spy(*arguments, shrink):
-        asked.append(shrink)
-        return decoding.decode(*arguments, shrink=shrink)
-
-    monkeypatch.setattr(stores, "decode", spy)
-    draws = [0.5] * 22
-    crop = stores.random_crop(data, 3, "", side, draws, (0.5, 1))
-    top, left, h, w = crop_box(500, 401, draws, (0.5, 1))
+def test_a_large_crop_is_decoded_smaller_and_looks_the_same(side, shrink):
+    data, draws = jpeg(500, 401, 7), [0.5] * 28
+    crops = Crops(side, AugmentConfig(random_resized_crop=(0.5, 1)))
+    assert crops.shrink(data, draws) == shrink
+    assert crops.shrink(data, None) == crops.shrink(png(pictures(1)[0]), draws) == 1
+    whole, small = (decoding.decode(data, 3, "", shrink=k) for k in (1, shrink))
+    crop = crops.crop(small, draws)
+    top, left, h, w = crop_box(500, 401, draws[6:], (0.5, 1))
     expected = decoding.resize(whole[:, top : top + h, left : left + w], side, side)
-    assert asked == [shrink]
     assert crop.shape == (3, side, side)
     # the box may lie up to `shrink` pixels beside: of 256 grey levels as few
     assert (crop.float() - expected.float()).abs().mean() <= (shrink / 2 if shrink > 1 else 0)

@@ -1,7 +1,7 @@
 """The recipe's `data:` section, and what is known of a data set by its name."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,6 +59,7 @@ class DataConfig(Section):
     train_subset: train on only so many images, chosen by the seed.
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
+    decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
     num_classes, channels, train_images, test_images: of `synthetic` only.
     """
 
@@ -72,6 +73,7 @@ class DataConfig(Section):
     train_subset: Positive | None = None
     image_size: Positive | None = None
     stream: bool | None = None
+    decoder: Literal["workers", "gpu"] = "workers"
     mean: Colour | None = None
     std: Colour | None = None
     augment: AugmentConfig = AugmentConfig()

@@ -1,6 +1,6 @@
 """Two ways to hold a split: pixels on the device, or encoded and decoded while training runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -8,21 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.augment import FLIP, ON_DEVICE, crop_box, window
+from training import gpu_decoder
+from training.augment import ON_DEVICE, window
+from training.crops import Crops
 from training.data_config import AugmentConfig, DataConfig, known
 from training.images import DataError, Encoded, Pixels, Splits
-from training.images.decoding import (
-    common_shape,
-    decode,
-    decode_all,
-    decoder,
-    jpeg_size,
-    resize,
-)
+from training.images.decoding import common_shape, decode, decode_all, decoder
 
 Filled = tuple[dict[str, "Store"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
-EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
 
 
 class Pick(NamedTuple):
@@ -66,20 +60,28 @@ class InMemory:
 
 
 class Streamed:
-    """Encoded images: workers decode and crop to (C, size, size), the device does the rest."""
+    """Encoded images: workers decode and crop to (C, size, size), the device does the rest.
+
+    With `decoder: gpu` workers only read: decoding and cropping are the device's too.
+    """
 
     def __init__(
         self, source: Encoded, channels: int, size: int, config: DataConfig, device: torch.device
     ) -> None:
         decoder()  # imports it once here, and not in every worker of every epoch
-        self.decoded = _Decoded(source, channels, size, config.augment)
+        self.on_gpu = config.decoder == "gpu"
+        if self.on_gpu:
+            gpu_decoder.check(device)
+        self.source, self.channels, self.crops = source, channels, Crops(size, config.augment)
         self.config, self.device = config, device
         self.labels = source.labels.to(device)
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store. Workers are ahead by two batches each."""
         loader = DataLoader(
-            self.decoded,
+            _Joined(self.source)
+            if self.on_gpu
+            else _Decoded(self.source, self.channels, self.crops),
             sampler=picks,
             batch_size=None,
             num_workers=self.config.workers,
@@ -87,73 +89,58 @@ class Streamed:
             generator=torch.Generator(),  # without it the loader would draw from the global one
         )
         padding, flip = self.config.augment.crop_padding, self.config.augment.flip
-        for batch, pick in loader:
+        for batch, sizes, pick in loader:
+            if self.on_gpu:
+                crops = self._decoded(batch.split(sizes), pick)
+            else:
+                crops = batch.to(self.device, non_blocking=True)
             pick = pick.to(self.device)
-            crops = batch.to(self.device, non_blocking=True)
             if pick.draws is not None and padding:
                 place = torch.arange(len(crops), device=self.device)
                 bordered = F.pad(crops, (padding,) * 4).contiguous()
                 crops = window(bordered, place, pick.draws, padding, flip)
             yield crops, pick
 
+    def _decoded(self, contents: Sequence[Tensor], pick: Pick) -> Tensor:
+        """Crops on the device, channels_last as a worker makes them."""
+        where = [self.source.where(row) for row in pick.rows.tolist()]
+        images = gpu_decoder.decode_batch(contents, self.channels, self.device, where)
+        rows = [None] * len(images) if pick.draws is None else pick.draws.tolist()
+        crops = [self.crops.crop(*pair) for pair in zip(images, rows, strict=True)]
+        return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
-class _Decoded(Dataset[tuple[Tensor, Pick]]):
+
+class _Decoded(Dataset[tuple[Tensor, None, Pick]]):
     """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size) channels_last.
 
     Decoders give pixels with their channels together; kept so, nothing is transposed on the way.
     """
 
-    def __init__(self, source: Encoded, channels: int, size: int, augment: AugmentConfig) -> None:
-        self.source, self.channels, self.size, self.augment = source, channels, size, augment
+    def __init__(self, source: Encoded, channels: int, crops: Crops) -> None:
+        self.source, self.channels, self.crops = source, channels, crops
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, None, Pick]:
         rows = pick.rows.tolist()
-        shape = (len(rows), self.channels, self.size, self.size)
+        shape = (len(rows), self.channels, self.crops.size, self.crops.size)
         batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
             draws = None if pick.draws is None else pick.draws[place].tolist()
-            batch[place] = self._crop(data, self.source.where(row), draws)
-        return batch, pick
-
-    def _crop(self, data: bytes, where: str, draws: list[float] | None) -> Tensor:
-        scale = self.augment.random_resized_crop
-        if draws is None or scale is None:
-            crop = centre_crop(decode(data, self.channels, where), self.size)
-        else:
-            crop = random_crop(data, self.channels, where, self.size, draws[ON_DEVICE:], scale)
-        # inside a border the device mirrors, after the window is cut
-        flip = self.augment.flip and not self.augment.crop_padding
-        return crop.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else crop
+            shrink = self.crops.shrink(data, draws)
+            image = decode(data, self.channels, self.source.where(row), shrink=shrink)
+            batch[place] = self.crops.crop(image, draws)
+        return batch, None, pick
 
 
-def random_crop(
-    data: bytes,
-    channels: int,
-    where: str,
-    size: int,
-    uniform: list[float],
-    scale: tuple[float, float],
-) -> Tensor:
-    """A random-resized-crop (C, size, size) of an encoded image; see crop_box.
+class _Joined(Dataset[tuple[Tensor, list[int], Pick]]):
+    """What a worker does for a GPU that decodes: all bytes of a batch, and each image's number."""
 
-    A JPEG whose crop is at least twice as large as `size` is decoded at a half (a quarter, an
-    eighth) of its size: the same crop up to rounding, without pixels that resizing would drop.
-    """
-    sides = jpeg_size(data)
-    crop = min(crop_box(*sides, uniform, scale)[2:]) if sides else 0
-    shrink = next(k for k in (8, 4, 2, 1) if k == 1 or crop >= k * size)
-    image = decode(data, channels, where, shrink=shrink)
-    height, width = image.shape[1:]
-    top, left, h, w = crop_box(height, width, uniform, scale)
-    return resize(image[:, top : top + h, left : left + w], size, size)
+    def __init__(self, source: Encoded) -> None:
+        self.source = source
 
-
-def centre_crop(image: Tensor, size: int) -> Tensor:
-    """The short side resized to 256/224 of `size` (bilinear, antialiased), then the centre."""
-    short, short_now = round(size * EVALUATION_RATIO), min(image.shape[1:])
-    tall, wide = (int(short * side / short_now) for side in image.shape[1:])
-    top, left = round((tall - size) / 2), round((wide - size) / 2)
-    return resize(image, tall, wide)[:, top : top + size, left : left + size]
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, list[int], Pick]:
+        contents = self.source.read(pick.rows.tolist())
+        joined = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8)
+        return joined, [len(data) for data in contents], pick
 
 
 def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
@@ -199,6 +186,10 @@ def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
         raise DataError(
             f"{config.name}: random_resized_crop is for streamed images; use crop_padding,"
             " or data.stream: true"
+        )
+    if config.decoder == "gpu":
+        raise DataError(
+            f"{config.name} is held in memory: data.decoder: gpu is for streamed images"
         )
     train, test = decode_all(splits, config.name.strip("/").replace("/", "-"))
     shape = _one_shape(config, train, test)

@@ -41,7 +41,7 @@ def decode(data: bytes, channels: int, where: str, *, shrink: int = 1) -> Tensor
     return image
 
 
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
+def jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """Height and width of a JPEG from its header; None for other images, and for CMYK."""
     if data[:2] != JPEG:
         return None
@@ -114,9 +114,13 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """uint8 (C, H, W) to another size: bilinear, antialiased, rounded as PIL rounds.
 
     A batch of one whose strides say channels_last takes a vectorised path that image[None] misses.
+    A GPU resizes in float32, which may round to the neighbouring grey level.
     """
     one = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(one, (height, width), mode="bilinear", antialias=True)[0]
+    if image.device.type == "cpu":
+        return F.interpolate(one, (height, width), mode="bilinear", antialias=True)[0]
+    precise = F.interpolate(one.float(), (height, width), mode="bilinear", antialias=True)[0]
+    return precise.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _unreadable(data: bytes, where: str) -> DataError:
