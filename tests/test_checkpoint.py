@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import models
 from training import checkpoint
 from training.checkpoint import Checkpoint, CheckpointError
 
@@ -19,6 +20,14 @@ def test_tied_tensors_are_kept_apart(tmp_path):
     shared = torch.ones(3)
     path = checkpoint.save(tmp_path, 1, Checkpoint({"a": shared, "b": shared}, {}))
     assert torch.equal(checkpoint.load(path).tensors["b"], shared)
+
+
+def test_others_may_read_what_they_may_read_of_other_files(tmp_path):
+    (tmp_path / "other").touch()
+    usual = (tmp_path / "other").stat().st_mode
+    assert checkpoint.save(tmp_path, 1, STATE).stat().st_mode == usual
+    models.save(models.build("digits_cnn", num_classes=10), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == usual
 
 
 def test_the_newest_keep_stay(tmp_path):
@@ -51,7 +60,7 @@ def test_a_failing_disk_leaves_the_last_good_one(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
     with pytest.raises(CheckpointError, match="No space left on device") as caught:
         checkpoint.save(tmp_path, 2, STATE)
     assert str(good) in str(caught.value)

@@ -226,7 +226,7 @@ def test_decoded_images_are_kept_until_a_file_changes(tmp_path, cache, monkeypat
     assert torch.equal(opened(root).stores["train"].bordered, first)
     write(root / "train" / "ant" / "000.png", png(255 - first[0]))
     assert torch.equal(opened(root).stores["train"].bordered[0], 255 - first[0])
-    assert not list(cache.glob("*.tmp"))
+    assert {file.suffix for file in cache.iterdir()} == {".safetensors"}
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_harmless(tmp_path, monkeypatch):

@@ -248,7 +248,7 @@ def test_a_full_disk_is_one_line_and_its_own_status(run_recipe, monkeypatch, cap
     def full(*_, **__):
         raise OSError(28, "No space left on device", "checkpoints/x")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
     status, folder = run_recipe(DIGITS, *SHORT)
     assert status == 4
     told = capsys.readouterr().err

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from models.tensors import save_tensors
 
 FORMAT = 1
 PATTERN = "step_*.safetensors"
@@ -48,7 +49,7 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> P
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
         notes = {"format": str(FORMAT), "values": json.dumps(checkpoint.values)}
-        save_file(_separate(tensors), partial, metadata=notes)
+        save_tensors(_separate(tensors), partial, notes)
         _flush(partial)
         partial.replace(path)
         _write_small(path.with_suffix(".sha256"), digest(path))

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, reduce
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import models
 from models.axes import axes
 from models.count import bep_flops, bep_weight_flops, count, image_sizes, weight_sparsity
+from models.tensors import save_tensors
 from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
 from training import checkpoint, state
@@ -250,7 +250,7 @@ class Run:
         self.cost.end_segment({"end": self.work, "macs": self.image_sizes["macs"]})
         history = self.pruner.history()
         if history and self.is_main:
-            save_file(history, self.folder / "saliency.safetensors")
+            save_tensors(history, self.folder / "saliency.safetensors")
         self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         release(self.model)

@@ -2,14 +2,16 @@
 
 import hashlib
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from models.tensors import save_tensors
 
 VERSION = 1  # of what is kept; raise it when the same files would give other tensors
 
@@ -36,10 +38,9 @@ def kept(
     tensors = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
         try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+            save_tensors({k: v.contiguous() for k, v in tensors.items()}, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
