@@ -15,6 +15,7 @@ from torch import Tensor
 _FIT_TOLERANCE, _POSTERIOR_TOLERANCE = 1e-5, 1e-12
 _SPREAD = 10**-0.5  # standard deviation of log α around log 1 and of log β around log ½ max t
 _LOG_2PI = math.log(2 * math.pi)
+_FAR = 1e6  # nats an observation, where a trial step of the fit leaves what can be computed
 _NOISE_FLOOR = 1e-6  # variance of saliencies in [0, 10]; keeps constant elements solvable
 
 
@@ -172,7 +173,9 @@ def fit_prior(times: Tensor, S: Tensor, latents: int, *, steps: int = 30) -> Pri
         optimizer.zero_grad()
         kernel = basis.T @ decay_kernel(times, times, log_alpha.exp(), log_beta.exp()) @ basis
         noise = log_noise.exp() + _NOISE_FLOOR
-        root = torch.linalg.cholesky(_covariance(mixing, kernel, noise))
+        root, fault = torch.linalg.cholesky_ex(_covariance(mixing, kernel, noise))
+        if fault:  # a line search tried too long a step, as where an element dies: it turns back
+            return torch.tensor(_FAR, dtype=S.dtype)
         distance = log_alpha.square().sum() + (log_beta - middle).square().sum()
         value = (rotated.surprise(root, noise) + distance / (2 * _SPREAD**2)) / rotated.count
         value.backward()

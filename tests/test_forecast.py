@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pruning.forecast import Scaling, fit
-from pruning.mogp import Exact, Prior, decay_kernel, fit_prior, time_basis
+from pruning.mogp import Exact, Prior, decay_kernel, fit_prior, starting_prior, time_basis
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 
@@ -180,6 +180,21 @@ def test_fitting_raises_the_evidence_step_by_step_and_is_deterministic():
     torch.testing.assert_close(
         fit_prior(times, scaled, 4, steps=10).mixing, again.mixing, rtol=0, atol=0
     )
+
+
+def test_an_element_that_dies_is_fitted_though_the_search_steps_too_far():
+    """As a filter of BEP's small CNN did: a line search tried α or β beyond float64."""
+    epochs = [i // 3 + (0, 0.3335, 0.6665)[i % 3] for i in range(12)]
+    times = torch.tensor(epochs, dtype=torch.float32).double()
+    dying = [0.052754319745207945, 7.300071144746715e-05, 6.04613489969245e-05]
+    dying += [2.442775871009966e-07, 5.031592132161602e-07, 3.6543835796543435e-06, 0, 0]
+    dying += [1.0933479142548804e-10, 3.0905179219773605e-07, 0, 0]
+    S = torch.tensor(dying, dtype=torch.float64)[:, None]
+    fitted, start = (
+        Exact(prior, times, S).log_evidence
+        for prior in (fit_prior(times, S, 1), starting_prior(times, S, 1))
+    )
+    assert fitted > start
 
 
 def test_fitted_mixing_needs_no_component_outside_the_data():
