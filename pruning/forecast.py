@@ -166,7 +166,9 @@ def fit(
     scaled = scaling.apply(S)
     groups = [scaled] if latents is not None else list(scaled.split(1, dim=1))
     infer = _inference(inference)
-    return Forecast(scaling, tuple(infer(times, group, latents or 1, options) for group in groups))
+    with _one_thread():
+        posteriors = [infer(times, group, latents or 1, options) for group in groups]
+    return Forecast(scaling, tuple(posteriors))
 
 
 def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Posterior]:
@@ -181,13 +183,12 @@ def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Pos
 
 
 def _exact(times: Tensor, S: Tensor, latents: int, options: dict[str, Any]) -> Posterior:
-    with _one_thread():
-        return Exact(fit_prior(times, S, latents, **options), times, S)
+    return Exact(fit_prior(times, S, latents, **options), times, S)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Matrices of a hundred rows: measured on two cores, a second thread makes them 20× slower."""
+    """Matrices of a hundred rows: on two cores, one of them busy, a second thread costs 17-fold."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
