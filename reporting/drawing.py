@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import fill, shorten
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -24,7 +25,7 @@ from numpy import clip, log10
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A00", "#7F7F7F")
 MARKERS = "osD^vPX*<>"
-HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "**")
 TIP = re.compile(r'<g id="tip-([^"]*)">')
 INK, LINE = "#1a1a19", "#d4d4d3"  # the page's own text and line colours stand for them there
 STYLE: dict[Any, Any] = {
@@ -83,12 +84,12 @@ def few_ticks(axis: Axis) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """Below the axes, each name once."""
+    """Below the axes, each name once; a long one on two lines, with dots for what is left."""
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     where = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
     axes.legend(
         named.values(),
-        named.keys(),
+        [fill(name, 34, max_lines=2, placeholder=" …") for name in named],
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=where,
@@ -96,6 +97,11 @@ def legend(axes: Axes) -> None:
         fontsize=8,
         ncols=2,
     )
+
+
+def short(name: str) -> str:
+    """A name that fits over a line as wide as a figure."""
+    return shorten(name, 60, placeholder=" …")
 
 
 def names(axes: Axes, names: Sequence[str]) -> None:

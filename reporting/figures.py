@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -20,13 +21,25 @@ from reporting.drawing import (
     few_ticks,
     legend,
     names,
+    short,
     slug,
     stretch,
     tip,
 )
 from reporting.series import COSTS, Cost, Experiment, Point, pareto, points
 
-PHASES = ("train", "data_wait", "prune", "evaluate", "compile", "checkpoint", "setup")
+# training.cost's, which takes seconds to import; in the order of the bars
+PHASES = (
+    "train",
+    "data_wait",
+    "saliency",
+    "prune",
+    "evaluate",
+    "laboratory",
+    "compile",
+    "checkpoint",
+    "setup",
+)
 
 
 def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
@@ -57,8 +70,10 @@ def equal_costs(experiments: Sequence[Experiment]) -> str:
 
 def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
     """When methods pruned, where time went, speed-ups and forecasts, for one setting."""
-    kinds = (pruning_figure, phases_figure, speedup_figure, forecast_figure)
-    return [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
+    kinds = (pruning_figure, phases_figure, speedup_figure)
+    drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
+    told = [one for one in experiments if one.records[0].history["forecasts"]]
+    return drawn + [forecast_figure(name, one, number, folder) for number, one in enumerate(told)]
 
 
 def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
@@ -95,7 +110,7 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
             if not any(hours[index]):
                 continue
             look = {
-                "facecolor": COLOURS[index],
+                "facecolor": COLOURS[index % len(COLOURS)],
                 "hatch": HATCHES[index],
                 "edgecolor": INK,
                 "linewidth": 0.4,
@@ -105,7 +120,7 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
             axes.barh(range(len(methods)), part, left=left, label=phase.replace("_", " "), **look)
             left = [a + b for a, b in zip(left, part, strict=True)]
         named = zip(methods, totals, strict=True)
-        names(axes, [f"{method}: {clock(3600 * total)} a run" for method, total in named])
+        names(axes, [f"{short(method)}: {clock(3600 * total)} a run" for method, total in named])
         axes.set_xlabel("wall-clock [%]")
         legend(axes)
 
@@ -136,24 +151,27 @@ def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
     return draw(slug(f"{name}-speed-up"), caption, folder, paint) if pairs else None
 
 
-def forecast_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
-    """Forecast saliency with its standard deviation against the saliency at the end of training."""
-    made = [(e, f) for e in experiments for f in e.records[0].history["forecasts"]]
+def forecast_figure(name: str, one: Experiment, number: int, folder: Path) -> Drawn:
+    """Each layer's first forecast of the final saliency against what it became, of one seed."""
+    firsts: dict[str, dict[str, Any]] = {}
+    for told in one.records[0].history["forecasts"]:
+        firsts.setdefault(told.get("forecast/layer", ""), told)
 
     def paint(axes: Axes) -> None:
         looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-        for (one, told), (colour, marker) in zip(made, looks, strict=False):
-            named = f"{one.name}, {told.get('forecast/layer', '')}"
-            truth, mean, sd = (told.get(f"forecast/{k}") for k in ("truth", "mean", "sd"))
-            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 3}
-            axes.errorbar(truth, mean, yerr=sd, label=named, elinewidth=0.5, **look)
-        values = [v for _, f in made for v in (*f["forecast/truth"], *f["forecast/mean"])]
+        for (layer, told), (colour, marker) in zip(firsts.items(), looks, strict=False):
+            truth, mean, sd = (told[f"forecast/{key}"] for key in ("truth", "mean", "sd"))
+            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
+            axes.errorbar(truth, mean, yerr=sd, label=layer, elinewidth=0.5, alpha=0.7, **look)
+        values = [v for told in firsts.values() for v in told["forecast/truth"]]
         axes.plot([min(values), max(values)], [min(values), max(values)], color=INK, linewidth=0.8)
         axes.set(xlabel="saliency at the end", ylabel="forecast (mean ± standard deviation)")
         legend(axes)
 
-    caption = f"{name}: BEP's forecasts of the final saliency against what it became."
-    return draw(slug(f"{name}-forecast"), caption, folder, paint) if made else None
+    epochs = sorted({told.get("forecast/epoch", 0.0) for told in firsts.values()})
+    when = f"at epoch {epochs[0]:g}" if len(epochs) == 1 else "when a layer was first forecast"
+    caption = f"{name}, {one.name}: final saliency as forecast {when}, against what it became."
+    return draw(slug(f"{name}-forecast-{number}"), caption, folder, paint)
 
 
 def _scatter(axes: Axes, found: Sequence[Point], cost: Cost) -> None:
@@ -199,7 +217,7 @@ def _by_method(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]
 
 
 def _counted(method: str, group: Sequence[Experiment]) -> str:
-    return method if len(group) == 1 else f"{method} ({len(group)} experiments)"
+    return short(method) + (f" ({len(group)} experiments)" if len(group) > 1 else "")
 
 
 def _hours_of(group: Sequence[Experiment], phase: str) -> float:

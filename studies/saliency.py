@@ -7,7 +7,7 @@ several files, one per run, standard errors are over runs; with one they are ove
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ SEEN, HELD_OUT, FORECAST = "#000000", "#56B4E9", "#D55E00"
 plt.rc("axes", titlesize=9, labelsize=9, prop_cycle=plt.cycler(color=COLOURS))
 plt.rc("axes.formatter", limits=(-2, 3))
 SIZES = {"small": 26 / 150, "medium": 40 / 150, "large": 75 / 150}  # fraction of training seen
+LATEST = "latest"
 MODELS = {"GP": None, "4-MOGP": 4, "8-MOGP": 8, "18-MOGP": 18, "32-MOGP": 32}
 
 
@@ -66,24 +67,30 @@ def seen(times: Tensor, size: str) -> Tensor:
 def likelihoods(
     histories: Sequence[History], layers: Sequence[str], inference: Inference
 ) -> pd.DataFrame:
-    """Held-out log-likelihood of every run, size, layer and model: summed, and per measurement."""
+    """Held-out log-likelihood of every run, size, layer and model: summed, and per measurement.
+
+    `rank` is how well forecasts of the last time order the elements as its measurement does
+    (Spearman); the model `latest` takes the latest measurement for a forecast, and is no density.
+    """
     rows = []
     for history in histories:
         for layer in layers:
             for size in SIZES:
                 part, S = seen(history.times, size), history.layers[layer]
+                place = {"run": history.run, "size": size, "layer": layer}
+                rows.append(place | {"model": LATEST, "rank": spearman(S[part][-1], S[-1])})
                 for model, latents in MODELS.items():
                     forecast = fit(
                         history.times[part], S[part], latents=latents, inference=inference
                     )
                     nats = forecast.log_likelihood(history.times[~part], S[~part])
                     spread = (nats.var(correction=0) * len(nats)).sqrt() if len(nats) > 1 else 0.0
+                    last = forecast.mean(history.times[-1].item())
                     rows.append(
-                        {
-                            "run": history.run,
-                            "size": size,
-                            "layer": layer,
+                        place
+                        | {
                             "model": model,
+                            "rank": spearman(last, S[-1]),
                             "log_likelihood": float(nats.sum()),
                             "over_elements": float(spread),
                             "per_measurement": float(nats.sum()) / S[~part].numel(),
@@ -92,13 +99,30 @@ def likelihoods(
     return pd.DataFrame(rows)
 
 
+def spearman(first: Tensor, second: Tensor) -> float:
+    """Rank correlation."""
+    return float(pd.Series(first.numpy()).corr(pd.Series(second.numpy()), method="spearman"))
+
+
 def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     """As the paper prints it: −1e-4 · log-likelihood (standard error), lower is better."""
+    return _table(rows, list(MODELS), _cell)
+
+
+def rankings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of forecast and truth, mean over runs: what a decision lives on."""
+    return _table(rows, [LATEST, *MODELS], lambda cell: f"{cell['rank'].mean():.2f}")
+
+
+def _table(
+    rows: pd.DataFrame, models: Sequence[str], cell: Callable[[pd.DataFrame], str]
+) -> pd.DataFrame:
+    """Models by size and layer."""
     cells = {}
     for size in SIZES:
         for layer in rows["layer"].unique():
             column = rows[(rows["size"] == size) & (rows["layer"] == layer)]
-            cells[size, layer] = {m: _cell(column.loc[column["model"] == m]) for m in MODELS}
+            cells[size, layer] = {m: cell(column.loc[column["model"] == m]) for m in models}
     return pd.DataFrame(cells)
 
 
@@ -185,8 +209,7 @@ def figure_5(history: History) -> Figure:
     first, last = history.times[0].item(), history.times[-1].item()
     for axes, (name, S) in zip(plots[0], history.layers.items(), strict=True):
         axes.scatter(S[0], S[-1], s=8, color=COLOURS[0], alpha=0.6, lw=0)
-        rho = pd.Series(S[0].numpy()).corr(pd.Series(S[-1].numpy()), method="spearman")
-        axes.set(title=f"{name}, rank correlation {rho:.2f}")
+        axes.set(title=f"{name}, rank correlation {spearman(S[0], S[-1]):.2f}")
         axes.set_xlabel(f"saliency at epoch {first:.2g}")
     plots[0, 0].set_ylabel(f"saliency at epoch {last:.3g}")
     return figure
@@ -224,6 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     over = "runs" if len(histories) > 1 else "elements of one run"
     print(f"−1e-4 × held-out log-likelihood (standard error over {over}); lower is better")
     print(table.to_string())
+    ranks = rankings(rows)
+    ranks.to_csv(options.out / "rankings.csv")
+    print("rank correlation with what came true; `latest`: the latest measurement as the forecast")
+    print(ranks.to_string())
     save(figure_1(histories[0]), options.out / "figure_1.png")
     save(figure_3(histories[0], layers[0]), options.out / "figure_3.png")
     save(figure_5(histories[0]), options.out / "figure_5.png")

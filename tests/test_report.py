@@ -11,13 +11,14 @@ from PIL import Image
 import tables
 from reporting import papers
 from reporting.compare import compare
-from reporting.drawing import COLOURS, INK
-from reporting.figures import accuracy_figures, equal_costs, inside_figures
+from reporting.drawing import COLOURS, HATCHES, INK
+from reporting.figures import PHASES, accuracy_figures, equal_costs, inside_figures
 from reporting.html import write
 from reporting.records import Job, collect, load_records
 from reporting.series import COSTS, Point, by_setting, pareto, points
 from reporting.workspace import build_report, build_workspace, payload, write_payload
 from tests.synthetic_runs import make_run
+from training import cost
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -157,10 +158,16 @@ def test_the_page_fits_narrow_screens_and_both_colour_schemes(outline, page):
 
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────
+def test_every_phase_of_a_run_is_drawn_with_a_look_of_its_own():
+    assert set(PHASES) == set(cost.PHASES)
+    assert len(PHASES) <= len(set(HATCHES))
+
+
 def test_all_figures_are_there_named_in_words_and_as_files(outline, page):
     names = [a["id"] for a in outline.all("figure")]
-    assert len(names) == len(COSTS) + 4
-    inside = {f"{SETTING}-{kind}" for kind in ("when-pruned", "phases", "speed-up", "forecast")}
+    forecast = [name for name in names if "-forecast-" in name]
+    assert len(names) == len(COSTS) + 3 + len(forecast)
+    inside = {f"{SETTING}-{kind}" for kind in ("when-pruned", "phases", "speed-up", "forecast-0")}
     assert inside <= set(names)
     drawn = [a for a in outline.all("svg") if a.get("role") == "img"]
     assert len(drawn) == len(names)
