@@ -33,7 +33,7 @@ def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
     path, out = record(0), tmp_path / "out"
     main([str(path), "--out", str(out), "--layers", "b"])
     rows = pd.read_csv(out / "likelihoods.csv").set_index(["size", "model"])
-    assert len(rows) == 3 * 6
+    assert len(rows) == 3 * 7
     history = read(path)
     part, S = seen(history.times, "medium"), history.layers["b"]
     assert int(part.sum()) == 8  # 40/150 of 30 epochs
@@ -41,7 +41,11 @@ def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
     nats = forecast.log_likelihood(history.times[~part], S[~part])
     assert rows.loc[("medium", "4-MOGP"), "log_likelihood"] == pytest.approx(nats.sum().item())
     assert rows.loc[("medium", "4-MOGP"), "per_measurement"] == pytest.approx(nats.mean() / 22)
-    for model, guess in (("4-MOGP", forecast.mean(30.0)), ("latest", S[part][-1])):
+    for model, guess in (
+        ("4-MOGP", forecast.mean(30.0)),
+        ("first", S[0]),
+        ("latest", S[part][-1]),
+    ):
         ours = rows.loc[("medium", model), "rank"]
         assert ours == pytest.approx(spearmanr(guess, S[-1]).statistic)
     cell = f"{-1e-4 * nats.sum():.3g} ({1e-4 * 2 * nats.std(correction=0):.2g})"
