@@ -27,19 +27,7 @@ from reporting.drawing import (
     tip,
 )
 from reporting.series import COSTS, Cost, Experiment, Point, pareto, points
-
-# training.cost's, which takes seconds to import; in the order of the bars
-PHASES = (
-    "train",
-    "data_wait",
-    "saliency",
-    "prune",
-    "evaluate",
-    "laboratory",
-    "compile",
-    "checkpoint",
-    "setup",
-)
+from training.phases import PHASES
 
 
 def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:

@@ -12,13 +12,13 @@ import tables
 from reporting import papers
 from reporting.compare import compare
 from reporting.drawing import COLOURS, HATCHES, INK
-from reporting.figures import PHASES, accuracy_figures, equal_costs, inside_figures
+from reporting.figures import accuracy_figures, equal_costs, inside_figures
 from reporting.html import write
 from reporting.records import Job, collect, load_records
 from reporting.series import COSTS, Point, by_setting, pareto, points
 from reporting.workspace import build_report, build_workspace, payload, write_payload
 from tests.synthetic_runs import make_run
-from training import cost
+from training.phases import PHASES
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -159,15 +159,15 @@ def test_the_page_fits_narrow_screens_and_both_colour_schemes(outline, page):
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────
 def test_every_phase_of_a_run_is_drawn_with_a_look_of_its_own():
-    assert set(PHASES) == set(cost.PHASES)
     assert len(PHASES) <= len(set(HATCHES))
 
 
 def test_all_figures_are_there_named_in_words_and_as_files(outline, page):
     names = [a["id"] for a in outline.all("figure")]
-    forecast = [name for name in names if "-forecast-" in name]
-    assert len(names) == len(COSTS) + 3 + len(forecast)
-    inside = {f"{SETTING}-{kind}" for kind in ("when-pruned", "phases", "speed-up", "forecast-0")}
+    forecasts = [f"forecast-{number}" for number in range(len(SIZES) * len(METHODS))]
+    kinds = ("when-pruned", "phases", "speed-up", *forecasts)
+    assert len(names) == len(COSTS) + len(kinds)
+    inside = {f"{SETTING}-{kind}" for kind in kinds}
     assert inside <= set(names)
     drawn = [a for a in outline.all("svg") if a.get("role") == "img"]
     assert len(drawn) == len(names)

@@ -11,20 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.phases import PHASES
 from training.recipe import CostConfig
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
-PHASES = (
-    "setup",
-    "compile",  # a segment's first steps, where kernels are compiled or tuned; not throughput
-    "train",
-    "data_wait",
-    "prune",
-    "evaluate",
-    "checkpoint",
-    "laboratory",
-    "saliency",  # what BEP's pauses measure
-)
 
 
 @dataclass

@@ -1,0 +1,13 @@
+"""What a run's wall-clock is divided into; reports name them without importing torch."""
+
+PHASES = (
+    "train",
+    "data_wait",
+    "saliency",  # what BEP's pauses measure
+    "prune",
+    "evaluate",
+    "laboratory",
+    "compile",  # a segment's first steps, where kernels are compiled or tuned; not throughput
+    "checkpoint",
+    "setup",
+)
