@@ -38,8 +38,10 @@ class Crops:
         without pixels that resizing would drop.
         """
         scale = self.augment.random_resized_crop
-        sides = jpeg_size(data) if draws is not None and scale is not None else None
-        if sides is None or draws is None or scale is None:
+        if draws is None or scale is None:
+            return 1
+        sides = jpeg_size(data)
+        if sides is None:
             return 1
         shorter = min(crop_box(*sides, draws[ON_DEVICE:], scale)[2:])
         return next(k for k in (8, 4, 2, 1) if k == 1 or shorter >= k * self.size)

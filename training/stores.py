@@ -1,6 +1,6 @@
 """Two ways to hold a split: pixels on the device, or encoded and decoded while training runs."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -73,15 +73,14 @@ class Streamed:
         if self.on_gpu:
             gpu_decoder.check(device)
         self.source, self.channels, self.crops = source, channels, Crops(size, config.augment)
+        self.dataset = _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops)
         self.config, self.device = config, device
         self.labels = source.labels.to(device)
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store. Workers are ahead by two batches each."""
         loader = DataLoader(
-            _Joined(self.source)
-            if self.on_gpu
-            else _Decoded(self.source, self.channels, self.crops),
+            self.dataset,
             sampler=picks,
             batch_size=None,
             num_workers=self.config.workers,
@@ -89,9 +88,9 @@ class Streamed:
             generator=torch.Generator(),  # without it the loader would draw from the global one
         )
         padding, flip = self.config.augment.crop_padding, self.config.augment.flip
-        for batch, sizes, pick in loader:
+        for batch, pick in loader:
             if self.on_gpu:
-                crops = self._decoded(batch.split(sizes), pick)
+                crops = self._decoded(batch, pick)
             else:
                 crops = batch.to(self.device, non_blocking=True)
             pick = pick.to(self.device)
@@ -101,8 +100,10 @@ class Streamed:
                 crops = window(bordered, place, pick.draws, padding, flip)
             yield crops, pick
 
-    def _decoded(self, contents: Sequence[Tensor], pick: Pick) -> Tensor:
+    def _decoded(self, batch: tuple[Tensor, list[int]], pick: Pick) -> Tensor:
         """Crops on the device, channels_last as a worker makes them."""
+        joined, sizes = batch
+        contents = joined.split(sizes)
         where = [self.source.where(row) for row in pick.rows.tolist()]
         images = gpu_decoder.decode_batch(contents, self.channels, self.device, where)
         rows = [None] * len(images) if pick.draws is None else pick.draws.tolist()
@@ -110,7 +111,7 @@ class Streamed:
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
-class _Decoded(Dataset[tuple[Tensor, None, Pick]]):
+class _Decoded(Dataset[tuple[Tensor, Pick]]):
     """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size) channels_last.
 
     Decoders give pixels with their channels together; kept so, nothing is transposed on the way.
@@ -119,7 +120,7 @@ class _Decoded(Dataset[tuple[Tensor, None, Pick]]):
     def __init__(self, source: Encoded, channels: int, crops: Crops) -> None:
         self.source, self.channels, self.crops = source, channels, crops
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, None, Pick]:
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
         rows = pick.rows.tolist()
         shape = (len(rows), self.channels, self.crops.size, self.crops.size)
         batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
@@ -128,19 +129,19 @@ class _Decoded(Dataset[tuple[Tensor, None, Pick]]):
             shrink = self.crops.shrink(data, draws)
             image = decode(data, self.channels, self.source.where(row), shrink=shrink)
             batch[place] = self.crops.crop(image, draws)
-        return batch, None, pick
+        return batch, pick
 
 
-class _Joined(Dataset[tuple[Tensor, list[int], Pick]]):
-    """What a worker does for a GPU that decodes: all bytes of a batch, and each image's number."""
+class _Joined(Dataset[tuple[tuple[Tensor, list[int]], Pick]]):
+    """What a worker does for a GPU that decodes: a batch's bytes, and how many are each image's."""
 
     def __init__(self, source: Encoded) -> None:
         self.source = source
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, list[int], Pick]:
+    def __getitem__(self, pick: Pick) -> tuple[tuple[Tensor, list[int]], Pick]:
         contents = self.source.read(pick.rows.tolist())
         joined = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8)
-        return joined, [len(data) for data in contents], pick
+        return (joined, [len(data) for data in contents]), pick
 
 
 def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Filled:

@@ -119,7 +119,11 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     one = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     if image.device.type == "cpu":
         return F.interpolate(one, (height, width), mode="bilinear", antialias=True)[0]
-    precise = F.interpolate(one.float(), (height, width), mode="bilinear", antialias=True)[0]
+    return _resize_in_float(one, height, width)[0]
+
+
+def _resize_in_float(images: Tensor, height: int, width: int) -> Tensor:
+    precise = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
     return precise.round_().clamp_(0, 255).to(torch.uint8)
 
 
