@@ -40,11 +40,7 @@ METHODS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
 }
 COLUMNS = {
     "test accuracy, %": ("eval/top1_percent", 1.0, "{:.2f}"),
-    "inference FLOPs, BEP's count (2 × kernel weights)": (
-        "bep/inference_weight_flops",
-        1.0,
-        "{:,.0f}",
-    ),
+    "BEP's FLOPs, 2 × kernel weights": ("bep/inference_weight_flops", 1.0, "{:,.0f}"),
     "training FLOPs, BEP's count": ("bep/training_weight_flops", 1.0, "{:.3g}"),
     "training FLOPs": ("cost/training_flops", 1.0, "{:.3g}"),
     "wall clock, min": ("cost/wall_hours", 60.0, "{:.1f}"),
