@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(asked: argparse.Namespace, recipe, source) -> int:
     """The whole story of a run."""
-    from pruning.budget import BudgetError
-    from pruning.pruner import NoEffect
+    from models.errors import ModelError
+    from pruning.errors import PruningError
     from training.checkpoint import CheckpointError
     from training.data import DataError
     from training.loop import evaluate, evaluate_best, train_until_due
@@ -53,7 +53,7 @@ def train(asked: argparse.Namespace, recipe, source) -> int:
                         report.event(run.pruner.prune(run))
                     run.save()
             report.finish(evaluate(run, "test") | evaluate_best(run))
-    except (DataError, BudgetError, NoEffect, CheckpointError, NotFinite, Stopped) as error:
+    except (DataError, ModelError, PruningError, CheckpointError, NotFinite, Stopped) as error:
         print(error, file=sys.stderr)
         return {CheckpointError: 4, NotFinite: 3, Stopped: STOPPED}.get(type(error), 2)
     except OSError as error:

@@ -7,14 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from models.errors import ModelError
     from models.files import header, load, save
     from models.layers import initialise
     from models.zoo import MODELS, build
 
-__all__ = ["MODELS", "build", "header", "initialise", "load", "save"]
+__all__ = ["MODELS", "ModelError", "build", "header", "initialise", "load", "save"]
 
 _HOME = {
     "MODELS": "models.zoo",
+    "ModelError": "models.errors",
     "build": "models.zoo",
     "header": "models.files",
     "initialise": "models.layers",

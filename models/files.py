@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from models.bias_map import add_bias_map
-from models.tensors import save_tensors
+from models.tensors import load_tensors, save_tensors
 from models.zoo import build
 
 FORMAT = 1
@@ -84,7 +83,7 @@ def load(path: str | Path) -> nn.Module:
         ValueError: not a file of `save`, or this version's network of that name is another one.
     """
     structure = header(path)["structure"]
-    tensors = load_file(path)
+    tensors, _ = load_tensors(Path(path))
     try:
         model = build(
             structure["name"],

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pruning.budget import BudgetError, Sizes, select_channels
     from pruning.config import PruningConfig
     from pruning.criteria import CRITERIA
+    from pruning.errors import PruningError
     from pruning.granularity import channel_scores
     from pruning.masks import Hold
     from pruning.once import prune_once
@@ -23,6 +24,7 @@ __all__ = [
     "Hold",
     "Pruner",
     "PruningConfig",
+    "PruningError",
     "Sizes",
     "channel_scores",
     "keep_exactly",
@@ -38,6 +40,7 @@ _HOME = {
     "Hold": "masks",
     "Pruner": "pruner",
     "PruningConfig": "config",
+    "PruningError": "errors",
     "Sizes": "budget",
     "channel_scores": "granularity",
     "keep_exactly": "scope",

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.errors import PruningError
 from pruning.scope import Counts, keep_best, kept
 from pruning.sizes import Array, Keep, Sizes
 
 __all__ = ["Ask", "BudgetError", "Keep", "Sizes", "per_saving", "select_channels"]
 
 
-class BudgetError(ValueError):
+class BudgetError(PruningError):
     """No choice of channels has the size asked for; says what can be reached."""
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pruning.channels import ChannelPruning
 from pruning.config import PruningConfig
+from pruning.errors import PruningError
 from pruning.masks import Hold, freeze_but_gates
 from pruning.penalty import PENALTIES, Penalty
 from pruning.report import Record, record
@@ -21,7 +22,7 @@ from pruning.weights import WeightPruning
 Part = dict[str, Any]
 
 
-class NoEffect(RuntimeError):
+class NoEffect(PruningError):
     """All rounds are over and nothing was removed."""
 
 

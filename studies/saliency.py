@@ -20,9 +20,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
+from models.tensors import load_tensors
 from pruning.forecast import Forecast, Inference, fit
 from pruning.mogp import decay_kernel
 
@@ -51,7 +51,7 @@ def read(path: Path) -> History:
     Raises:
         SystemExit: the file is not one.
     """
-    tensors = load_file(path)
+    tensors, _ = load_tensors(path)
     if "times" not in tensors or len(tensors) < 2:
         raise SystemExit(f"{path}: no history; it needs `times` and one tensor per layer")
     times = tensors.pop("times").double()

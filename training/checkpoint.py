@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from models.tensors import save_tensors
+from models.tensors import load_tensors, save_tensors
 
 FORMAT = 1
 PATTERN = "step_*.safetensors"
@@ -83,9 +83,7 @@ def load(path: Path, device: str = "cpu") -> Checkpoint:
         CheckpointError: not a checkpoint, or one of another format.
     """
     try:
-        with safe_open(path, framework="pt", device=device) as file:
-            notes = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        tensors, notes = load_tensors(path, device)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from None
     if notes.get("format") != str(FORMAT):

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from models.tensors import save_tensors
+from models.tensors import load_tensors, save_tensors
 
 VERSION = 1  # of what is kept; raise it when the same files would give other tensors
 
@@ -32,7 +31,7 @@ def kept(
     path = cache_folder() / f"{name}-{_key(files, notes)}.safetensors"
     if path.exists():
         try:
-            return load_file(path)
+            return load_tensors(path)[0]
         except (SafetensorError, OSError):
             pass  # cut short by a full disk or a crash: made again below
     tensors = make()
