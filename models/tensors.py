@@ -1,20 +1,35 @@
 """Tensors to and from a safetensors file: readable by anyone, never left lying in the file."""
 
+import os
+import re
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from models.disk import whole_file
 
 
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a file with the permissions that any new file gets: safetensors gives it 0600."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path, metadata)
-    path.chmod(mode)
+    """Write a whole file or none, with the permissions that any new file gets, not 0600.
+
+    Raises:
+        OSError: it cannot be written; names `path`.
+    """
+    with whole_file(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:  # which hides the system's own error in its text
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        partial.chmod(mode)
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -32,3 +47,14 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
         names = list(file.keys())
         tensors = {name: file.get_tensor(name).clone() for name in names}
         return tensors, file.metadata() or {}
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a file says of itself, without its tensors.
+
+    Raises:
+        OSError: the file cannot be read.
+        SafetensorError: it is not a safetensors file.
+    """
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
