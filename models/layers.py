@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+
+from models.errors import ModelError
 
 
 def scaled(units: int, width: float) -> int:
@@ -37,16 +40,16 @@ def output_units(features: nn.Module, in_channels: int, image_size: int) -> int:
     """How many values `features` gives for one square image of `image_size` pixels a side.
 
     Raises:
-        ValueError: the image is smaller than the layers need.
+        ModelError: the image is smaller than the layers need, or larger than a tensor can be.
     """
+    empty = deepcopy(features).to("meta").eval()  # computes shapes, and no image takes memory
     try:
         with torch.no_grad():
-            image = torch.zeros(1, in_channels, image_size, image_size)
-            units = features.eval()(image).numel()
+            image = torch.empty(1, in_channels, image_size, image_size, device="meta")
+            return empty(image).numel()
     except RuntimeError as error:
-        raise ValueError(f"image_size {image_size} is too small for this network") from error
-    features.train()
-    return units
+        size = "small" if image_size < 1000 else "large"
+        raise ModelError(f"image_size {image_size} is too {size} for this network") from error
 
 
 def _draw(weight: Tensor, scheme: str, is_last: bool, generator: Generator | None) -> Tensor:
@@ -61,7 +64,7 @@ def _draw(weight: Tensor, scheme: str, is_last: bool, generator: Generator | Non
         case "orthogonal":
             gain = 1.0 if is_last else init.calculate_gain("leaky_relu", 0.05)
             return init.orthogonal_(weight, gain, generator=generator)
-    raise ValueError(f"unknown initialisation {scheme}; use default, xavier, kaiming or orthogonal")
+    raise ModelError(f"unknown initialisation {scheme}; use default, xavier, kaiming or orthogonal")
 
 
 @torch.no_grad()
@@ -81,7 +84,7 @@ def initialise(
     global state.
 
     Raises:
-        ValueError: unknown scheme.
+        ModelError: unknown scheme.
     """
     layers = [m for m in model.modules() if isinstance(m, _ConvNd | nn.Linear)]
     for layer in layers:

@@ -5,6 +5,13 @@ from typing import Any
 
 from torch import nn
 
+from models.errors import ModelError
+from models.options import check_timm_options, first_line, shown
+
+# What constructors of timm raise for options that fit no network of theirs; they check few.
+FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
+FAULTS += (RuntimeError, TypeError, ValueError)
+
 
 def from_timm(
     num_classes: int, in_channels: int, *, timm_name: str, pretrained: bool = False, **options: Any
@@ -16,7 +23,7 @@ def from_timm(
     with HF_HUB_OFFLINE=1 only from the cache.
 
     Raises:
-        ValueError: timm has no such network, no weights for it, or not that option.
+        ModelError: timm has no such network, no weights for it, or not that option.
         OSError: the weights are neither in the cache nor reachable.
     """
     import timm  # here, because it takes seconds that a network of ours need not wait for
@@ -24,7 +31,8 @@ def from_timm(
     if not timm.is_model(timm_name):
         near = difflib.get_close_matches(timm_name, timm.list_models(), 1)
         hint = f"; did you mean timm/{near[0]}?" if near else ""
-        raise ValueError(f"timm has no network {timm_name}{hint}")
+        raise ModelError(f"timm has no network {shown(timm_name)}{hint}")
+    check_timm_options(timm_name, options)
     try:
         model = timm.create_model(
             timm_name, pretrained, num_classes=num_classes, in_chans=in_channels, **options
@@ -35,8 +43,12 @@ def from_timm(
             "reachable; connect once to fetch them, point HF_HOME to a cache that has them, "
             "or write pretrained: false"
         ) from error
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"timm/{timm_name}: {error}") from error
+    except ModelError:
+        raise
+    except FAULTS as error:
+        raise ModelError(
+            f"timm/{timm_name}: timm cannot build it so ({first_line(error)}); write other options"
+        ) from error
     for module in model.modules():
         if getattr(module, "inplace", False):
             vars(module)["inplace"] = False

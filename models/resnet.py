@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.errors import ModelError
 from models.layers import conv_bn_relu, initialise, named, scaled
 
 
@@ -97,12 +98,12 @@ def resnet56(
     residual channels needs option B.
 
     Raises:
-        ValueError: no such depth, or an option other than A and B.
+        ModelError: no such depth, or an option other than A and B.
     """
     if depth % 6 != 2 or depth < 8:
-        raise ValueError(f"depth {depth} is not 6n + 2; use 8, 14, 20, 32, 44, 56 or 110")
+        raise ModelError(f"depth {depth} is not 6n + 2; use 8, 14, 20, 32, 44, 56 or 110")
     if option not in ("A", "B"):
-        raise ValueError(f"unknown shortcut option {option}; use A or B")
+        raise ModelError(f"unknown shortcut option {option}; use A or B")
     widths = [scaled(channels, width) for channels in (16, 32, 64)]
     return _cifar_resnet(num_classes, in_channels, widths, (depth - 2) // 6, option)
 

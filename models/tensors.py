@@ -23,13 +23,24 @@ def save_tensors(
         partial.touch()
         mode = partial.stat().st_mode
         try:
-            save_file(tensors, partial, metadata)
+            save_file(_separate(tensors), partial, metadata)
         except SafetensorError as error:  # which hides the system's own error in its text
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
         partial.chmod(mode)
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies where two names share memory (tied weights), which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.data_ptr()
+        apart[name] = tensor.clone() if pointer in seen and tensor.numel() else tensor
+        seen.add(pointer)
+    return apart
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from models.bounds import bounded
+from models.errors import ModelError
 from models.layers import initialise
 from models.library import from_timm
 from models.mobilenet import mobilenet_v1
+from models.options import check_options, check_size, first_line, shown
 from models.resnet import earlycrop_resnet18, resnet18_cifar, resnet56
 from models.small import alexnet, bep_small_cnn, digits_cnn, medium_conv, mnist_cnn, small_conv
 from models.vgg import bep_vgg16, earlycrop_vgg16, vgg_11, vgg_bn_drop
@@ -30,15 +33,18 @@ def build(
     `init` replaces the network's own initial weights (see `initialise`).
 
     Raises:
-        ValueError: unknown name, option or initialisation, or no pretrained weights.
+        ModelError: unknown name, option or initialisation, no pretrained weights, or a size that
+            no machine can hold.
         OSError: the pretrained weights cannot be reached.
     """
     constructor = _constructor(name)
-    given = {**options, "pretrained": True} if pretrained else options
-    _check_options(name, constructor, given)
+    check_size(name, "num_classes", num_classes)
+    check_size(name, "in_channels", in_channels)
+    _check_options(name, constructor, options, pretrained=pretrained)
     if pretrained and init:
-        raise ValueError(f"{name}: init {init} would replace the pretrained weights; write one")
-    model = constructor(num_classes, in_channels, **given)
+        raise ModelError(f"{name}: init {init} would replace the pretrained weights; write one")
+    given = {**options, "pretrained": True} if pretrained else options
+    model = _constructed(name, partial(constructor, num_classes, in_channels, **given))
     if init:
         initialise(model, init)
     vars(model)["structure"] = {
@@ -51,26 +57,38 @@ def build(
 
 
 def _constructor(name: str) -> Callable[..., nn.Module]:
-    if name.startswith("timm/"):
+    if isinstance(name, str) and name.startswith("timm/"):
         return partial(from_timm, timm_name=name.removeprefix("timm/"))
-    if name in MODELS:
+    if isinstance(name, str) and name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name, MODELS, 1)
+    near = difflib.get_close_matches(str(name), MODELS, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise ValueError(f"unknown model {name}{hint}; use timm/<name> or one of {', '.join(MODELS)}")
+    raise ModelError(
+        f"unknown model {shown(name)}{hint}; use timm/<name> or one of {', '.join(MODELS)}"
+    )
 
 
-def _check_options(name: str, constructor: Callable[..., nn.Module], given: dict[str, Any]) -> None:
-    """Every option given is a keyword of the constructor."""
+def _check_options(
+    name: str, constructor: Callable[..., nn.Module], options: dict[str, Any], *, pretrained: bool
+) -> None:
+    """Whether the network takes them; those of timm's are checked where its name is known."""
     parameters = inspect.signature(constructor).parameters
-    known = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
-    if "pretrained" in given and "pretrained" not in known:
-        raise ValueError(f"{name} has no pretrained weights; write pretrained: false")
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return  # timm's own options, which timm checks
-    for option in given:
-        if option not in known:
-            raise ValueError(f"{name} has no option {option}; it has {', '.join(known)}")
+    if pretrained and "pretrained" not in parameters:
+        raise ModelError(f"{name} has no pretrained weights; write pretrained: false")
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        check_options(name, constructor, options)
+    elif "timm_name" in options:
+        raise ModelError(f"{name} has no option timm_name; write the name as model: timm/<name>")
+
+
+def _constructed(name: str, construct: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with bounded(name):
+            return construct()
+    except (OverflowError, MemoryError, RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"{name}: too large to be built ({first_line(error)}); lower its width or options"
+        ) from error
 
 
 # timm starts the last BatchNorm of each residual block at 0; torchvision, and the papers, at 1.

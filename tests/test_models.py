@@ -1,22 +1,18 @@
-import json
 import math
-import os
 import re
 import subprocess
 import sys
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from models import MODELS, build, header, initialise, load, save
-from models.bias_map import add_bias_map
-from models.files import FORMAT
+from models import MODELS, ModelError, build, initialise
 from models.resnet import PadShortcut
 
 IMAGES = {"digits_cnn": (1, 8), "mnist_cnn": (1, 28), "alexnet": (3, 227)}
@@ -132,13 +128,37 @@ def test_residual_branches_start_at_scale_one_as_in_torchvision_and_not_as_in_ti
         ({"name": "alexnet", "pretrained": True}, "alexnet has no pretrained weights; write pre"),
         ({"name": "resnext101_32x48d", "pretrained": True}, "resnext101_32x48d has no pretrained"),
         ({"name": "resnet18", "pretrained": True, "init": "xavier"}, "resnet18: init xavier would"),
-        ({"name": "resnet18", "wdth": 2}, "timm/resnet18.tv_in1k: "),
+        ({"name": "resnet18", "wdth": 2}, "timm/resnet18.tv_in1k has no option wdth; it has "),
+        ({"name": "resnet18", "drop_rate": 5}, "timm/resnet18.tv_in1k: drop_rate 5 is no rate fr"),
+        ({"name": "resnet18", "global_pool": "a"}, "timm/resnet18.tv_in1k: timm cannot build it"),
+        ({"name": "resnet18", "layers": [-1] * 4}, "timm/resnet18.tv_in1k: layers [-1, -1, -1, -"),
+        ({"name": "digits_cnn", "width": -1}, "digits_cnn: width -1 is no number above 0"),
+        ({"name": "digits_cnn", "width": float("nan")}, "digits_cnn: width nan is no number abo"),
+        ({"name": "digits_cnn", "width": "a"}, "digits_cnn: width a is no float"),
+        ({"name": "mnist_cnn", "image_size": 10**6}, "mnist_cnn: too large to be built (Runtime"),
+        ({"name": "resnet56", "depth": 600_002}, "resnet56: more than 10,000 layers; lower its"),
+        ({"name": 7}, "unknown model 7; use timm/<name> or one of "),
         ({"name": "digits_cnn", "init": "glorot"}, "unknown initialisation glorot; use default, "),
     ],
 )
 def test_build_says_what_to_write_instead(arguments, message):
-    with pytest.raises(ValueError, match="^" + re.escape(message)):
+    with pytest.raises(ModelError, match="^" + re.escape(message)):
         build(num_classes=10, **arguments)
+
+
+def test_a_number_of_classes_is_one():
+    for wrong in (0, -1, 10**9, 2.0, "10", None, True):
+        with pytest.raises(ModelError, match=r"digits_cnn: num_classes .* is no number from 1 to"):
+            build("digits_cnn", num_classes=wrong)
+
+
+def test_a_network_larger_than_memory_is_refused_before_it_fills_it(monkeypatch):
+    free = SimpleNamespace(available=4 * 1000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    with pytest.raises(ModelError, match=r"digits_cnn: its weights need more than the 0\.0 GiB of"):
+        build("digits_cnn", num_classes=10)
+    with torch.device("meta"):
+        build("digits_cnn", num_classes=10)
 
 
 def test_unreachable_pretrained_weights_are_one_clear_error(monkeypatch, tmp_path):
@@ -230,131 +250,3 @@ def test_default_initialisation_is_pytorchs_own():
     initialise(linear, "default")
     assert torch.equal(linear.weight, expected[0])
     assert torch.equal(linear.bias, expected[1])
-
-
-# Files
-
-
-def prune_first_block(model: nn.Module, names: list[str], keep: list[int]) -> None:
-    """Keep some outputs of conv `names[0]` with BatchNorm `names[1]`, read by conv `names[2]`."""
-    conv, norm, reader = (model.get_submodule(name) for name in names)
-    conv.weight = nn.Parameter(conv.weight.detach()[keep])
-    if conv.bias is not None:
-        conv.bias = nn.Parameter(conv.bias.detach()[keep])
-    conv.out_channels = len(keep)
-    for key in ("weight", "bias"):
-        setattr(norm, key, nn.Parameter(getattr(norm, key).detach()[keep]))
-    for key in ("running_mean", "running_var"):
-        setattr(norm, key, getattr(norm, key)[keep])
-    norm.num_features = len(keep)
-    reader.weight = nn.Parameter(reader.weight.detach()[:, keep])
-    reader.in_channels = len(keep)
-
-
-BLOCKS = {
-    "resnet18_cifar": ["stage1.0.conv1", "stage1.0.bn1", "stage1.0.conv2"],
-    "resnet56": ["stage1.0.conv1", "stage1.0.bn1", "stage1.0.conv2"],
-    "earlycrop_resnet18": ["stage1.0.conv1", "stage1.0.bn1", "stage1.0.conv2"],
-    "bep_vgg16": ["features.0", "features.1", "features.3"],
-    "timm/test_resnet": ["layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2"],
-}
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_a_pruned_model_is_the_same_after_save_and_load(name, tmp_path):
-    torch.manual_seed(0)
-    options = {} if name.startswith("timm/") else {"width": 0.25}
-    model, images = build(name, num_classes=5, **options), torch.randn(2, 3, 32, 32)
-    prune_first_block(model, BLOCKS[name], [0, 2, 3])
-    model(images)
-    model.get_submodule(BLOCKS[name][1]).weight.requires_grad_(False)
-    save(model, tmp_path / "model.safetensors", {"top1_percent": 93.1})
-    again = load(tmp_path / "model.safetensors")
-    assert not again.training
-    assert torch.equal(again(images), model.eval()(images))
-    assert again.structure == model.structure
-    assert repr(again) == repr(model)
-    assert header(tmp_path / "model.safetensors")["notes"] == {"top1_percent": 93.1}
-    assert header(tmp_path / "model.safetensors")["structure"]["widths"][BLOCKS[name][0]] == {
-        "in_channels": model.get_submodule(BLOCKS[name][0]).in_channels,
-        "out_channels": 3,
-        "groups": 1,
-    }
-    first = (tmp_path / "model.safetensors").read_bytes()
-    save(again, tmp_path / "model.safetensors", {"top1_percent": 93.1})
-    assert (tmp_path / "model.safetensors").read_bytes() == first
-
-
-def test_biases_and_bias_maps_that_pruning_added_are_kept(tmp_path):
-    model, images = small("resnet18_cifar")
-    block = model.get_submodule("stage2.0")
-    block.conv1.bias = nn.Parameter(torch.randn(12))
-    add_bias_map(block.conv2, torch.randn(12, 16, 16))
-    save(model, tmp_path / "model.safetensors")
-    assert torch.equal(load(tmp_path / "model.safetensors")(images), model(images))
-
-
-def test_half_precision_stays_half_precision(tmp_path):
-    model = build("digits_cnn", num_classes=10, in_channels=1).bfloat16()
-    save(model, tmp_path / "model.safetensors")
-    assert load(tmp_path / "model.safetensors").get_parameter(LAST).dtype == torch.bfloat16
-
-
-@pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_only_the_model_itself_is_saved(tmp_path):
-    model = build("digits_cnn", num_classes=10, in_channels=1)
-    for wrapper in (nn.DataParallel(model), torch.compile(model), nn.Linear(2, 2)):
-        with pytest.raises(
-            ValueError, match=r"has no structure to save; make it with models\.build"
-        ):
-            save(wrapper, tmp_path / "model.safetensors")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    model = build("digits_cnn", num_classes=10, in_channels=1)
-    save(model, path)
-    before = path.read_bytes()
-
-    def full_disk(tensors, filename, metadata):
-        Path(filename).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("models.files.save_tensors", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save(model, path)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["model.safetensors"]
-
-
-def test_load_refuses_what_it_cannot_read(tmp_path):
-    path = tmp_path / "x.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"x\.safetensors"):
-        load(path)
-
-    def refusal(metadata: dict[str, str] | None, tensors=None) -> str:
-        save_file(tensors or {"a": torch.zeros(1)}, path, metadata)
-        with pytest.raises(ValueError, match=r"x\.safetensors: ") as caught:
-            load(path)
-        return str(caught.value)
-
-    remedy = "give a model.safetensors written by models.save"
-    foreign = f"{path}: tensors without the network they belong to; {remedy}"
-    assert refusal(None) == refusal({"format": "pt"}) == foreign
-    assert refusal({"prunezoo": '{"format": 9}'}) == (
-        f"{path}: not in format {FORMAT}; load it with the code that wrote it"
-    )
-    structure = {"num_classes": 2, "in_channels": 1, "options": {}, "widths": {}}
-
-    def ours(name: str) -> dict[str, str]:
-        described = {"format": FORMAT, "structure": {"name": name, **structure}, "notes": {}}
-        return {"prunezoo": json.dumps(described)}
-
-    unknown = f"{path}: unknown model nonesuch; use timm/<name> or one of "
-    assert refusal(ours("nonesuch")).startswith(unknown)
-    misfit = refusal(ours("digits_cnn"), {LAST: torch.zeros(2, 32)})
-    assert misfit.startswith(f"{path}: Error(s) in loading state_dict")
-    path.write_bytes(b"not a model at all")
-    with pytest.raises(ValueError, match=r"not a safetensors file \(.*\); give a model"):
-        load(path)

@@ -1,0 +1,150 @@
+"""What a recipe or a model file may set of a network.
+
+Both may come from strangers. So the names are an allow-list, the constructor's own: what timm's
+`create_model` takes besides (checkpoint_path, pretrained_cfg, cache_dir, features_only, …) opens
+files and addresses, unpickles, or makes no classifier, and stands in no network's signature, with
+any version of timm. Values are plain: numbers, words, lists and maps of them. A word can name one
+of timm's own layers, which timm looks up in a dictionary, but neither a path nor a module.
+"""
+
+import difflib
+import inspect
+import math
+import re
+import reprlib
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.errors import ModelError
+
+LARGEST = 1_000_000  # no width, depth, image side or number of classes is larger
+NODES = 10_000  # values in one option, nested ones too
+DEPTH = 8  # of lists in lists
+WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
+# Set by `build` itself, or of a place (device), or making something that is no classifier.
+WITHHELD = {"self", "args", "kwargs", "num_classes", "in_chans", "device", "dtype"}
+WITHHELD |= {"fork_feat", "return_interm_layers", "out_features", "out_indices", "features_only"}
+EXTRA = {"bn_eps", "bn_momentum"}  # numbers that timm's EfficientNets turn into their norm layer
+KINDS = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def check_size(name: str, what: str, value: Any) -> None:
+    """Whether a number of classes or channels is one.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if type(value) is not int or not 1 <= value <= LARGEST:
+        raise ModelError(f"{name}: {what} {shown(value)} is no number from 1 to {LARGEST:,}")
+
+
+def check_options(name: str, constructor: Callable[..., Any], given: dict[str, Any]) -> None:
+    """Whether a network of ours takes these options, each of its own kind and a possible size.
+
+    Raises:
+        ModelError: it does not.
+    """
+    parameters = inspect.signature(constructor).parameters
+    known = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    _check_names(name, known, given)
+    for option, value in given.items():
+        kind = known[option].annotation
+        if type(value) not in KINDS[kind]:
+            raise ModelError(f"{name}: {option} {shown(value)} is no {kind.__name__}")
+        if kind in (int, float) and not 0 < value <= LARGEST:
+            raise ModelError(
+                f"{name}: {option} {shown(value)} is no number above 0 and up to {LARGEST:,}"
+            )
+
+
+def check_timm_options(timm_name: str, given: dict[str, Any]) -> None:
+    """Whether a network of timm takes these options, each of plain values.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if given:
+        _check_names(f"timm/{timm_name}", _signature(timm_name), given)
+    for option, value in given.items():
+        fault = _fault_of(value)
+        if not fault and re.fullmatch(r"(.*_)?drop_(.*_)?rate", option) and not _is_rate(value):
+            fault = "is no rate from 0 to 1"
+        if fault:
+            raise ModelError(f"timm/{timm_name}: {option} {shown(value)} {fault}")
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a sentence: on one line, cut where it is long or deep."""
+    if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 60:
+        return value
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "of more than 60 digits"  # Python refuses to print thousands of them
+    return " ".join(_SHORT.repr(value).split())
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and its first line, for a sentence."""
+    return " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])[:200]
+
+
+@cache
+def _signature(timm_name: str) -> list[str]:
+    """The parameters of the class behind a name, and of those it extends."""
+    import timm  # here, because it takes seconds that a network of ours need not wait for
+
+    with torch.device("meta"):
+        made = type(timm.create_model(timm_name))
+    classes = [c for c in made.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
+    names = {key for c in classes for key in inspect.signature(c.__init__).parameters}
+    return sorted((names | EXTRA) - WITHHELD)
+
+
+def _check_names(name: str, known: Iterable[str], given: Iterable[str]) -> None:
+    for option in given:
+        if option not in known:
+            near = difflib.get_close_matches(str(option)[:80], known, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ModelError(
+                f"{name} has no option {shown(option)}; it has {', '.join(known) or 'none'}{hint}"
+            )
+
+
+def _fault_of(value: Any) -> str | None:
+    """Why a value is not plain; None of one that is."""
+    left, nodes = [(value, 0)], 0
+    while left:
+        one, depth = left.pop()
+        nodes += 1
+        inner: list[Any] = []
+        if isinstance(one, list | tuple):
+            inner = list(one)
+        elif isinstance(one, dict):
+            inner = [*one, *one.values()]
+        elif fault := _fault_of_one(one):
+            return fault
+        left += [(part, depth + 1) for part in inner]
+        if depth > DEPTH or nodes + len(left) > NODES:
+            return "is nested too deep or too long"
+    return None
+
+
+def _is_rate(value: Any) -> bool:
+    return not isinstance(value, int | float) or 0 <= value <= 1
+
+
+def _fault_of_one(value: Any) -> str | None:
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return None if WORD.fullmatch(value) else "is no word of letters, digits, - and _"
+    if type(value) is int:
+        return None if 0 <= value <= LARGEST else f"is no number from 0 to {LARGEST:,}"
+    if type(value) is float:
+        return None if math.isfinite(value) else "is no finite number"
+    return "is no number, word, list or map"
