@@ -37,7 +37,7 @@ def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> Non
     Raises:
         ModelError: widths of no layer, or tensors of another network than a pruned `model`.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     for name, numbers in widths.items():
         _set_widths(name, modules.get(name), numbers)
     expected = set(model.state_dict())
