@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning.budget import BudgetError, Sizes, select_channels
+    from pruning.budget import Sizes, select_channels
     from pruning.config import PruningConfig
     from pruning.criteria import CRITERIA
-    from pruning.errors import PruningError
+    from pruning.errors import BudgetError, PruningError
     from pruning.granularity import channel_scores
     from pruning.masks import Hold
     from pruning.once import prune_once
@@ -36,7 +36,7 @@ __all__ = [
 
 _HOME = {
     "CRITERIA": "criteria",
-    "BudgetError": "budget",
+    "BudgetError": "errors",
     "Hold": "masks",
     "Pruner": "pruner",
     "PruningConfig": "config",

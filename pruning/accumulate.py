@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
 from pruning.criteria.probe import scoring
+from pruning.errors import PruningError
 from pruning.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -71,11 +72,11 @@ class Accumulator(Watcher):
         """(width,) for every axis.
 
         Raises:
-            ValueError: if no step was seen since the last reset.
+            PruningError: if no step was seen since the last reset.
         """
         steps = float(self.tensors["steps"])
         if not steps:
-            raise ValueError(
+            raise PruningError(
                 "accumulate: no training step was seen before this round; start later (1ep), or"
                 " set accumulate: false"
             )

@@ -8,17 +8,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pruning.bep import Decision, Plan, permissive_size
 from pruning.budget import Ask, Keep, select_channels
 from pruning.channel_round import ChannelRound, Selection
+from pruning.config import CriterionConfig
+from pruning.errors import PruningError, bounded
 from pruning.forecast import fit
 from pruning.foretold import Foretold
-from pruning.saliency import History, Taps, pause_due
+from pruning.saliency import History, Taps, first_bucket, pause_due
 from pruning.schedule import Schedule
 from pruning.scope import keep_best, keep_exactly, kept
-from pruning.scoring import by_unit, unit_scores
+from pruning.scoring import (
+    by_unit,
+    check_complete,
+    check_positive,
+    rehearse_scores,
+    unit_scores,
+)
 from pruning.sizes import Sizes
 from pruning.state import stream_seed
 from pruning.watcher import Watcher
@@ -70,6 +79,19 @@ class BayesianEarlyPruning(Selection):
         flops: Literal["macs", "params"] = "macs",
     ) -> None:
         super().__init__()
+        bounded(
+            "selection: bep",
+            pauses=(pauses, 1, 10**6),
+            fraction=(fraction, 1e-9, 1),
+            every=(every, 1, 10**9),
+            bucket=(bucket, 1, 10**9),
+            latents=(latents, 1, 1000),
+            dense_latents=(dense_latents, 1, 1000),
+            inducing=(inducing, 1, 10_000),
+            draws=(draws, 1, 10**6),
+            stages=(stages or 0, 0, 0.999999),
+            overhead=(overhead, 0, 1000),
+        )
         self.protocol, self.pauses, self.fraction = protocol, pauses, fraction
         self.every, self.bucket = every, bucket
         self.penalty, self.dynamic, self.draws = penalty, dynamic, draws
@@ -77,7 +99,8 @@ class BayesianEarlyPruning(Selection):
         self.fitting: dict[str, Any] = {"inference": inference}
         if inference == "variational":
             self.fitting["inducing"] = inducing
-        self.stages, self.lite, self.overhead, self.flops = stages, lite, overhead, flops
+        self.stages, self.overhead, self.flops = stages, overhead, flops
+        self.lite = _criterion(lite)
         self.history = History()
         self.foretold = Foretold()
         self.taps: Taps | None = None
@@ -87,16 +110,50 @@ class BayesianEarlyPruning(Selection):
         self.decided: dict[str, dict[str, Any]] = {}  # each axis's last decision, for the log
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────
+    def check(self, config: PruningConfig, state: State) -> None:
+        """Whether there is something on record before the first decision.
+
+        Raises:
+            PruningError: says which key to change.
+        """
+        if self.protocol == "buckets" and config.criterion.name != _TAPPED:
+            raise PruningError(
+                f"selection.protocol: buckets reads {_TAPPED} from training's own steps; write"
+                f" criterion: {_TAPPED}, or protocol: pauses"
+            )
+        check_positive(config, "and saliency that is forecast is not")
+        schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
+        first = 1 if self.protocol == "pauses" else first_bucket(self.every, self.bucket)
+        if schedule.start < first:
+            raise PruningError(
+                "selection: bep has measured nothing before its first decision at step"
+                f" {schedule.start}; start later (schedule.start: {first}it or more)"
+                + ("" if first == 1 else ", or write smaller buckets")
+            )
+        if schedule.start < state.total_steps:
+            self._plan(1, schedule, state)
+
+    def _plan(self, size: int, schedule: Schedule, state: State) -> Plan:
+        times = (schedule.start, schedule.every or state.total_steps, state.total_steps)
+        seed, step, total = (steps / state.steps_per_epoch for steps in times)
+        return Plan(size, seed, step, total, self.penalty, self.dynamic)
+
+    def rehearse(self, round: ChannelRound) -> None:
+        """Raise PruningError for sizes and criteria that do not fit the network."""
+        if round.ask.measure != "latency":
+            final_sizes(round.sizes, round.ask, round.axes, self.stages)
+        config, widths = self.config, round.ask.widths
+        if self.protocol == "pauses":
+            round.state.subset(self.fraction, config.calibration.batch_size, stream="rehearsal")
+            rehearse_scores(config, round.state, round.axes, widths)
+        if config.schedule.initial:
+            rehearse_scores(config, round.state, round.axes, widths, self.lite)
+
     def attach(self, config: PruningConfig, state: State, axes: Axes) -> None:
         """Begins to watch a network, the dense one or what pruning left of it."""
         self.config, self.axes = config, axes
         if self.protocol == "pauses":
             return
-        if config.criterion.name != _TAPPED:
-            raise ValueError(
-                f"selection.protocol: buckets reads {_TAPPED} from training's own steps; write"
-                f" criterion: {_TAPPED}, or protocol: pauses"
-            )
         if self.taps is not None:
             self.taps.detach()
         self.taps = Taps(
@@ -139,19 +196,18 @@ class BayesianEarlyPruning(Selection):
         if schedule.initial and state.position < schedule.start:
             return self._permissive(round, schedule)
         if not len(self.history.times):
-            raise ValueError(
+            raise PruningError(
                 "selection: bep has measured nothing before its first decision; start later"
                 " (schedule.start), or ask for more pauses or smaller buckets"
             )
+        check_complete(self.config.criterion.name, self.history.tensors, round.alive)
         keep = {}
         for axis, alive in round.alive.items():
             size, stays = self.sizes[axis], torch.zeros_like(alive)
             if state.position >= state.total_steps:
                 stays[alive] = keep_exactly(self.history.of(axis)[-1, alive], size)
             else:
-                times = (schedule.start, schedule.every or state.total_steps, state.total_steps)
-                seed, step, total = (steps / state.steps_per_epoch for steps in times)
-                plan = Plan(size, seed, step, total, self.penalty, self.dynamic)
+                plan = self._plan(size, schedule, state)
                 stays[alive] = self._decide(axis, plan, alive, round)
             keep[axis] = stays
         return keep
@@ -196,8 +252,8 @@ class BayesianEarlyPruning(Selection):
         largest = permissive_size(
             flops, least, seed=schedule.start, total=state.total_steps, overhead=self.overhead
         )
-        criterion = self.config.criterion.model_validate(self.lite)
-        scores = unit_scores(self.config, state, round.axes, round.stream, criterion=criterion)
+        scores = unit_scores(self.config, state, round.axes, round.stream, criterion=self.lite)
+        check_complete(self.lite.name, scores, self.sizes)
         chosen = {axis: scores[axis] for axis in self.sizes}
         return keep_best(chosen, counts(largest), dict(self.sizes), dict(round.alive))
 
@@ -244,6 +300,15 @@ class BayesianEarlyPruning(Selection):
                 if key.startswith(f"{name}/")
             }
             part.load_state_dict({"tensors": tensors, "values": state["values"][name]})
+
+
+def _criterion(name: str) -> CriterionConfig:
+    """The criterion of the permissive cut."""
+    try:
+        return CriterionConfig.model_validate(name)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise PruningError(f"selection: bep: lite: {why}") from None
 
 
 def final_sizes(sizes: Sizes, ask: Ask, axes: Axes, stages: float | None) -> dict[str, int]:

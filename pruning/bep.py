@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pruning.errors import PruningError
+
 
 class BestSets:
     """ρ_T(m, B_s) of every draw: its B_s largest positive saliencies inside a growing mask m.
@@ -75,7 +77,7 @@ class Plan:
     every λ that the paper tries would prune at once to `size`, against its own table 3.
 
     Raises:
-        ValueError: a size, time or penalty with which the algorithm is not defined.
+        PruningError: a size, time or penalty with which the algorithm is not defined.
     """
 
     size: int  # B_s
@@ -87,14 +89,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"size {self.size}: a layer keeps at least 1 element")
+            raise PruningError(f"size {self.size}: a layer keeps at least 1 element")
         if not (0 < self.seed < self.total and self.step > 0):
-            raise ValueError(
+            raise PruningError(
                 f"seed {self.seed}, step {self.step}, total {self.total}: write epochs with "
                 "0 < seed < total and step > 0"
             )
         if not (0 < self.penalty < 1 or (self.penalty >= 0 and not self.dynamic)):
-            raise ValueError(
+            raise PruningError(
                 f"penalty {self.penalty}: write a number between 0 and 1; eq. 13 is a power of it"
             )
 

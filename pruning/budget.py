@@ -7,15 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.errors import PruningError
+from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.scope import Counts, keep_best, kept
 from pruning.sizes import Array, Keep, Sizes
 
 __all__ = ["Ask", "BudgetError", "Keep", "Sizes", "per_saving", "select_channels"]
-
-
-class BudgetError(PruningError):
-    """No choice of channels has the size asked for; says what can be reached."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,14 @@ def select_channels(
 
     Raises:
         BudgetError: the floors alone are too large, or no unit is small enough to get near enough.
-        ValueError: a score is NaN.
+        PruningError: a score is NaN.
     """
+    sizes.check()
     alive = alive or {a: torch.ones(sizes.widths[a], dtype=torch.bool) for a in sizes.prunable}
     scores = {a: scores[a].detach().cpu().double() for a in sizes.prunable}
     for axis, score in scores.items():
         if torch.isnan(score).any():
-            raise ValueError(f"the score of {axis} is NaN; score in float32 or on more data")
+            raise PruningError(f"the score of {axis} is NaN; score in float32 or on more data")
     if ask.measure == "channels" and ask.scope == "layer":
         return keep_best(scores, _per_axis(ask, alive), ask.floor, alive)
     order = _Order(scores, alive, ask, sizes)
@@ -79,6 +76,36 @@ def select_channels(
     return order.keep(units)
 
 
+def check_floor(sizes: Sizes, ask: Ask) -> None:
+    """Refuse a size that not even the floors of all axes fit, whatever the scores.
+
+    Raises:
+        BudgetError: says what stays at least.
+        NoEffect: not one unit of any axis would go.
+    """
+    if ask.measure == "latency":
+        return  # not known before the device was measured
+    if (ask.measure, ask.scope) == ("channels", "layer"):
+        whole = {axis: torch.ones(width, dtype=torch.bool) for axis, width in ask.widths.items()}
+        if ask.removed and _per_axis(ask, whole) == ask.widths:
+            raise NoEffect(
+                f"channels: {ask.removed:g} of each layer is less than one unit; ask for more"
+            )
+        return  # met in each axis
+    step = ask.round_to
+    lead = {a: min(ask.widths[a], -(-n // step) * step) for a, n in ask.floor.items()}
+    least = sum(lead.values()) if ask.measure == "channels" else sizes.least(ask.measure, lead)
+    if least > ask.limit:
+        raise _too_small(ask.measure, ask.limit, least)
+
+
+def _too_small(measure: str, limit: float, least: float) -> BudgetError:
+    return BudgetError(
+        f"{measure}: at most {limit:.6g} asked for, and what must stay alone has {least:.6g};"
+        " prune less, lower floor, or shorten except"
+    )
+
+
 def per_saving(
     scores: dict[str, Tensor], savings: dict[str, Tensor], exponent: float
 ) -> dict[str, Tensor]:
@@ -87,12 +114,12 @@ def per_saving(
     PaT's latency-aware variant (arXiv:2110.12007, section 4.4) gives no formula; μ = 1 is ours.
 
     Raises:
-        ValueError: for a negative score, which division would rank the wrong way round.
+        PruningError: for a negative score, which division would rank the wrong way round.
     """
     made = {}
     for axis, score in scores.items():
         if (score < 0).any():
-            raise ValueError(
+            raise PruningError(
                 f"{axis} has negative scores, which cannot be divided by what a unit saves;"
                 " set importance.absolute: after"
             )
@@ -158,10 +185,7 @@ class _Order:
         """
         least = self._size(self._counts(1))
         if least > limit:
-            raise BudgetError(
-                f"{self._measure}: at most {limit:.6g} asked for, and what must stay alone has"
-                f" {least:.6g}; prune less, lower floor, or shorten except"
-            )
+            raise _too_small(self._measure, limit, least)
         return bisect_right(
             range(1, len(self._ends) + 1), limit, key=lambda n: self._size(self._counts(n))
         )

@@ -35,12 +35,20 @@ class Selection(Watcher):
     """Decides which units stay.
 
     `sized` selections meet the recipe's amount exactly; those that are not `scored` rank the units
-    themselves, and their rounds have no scores; some watch on `to_the_end`, all rounds over.
+    themselves, and their rounds have no scores; those that `ranks` marks go by scores alone; some
+    watch on `to_the_end`, all rounds over.
     """
 
     sized = True
     scored = True
+    ranks = False
     to_the_end = False
+
+    def check(self, config: "PruningConfig", state: "State") -> None:
+        """Raise PruningError for what the rest of the recipe makes impossible."""
+
+    def rehearse(self, round: ChannelRound) -> None:
+        """Raise PruningError for what would fail at a round without scores or values."""
 
     def attach(self, config: "PruningConfig", state: "State", axes: "Axes") -> None:
         """Begins to watch a network: the dense one, or what pruning left of it."""

@@ -8,17 +8,26 @@ from torch import Tensor
 from models.axes import Axes, axes, masks
 from models.channels import GONE, cuts, relabel, take
 from pruning.accumulate import Accumulator
-from pruning.budget import Ask, per_saving
-from pruning.compensation import COMPENSATIONS
+from pruning.budget import Ask, check_floor, per_saving
+from pruning.compensation import COMPENSATIONS, with_biases
 from pruning.config import PruningConfig
 from pruning.latency import Latency, latency_table
 from pruning.masks import Hold
 from pruning.scope import Masks, floors
-from pruning.scoring import calibration, handed, left_alone, unit_scores
+from pruning.scoring import (
+    calibration,
+    check_complete,
+    check_positive,
+    check_ranks,
+    handed,
+    left_alone,
+    rehearse_scores,
+    unit_scores,
+)
 from pruning.selection import SELECTIONS, ChannelRound, Selection
 from pruning.sizes import Keep, Sizes, positions
-from pruning.state import State, digest
-from pruning.surgery import prune_channels
+from pruning.state import State, digest, valueless
+from pruning.surgery import prune_channels, rehearse_surgery
 
 MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
 
@@ -32,16 +41,15 @@ class ChannelPruning:
 
     def __init__(self, config: PruningConfig, state: State) -> None:
         self._config = config
-        self.axes: Axes = axes(state.model, state.example_input)
+        image = state.example_input
+        self.axes: Axes = axes(state.model, image, probe=not image.is_meta)
         self._dense_axes = self.axes
         self._positions = positions(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
         self._spared = {a for a in self.axes.widths if spared & set(self.axes.producers(a))}
         self.latency: Latency | None = None
         sizes = self._sizes()
-        if not sizes.prunable:
-            reasons = "; ".join(f"{axis}: {why}" for axis, why in self.axes.fixed.items())
-            raise ValueError(f"no channel of this network can be pruned ({reasons})")
+        sizes.check()
         self.widths = {axis: self.axes.widths[axis] for axis in sizes.prunable}
         self.dense = {name: sizes.of(name, {}) for name in MEASURES}
         self.kept: Keep = {a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()}
@@ -49,6 +57,9 @@ class ChannelPruning:
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
         self.accumulator = self._accumulator(state)
         name, value = config.amount or ("", 0.0)
+        if config.importance.per is not None and not config.accumulate:
+            check_positive(config, "which cannot be divided by what a unit saves")
+        self.selection.check(config, state)
         self.selection.attach(config, state, self.axes)
         self.measure = {"compression_ratio": "params", "": "channels"}.get(name, name)
         self.removed = 1 - 1 / value if name == "compression_ratio" else value
@@ -87,13 +98,32 @@ class ChannelPruning:
             found = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
         else:
             found = unit_scores(self._config, state, self.axes, stream)
-        missing = [axis for axis in self.widths if axis not in found]
-        if missing:
-            raise ValueError(
-                f"{self._config.criterion.name} has no score for {', '.join(missing)}; choose"
-                " another criterion, or leave them out (pruning.except)"
-            )
+        check_complete(self._config.criterion.name, found, self.widths)
         return {axis: found[axis] for axis in self.widths}
+
+    def rehearse(self, state: State, removed: float) -> None:
+        """Refuse what would fail in the last round, on a network without values.
+
+        Raises:
+            PruningError: the criterion does not score every axis, or the compensation or the
+                optimizer's state does not fit the network.
+            BudgetError: floors keep more than is to stay.
+            NoEffect: less than one unit would go.
+        """
+        sizes, ask = self._sizes(), self._ask(removed)
+        if self.selection.scored and self.accumulator is None:
+            rehearse_scores(self._config, state, self.axes, self.widths)
+        if self.selection.sized:
+            check_floor(sizes, ask)
+        self.selection.rehearse(
+            ChannelRound({}, sizes, ask, self.alive, self.axes, state, "rehearsal")
+        )
+        keep = {axis: torch.arange(width) > 0 for axis, width in self.widths.items()}
+        with valueless():
+            self._compensate(state, keep, "rehearsal")
+        if self._config.application != "mask":
+            with valueless():
+                rehearse_surgery(state.model, self.axes, keep, state.optimizer)
 
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and removes once for each fraction, all at the same point of training."""
@@ -108,22 +138,32 @@ class ChannelPruning:
         asked = self._config.importance
         if asked.per is not None:
             found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
-        ask = Ask(
-            measure=self.measure,
-            removed=removed,
-            dense=self.dense[self.measure],
-            floor=floors(self.widths, self._config.least),
-            widths=self.widths,
-            scope=self._config.scope,
-            tolerance=self._config.tolerance,
-            round_to=self._config.round_to,
-        )
+        if found and self.selection.ranks and self._untouched:
+            check_ranks(self._config.criterion.name, found)
+        ask = self._ask(removed)
         keep = self.selection.keep(
             ChannelRound(found, sizes, ask, self.alive, self.axes, state, stream)
         )
         self._apply(state, keep, stream, removes=self._config.application == "surgery")
         if last and self._config.application == "mask_then_surgery":
             self._remove(state, self.alive)
+
+    @property
+    def _untouched(self) -> bool:
+        """Whether no unit has gone yet."""
+        return all(bool(kept.all()) for kept in (*self.kept.values(), *self.alive.values()))
+
+    def _ask(self, removed: float) -> Ask:
+        return Ask(
+            measure=self.measure,
+            removed=removed,
+            dense=self.dense.get(self.measure, 0.0),  # latency is measured at the first round
+            floor=floors(self.widths, self._config.least),
+            widths=self.widths,
+            scope=self._config.scope,
+            tolerance=self._config.tolerance,
+            round_to=self._config.round_to,
+        )
 
     def _measure_latency(self, state: State) -> None:
         """The table, once for the dense network; the mean over ranks, so that all agree."""
@@ -135,19 +175,23 @@ class ChannelPruning:
             self.dense["latency"] = self._sizes().of("latency", {})
 
     def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
-        chosen = self._config.compensation
-        compensate = COMPENSATIONS[chosen.name]
-        batches = calibration(self._config, state, stream) if chosen.name != "none" else []
-        options = handed(compensate, state, f"{chosen.name} {stream}") | chosen.options
-        if compensate.when == "before":
-            self.axes = compensate(state.model, self.axes, keep, batches, **options)
+        when = COMPENSATIONS[self._config.compensation.name].when
+        if when == "before":
+            self.axes = self._compensate(state, keep, stream)
         self.alive = keep
         self._hold(state)
         if removes:
             self._remove(state, keep)
-        if compensate.when == "after":
-            self.axes = compensate(state.model, self.axes, keep, batches, **options)
+        if when == "after":
+            self.axes = self._compensate(state, keep, stream)
             self._hold(state)
+
+    def _compensate(self, state: State, keep: Keep, stream: str) -> Axes:
+        chosen = self._config.compensation
+        compensate = COMPENSATIONS[chosen.name]
+        batches = calibration(self._config, state, stream) if chosen.name != "none" else []
+        options = handed(compensate, state, f"{chosen.name} {stream}") | chosen.options
+        return compensate(state.model, self.axes, keep, batches, **options)
 
     def _hold(self, state: State) -> None:
         """Zeros where something is masked, in network, optimizer and average."""
@@ -239,11 +283,11 @@ class ChannelPruning:
 
     def _axes_now(self, state: State) -> Axes:
         """The axes of the network as `kept` left it, by the names of the dense one."""
-        if self._config.compensation.name == "mean_replacement":
-            return axes(state.model, state.example_input)  # which has biases of its own by now
         kept = torch.ones(sum(self._dense_axes.widths.values()), dtype=torch.bool)
         for axis, mask in self.kept.items():
             kept[self._dense_axes.offsets[axis] :][: len(mask)] = mask
         widths = self._dense_axes.widths | {a: int(mask.sum()) for a, mask in self.kept.items()}
         new_id = torch.where(kept, kept.cumsum(0) - 1, GONE)
-        return relabel(self._dense_axes, widths, new_id, self._dense_axes.fixed)
+        found = relabel(self._dense_axes, widths, new_id, self._dense_axes.fixed)
+        named = [*state.model.named_parameters(), *state.model.named_buffers()]
+        return with_biases(found, {name: t for name, t in named if name not in found.labels})

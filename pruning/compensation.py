@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from models.channels import Axes
 from models.layers import initialise
 from models.modes import evaluating
+from pruning.errors import PruningError
 from pruning.mean_replacement import Batches, Keep, measure, propagate
 from pruning.whole_batch import WholeBatch
 
@@ -85,21 +86,21 @@ def mean_replacement(
     model's other biases are.
 
     Raises:
-        ValueError: if `keep` is not about whole units, or there is no batch.
+        PruningError: if `keep` is not about whole units, or there is no batch.
     """
     batches = list(batches)
     found = axes
     for network in filter(None, (model, ema)):
         measured = measure(network, axes, batches, value=value, reduce=reduce)
         added = propagate(network, axes, keep, measured, padding)
-        found = _with(axes, added)
+        found = with_biases(axes, added)
         if network is model and optimizer:
             new = [tensor for tensor in added.values() if isinstance(tensor, nn.Parameter)]
             _bias_group(model, optimizer).extend(new)
     return found
 
 
-def _with(axes: Axes, added: dict[str, Tensor]) -> Axes:
+def with_biases(axes: Axes, added: dict[str, Tensor]) -> Axes:
     """The axes with those of biases (O,) and bias maps (O, H, W) of layers it knows."""
     outputs = {name: axes.labels[f"{name.rpartition('.')[0]}.weight"][0] for name in added}
     labels = {name: (outputs[name], *(None,) * (t.dim() - 1)) for name, t in added.items()}
@@ -136,7 +137,7 @@ def bn_recalibrate(
     variance is the one that training mode divides by, of a batch over all ranks (`WholeBatch`).
 
     Raises:
-        ValueError: if there is no BatchNorm with running statistics, or no batch.
+        PruningError: if there is no BatchNorm with running statistics, or no batch.
     """
     batches = list(batches)
     for network in filter(None, (model, ema)):
@@ -144,7 +145,7 @@ def bn_recalibrate(
             m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
         ]
         if not found or not batches:
-            raise ValueError(
+            raise PruningError(
                 "bn_recalibrate re-estimates BatchNorm statistics, and there is no "
                 + ("batch to do so from" if found else "BatchNorm; use compensation: none")
             )

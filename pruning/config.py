@@ -34,7 +34,7 @@ NONE = Duration(0, "it")
 class Section(BaseModel):
     """Frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Choice(BaseModel):
@@ -52,7 +52,11 @@ class Choice(BaseModel):
         if not isinstance(value, dict) or "name" not in value:
             return value
         options = {k: v for k, v in value.items() if k != "name"}
-        return {"name": value["name"], **checked(*cls.registry, str(value["name"]), options)}
+        made = checked(*cls.registry, str(value["name"]), options)
+        for option, number in made.items():
+            if isinstance(number, int | float) and not -(2**63) <= number < 2**63:
+                raise ValueError(f"{option}: {number} of {value['name']} is too large or no number")
+        return {"name": value["name"], **made}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -107,7 +111,7 @@ class ScheduleConfig(Section):
 
     start: Duration = NONE
     wait: Duration = NONE
-    rounds: Annotated[int, Field(ge=1)] = 1
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 1
     every: Duration = NONE
     end: Duration | None = None
     curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"

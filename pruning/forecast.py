@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from pruning.errors import PruningError
 from pruning.mogp import Exact, fit_prior
 
 Inference = Literal["exact", "variational"]
@@ -158,7 +159,8 @@ def fit(
     Options go to `fit_prior` (steps) or `fit_variational` (inducing, steps, learning_rate).
 
     Raises:
-        ValueError: shapes that do not match, times or saliencies that are negative or not finite.
+        ValueError: shapes that do not match, or an unknown inference.
+        PruningError: times or saliencies that are negative or not finite, or latents below 1.
     """
     times, S = _float64(times), _float64(S)
     _check(times, S, latents)
@@ -205,12 +207,12 @@ def _check(times: Tensor, S: Tensor, latents: int | None) -> None:
         )
     for name, values in (("times", times), ("saliencies", S)):
         if not bool(torch.isfinite(values).all() and (values >= 0).all()):
-            raise ValueError(
+            raise PruningError(
                 f"{name} must be finite and ≥ 0; leave out measurements taken from skipped or "
                 "overflowed batches, and count epochs from 0"
             )
     if latents is not None and latents < 1:
-        raise ValueError(f"latents {latents}: at least 1, or None for independent processes")
+        raise PruningError(f"latents {latents}: at least 1, or None for independent processes")
 
 
 def _draw(posterior: Posterior, time: Tensor, n: int, generator: torch.Generator) -> Tensor:

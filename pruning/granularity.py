@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from pruning.errors import PruningError
+
 if TYPE_CHECKING:
     from models.axes import Axes
 
@@ -103,7 +105,7 @@ def _by_axis(value: Tensor, scored: Tensor, axes: "Axes") -> dict[str, Tensor]:
         if not scored[place].any():
             continue
         if not scored[place].all():
-            raise ValueError(
+            raise PruningError(
                 f"axis {axis}: {int((~scored[place]).sum())} of its {width} units have no score, "
                 "because the criterion does not score the layer that writes them; choose another "
                 "criterion, or leave the axis out (pruning.except)"
@@ -111,6 +113,9 @@ def _by_axis(value: Tensor, scored: Tensor, axes: "Axes") -> dict[str, Tensor]:
         found[axis] = value[place]
     return found
 
+
+SIGNED = frozenset({"taylor", "bn_taylor", "snap", "crop_s", "grasp", "rs", "mrs"})
+"""Criteria whose scores may be negative; `obd` too, unless its Hessian is Gauss-Newton's."""
 
 SIGNED_GROUP: dict[str, Any] = {"reduce": "sum", "absolute": "after"}
 
@@ -126,3 +131,10 @@ CHANNEL_DEFAULTS: dict[str, dict[str, Any]] = {
     "crop_s": SIGNED_GROUP,
 }
 """Options of `channel_scores` by criterion; {} where missing: the plain sum, sign kept."""
+
+
+def is_signed(criterion: str, options: Mapping[str, Any], collapse: Mapping[str, Any]) -> bool:
+    """Whether a unit's score may be negative, given options of criterion and `channel_scores`."""
+    exact = criterion == "obd" and options.get("hessian", "gauss_newton") != "gauss_newton"
+    positive = collapse.get("absolute", "none") != "none" or collapse.get("reduce") in ("l2", "rms")
+    return (criterion in SIGNED or exact) and not positive

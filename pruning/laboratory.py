@@ -18,6 +18,7 @@ from models.channels import Axes
 from pruning.criteria import identity
 from pruning.criteria.activations import mean_replacement_scores
 from pruning.duration import Duration
+from pruning.errors import PruningError
 from pruning.granularity import channel_scores
 from pruning.laboratory_bench import Bench
 from pruning.laboratory_config import LaboratoryConfig
@@ -215,7 +216,7 @@ def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
     be pruned, such as the classifier, do not count.
 
     Raises:
-        ValueError: if there is no such layer.
+        PruningError: if there is no such layer.
     """
     written = {producer: axis for axis in axes.widths for producer in axes.producers(axis)}
     names = [n for n, _ in model.named_modules() if f"{n}.weight" in written]
@@ -226,7 +227,9 @@ def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
     found = words.get(layers, [layers] if layers in names else [])
     if not found:
         known = ", ".join([*(word for word, n in words.items() if n), *names])
-        raise ValueError(f"laboratory: no prunable layer is called {layers}; write one of {known}")
+        raise PruningError(
+            f"laboratory: no prunable layer is called {layers}; write one of {known}"
+        )
     return list(dict.fromkeys(written[f"{name}.weight"] for name in found))
 
 

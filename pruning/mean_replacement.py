@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from models.bias_map import MappedConv2d, add_bias_map
 from models.channels import Axes
 from models.modes import evaluating
+from pruning.errors import PruningError
 from pruning.reading import Reading, norms, readers, reading, writing
 
 Keep = dict[str, Tensor]
@@ -49,11 +50,11 @@ def measure(
     `reduce` averages over processes.
 
     Raises:
-        ValueError: if there is no batch.
+        PruningError: if there is no batch.
     """
     batches = list(batches)
     if not batches:
-        raise ValueError("mean replacement needs a batch to measure on; set calibration.batches")
+        raise PruningError("mean replacement needs a batch to measure on; set calibration.batches")
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         read = stack.enter_context(reading(model, axes))
@@ -100,19 +101,20 @@ def _labels(axes: Axes, name: str, dimension: int) -> Tensor:
 def _shared(mean: Tensor, labels: Tensor) -> Tensor:
     """At each column the mean of all columns of the same unit; a column of no unit is alone."""
     alone = torch.arange(len(labels)) + labels.max() + 1
-    unit = torch.where(labels < 0, alone, labels).to(mean.device)
-    total = mean.new_zeros(int(unit.max()) + 1).index_add_(0, unit, mean)
-    return (total / unit.bincount().clamp(min=1))[unit]
+    unit = torch.where(labels < 0, alone, labels)
+    often = unit.bincount().clamp(min=1).to(mean.device)
+    place = unit.to(mean.device)
+    return (mean.new_zeros(len(often)).index_add_(0, place, mean) / often)[place]
 
 
 def removed_units(axes: Axes, keep: Keep) -> Tensor:
     """(units,) bool by global unit id: True = removed.
 
     Raises:
-        ValueError: if `keep` names what is no axis (a weight, say) or one that is left alone.
+        PruningError: if `keep` names what is no axis (a weight, say) or one that is left alone.
     """
     for axis in sorted(keep.keys() - axes.widths.keys()):
-        raise ValueError(
+        raise PruningError(
             f"mean replacement works on whole units, and {axis} "
             + (
                 f"is left alone ({axes.fixed[axis]})"
@@ -150,9 +152,10 @@ def propagate(
     added = {}
     for name, module in readers(model, axes).items():
         labels, mean = _labels(axes, name, 1), measured.means[name]
-        gone = (removed[labels] & (labels >= 0)).to(mean.device)
+        gone = removed[labels] & (labels >= 0)
         if gone.any():
-            given = _given(module, torch.where(gone, mean, 0), measured.sizes[name], padding)
+            values = torch.where(gone.to(mean.device), mean, 0)
+            given = _given(module, values, measured.sizes[name], padding)
             added |= _deposit(model, name, given, measured.norms.get(name))
     return added
 
@@ -166,7 +169,7 @@ def _given(module: nn.Module, values: Tensor, size: tuple[int, ...], padding: Pa
     if padding == "paper" or not padded or module.padding_mode != "zeros":
         return weight.sum((2, 3)) @ values
     if type(module) not in (nn.Conv2d, MappedConv2d):
-        raise TypeError(f"how {type(module).__name__} pads is not known; use padding: paper")
+        raise PruningError(f"how {type(module).__name__} pads is not known; use padding: paper")
     maps = values[None, :, None, None].expand(1, -1, *size)
     given = F.conv2d(maps, weight, None, module.stride, module.padding, module.dilation)[0]
     return given.mean((1, 2)) if padding == "mean" else given

@@ -1,13 +1,15 @@
 """Terms added to the loss until pruning is over, which make channels ready to go."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.criteria import scoring
+from pruning.errors import PruningError, bounded
 from pruning.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ class Penalty(Watcher):
     """A coefficient times a sum over parameters; the coefficient goes into checkpoints."""
 
     remembered = ("coefficient",)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise PruningError where the network lacks what the term is over."""
 
     def prepare(self, state: "State", axes: "Axes | None") -> None:
         """Sets what depends on the network; called between steps, before the first one."""
@@ -36,19 +41,24 @@ class L1Bn(Penalty):
 
     def __init__(self, *, coefficient: float = 1e-4) -> None:
         super().__init__()
+        bounded("penalty: l1_bn", coefficient=(coefficient, 0, math.inf))
         self.coefficient = coefficient
 
-    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
-        """The term.
+    def check(self, model: nn.Module) -> None:
+        """Raise PruningError where no BatchNorm has a scale."""
+        if not _scales(model):
+            raise PruningError(
+                "penalty: l1_bn needs BatchNorm scales and this network has none; remove penalty"
+            )
 
-        Raises:
-            ValueError: if the model has no BatchNorm with a scale.
-        """
-        norms = [m for m in state.model.modules() if isinstance(m, _BatchNorm) and m.affine]
-        if not norms:
-            raise ValueError("penalty: l1_bn needs BatchNorm scales and there are none; drop it")
-        total = torch.stack([norm.weight.abs().sum() for norm in norms]).sum()
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term."""
+        total = torch.stack([scale.abs().sum() for scale in _scales(state.model)]).sum()
         return self.coefficient * total
+
+
+def _scales(model: nn.Module) -> list[Tensor]:
+    return [m.weight for m in model.modules() if isinstance(m, _BatchNorm) and m.affine]
 
 
 class GroupLasso(Penalty):
@@ -61,6 +71,9 @@ class GroupLasso(Penalty):
 
     def __init__(self, *, ratio: float = 0.2, coefficient: float | None = None) -> None:
         super().__init__()
+        bounded("penalty: group_lasso", ratio=(ratio, 0, 0.999999))
+        if coefficient is not None:
+            bounded("penalty: group_lasso", coefficient=(coefficient, 0, math.inf))
         self.ratio, self.coefficient = ratio, coefficient
 
     @torch.no_grad()

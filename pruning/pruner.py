@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 from torch import Tensor
 
 from pruning.channels import ChannelPruning
 from pruning.config import PruningConfig
-from pruning.errors import PruningError
+from pruning.errors import NoEffect, PruningError
 from pruning.masks import Hold, freeze_but_gates
 from pruning.penalty import PENALTIES, Penalty
 from pruning.report import Record, record
@@ -20,10 +19,6 @@ from pruning.triggers import TRIGGERS, Trigger
 from pruning.weights import WeightPruning
 
 Part = dict[str, Any]
-
-
-class NoEffect(PruningError):
-    """All rounds are over and nothing was removed."""
 
 
 class Pruner:
@@ -50,10 +45,45 @@ class Pruner:
         self.tick = _tick(config, self.schedule, state)
         self.term: Penalty | None = None
         if config.penalty is not None:
-            self.term = PENALTIES[config.penalty.name](**config.penalty.options)
+            term: Penalty = PENALTIES[config.penalty.name](**config.penalty.options)
+            term.check(state.model)
+            self.term = term
         self.snapshot: Snapshot | None = None
         if config.rewind is not None:
             self.snapshot = Snapshot(config.rewind, state, self.schedule.start)
+        self._check_steps(config, state)
+
+    def _check_steps(self, config: PruningConfig, state: State) -> None:
+        """Refuse rounds that cannot come, and averages over no step."""
+        schedule, trigger = self.schedule, config.schedule.trigger
+        epochs = None if self.trigger is None else self.trigger.earliest()
+        first = schedule.earliest(epochs, state.steps_per_epoch)
+        last = first + (schedule.rounds - schedule.initial - 1) * schedule.every
+        if trigger is not None and last > state.total_steps:
+            raise PruningError(
+                f"schedule: with trigger {trigger.name} the first round comes at step {first} or"
+                f" later and the last at {last}, and training ends at {state.total_steps}; write an"
+                " earlier latest, or train longer"
+            )
+        again = schedule.rounds > 1 and not schedule.every and config.application == "surgery"
+        if config.accumulate and (first == 0 or again):
+            when = "the first round is at step 0" if first == 0 else "rounds follow at one step"
+            key = "start" if first == 0 else "every"
+            raise PruningError(
+                f"accumulate: {when}, and no training step is seen before it; write schedule.{key}:"
+                " 1ep, or accumulate: false"
+            )
+
+    def rehearse(self, state: State) -> None:
+        """Refuse what would fail at a round; `state` has the network of `__init__`, valueless.
+
+        Raises:
+            PruningError: whatever follows from recipe and shapes alone.
+        """
+        if self.config is None:
+            return
+        last = self.schedule.sparsity(self.method.removed, self.schedule.rounds - 1)
+        self.method.rehearse(state, last)
 
     # ── the four calls of training ───────────────────────────────────────────────────────────────
     def due(self, state: State) -> bool:
@@ -129,9 +159,16 @@ class Pruner:
         Raises:
             BudgetError: the size cannot be met.
             NoEffect: the last round is over and nothing was ever removed.
-            RuntimeError: ranks do not agree on what stays.
+            PruningError: scores that rank nothing, ranks that do not agree on what stays, …
         """
         numbers = self._due_now(state)
+        try:
+            return self._prune(state, numbers)
+        except PruningError as error:
+            where = f"pruning at step {state.work}, round {numbers[-1] + 1}"
+            raise type(error)(f"{where} of {self.schedule.rounds}: {error}") from None
+
+    def _prune(self, state: State, numbers: list[int]) -> Record:
         removed = [self.schedule.sparsity(self.method.removed, n) for n in numbers]
         self.method.rounds(state, removed, numbers[0], self.schedule.rounds)
         self.done = numbers[-1] + 1
@@ -269,40 +306,15 @@ def _tick(config: PruningConfig, schedule: Schedule, state: State) -> int:
     """Length of a tick in steps; 0 for none.
 
     Raises:
-        ValueError: a tick would begin before training or before the round before.
+        PruningError: a tick would begin before training or before the round before.
     """
     if config.tick is None:
         return 0
     steps = config.tick.steps(state.steps_per_epoch, state.total_steps)
     room = min(schedule.start, schedule.every) if schedule.rounds > 1 else schedule.start
     if not 0 < steps <= room:
-        raise ValueError(
+        raise PruningError(
             f"tick: {steps} steps before each round, and there are {room}; shorten tick, or let"
             " schedule.start and schedule.every leave it room"
         )
     return steps
-
-
-def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
-    """A line for every point of training at which rounds are due, for a dry run."""
-    schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
-    name, value = config.amount or ("", 0.0)
-    asked = 1 - 1 / value if name == "compression_ratio" else value
-    lines = []
-    each = config.rewind is not None and config.rewind.after == "round"
-    visits = groupby(enumerate(schedule.steps()), lambda round: (round[1], each and round[0]))
-    for (at, _), group in visits:
-        numbers = [number for number, _ in group]
-        where = f"step {at} (epoch {at / steps_per_epoch:g})"
-        if config.schedule.trigger is not None:
-            after = at - schedule.start + schedule.wait
-            where = f"{after} steps after {config.schedule.trigger.name} fires"
-        rounds = f"{numbers[0] + 1}" + (f"–{numbers[-1] + 1}" if len(numbers) > 1 else "")
-        removed = f"{schedule.sparsity(asked, numbers[-1]):.4%} of {name}" if name else "by score"
-        last = numbers[-1] == schedule.rounds - 1
-        if config.selection.name == "bep" and not last:
-            removed = f"by forecast ({removed} in the end)"
-        goes = each or last
-        back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
-        lines.append(f"{where}: round {rounds} of {schedule.rounds}, {removed} removed{back}")
-    return lines

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.modes import evaluating
+from pruning.errors import PruningError
 
 if TYPE_CHECKING:
     from models.channels import Axes
@@ -41,10 +42,10 @@ class Reading:
         """(columns,) float64.
 
         Raises:
-            ValueError: if nothing was seen.
+            PruningError: if nothing was seen.
         """
         if not self.count:
-            raise ValueError(
+            raise PruningError(
                 f"{self._name} saw no image: its layer takes no part in evaluation, or there was "
                 "no batch; leave what it reads alone (pruning.except), or set calibration.batches"
             )
@@ -62,7 +63,7 @@ def readers(model: nn.Module, axes: "Axes") -> dict[str, nn.Module]:
     A grouped convolution is not among them: its outputs are removed together with what it reads.
 
     Raises:
-        TypeError: for a reader that is neither a linear layer nor a two-dimensional convolution.
+        PruningError: for a reader that is neither a linear layer nor a two-dimensional convolution.
     """
     names = {name for axis in axes.widths for name in axes.readers(axis)}
     found = {}
@@ -71,7 +72,7 @@ def readers(model: nn.Module, axes: "Axes") -> dict[str, nn.Module]:
         if name not in names or getattr(module, "groups", 1) > 1:
             continue
         if not isinstance(module, nn.Linear | nn.Conv2d):
-            raise TypeError(
+            raise PruningError(
                 f"{name}: mean replacement knows Linear and Conv2d, not {type(module).__name__}; "
                 "leave what it reads alone (pruning.except), or use compensation: none"
             )
@@ -112,7 +113,7 @@ def writing(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Reading]]:
         for axis in axes.widths:
             producers = axes.producers(axis)
             if len(producers) != 1:
-                raise ValueError(
+                raise PruningError(
                     f"axis {axis} is written by {len(producers)} layers ({', '.join(producers)}), "
                     "so it has no pre-activation of its own; use value: post"
                 )

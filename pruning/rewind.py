@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pruning.config import RewindConfig
+from pruning.errors import PruningError
 from pruning.state import State
 from pruning.watcher import Watcher
 
@@ -16,7 +17,7 @@ class Snapshot(Watcher):
     """Weights and statistics at the step to rewind to, of the dense network; kept in checkpoints.
 
     Raises:
-        ValueError: that step comes after the first round.
+        PruningError: that step comes after the first round.
     """
 
     def __init__(self, config: RewindConfig, state: State, start: int) -> None:
@@ -24,7 +25,7 @@ class Snapshot(Watcher):
         self._config = config
         self._position = config.to.steps(state.steps_per_epoch, state.total_steps)
         if self._position > start:
-            raise ValueError(
+            raise PruningError(
                 f"rewind: to is step {self._position} and the first round is due at {start};"
                 " rewind to a step before it, or start later"
             )

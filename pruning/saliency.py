@@ -4,6 +4,7 @@ BEP, appendix G.1, does the former for small networks (three pauses an epoch, 40
 images) and the latter for large ones (every 5 steps, averaged over 625).
 """
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from models.modes import evaluating
 from pruning.criteria.maps import Maps
+from pruning.errors import PruningError
 from pruning.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ def pause_due(state: "State", pauses: int) -> bool:
     return position % epoch in points or position == state.total_steps
 
 
+def first_bucket(every: int, bucket: int) -> int:
+    """The step at which the first bucket ends in which any step was read."""
+    return math.ceil(every / bucket) * bucket
+
+
 class Taps(Watcher):
     """Mean over images of |mean over positions of a · ∂ℓ/∂a| (BEP's A1), at no pass of its own.
 
@@ -70,7 +77,7 @@ class Taps(Watcher):
     not finite count for nothing.
 
     Raises:
-        ValueError: a map is made by a function in a forward method and not by a module.
+        PruningError: a map is made by a function in a forward method and not by a module.
     """
 
     remembered = ("begun",)
@@ -86,6 +93,11 @@ class Taps(Watcher):
         self._compiled = model._compiled_call_impl is not None
         wanted = [name for name in axes.weights if bool((_units(axes, name) >= 0).any())]
         ends = _ends(model, image)
+        if missing := [name for name in wanted if name not in ends]:
+            raise PruningError(
+                f"{missing[0]}: its layer takes no part in evaluation, so its map is not seen; set"
+                " pruning.selection.protocol: pauses"
+            )
         self._handles = [
             _hook(self, name, model.get_submodule(ends[name].module), ends[name].overwritten)
             for name in wanted
@@ -122,24 +134,28 @@ class Taps(Watcher):
         if self.begun < 0:
             self.begun = state.position
         if self._sums:
-            self._fold(state.gradient_scale)
-        full = state.position + 1 - self.begun >= self.bucket
-        return self._close(state) if full else None
+            self._fold(state)
+        return self._close() if state.position + 1 - self.begun >= self.bucket else None
 
-    def _fold(self, scale: float) -> None:
-        """Adds one step to the bucket, unless a number in it is not finite."""
-        sums = {name: total / scale for name, total in self._sums.items()}
-        finite = torch.stack([torch.isfinite(total).all() for total in sums.values()]).all()
-        images = torch.full_like(sums[self._first][:1], self._images)
-        for name, total in (sums | {"images": images}).items():
+    def _fold(self, state: "State") -> None:
+        """Adds one step to the bucket, unless a number in it is not finite.
+
+        What it adds is the mean over ranks, of the images' number too: a bucket is the same on each
+        rank, and whole in a checkpoint.
+        """
+        sums = {name: total / state.gradient_scale for name, total in self._sums.items()}
+        sums["images"] = torch.full_like(sums[self._first][:1], self._images)
+        lengths = [len(total) for total in sums.values()]
+        means = state.reduce(torch.cat(list(sums.values()))).split(lengths)
+        finite = torch.stack([torch.isfinite(total).all() for total in means]).all()
+        for name, total in zip(sums, means, strict=True):
             counted = torch.where(finite, total, 0.0)
             before = self.tensors.get(name)
             self.tensors[name] = counted if before is None else before + counted
 
-    def _close(self, state: "State") -> dict[str, Tensor] | None:
-        """Means over all ranks' images; nothing where every step was skipped."""
-        totals = {name: state.reduce(total) for name, total in self.tensors.items()}
-        self.tensors, self.begun = {}, -1
+    def _close(self) -> dict[str, Tensor] | None:
+        """Means over the bucket's images; nothing where every step was skipped."""
+        totals, self.tensors, self.begun = self.tensors, {}, -1
         images = totals.pop("images", torch.zeros(1))
         return {name: total / images for name, total in totals.items()} if images > 0 else None
 
@@ -198,7 +214,7 @@ class _Modules(Maps):
         """Of a layer's map."""
         made = id(self.last[name])
         if made not in self.returned:
-            raise ValueError(
+            raise PruningError(
                 f"{name}: its map is made by a function in a forward method, where no hook reaches;"
                 " write a module (nn.ReLU), or set pruning.selection.protocol: pauses"
             )

@@ -1,8 +1,11 @@
 """How much is removed by when: curves over rounds, and the steps at which rounds are due."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
-from pruning.config import ScheduleConfig
+from pruning.config import PruningConfig, ScheduleConfig
+from pruning.duration import Duration
+from pruning.errors import PruningError
 
 
 def constant(target: float, i: int, n: int) -> float:
@@ -47,6 +50,25 @@ CURVES = {
 }
 
 
+def _spread(start: int, end: int, every: int, rounds: int, total: int) -> tuple[int, int]:
+    """Steps between rounds and how many there are, with whichever of the two is stated."""
+    if rounds > 1:
+        every = (end - start) // (rounds - 1)
+    else:
+        rounds = (min(end, total - 1) - start) // every + 1
+    if end < start or rounds < 1:
+        raise PruningError(
+            f"schedule: no round lies between start (step {start}) and end (step {end});"
+            " write a later end"
+        )
+    if not every:
+        raise PruningError(
+            f"schedule: {rounds} rounds do not fit into the {end - start} steps from start to end;"
+            " write fewer rounds, or a later end"
+        )
+    return every, rounds
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A recipe's schedule in optimizer steps: round i of `rounds` is due at start + i · every.
@@ -68,28 +90,30 @@ class Schedule:
         """The recipe's durations as steps.
 
         Raises:
-            ValueError: if a round would fall after the last step of training.
+            PruningError: a round would fall after the last step of training, or rounds that are to
+                lie apart have no steps between them.
         """
-        wait = config.wait.steps(steps_per_epoch, total_steps)
-        start = config.start.steps(steps_per_epoch, total_steps)
+
+        def steps(duration: Duration) -> int:
+            return duration.steps(steps_per_epoch, total_steps)
+
+        start, wait = steps(config.start), steps(config.wait)
         if config.trigger is None:
             start, wait = start + wait, 0
-        every = config.every.steps(steps_per_epoch, total_steps)
-        rounds = config.rounds
+        every, rounds = steps(config.every), config.rounds
+        if config.every.amount and not every:
+            raise PruningError(f"schedule: every ({config.every}) is less than a step; write 1it")
         if config.end is not None:
-            end = config.end.steps(steps_per_epoch, total_steps)
-            if rounds > 1:
-                every = (end - start) // (rounds - 1)
-            elif every:
-                rounds = (min(end, total_steps - 1) - start) // every + 1
-            if end < start or rounds < 1:
-                raise ValueError(
-                    f"schedule: no round lies between start {config.start} and end {config.end}"
-                )
-        latest = config.latest.steps(steps_per_epoch, total_steps) if config.latest else None
-        last = (start if config.trigger is None else latest or start) + wait + (rounds - 1) * every
+            every, rounds = _spread(start, steps(config.end), every, rounds, total_steps)
+        latest = steps(config.latest) if config.latest else None
+        if latest is not None and latest < start:
+            raise PruningError(
+                f"schedule: latest is step {latest} and start, the earliest, is step {start};"
+                " write a later latest"
+            )
+        last = (start if latest is None else latest) + wait + (rounds - 1) * every
         if last > total_steps:
-            raise ValueError(
+            raise PruningError(
                 f"schedule: the last round would be at step {last} and training ends at"
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
@@ -110,5 +134,55 @@ class Schedule:
         """The step of each round, if it starts at `start`."""
         return [self._step(i, self.start) for i in range(self.rounds)]
 
+    def earliest(self, epochs: int | None, steps_per_epoch: int) -> int:
+        """The first step at which a round can be due; a trigger fires after so many epochs."""
+        if epochs is None:
+            return self.start
+        ends = [max(epochs, -(-self.start // steps_per_epoch))]
+        ends += [] if self.latest is None else [-(-self.latest // steps_per_epoch)]
+        return min(ends) * steps_per_epoch + self.wait
+
     def _step(self, number: int, started: int) -> int:
         return 0 if self.initial and not number else started + (number - self.initial) * self.every
+
+
+SHOWN = 50  # points of training that a dry run lists
+
+
+def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
+    """A line for every point of training at which rounds are due, for a dry run.
+
+    Of very many points the last and the first ones are listed.
+    """
+    schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
+    steps = schedule.steps()
+    each = config.rewind is not None and config.rewind.after == "round"
+    visits = groupby(range(schedule.rounds), lambda n: (steps[n], each and n))
+    groups = [list(numbers) for _, numbers in visits]
+    shown = groups if len(groups) <= SHOWN else [*groups[: SHOWN - 1], groups[-1]]
+    lines = [
+        _planned(config, schedule, rounds, steps[rounds[-1]], steps_per_epoch) for rounds in shown
+    ]
+    if len(groups) > SHOWN:
+        lines.insert(-1, f"… {len(groups) - SHOWN} more …")
+    return lines
+
+
+def _planned(
+    config: PruningConfig, schedule: Schedule, rounds: list[int], at: int, steps_per_epoch: int
+) -> str:
+    """What happens at a step where these rounds are due."""
+    last, ends = rounds[-1], rounds[-1] == schedule.rounds - 1
+    where = f"step {at} (epoch {at / steps_per_epoch:g})"
+    if config.schedule.trigger is not None:
+        after = at - schedule.start + schedule.wait
+        where = f"{after} steps after {config.schedule.trigger.name} fires"
+    numbers = f"{rounds[0] + 1}" + (f"–{last + 1}" if len(rounds) > 1 else "")
+    name, value = config.amount or ("", 0.0)
+    asked = 1 - 1 / value if name == "compression_ratio" else value
+    removed = f"{schedule.sparsity(asked, last):.4%} of {name}" if name else "by score"
+    if config.selection.name == "bep" and not ends:
+        removed = f"by forecast ({removed} in the end)"
+    goes = ends or (config.rewind is not None and config.rewind.after == "round")
+    back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
+    return f"{where}: round {numbers} of {schedule.rounds}, {removed} removed{back}"

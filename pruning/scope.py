@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pruning.errors import BudgetError, PruningError
+
 Scores = dict[str, Tensor]
 Masks = dict[str, Tensor]
 Counts = dict[str, int]
@@ -17,13 +19,14 @@ def keep_exactly(scores: Tensor, k: int) -> Tensor:
     The k-th largest value is found by selection, not by sorting, so that 10⁸ weights stay cheap.
 
     Raises:
-        ValueError: if k is not within 0 … number of scores, or a score is not a number.
+        ValueError: k is not within 0 … number of scores.
+        PruningError: a score is not a number.
     """
     flat = scores.detach().flatten()
     if not 0 <= k <= flat.numel():
         raise ValueError(f"cannot keep {k} of {flat.numel()} units; ask for 0 … {flat.numel()}")
     if torch.isnan(flat).any():
-        raise ValueError("a score is NaN; lower the learning rate or score in float32")
+        raise PruningError("a score is NaN; lower the learning rate or score in float32")
     if k in (0, flat.numel()):
         return torch.full(scores.shape, k > 0, dtype=torch.bool, device=scores.device)
     threshold = flat.kthvalue(flat.numel() - k + 1).values
@@ -43,6 +46,19 @@ def floors(sizes: Mapping[str, int], fraction: float | None) -> Counts:
     return {name: min(n, max(1, _ceil((fraction or 0) * n))) for name, n in sizes.items()}
 
 
+def check_floors(floor: Counts, k: int) -> None:
+    """Refuse floors that keep more than k.
+
+    Raises:
+        BudgetError: says how many they keep.
+    """
+    least = sum(floor.values())
+    if least > k:
+        raise BudgetError(
+            f"the floors alone keep {least} units and {k} were asked for; lower floor or prune less"
+        )
+
+
 def kept(n: float, sparsity: float) -> int:
     """Units left of n: ⌊(1 − sparsity) · n⌋, so at least what is asked is removed."""
     return _floor((1 - sparsity) * n)
@@ -57,10 +73,13 @@ def share(
     lower index), so the sum is exact.
 
     Raises:
-        ValueError: if no such numbers exist.
+        BudgetError: no such numbers exist.
     """
     if not sum(low) <= total <= sum(high):
-        raise ValueError(f"cannot keep {total}; between {sum(low)} and {sum(high)} can be kept")
+        raise BudgetError(
+            f"{total} were to stay, and {sum(low)} … {sum(high)} can stay; lower floor, prune less,"
+            " or shorten except"
+        )
 
     def at(factor: float) -> list[float]:
         return [min(max(factor * w, lo), hi) for w, lo, hi in zip(weights, low, high, strict=True)]
@@ -104,23 +123,20 @@ def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Masks | Non
     that are not `alive` are never taken.
 
     Raises:
-        ValueError: a score is NaN (the tensor is named), or k cannot be met.
+        PruningError: a score is NaN (the tensor is named).
+        BudgetError: k cannot be met.
     """
     for name, score in scores.items():
         if torch.isnan(score).any():
-            raise ValueError(f"the score of {name} is NaN; score in float32 or on more data")
+            raise PruningError(f"the score of {name} is NaN; score in float32 or on more data")
     own = {name: alive[name] if alive else torch.ones_like(s, dtype=torch.bool)
            for name, s in scores.items()}  # fmt: skip
     if isinstance(k, dict):
         return {name: _keep_among(s, own[name], k[name], name) for name, s in scores.items()}
     floor = {name: min(floor[name], int(own[name].sum())) for name in scores}
     first = {name: _keep_among(s, own[name], floor[name], name) for name, s in scores.items()}
+    check_floors(floor, k)
     rest = k - sum(floor.values())
-    if rest < 0:
-        raise ValueError(
-            f"the floors alone keep {sum(floor.values())} units and {k} were asked for;"
-            " lower floor or prune less"
-        )
     flat = torch.cat([scores[n].detach().flatten() for n in scores])
     open_ = torch.cat([(own[n] & ~first[n]).flatten() for n in scores])
     keep = _keep_among(flat, open_, rest, "the network")
@@ -161,7 +177,7 @@ def _keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:
     """Exactly k of the allowed entries."""
     found = int(allowed.sum())
     if k > found:
-        raise ValueError(
+        raise PruningError(
             f"{name} has {found} units left and {k} were to stay; prune more, not less"
         )
     keep = torch.zeros_like(allowed)

@@ -5,15 +5,16 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.axes import Axes
 from pruning.config import CriterionConfig, PruningConfig
 from pruning.criteria import CRITERIA, Scores
-from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
-from pruning.state import Batches, State, stream_seed
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from pruning.criteria.probe import layer_weights
+from pruning.errors import PruningError
+from pruning.granularity import CHANNEL_DEFAULTS, channel_scores, is_signed
+from pruning.state import Batches, State, stream_seed, valueless
 
 
 def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
@@ -43,7 +44,69 @@ def scores(
     function = CRITERIA[chosen.name]
     options = handed(function, state, stream, **context) | chosen.options
     images = calibration(config, state, stream) if batches is None else batches
-    return function(model or state.model, images, **options)
+    network = model or state.model
+    found = function(network, images, **options)
+    _check(chosen.name, found, dict(network.named_parameters()))
+    return found
+
+
+def _check(criterion: str, found: Scores, parameters: dict[str, nn.Parameter]) -> None:
+    """Refuse scores that belong to no parameter, do not fit its shape or are not finite."""
+    for name, score in found.items():
+        if name not in parameters:
+            raise PruningError(
+                f"criterion {criterion}: scores {name}, which is no parameter of the network; use"
+                " the names of named_parameters()"
+            )
+        shape, wanted = tuple(score.shape), tuple(parameters[name].shape)
+        if shape not in (wanted, wanted[:1]):
+            raise PruningError(
+                f"criterion {criterion}: the score of {name} is {shape} and its weight {wanted};"
+                " give one for every weight, or one for every output channel"
+            )
+    values = [score for score in found.values() if not score.is_meta]
+    if values and not bool(torch.stack([s.isfinite().all() for s in values]).all()):
+        name = next(n for n, score in found.items() if not score.isfinite().all())
+        raise PruningError(
+            f"criterion {criterion}: a score of {name} is NaN or infinite; lower"
+            " training.optimizer.lr, prune at another time, or choose another criterion"
+        )
+
+
+def check_complete(criterion: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Refuse scores that leave out a layer or an axis that is to be pruned."""
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" * (len(missing) > 3))
+        raise PruningError(
+            f"criterion {criterion} has no score for {shown}; choose another criterion, or leave"
+            " them out (pruning.except)"
+        )
+
+
+def check_ranks(criterion: str, found: Scores) -> None:
+    """Refuse scores of a whole network that are all the same number, by which nothing ranks."""
+    first = next(iter(found.values())).flatten()[0]
+    if all(bool((score == first.to(score.device)).all()) for score in found.values()):
+        raise PruningError(
+            f"criterion {criterion}: every score is {float(first):g}, which ranks nothing; prune"
+            " after some training (schedule.start), or choose another criterion"
+        )
+
+
+def rehearse_scores(
+    config: PruningConfig,
+    state: State,
+    axes: Axes,
+    wanted: Iterable[str],
+    criterion: CriterionConfig | None = None,
+) -> None:
+    """Refuse a criterion without a score for a wanted axis, on a network without values."""
+    chosen = criterion or config.criterion
+    with valueless():
+        found = scores(config, state, "rehearsal", criterion=chosen, axes=axes)
+        ones = {name: torch.ones(()).expand(score.shape) for name, score in found.items()}
+        check_complete(chosen.name, by_unit(config, ones, axes, chosen), wanted)
 
 
 def unit_scores(
@@ -62,11 +125,25 @@ def by_unit(
     config: PruningConfig, scores: Scores, axes: Axes, criterion: CriterionConfig | None = None
 ) -> dict[str, Tensor]:
     """Scores of weights or output channels as one for every unit, the recipe's way."""
+    return channel_scores(scores, axes, **_collapse(config, criterion or config.criterion))
+
+
+def _collapse(config: PruningConfig, criterion: CriterionConfig) -> dict[str, Any]:
+    """Options of `channel_scores`: the recipe's, else the criterion's own."""
     stated = config.importance.model_dump(
         include={"reduce", "members", "absolute"}, exclude_none=True
     )
-    name = (criterion or config.criterion).name
-    return channel_scores(scores, axes, **CHANNEL_DEFAULTS.get(name, {}) | stated)
+    return CHANNEL_DEFAULTS.get(criterion.name, {}) | stated
+
+
+def check_positive(config: PruningConfig, why: str) -> None:
+    """Refuse a criterion whose scores of units may be negative, where that means nothing."""
+    criterion = config.criterion
+    if is_signed(criterion.name, criterion.options, _collapse(config, criterion)):
+        raise PruningError(
+            f"criterion {criterion.name}: scores may be negative, {why}; set"
+            " importance.absolute: after"
+        )
 
 
 def handed(
@@ -84,24 +161,25 @@ def handed(
 
 def layer_names(model: nn.Module) -> list[str]:
     """Modules with a weight that can be pruned: convolutions and linear layers."""
-    return [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    return [name.rpartition(".")[0] for name in layer_weights(model)]
 
 
 def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:
     """Layers in the modules that `except` names; `classifier` is the last layer, `stem` the first.
 
     Raises:
-        ValueError: a word names no module with such layers.
+        PruningError: a word names no module with such layers.
     """
     layers = layer_names(model)
     found: set[str] = set()
     for word in words:
         inside = {name for name in layers if name == word or name.startswith(word + ".")}
-        if not inside and word in ("classifier", "stem"):
+        if not inside and layers and word in ("classifier", "stem"):
             inside = {layers[-1 if word == "classifier" else 0]}
         if not inside:
             near = difflib.get_close_matches(word, layers, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; layers: {', '.join(layers)}"
-            raise ValueError(f"except: no convolution or linear layer in {word}{hint}")
+            known = ", ".join(layers[:20]) + (", …" if len(layers) > 20 else "")
+            hint = f"did you mean {near[0]}?" if near else f"write one of {known}"
+            raise PruningError(f"except: no convolution or linear layer in {word}; {hint}")
         found |= inside
     return found

@@ -1,6 +1,7 @@
 """Selections that look for a structure by themselves, as BEP compares them at initialisation."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +16,7 @@ from pruning.budget import BudgetError, Keep, select_channels
 from pruning.channel_round import ChannelRound, Selection
 from pruning.compensation import bn_recalibrate
 from pruning.criteria import scoring
+from pruning.errors import PruningError, bounded
 from pruning.state import Batches, stream_seed
 from pruning.whole_batch import WholeBatch
 
@@ -45,8 +47,20 @@ class PruneFromScratch(Selection):
         density: float = 0.2,
     ) -> None:
         super().__init__()
+        bounded(
+            "selection: prune_from_scratch",
+            steps=(steps, 0, 10**7),
+            batch_size=(batch_size, 1, 10**6),
+            lr=(lr, 0, math.inf),
+            strength=(strength, 0, math.inf),
+            density=(density, 0, 1),
+        )
         self.steps, self.batch_size, self.lr = steps, batch_size, lr
         self.strength, self.density = strength, density
+
+    def rehearse(self, round: ChannelRound) -> None:
+        """Raise PruningError for images that cannot be drawn."""
+        round.state.calibration(min(AT_ONCE, self.steps), self.batch_size, stream="rehearsal")
 
     def keep(self, round: ChannelRound) -> Keep:
         """The units that stay, for every scored axis."""
@@ -130,7 +144,7 @@ class EagleEye(Selection):
     is met, so that every draw counts and any size can be asked for.
 
     Raises:
-        ValueError: the rates are no range within [0, 1), or there is no candidate.
+        PruningError: the rates are no range within [0, 1), or there is no candidate.
     """
 
     def __init__(
@@ -144,13 +158,19 @@ class EagleEye(Selection):
         batch_size: int = 128,
     ) -> None:
         super().__init__()
+        bounded("selection: eagle_eye", batch_size=(batch_size, 1, 10**6))
         if not (0 <= low <= high < 1 and min(candidates, adapt, judge) > 0):
-            raise ValueError(
+            raise PruningError(
                 f"eagle_eye: candidates {candidates}, low {low:g}, high {high:g}, adapt {adapt},"
                 f" judge {judge}; write 0 ≤ low ≤ high < 1 and at least one of the others"
             )
         self.candidates, self.low, self.high = candidates, low, high
         self.adapt, self.judge, self.batch_size = adapt, judge, batch_size
+
+    def rehearse(self, round: ChannelRound) -> None:
+        """Raise PruningError for images that cannot be drawn."""
+        count = self.judge + self.adapt
+        round.state.calibration(count, self.batch_size, stream="rehearsal")
 
     def keep(self, round: ChannelRound) -> Keep:
         """The units that stay, for every scored axis."""

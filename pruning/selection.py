@@ -3,11 +3,13 @@
 A selection may watch training like a trigger; what it remembers goes into checkpoints.
 """
 
+import math
 from typing import Any
 
 from pruning.bayesian import BayesianEarlyPruning
 from pruning.budget import Keep, select_channels
 from pruning.channel_round import ChannelRound, Selection
+from pruning.errors import bounded
 from pruning.scope import keep_best
 from pruning.search import EagleEye, PruneFromScratch
 
@@ -16,6 +18,8 @@ __all__ = ["SELECTIONS", "ChannelRound", "Selection", "Threshold", "TopK"]
 
 class TopK(Selection):
     """The highest scores that fit the amount, exactly: see `select_channels`."""
+
+    ranks = True
 
     def keep(self, round: ChannelRound) -> Keep:
         """The units that stay, for every scored axis."""
@@ -32,6 +36,7 @@ class Threshold(Selection):
 
     def __init__(self, *, value: float = 1e-4) -> None:
         super().__init__()
+        bounded("selection: threshold", value=(value, -math.inf, math.inf))
         self.value = value
 
     def keep(self, round: ChannelRound) -> Keep:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.count import count
+from pruning.errors import PruningError
 
 if TYPE_CHECKING:
     from models.axes import Axes
@@ -41,6 +42,7 @@ class Sizes:
         latency: "Latency | None" = None,
     ) -> None:
         self.widths, self.latency = dict(axes.widths), latency
+        self._reasons = [f"{axis}: {why}" for axis, why in axes.fixed.items()]
         self.spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
         self.prunable = [a for a in axes.widths if a not in axes.fixed and not left_out(a)]
         self._terms = _Terms()
@@ -54,6 +56,23 @@ class Sizes:
             prunable[self.spans[axis]] = True
         self.unpruned = np.flatnonzero(~prunable)
         self._is_prunable = np.isin(np.arange(self._per_kind.shape[1]), self.kinds[prunable])
+
+    def check(self) -> None:
+        """Refuse a network without a channel to choose.
+
+        Raises:
+            PruningError: says why, for the first layers.
+        """
+        if self.prunable:
+            return
+        if self.widths:
+            raise PruningError("except names every layer whose channels can go; shorten it")
+        shown = "; ".join(self._reasons[:3] or ["it has no layers with channels"])
+        more = f"; and {len(self._reasons) - 3} more" if len(self._reasons) > 3 else ""
+        raise PruningError(
+            f"no channel of this network can be pruned ({shown}{more}); write granularity: weight"
+            " and sparsity, or choose another model"
+        )
 
     def counts(self, keep: Keep) -> Array:
         """How many units of each kind stay; an axis that `keep` lacks stays whole."""
@@ -85,6 +104,18 @@ class Sizes:
         """The size of the network that keeps these units."""
         return self.total(measure, self.counts(keep))
 
+    def least(self, measure: str, widths: Mapping[str, int]) -> float:
+        """A size that no network with so many units of each prunable axis is below.
+
+        Where the units of an axis differ in kind, the least of each length counts.
+        """
+        lengths = self._fixed + self._per_kind @ self.counts_of(self.unpruned)
+        for axis, width in widths.items():
+            kinds = np.unique(self.kinds[self.spans[axis]])
+            lengths = lengths + width * self._per_kind[:, kinds].min(1)
+        coefficient, first, second = self._terms.table(measure)
+        return int((coefficient * lengths[first] * lengths[second]).sum())
+
     def savings(self, measure: str, keep: Keep) -> dict[str, Tensor]:
         """What the removal of each single unit would save, (width,) for every prunable axis."""
         counts = self.counts(keep)
@@ -97,7 +128,7 @@ class Sizes:
 
     def _latency(self, lengths: Array) -> float:
         if self.latency is None:
-            raise ValueError("no latency table; measure one with latency_table and pass it on")
+            raise PruningError("no latency table; measure one with latency_table and pass it on")
         return self.latency.milliseconds(
             {n: (int(lengths[o]), int(lengths[i])) for n, o, i in self._terms.layers()}
         )
@@ -146,16 +177,16 @@ class _Terms:
             for axis, span in spans.items() if len(units) else ():
                 if whole[span].any():
                     by_axis[axis].append((row, whole[span]))
-        kinds, columns = np.zeros(total, dtype=np.int64), []
+        kinds = np.zeros(total, dtype=np.int64)
+        columns = [np.zeros((len(self.fixed), 0), dtype=np.int64)]
         for axis, rows in by_axis.items():
             table = np.stack([part for _, part in rows])
             found, which = np.unique(table, axis=1, return_inverse=True)
-            kinds[spans[axis]] = len(columns) + which.reshape(-1)
-            for kind in found.T:
-                column = np.zeros(len(self.fixed), dtype=np.int64)
-                column[[row for row, _ in rows]] = kind
-                columns.append(column)
-        return kinds, np.stack(columns, axis=1)
+            kinds[spans[axis]] = sum(c.shape[1] for c in columns) + which.reshape(-1)
+            column = np.zeros((len(self.fixed), found.shape[1]), dtype=np.int64)
+            column[[row for row, _ in rows]] = found
+            columns.append(column)
+        return kinds, np.concatenate(columns, axis=1)
 
     def table(self, measure: str) -> tuple[Array, Array, Array]:
         """Coefficient and two lengths of every tensor, such that a size is the sum of products."""

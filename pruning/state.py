@@ -1,12 +1,15 @@
 """What pruning sees of training, and the check that all ranks agree."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from pruning.errors import PruningError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -81,6 +84,19 @@ def stream_seed(state: State, stream: str) -> int:
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
 
 
+@contextmanager
+def valueless() -> Iterator[None]:
+    """Look at a network without values as far as that goes: what asks for a value ends the block.
+
+    Tensors on the meta device have shapes alone. PyTorch names the device in what it raises.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        if "meta" not in str(error).lower():
+            raise
+
+
 def digest(tensors: dict[str, Tensor]) -> int:
     """A number that two different sets of boolean or whole-number tensors share once in 2⁴⁸."""
     made = hashlib.blake2b(digest_size=6)
@@ -95,12 +111,12 @@ def agree(state: State, number: int, what: str) -> None:
     """Whether all ranks hold the same number.
 
     Raises:
-        RuntimeError: on the ranks that differ from the mean over all.
+        PruningError: on the ranks that differ from the mean over all.
     """
     parts = [(number >> shift) & 0xFFFF for shift in (0, 16, 32)]  # exact in float32 sums too
     mine = torch.tensor(parts, dtype=torch.float64, device=state.example_input.device)
     if not torch.equal(state.reduce(mine.clone()), mine):
-        raise RuntimeError(
+        raise PruningError(
             f"{what} differs between ranks ({number:012x} here); scores must not depend on the"
             " rank: run with deterministic: true and the same library versions everywhere"
         )

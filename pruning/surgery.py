@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from models.channels import Axes, Cut, Keep, check, cuts, shrink, take
+from pruning.errors import PruningError
 
 
 def prune_channels(
@@ -39,8 +40,8 @@ def prune_channels(
 
     Raises:
         ValueError: an axis would be empty or is unknown, `ema` or `axes` belong to another network,
-            the optimizer holds a parameter twice, or a state's shape is not understood. Nothing has
-            been changed then.
+            or the optimizer holds a parameter twice. Nothing has been changed then.
+        PruningError: a state of the optimizer has a shape that is not understood. The same.
     """
     found = cuts(axes, keep)
     shapes = {name: axes.shape(name) for name in found}
@@ -62,6 +63,16 @@ def prune_channels(
     for given, cut in zip(tensors, smaller, strict=True):
         given.update(cut)
     return result
+
+
+def rehearse_surgery(model: nn.Module, axes: Axes, keep: Keep, optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose state cannot be sliced; nothing is changed.
+
+    Raises:
+        PruningError: names the state that is not understood.
+    """
+    found = cuts(axes, keep)
+    _states(optimizer, {n: p for n, p in model.named_parameters() if n in found}, found)
 
 
 def _scores(name: str, tensor: Tensor, shape: tuple[int, ...], cut: Cut) -> Tensor:
@@ -129,14 +140,14 @@ def _sliced(
         ]
     if not isinstance(value, Tensor) or value.numel() == 1:
         if not isinstance(value, Tensor | int | float | str | None):
-            raise ValueError(f"{where} is a {type(value).__name__}; {_REMEDY}")
+            raise PruningError(f"{where} is a {type(value).__name__}; {_REMEDY}")
         return value
     if lacking is not None:
         shape = shape[:lacking] + shape[lacking + 1 :]
         cut = [(d - (d > lacking), kept) for d, kept in cut if d != lacking]
     fits = len(shape) == value.dim()
     if not fits or any(n not in (1, m) for n, m in zip(value.shape, shape, strict=True)):
-        raise ValueError(f"{where} is {tuple(value.shape)} where {shape} was expected; {_REMEDY}")
+        raise PruningError(f"{where} is {tuple(value.shape)} where {shape} was expected; {_REMEDY}")
     return take(value, [(d, kept) for d, kept in cut if value.shape[d] > 1])
 
 

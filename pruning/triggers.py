@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pruning.errors import PruningError, bounded
 from pruning.scope import keep_best, keep_exactly, kept
 from pruning.watcher import Watcher
 
@@ -24,6 +25,10 @@ class Trigger(Watcher):
         super().__init__()
         self.fired = False
         self.remembered = ("fired", *self.remembered)
+
+    def earliest(self) -> int:
+        """The number of epochs before which it cannot fire."""
+        return 0
 
     def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
         """Looks at the network after so many epochs (0: before training)."""
@@ -73,11 +78,18 @@ class Epi(Trigger):
         ratios: list[float] = [0.1, 0.2, 0.3, 0.4, 0.5],  # noqa: B006  read only
     ) -> None:
         super().__init__()
+        bounded("schedule.trigger: epi", tau=(tau, 0, 1), r=(r, 1, 10_000))
+        for share in (*ratios, *([] if ratio is None else [ratio])):
+            bounded("schedule.trigger: epi", ratio=(share, 0, 1))
         self.tau, self.r = tau, r
         self.ratio = removed if ratio is None else ratio
         self.ratios = sorted({self.ratio, *ratios})
         self.structures: dict[str, list[list[int]]] = {f"{a:g}": [] for a in self.ratios}
         self.epi: list[float] = []
+
+    def earliest(self) -> int:
+        """Epochs until r structures and then LOOK_BACK indicators lie behind."""
+        return self.r + self.LOOK_BACK + 1
 
     def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
         """Ranks all units on the epoch's average scores."""
@@ -119,7 +131,7 @@ class Drift(Trigger):
     min(0.9 − ρ, 0.99) for channels.
 
     Raises:
-        ValueError: the default threshold is not above 0, as for 90 % of channels: it never fires.
+        PruningError: the default threshold is not above 0, as for 90 % of channels: it never fires.
     """
 
     remembered = ("unit", "last")
@@ -135,13 +147,18 @@ class Drift(Trigger):
         super().__init__()
         lazy = 1 - removed if granularity == "weight" else min(1 - removed - 0.1, 0.99)
         self.threshold = lazy if threshold is None else threshold
-        if self.threshold <= 0:
-            raise ValueError(
-                f"drift: the code's threshold for {removed:.0%} of channels is {lazy:.3g} and never"
+        if not 0 < self.threshold < math.inf:
+            whose = "the code's" if threshold is None else "a"
+            raise PruningError(
+                f"drift: {whose} threshold for {removed:.0%} removed of {self.threshold:.3g} never"
                 " fires; write threshold, for example 0.02"
             )
         self.mode = mode
         self.unit = self.last = 0.0
+
+    def earliest(self) -> int:
+        """Epochs until two distances from the reference are known."""
+        return 2 if self.mode == "slides" else 3
 
     @torch.no_grad()
     def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
@@ -152,7 +169,7 @@ class Drift(Trigger):
             self.tensors = {name: p.detach().clone() for name, p in weights.items()}
             return {}
         if not self.tensors:
-            raise ValueError(
+            raise PruningError(
                 "drift saw no weights to measure from; observe from the first epoch on"
             )
         distance = self._distance(weights)
@@ -183,7 +200,16 @@ class MaskDistance(Trigger):
         self, removed: float, granularity: str, *, distance: float = 0.1, previous: int = 4
     ) -> None:
         super().__init__()
+        bounded(
+            "schedule.trigger: mask_distance",
+            distance=(distance, 0, 1),
+            previous=(previous, 1, 10_000),
+        )
         self.removed, self.distance, self.previous = removed, distance, previous
+
+    def earliest(self) -> int:
+        """Epochs until a mask has all its predecessors."""
+        return self.previous + 1
 
     def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
         """Draws the mask of the epoch and compares it with the last ones."""
@@ -206,8 +232,15 @@ class RandomEpoch(Trigger):
         self, removed: float, granularity: str, *, first: int = 0, last: int = 30, seed: int = 0
     ) -> None:
         super().__init__()
+        bounded(
+            "schedule.trigger: random_epoch", first=(first, 0, 10**9), last=(last, first, 10**9)
+        )
         drawn = torch.randint(first, last + 1, (), generator=torch.Generator().manual_seed(seed))
         self.epoch = int(drawn)
+
+    def earliest(self) -> int:
+        """The epoch drawn."""
+        return self.epoch
 
     def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
         """Compares the epoch with the one drawn."""

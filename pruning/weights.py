@@ -9,11 +9,20 @@ from torch import Tensor
 from pruning.compensation import COMPENSATIONS
 from pruning.config import PruningConfig
 from pruning.criteria import CRITERIA
+from pruning.errors import NoEffect, PruningError, bounded
 from pruning.masks import Hold
 from pruning.regrow import REGROWTHS, WeightRound
-from pruning.scope import Masks, Scores, kept
-from pruning.scoring import calibration, handed, layer_names, left_alone, scores
-from pruning.state import State, digest, stream_seed
+from pruning.scope import Masks, Scores, check_floors, floors, kept
+from pruning.scoring import (
+    calibration,
+    check_complete,
+    check_ranks,
+    handed,
+    layer_names,
+    left_alone,
+    scores,
+)
+from pruning.state import State, digest, stream_seed, valueless
 
 
 class WeightPruning:
@@ -34,6 +43,15 @@ class WeightPruning:
         self.total = sum(parameter.numel() for parameter in parameters.values())
         every = [parameters[f"{name}.weight"] for name in layer_names(state.model)]
         self.layer_weights = sum(weight.numel() for weight in every)
+        if not self.prunable:
+            raise PruningError(
+                "except names every convolution and linear layer; shorten it"
+                if every
+                else "this network has no convolution or linear layer, so no weight can be pruned"
+            )
+        if config.regrow is not None:
+            shares = {name: (value, 0, 1) for name, value in config.regrow.options.items()}
+            bounded(f"regrow: {config.regrow.name}", **shares)
         self.removed = self._target()
 
     def _target(self) -> float:
@@ -43,7 +61,7 @@ class WeightPruning:
         fixed = self.total - self.prunable
         left = kept(self.total, 1 - 1 / value) - fixed
         if left < 0:
-            raise ValueError(
+            raise PruningError(
                 f"compression_ratio {value:g}: {fixed} of {self.total} parameters cannot be pruned;"
                 f" at most {self.total / fixed:.4g} can be reached, or shorten except"
             )
@@ -55,21 +73,46 @@ class WeightPruning:
 
     def _scored(self, state: State, stream: str, **context: Any) -> Scores:
         found = scores(self._config, state, stream, **context)
+        criterion = self._config.criterion.name
+        check_complete(criterion, found, self._names)
+        weights = self._weights(state)
+        if any(found[name].shape != weights[name].shape for name in self._names):
+            raise PruningError(
+                f"criterion {criterion} scores channels, not single weights; set granularity:"
+                " channel, or choose another criterion"
+            )
         return {name: found[name] for name in self._names}
 
-    def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
-        """Scores, selects and masks once for each fraction; all at the same point of training.
+    def rehearse(self, state: State, removed: float) -> None:
+        """Refuse what would fail in the last round, on a network without values.
 
         Raises:
-            RuntimeError: a round would change nothing.
+            PruningError: the criterion does not score every weight.
+            BudgetError: floors keep more than is to stay.
+            NoEffect: less than one weight would go.
         """
+        with valueless():
+            self._scored(state, "rehearsal")
+        with valueless():
+            self._compensate(state)
+        k = kept(self.prunable, removed)
+        sizes = {name: weight.numel() for name, weight in self._weights(state).items()}
+        check_floors(floors(sizes, self._config.least), k)
+        if removed and k == self.prunable:
+            raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
+
+    def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
+        """Scores, selects and masks once for each fraction; all at the same point of training."""
         revives = self._config.regrow is not None and self._config.regrow.name == "score"
         dense = {name: p.detach().clone() for name, p in self._weights(state).items()}
         for number, fraction in enumerate(removed, first):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
+            found = self._scored(state, stream, **context)
+            if not self.masks and (self._config.regrow is None or revives):
+                check_ranks(self._config.criterion.name, found)
             round = WeightRound(
-                scores=self._scored(state, stream, **context),
+                scores=found,
                 alive=self.masks or None,
                 k=kept(self.prunable, fraction),
                 scope=self._config.scope,

@@ -9,6 +9,7 @@ from models import build
 from models.axes import axes, masks, shrink
 from models.bias_map import MappedConv2d
 from pruning.compensation import COMPENSATIONS, bn_recalibrate, mean_replacement
+from pruning.errors import PruningError
 from pruning.mean_replacement import measure, propagate
 from pruning.signatures import registry
 
@@ -363,7 +364,7 @@ def test_another_kind_of_convolution_cannot_carry_a_map():
     model = seeded(lambda: nn.Sequential(nn.Conv2d(2, 4, 1), Own(4, 2, 3, padding=1)))
     batches = images(2, 2, 5, 5)
     model_axes = axes_for(model, batches)
-    with pytest.raises(TypeError, match="padding: paper"):
+    with pytest.raises(PruningError, match="padding: paper"):
         mean_replacement(model, model_axes, {"0": torch.arange(4) > 1}, batches, padding="exact")
 
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.count import count
-from pruning.budget import BudgetError
 from pruning.criteria import CRITERIA
-from pruning.pruner import NoEffect, Pruner, plan_events
+from pruning.errors import BudgetError, NoEffect, PruningError
+from pruning.pruner import Pruner
 from pruning.report import printed
+from pruning.schedule import plan_events
 from tests.small_training import CHANNEL, STEPS, Training, images, network, recipe
 
 ONE_SHOT = {"start": "2ep"}
@@ -322,13 +323,13 @@ def test_the_lasso_is_the_asked_share_of_the_loss_and_stays_what_it_was():
 
 
 def test_faults_say_what_to_write():
-    with pytest.raises(ValueError, match=r"no convolution or linear layer in 12; layers"):
+    with pytest.raises(ValueError, match=r"no convolution or linear layer in 12; write one of"):
         Pruner(recipe(sparsity=0.5, **{"except": ["12"]}), Training())
     with pytest.raises(ValueError, match="rewind: to is step 20 and the first round is due at 10"):
         Pruner(recipe(sparsity=0.5, schedule={"start": "1ep"}, rewind="2ep"), Training())
     with pytest.raises(ValueError, match="set granularity: channel"):
         pruned(criterion="channel_norm", sparsity=0.5)
-    with pytest.raises(ValueError, match="no training step was seen"):
+    with pytest.raises(ValueError, match="no training step is seen"):
         pruned(**CHANNEL, accumulate=True)
     with pytest.raises(BudgetError, match="prune less, lower floor"):
         pruned(**CHANNEL | {"channels": 0.99, "floor": 0.2})
@@ -344,7 +345,7 @@ def pruned(**keys) -> dict:
 def test_ranks_that_differ_are_found():
     training = Training()
     training.reduce = lambda tensor: tensor + (1 if tensor.dtype == torch.float64 else 0)
-    with pytest.raises(RuntimeError, match="differs between ranks"):
+    with pytest.raises(PruningError, match="differs between ranks"):
         Pruner(recipe(sparsity=0.5), training).prune(training)
 
 

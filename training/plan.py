@@ -72,6 +72,6 @@ def _memory(recipe: Recipe, sizes: Count, share: int) -> float:
 def _events(recipe: Recipe, per_epoch: int, total: int) -> list[str]:
     if recipe.pruning is None:
         return ["none"]
-    from pruning.pruner import plan_events
+    from pruning.schedule import plan_events
 
     return plan_events(recipe.pruning, per_epoch, total)

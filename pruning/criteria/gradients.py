@@ -18,6 +18,7 @@ from pruning.criteria.probe import (
     mean_gradient,
     scoring,
 )
+from pruning.errors import PruningError
 
 
 def snip(
@@ -108,7 +109,7 @@ def gate_decorator(
     """
     each = [bn_taylor(model, [batch], train=train, reduce=reduce) for batch in batches]
     if not each:
-        raise ValueError("no images to score with: give the criterion at least one batch")
+        raise PruningError("no images to score with: give the criterion at least one batch")
     return {name: torch.stack([s[name].abs() for s in each]).mean(0) for name in each[0]}
 
 
@@ -136,7 +137,7 @@ def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scor
     no path left scores 0 everywhere.
 
     Raises:
-        OverflowError: the flow fits float64 at no input scale tried.
+        PruningError: the flow fits float64 at no input scale tried.
     """
     images, _ = next(iter(batches))
     positive = _positive(model, biases=biases)
@@ -160,7 +161,7 @@ def _flow(model: nn.Module, positive: dict[str, Tensor], image: Tensor) -> Tenso
         if flow.isfinite() and flow > 0:
             return flow
     if flow != 0:
-        raise OverflowError(
+        raise PruningError(
             "synflow: the flow through the network leaves float64 at every input scale tried; "
             "initialise with a smaller gain or fewer layers"
         )

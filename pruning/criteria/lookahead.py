@@ -25,7 +25,8 @@ def lookahead(
     """
     batches = list(batches)
     if axes is None:
-        axes = axes_of(model, batches[0][0][:1])
+        image = batches[0][0][:1]
+        axes = axes_of(model, image, probe=not image.is_meta)
     plain = {name: w.detach() for name, w in layer_weights(model).items()}
     theta = dict(plain)
     if official:

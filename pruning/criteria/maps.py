@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning.criteria.probe import Batches, layers
+from pruning.errors import PruningError
 
 # fmt: off
 POINTWISE = frozenset({
@@ -29,7 +30,7 @@ class Maps(TorchFunctionMode):
     the way. `pre_activation=True` stops at the layer's own output.
 
     Raises:
-        ValueError: a layer runs twice in one pass, so it has no single map.
+        PruningError: a layer runs twice in one pass, so it has no single map.
     """
 
     def __init__(self, model: nn.Module, *, pre_activation: bool = False) -> None:
@@ -54,7 +55,7 @@ class Maps(TorchFunctionMode):
     def _first(self, name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             if name in self.maps:
-                raise ValueError(
+                raise PruningError(
                     f"{name}: its layer runs twice in one forward pass and so has no single output "
                     "map; choose a criterion on weights (taylor, snip)"
                 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.modes import modes_kept
+from pruning.errors import PruningError
 
 Scores = dict[str, Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -26,8 +27,31 @@ def identity(tensor: Tensor) -> Tensor:
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every convolution and linear layer, by the name of its weight."""
-    return {f"{n}.weight".lstrip("."): m for n, m in model.named_modules() if isinstance(m, LAYERS)}
+    """Every convolution and linear layer, by the name of its weight.
+
+    Raises:
+        PruningError: a weight is computed from other tensors, or belongs to two layers.
+    """
+    modules = dict(model.named_modules())
+    found: dict[str, nn.Module] = {
+        f"{name}.weight".lstrip("."): module
+        for name, module in modules.items()
+        if isinstance(module, LAYERS)
+    }
+    owners: dict[int, str] = {}
+    for name, layer in found.items():
+        if not isinstance(layer.weight, nn.Parameter):
+            raise PruningError(
+                f"{name} is computed from other tensors (a parametrization), so nothing can be kept"
+                " at zero in it; remove the parametrization"
+            )
+        owner = owners.setdefault(id(layer.weight), name)
+        if owner != name:
+            raise PruningError(
+                f"{name} is also {owner}, and a weight of two layers has no score of its own; give"
+                " each layer its own weight"
+            )
+    return found
 
 
 def layer_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -50,7 +74,7 @@ def scoring(model: nn.Module, *, train: bool = False) -> Iterator[None]:
         modes_kept(model),
         torch.random.fork_rng(forked),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
+        _full_precision(device),
     ):
         torch.manual_seed(0)  # dropout in training mode: the same draw whenever it is asked for
         model.train(train).requires_grad_(True)
@@ -62,6 +86,12 @@ def scoring(model: nn.Module, *, train: bool = False) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast; tensors on the meta device have no values and know none."""
+    known = device.type != "meta"
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def mean_over_images(
@@ -80,7 +110,7 @@ def mean_over_images(
             total[name] = total[name] + part if name in total else part
         seen += len(images)
     if not seen:
-        raise ValueError("no images to score with: give the criterion at least one batch")
+        raise PruningError("no images to score with: give the criterion at least one batch")
     return {name: reduce(value / seen) for name, value in total.items()}
 
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
 from pruning.criteria.probe import Batches, Scores, layer_weights, layers, scoring
+from pruning.errors import PruningError
 
 
 def magnitude(model: nn.Module, batches: Batches) -> Scores:
@@ -71,12 +72,12 @@ def bn_scale(model: nn.Module, batches: Batches) -> Scores:
     Liu et al. 2017, arXiv:1708.06519; EarlyBird, You et al. 2020, arXiv:1909.11957.
 
     Raises:
-        ValueError: no layer is followed by a BatchNorm with a scale.
+        PruningError: no layer is followed by a BatchNorm with a scale.
     """
     with scoring(model):
         after = norms(model, batches)
     if not after:
-        raise ValueError(
+        raise PruningError(
             "bn_scale: no conv or linear layer is followed by a BatchNorm with a scale; "
             "choose channel_norm or magnitude for this model"
         )

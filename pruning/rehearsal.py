@@ -1,0 +1,139 @@
+"""A recipe's pruning tried out on a network without values: what would fail later, found at once.
+
+check(config, model, image, steps_per_epoch=391, total_steps=35_190)    # PruningError, or nothing
+
+Tensors on PyTorch's meta device have shapes and no values, so criteria, compensations and surgery
+run there at next to no cost, whatever the network's size, and raise what they would raise at a
+round. What depends on values shows at the first round that has them.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from pruning.config import PruningConfig
+from pruning.errors import PruningError
+from pruning.pruner import Pruner
+from pruning.state import Batches, valueless
+
+MakeOptimizer = Callable[[nn.Module], Optimizer]
+
+
+class Sketch:
+    """A training without values, as a pruner sees it: `pruning.state.State`."""
+
+    seed = work = position = 0
+    ema = None
+    gradient_scale = 1.0
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Tensor,
+        *,
+        steps_per_epoch: int,
+        total_steps: int,
+        optimizer: MakeOptimizer,
+        processes: int = 1,
+    ) -> None:
+        self.model, self.example_input = model, example_input
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        self._make_optimizer, self._processes = optimizer, processes
+        self.optimizer = optimizer(model)
+
+    def lose_values(self) -> None:
+        """Go on with shapes alone, and with an optimizer that has made a step."""
+        self.model = self.model.to("meta")
+        self.example_input = self.example_input.to("meta")
+        self.optimizer = self._make_optimizer(self.model)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with valueless():
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def calibration(
+        self, batches: int, batch_size: int, *, class_balanced: bool = False, stream: str = ""
+    ) -> Batches:
+        """Two images in place of so many, if so many can be drawn.
+
+        Raises:
+            PruningError: the images do not divide among processes or classes.
+        """
+        self._check_share(batch_size)
+        images = self.example_input.expand(2, *self.example_input.shape[1:])
+        labels = torch.zeros(2, dtype=torch.long, device=images.device)
+        if class_balanced:
+            self._check_balance(batches * batch_size, images)
+        return [(images, labels)]
+
+    def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
+        """Two images in place of a part of the training images."""
+        return self.calibration(1, batch_size, stream=stream)
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """The mean over ranks, all of which would have the same shapes."""
+        return tensor
+
+    def _check_share(self, batch_size: int) -> None:
+        if batch_size % self._processes:
+            above = -(-batch_size // self._processes) * self._processes
+            raise PruningError(
+                f"a batch of {batch_size} images to score on does not divide over"
+                f" {self._processes} processes; write batch_size: {above}"
+            )
+
+    def _check_balance(self, images: int, example: Tensor) -> None:
+        with torch.no_grad():
+            classes = self.model(example).shape[1]
+        if images % classes:
+            raise PruningError(
+                f"calibration: {images} images do not divide among {classes} classes; write batches"
+                f" and batch_size whose product is a multiple of {classes}"
+            )
+
+
+def _plain(model: nn.Module) -> Optimizer:
+    return SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def check(
+    config: PruningConfig,
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
+    optimizer: MakeOptimizer = _plain,
+    processes: int = 1,
+) -> None:
+    """Refuse what recipe and network alone show to be impossible; no image is needed.
+
+    Args:
+        config: the recipe's pruning.
+        model: the dense network, left as it is. On the meta device its channel axes are those of
+            the trace; elsewhere they are tested too, and some may be left alone (`models.axes`).
+        example_input: (1, C, H, W) on the model's device.
+        steps_per_epoch: optimizer steps of a pass over the training images.
+        total_steps: of the whole training.
+        optimizer: makes the one whose state surgery would have to slice.
+        processes: over which batches to score on are divided.
+
+    Raises:
+        PruningError: one sentence; BudgetError and NoEffect among them.
+        ModelError: an operation of the network whose effect on channels is not known.
+    """
+    sketch = Sketch(
+        copy.deepcopy(model),
+        example_input,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        optimizer=optimizer,
+        processes=processes,
+    )
+    pruner = Pruner(config, sketch)
+    sketch.lose_values()
+    pruner.rehearse(sketch)
