@@ -19,6 +19,7 @@ import models
 from models.axes import axes
 from models.count import bep_flops, bep_weight_flops, count, image_sizes, weight_sparsity
 from models.tensors import save_tensors
+from pruning.errors import PruningError
 from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
 from training import checkpoint, state
@@ -109,7 +110,7 @@ class Run:
         self.wrapped, self.stepper = self.model, self.optimizer
         try:
             self.pruner = Pruner(recipe.pruning, self)
-        except ValueError as error:
+        except PruningError as error:
             raise RecipeError(f"pruning: {error}") from None
         self.pruner.tell = self.tell
         self.loss_factor = 1.0  # what a step multiplies the sum of its images' losses by
