@@ -9,13 +9,16 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from reporting import papers, records
+from reporting.answer import answer
 from reporting.beside import beside
 from reporting.claims import Claim, find_claims
 from reporting.command import parse
 from reporting.compare import check_claims, compare
+from reporting.errors import ReportingError
 from reporting.launch import Places, missing, plan_jobs, run_here, run_jobs
 from reporting.papers import Table
 from reporting.printing import SUFFIX, print_grid, render
@@ -25,13 +28,9 @@ ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command; the exit status is 0, 1 if a run failed, 2 for a wrong request."""
+    """Carry out one command; the exit status is 0, 1 if a run failed, else as `answer` says."""
     asked = parse(arguments, COMMANDS)
-    try:
-        return asked.do(asked)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return answer(partial(asked.do, asked), rest=asked.traceback)
 
 
 def show_tables(asked: argparse.Namespace) -> int:
@@ -86,9 +85,9 @@ def plan_tables(asked: argparse.Namespace) -> int:
     device = asked.device or this_device()
     lines, unknown = [], Counter()
     for job in todo:
-        speed = benchmark(job, ROOT) if asked.benchmark else asked.images_per_second
-        rates = Rates(speed, asked.watts, asked.kg_per_kwh, asked.price, asked.processes)
         try:
+            speed = benchmark(job, ROOT) if asked.benchmark else asked.images_per_second
+            rates = Rates(speed, asked.watts, asked.kg_per_kwh, asked.price, asked.processes)
             lines.append(forecast(job, ROOT, found, rates, device))
         except PlanError as error:
             unknown[str(error)] += 1
@@ -160,12 +159,12 @@ def jobs_of(asked: argparse.Namespace) -> list[records.Job]:
     """The jobs that --only, --seeds and --set pick from the tables.
 
     Raises:
-        ValueError: no claimed row matches.
+        ReportingError: no claimed row matches.
     """
     claims, pick = claimed(asked), {"only": asked.only, "seeds": asked.seeds, "extra": asked.set}
     jobs = [job for table in chosen(asked) for job in plan_jobs(table, claims, **pick)]
     if not jobs:
-        raise ValueError(f"--only {asked.only}: no row that a recipe claims; `show` lists them")
+        raise ReportingError(f"--only {asked.only}: no row that a recipe claims; `show` lists them")
     return jobs
 
 
@@ -173,12 +172,15 @@ def places_of(asked: argparse.Namespace) -> Places:
     """Where the jobs run and how they start.
 
     Raises:
-        ValueError: a --local setting that could change a result.
+        ReportingError: a --local setting that could change a result; a launcher with an open quote.
     """
     for setting in asked.local:
         if not setting.startswith(records.LOCAL):
-            raise ValueError(f"--local {setting}: may change a result; write --set {setting}")
-    launcher = tuple(shlex.split(asked.launcher)) if asked.launcher else (sys.executable,)
+            raise ReportingError(f"--local {setting}: may change a result; write --set {setting}")
+    try:
+        launcher = tuple(shlex.split(asked.launcher or "")) or (sys.executable,)
+    except ValueError as error:
+        raise ReportingError(f"--launcher {asked.launcher}: {error}; close it") from None
     runs, results = asked.runs.resolve(), asked.results.resolve()
     return Places(ROOT, runs, results, launcher, tuple(asked.local))
 

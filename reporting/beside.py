@@ -1,14 +1,16 @@
 """Finished runs beside one another: result, size, speed and cost, a column a run."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reporting.errors import RecordError
+from reporting.reading import SummaryFile, check, read_object
 from reporting.show import Grid
 
 Summary = dict[str, Any]
 Line = tuple[str, str, Callable[[Any], str]]
+REMEDY = "give a folder that train.py has finished"
 
 LINES: tuple[Line, ...] = (
     ("test accuracy", "eval/top1_percent", lambda v: f"{v:.2f} %"),
@@ -30,12 +32,10 @@ def beside(folders: Sequence[Path]) -> Grid:
     """A grid of the runs' summaries; what a run has not measured is a dash.
 
     Raises:
-        ValueError: a folder holds no finished run.
+        RecordError: a folder holds no finished run, or a summary that train.py did not write.
     """
     found = [_summary(folder) for folder in folders]
-    rows = [
-        [name, *(_shown(summary.get(key), form) for summary in found)] for name, key, form in LINES
-    ]
+    rows = [[name, *(_shown(summary, key, form) for summary in found)] for name, key, form in LINES]
     first = found[0] if found else {}
     title = f"{first.get('model/name')} on {first.get('data/name')}, {first.get('run/device')}"
     return Grid(title, ["", *(folder.name for folder in folders)], rows, [])
@@ -44,12 +44,21 @@ def beside(folders: Sequence[Path]) -> Grid:
 def _summary(folder: Path) -> Summary:
     path = folder / "summary.json"
     if not path.exists():
-        raise ValueError(f"{folder}: no finished run; give a folder that train.py has finished")
-    return json.loads(path.read_text()) | {"folder": folder}
+        raise RecordError(f"{folder}: no finished run; {REMEDY}")
+    values = read_object(path, REMEDY)
+    check(SummaryFile, values, path, REMEDY)
+    return values | {"folder": folder}
 
 
-def _shown(value: Any, form: Callable[[Any], str]) -> str:
-    return "–" if value is None or value == [] else form(value)
+def _shown(summary: Summary, key: str, form: Callable[[Any], str]) -> str:
+    value = summary.get(key)
+    if value is None or value == []:
+        return "–"
+    try:
+        return form(value)
+    except (TypeError, ValueError, LookupError):
+        where = summary["folder"] / "summary.json"
+        raise RecordError(f"{where}: {key} {value!r:.60} is no such figure; {REMEDY}") from None
 
 
 def _rate(segment: dict[str, float]) -> str:

@@ -1,6 +1,7 @@
 """The command line of tables.py."""
 
 import argparse
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ RATES = {
     "kg-per-kwh": "CO2e of the grid, instead of what records say",
     "price": "of a device hour, in any currency",
 }
+MOST = 1000  # seeds, jobs at a time, devices: beyond it is a slip of the pen
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 
@@ -20,6 +22,7 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
         description="The papers' tables: theirs, ours, and what is missing."
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
+    parser.add_argument("--traceback", action="store_true", help="of an error nobody foresaw")
     parser.add_argument("--recipes", type=Path, default=ROOT / "recipes", help="recipes that claim")
     made = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {
@@ -36,7 +39,7 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     _show(parsers["show"])
     for name in ("run", "plan"):
         _choice(parsers[name])
-    parsers["run"].add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parsers["run"].add_argument("--jobs", type=count, default=1, help="how many at a time")
     parsers["run"].add_argument("--submit", choices=("here", "slurm"), default="here")
     parsers["run"].add_argument(
         "--slurm",
@@ -59,18 +62,68 @@ def seeds(text: str) -> list[int]:
     """`3` is seeds 0, 1, 2; `0,4` is those two; `3,` that one.
 
     Raises:
-        argparse.ArgumentTypeError: no seed at all.
+        argparse.ArgumentTypeError: no seed at all, more than MOST, or one that is none.
     """
-    listed = [int(seed) for seed in text.split(",") if seed]
+    listed = [seed(one) for one in text.split(",") if one]
     if not listed or text.strip() == "0":
-        raise argparse.ArgumentTypeError(f"{text}: no seeds; for seed 0 write 1 (so many) or `0,`")
-    return listed if "," in text else list(range(*listed))
+        raise argparse.ArgumentTypeError(
+            f"{text}: no seeds; for seed 0 write 1 (the number of seeds) or `0,`"
+        )
+    if (len(listed) if "," in text else listed[0]) > MOST:
+        raise argparse.ArgumentTypeError(f"{text:.20}: more than {MOST} seeds; write fewer")
+    return list(dict.fromkeys(listed)) if "," in text else list(range(*listed))
+
+
+def seed(text: str) -> int:
+    """One seed.
+
+    Raises:
+        argparse.ArgumentTypeError: it is negative or no number.
+    """
+    if not text.isdecimal() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"{text:.20} is no seed, such as 3")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A number of jobs or devices, from 1 to MOST.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text:.20} is no number from 1 to {MOST}")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    """A rate that a forecast multiplies with: 0 or more.
+
+    Raises:
+        argparse.ArgumentTypeError: it is negative, not finite or no number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text:.20} is no number of 0 or more")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = rate(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text:.20} is not above 0")
+    return value
 
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text}: write OPTION=VALUE, such as partition=gpu")
+    if key.lstrip("-") == "time" and not (value.isdecimal() and 0 < int(value[:9]) < 10**7):
+        raise argparse.ArgumentTypeError(f"{text:.40}: write the time in minutes, such as time=600")
     return key.lstrip("-"), value
 
 
@@ -110,8 +163,9 @@ def _choice(parser: argparse.ArgumentParser) -> None:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     for name, unit in RATES.items():
-        parser.add_argument(f"--{name}", type=float, metavar="NUMBER", help=unit)
-    parser.add_argument("--processes", type=int, default=1, help="devices of one run")
+        kind = _positive if name in ("images-per-second", "watts") else rate
+        parser.add_argument(f"--{name}", type=kind, metavar="NUMBER", help=unit)
+    parser.add_argument("--processes", type=count, default=1, help="devices of one run")
     parser.add_argument("--device", help="name of the device in records (default: this one)")
     parser.add_argument("--benchmark", action="store_true", help="measure throughput now")
 

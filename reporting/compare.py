@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reporting import papers
-from reporting.claims import Claim
+from reporting.claims import Claim, ClaimError
 from reporting.papers import Cell, Column, Table
-from reporting.records import Record
-
-
-class ClaimError(ValueError):
-    """A claim that can't be kept: a row or column that is not there, or one row claimed twice."""
+from reporting.records import Record, numbers
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,7 @@ class Comparison:
         claimed = self.claim.columns if self.claim else ()
         if not key or (claimed and column.name not in claimed):
             return None
-        values = [r.summary.get(key) for r in self.records]
-        return measured([v * times for v in values if isinstance(v, int | float)])
+        return measured([v * times for v in numbers(self.records, key)])
 
     def difference(self, cell: Cell) -> float | None:
         """Ours minus theirs, in the paper's unit."""
@@ -69,8 +64,7 @@ class Comparison:
 
     def cost(self, key: str) -> float | None:
         """The mean of a cost over the seeds."""
-        values = [r.summary.get(key) for r in self.records]
-        known = [v for v in values if isinstance(v, int | float)]
+        known = numbers(self.records, key)
         return statistics.fmean(known) if known else None
 
 
@@ -130,7 +124,7 @@ def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
     epochs = line.get("epochs") or protocol.get("epochs")
     if isinstance(epochs, dict):
         epochs = epochs.get(data)
-    ran, hardware = summary.get("run/epochs"), str(summary.get("run/device", "unknown"))
+    ran, hardware = record.number("run/epochs"), str(summary.get("run/device", "unknown"))
     parts = []
     if data and not _same(summary.get("data/name"), data):
         parts.append(f"data {summary.get('data/name')}")

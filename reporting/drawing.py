@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from textwrap import fill, shorten
@@ -30,6 +31,7 @@ TIP = re.compile(r'<g id="tip-([^"]*)">')
 INK, LINE = "#1a1a19", "#d4d4d3"  # the page's own text and line colours stand for them there
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold dollars
     "svg.hashsalt": "prunezoo",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -144,9 +146,10 @@ def _inline(svg: str, name: str, caption: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace(INK, "currentColor").replace(LINE, "var(--line)")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{caption}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
 
 
 def slug(text: str) -> str:
-    """A file's name for any text."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    """A file's name for any text; a long one ends with a digest of it."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return name if len(name) <= 120 else f"{name[:110]}-{sha256(text.encode()).hexdigest()[:8]}"

@@ -12,12 +12,14 @@ from typing import Any
 
 import yaml
 
+from reporting.errors import ReportingError
+
 FOLDER = Path(__file__).resolve().parent.parent / "papers"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SUFFIX = {"K": 1e3, "M": 1e6, "%": 1.0, "": 1.0}
 
 
-class AddressError(ValueError):
+class AddressError(ReportingError):
     """An address that names nothing, with the nearest ones that do."""
 
 
@@ -99,7 +101,7 @@ def tables(folder: Path = FOLDER) -> dict[str, Table]:
     """Every table by its address paper/table, in the order of `index.yaml`.
 
     Raises:
-        ValueError: a column without a definition, or two rows with one key.
+        ReportingError: a column without a definition, or two rows with one key.
     """
     index = yaml.safe_load((folder / "index.yaml").read_text())
     return {
@@ -116,12 +118,14 @@ def _table(address: str, paper: dict[str, Any], spec: dict[str, Any], folder: Pa
     meanings = {**paper["columns"], **spec.get("columns", {})}
     missing = [name for name in names if name not in meanings]
     if missing:
-        raise ValueError(f"papers/index.yaml: {address}: define the columns {', '.join(missing)}")
+        raise ReportingError(
+            f"papers/index.yaml: {address}: define the columns {', '.join(missing)}"
+        )
     rows: dict[str, dict[str, str]] = {}
     for line in lines:
         key = ",".join(line[name] for name in spec["key"] if line[name])
         if key in rows:
-            raise ValueError(f"papers/index.yaml: {address}: two rows are {key}; widen the key")
+            raise ReportingError(f"papers/index.yaml: {address}: two rows are {key}; widen the key")
         rows[key] = line
     return Table(
         address=address,

@@ -3,20 +3,22 @@
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pruning.duration import Duration
-from reporting.records import Job, Record
+from reporting.errors import ReportingError
+from reporting.records import Job, Record, numbers
 from reporting.show import Grid
 from training.data_config import DATASETS
 from training.source import resolve
 
 
-class PlanError(ValueError):
+class PlanError(ReportingError):
     """A forecast that would be a guess, and what to state instead."""
 
 
@@ -57,7 +59,9 @@ def forecast(
         PlanError: no such record, and no `--images-per-second`.
     """
     values = _recipe(job, root)
-    model, data = _name(values["model"]), _name(values["data"])
+    with _reading(job):
+        model, data = _name(values["model"]), _name(values["data"])
+        images = _planned_images(values, data)
     alike = [r for r in records if _is_alike(r, model, data, device)]
     speed = rates.images_per_second or _median(alike, "throughput/images_per_second")
     if speed is None:
@@ -65,11 +69,10 @@ def forecast(
             f"{job.recipe}: no record of {model} on {data} with {device};"
             " state --images-per-second, or measure it with --benchmark"
         )
-    images = _planned_images(values, data)
     hours = images / speed / 3600
     watts = rates.watts or _watts(alike)
     energy = watts and hours * watts / 1000
-    grid = rates.kg_per_kwh or _grid(alike)
+    grid = _grid(alike) if rates.kg_per_kwh is None else rates.kg_per_kwh
     price = rates.price_per_gpu_hour
     return Forecast(
         job=job,
@@ -112,13 +115,22 @@ def this_device() -> str:
 
 
 def benchmark(job: Job, root: Path, steps: int = 10) -> float:
-    """Training images/s of a job's network on synthetic images, after three steps' warm-up."""
+    """Training images/s of a job's network on synthetic images, after three steps' warm-up.
+
+    Raises:
+        PlanError: a data set whose images are not known beforehand.
+        ModelError: no such network.
+    """
     values = _recipe(job, root)
-    model, data = _section(values["model"]), _section(values["data"])
-    size = data.get("augment", {}).get("resize") or data.get("image_size")
-    batch = int(values["training"]["batch_size"])
-    options = json.dumps(model.get("options", {}), sort_keys=True)
-    return _images_per_second(model["name"], options, data["name"], size, batch, steps)
+    with _reading(job):
+        model, data = _section(values["model"]), _section(values["data"])
+        size = data.get("augment", {}).get("resize") or data.get("image_size")
+        batch = int(values["training"]["batch_size"])
+        options = json.dumps(model.get("options", {}), sort_keys=True)
+        name = data["name"]
+    if name not in DATASETS:
+        raise PlanError(f"{name} is no known data set; state --images-per-second")
+    return _images_per_second(model["name"], options, name, size, batch, steps)
 
 
 @cache
@@ -150,6 +162,24 @@ def _recipe(job: Job, root: Path) -> dict[str, Any]:
     return resolve(root / job.recipe, job.settings).values
 
 
+@contextmanager
+def _reading(job: Job) -> Iterator[None]:
+    """Recipes are not checked here, which takes long; what is not there is told.
+
+    Raises:
+        PlanError: the recipe does not say what is read of it.
+    """
+    try:
+        yield
+    except PlanError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise PlanError(
+            f"{job.recipe}: its model, data, duration or batch size cannot be read ({error});"
+            " see train.py --dry-run"
+        ) from None
+
+
 def _planned_images(values: dict[str, Any], data: str) -> float:
     """Images that training will see: steps × batch size, or epochs × training images.
 
@@ -157,6 +187,8 @@ def _planned_images(values: dict[str, Any], data: str) -> float:
         PlanError: a duration in epochs of a data set whose size is not known beforehand.
     """
     duration = Duration.parse(values["training"]["duration"])
+    if duration.unit == "%":
+        raise ValueError(f"{duration} of what; write it in ep or it")
     if duration.unit == "it":
         return duration.amount * int(values["training"]["batch_size"])
     stated = values["data"] if isinstance(values["data"], dict) else {}
@@ -186,19 +218,19 @@ def _is_alike(record: Record, model: str, data: str, device: str) -> bool:
 
 
 def _median(records: Sequence[Record], key: str) -> float | None:
-    values = [r.summary[key] for r in records if r.summary.get(key)]
+    values = [value for value in numbers(records, key) if value]
     return statistics.median(values) if values else None
 
 
 def _watts(records: Sequence[Record]) -> float | None:
-    pairs = [(r.summary.get("cost/energy_kwh"), r.summary.get("cost/wall_hours")) for r in records]
+    pairs = [(r.number("cost/energy_kwh"), r.number("cost/wall_hours")) for r in records]
     watts = [1000 * kwh / hours for kwh, hours in pairs if kwh and hours]
     return statistics.median(watts) if watts else None
 
 
 def _grid(records: Sequence[Record]) -> float | None:
     keys = ("cost/emissions_kgco2e", "cost/energy_kwh")
-    pairs = [[r.summary.get(key) for key in keys] for r in records]
+    pairs = [[r.number(key) for key in keys] for r in records]
     grid = [kg / kwh for kg, kwh in pairs if kg and kwh]
     return statistics.median(grid) if grid else None
 

@@ -3,21 +3,24 @@
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reporting import papers
 from reporting.claims import Claim
+from reporting.errors import RecordError
+from reporting.reading import RecordFile, SummaryFile, check, parse_object, read_object
 
 ACCURACY = "validation/top1_percent"
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
-PLACES = re.compile(r" --output \S+| --set data\.path=\S+")  # of a machine, no part of a result
+OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
+REMEDY = "write it with tables.py collect"
+UNREAD = "take a run folder as train.py left it"
+HISTORY: dict[str, Any] = {"accuracy": [], "prunings": [], "forecasts": []}
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
-
-
-class RecordError(ValueError):
-    """A run that is no evidence yet, or a record that can't be read, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,22 @@ class Record:
         job = self.job
         return job.row, job.recipe, job.set, job.extra, *(self.summary.get(key) for key in same)
 
+    def number(self, key: str) -> int | float | None:
+        """A figure of the summary; None where the run has not measured it.
+
+        Raises:
+            RecordError: it is there and no number.
+        """
+        value = self.summary.get(key)
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return value
+        raise RecordError(f"{self.path}: {key} {value!r:.60} is no number; {REMEDY}")
+
+
+def numbers(records: Sequence[Record], key: str) -> list[float]:
+    """A figure of each record that has measured it."""
+    return [value for record in records if (value := record.number(key)) is not None]
+
 
 def split_row(address: str) -> tuple[str, str]:
     """`paper/table` and the row of a row's address; of `other/name`, those two."""
@@ -97,11 +116,12 @@ def collect(
     the `claims` which row that is.
 
     Raises:
-        RecordError: the run has no summary yet.
+        RecordError: the run has no summary yet, or its files are not what a run leaves.
     """
     if not is_finished(folder):
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_object(folder / "summary.json", UNREAD)
+    check(SummaryFile, summary, folder / "summary.json", UNREAD)
     environment = _environment(folder / "environment.json")
     record = Record(
         job=job or _job_of(summary, environment, claims),
@@ -111,9 +131,14 @@ def collect(
         weights=weights,
     )
     path = results / f"{record.job.name}.json"
+    try:
+        values = {key: value for key, value in asdict(record).items() if key != "path"}
+        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    except RecursionError:
+        raise RecordError(f"{folder}: its files are nested too deep; {UNREAD}") from None
+    check(RecordFile, json.loads(text), folder, UNREAD)
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = {key: value for key, value in asdict(record).items() if key != "path"}
-    path.write_text(json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    path.write_text(text)
     return path
 
 
@@ -154,23 +179,27 @@ def load_records(results: Path) -> list[Record]:
 
 
 def _load(path: Path, results: Path) -> Record:
-    values = json.loads(path.read_text())
-    try:
-        job = values.pop("job")
-        job["set"], job["extra"] = tuple(job["set"]), tuple(job["extra"])
-        where = path.relative_to(results.parent).as_posix()
-        return Record(job=Job(**job), path=where, **values)
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"{path}: no record ({error}); write it with tables.py collect") from None
+    values = read_object(path, REMEDY)
+    check(RecordFile, values, path, REMEDY)
+    stated: dict[str, Any] = values["job"]
+    stated = {key: tuple(v) if isinstance(v, list) else v for key, v in stated.items()}
+    job = Job(**stated)
+    if job.row:
+        try:
+            papers.find_table(split_row(job.row)[0])
+        except papers.AddressError as error:
+            raise RecordError(f"{path}: job.row: {error}") from None
+    rest = {key: value for key, value in values.items() if key not in ("job", "history")}
+    told = HISTORY | values.get("history", {})
+    return Record(job, history=told, path=path.relative_to(results.parent).as_posix(), **rest)
 
 
 def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequence[Claim]) -> Job:
     """The job of a run started by hand: its command line, and the row that its settings make it."""
-    command = str(environment.get("command", ""))
-    pairs = [part.partition(" ")[::2] for part in re.split(r" (?=--\w)", command)]
-    recipe = next((b for a, b in pairs if a == "--recipe"), str(summary.get("run/name", "unknown")))
+    pairs = _options(environment.get("command") or "")
+    recipe = next((b for a, b in pairs if a == "recipe"), str(summary.get("run/name", "unknown")))
     unsaid = ("seed=", *LOCAL)
-    settings = tuple(b for a, b in pairs if a == "--set" and not b.startswith(unsaid))
+    settings = tuple(b for a, b in pairs if a == "set" and not b.startswith(unsaid))
     fitting = [c for c in claims if c.recipe == recipe and set(c.set) <= set(settings)]
     claim = max(fitting, key=lambda c: len(c.set), default=None)
     extra = tuple(s for s in settings if claim is None or s not in claim.set)
@@ -178,18 +207,56 @@ def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequen
     return Job(claim.row if claim else None, recipe, claim.set if claim else (), extra, seed)
 
 
+def _options(command: str) -> list[tuple[str, str]]:
+    """The options of a command line of train.py, however they were written.
+
+    `--set KEY=VALUE`, `--set=KEY=VALUE` and `--se KEY=VALUE` are one. A value that stands there
+    without its quotes goes on until the next option.
+    """
+    pairs: list[tuple[str, str]] = []
+    for word in shlex.split(command)[1:]:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            pairs.append((next((o for o in OPTIONS if o.startswith(name)), name), value))
+        elif pairs:
+            name, value = pairs[-1]
+            pairs[-1] = (name, f"{value} {word}".lstrip())
+    return pairs
+
+
 def _environment(path: Path) -> dict[str, Any]:
-    """What a result depends on: versions, hardware, commit, command; no place of a machine."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if "command" in known:
-        known["command"] = re.sub(PLACES, "", known["command"])
+    """What a result depends on: versions, hardware, commit, command; no place of a machine.
+
+    Raises:
+        RecordError: no JSON object, or a command that is no command line.
+    """
+    known = read_object(path, UNREAD) if path.exists() else {}
+    if known.get("command"):
+        try:
+            known["command"] = _said(_options(str(known["command"])))
+        except ValueError as error:  # quotes that do not end
+            raise RecordError(f"{path}: command: {error}; {UNREAD}") from None
     return {key: known[key] for key in ENVIRONMENT if key in known}
 
 
+def _said(pairs: Sequence[tuple[str, str]]) -> str:
+    """A command line as it is recorded: without the places of a machine."""
+    kept = [(a, b) for a, b in pairs if a != "output" and not b.startswith("data.path=")]
+    return shlex.join(["train.py", *(word for a, b in kept for word in (f"--{a}", b) if word)])
+
+
 def history(path: Path) -> dict[str, Any]:
-    """What the figures need of a log: accuracy, what a trigger watched, prunings, forecasts."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]
+    """What the figures need of a log: accuracy, what a trigger watched, prunings, forecasts.
+
+    Raises:
+        RecordError: a line that no run has written.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    events = [
+        parse_object(line, f"{path}, line {number}", UNREAD)
+        for number, line in enumerate(lines, 1)
+        if line.endswith(b"}")  # a kill may have cut the last
+    ]
     curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
     during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
     prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reporting.papers import find_table
-from reporting.records import LOCAL, Record, split_row
+from reporting.records import LOCAL, Record, numbers, split_row
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
 UNSAID = (*LOCAL, "evaluation.")  # what names no method
@@ -32,13 +32,12 @@ class Experiment:
 
     def mean(self, key: str) -> float | None:
         """The mean of a summary key over the seeds that have it."""
-        values = [r.summary.get(key) for r in self.records]
-        known = [v for v in values if isinstance(v, int | float)]
+        known = numbers(self.records, key)
         return statistics.fmean(known) if known else None
 
     def error(self, key: str) -> float | None:
         """The standard error of that mean, s/√n with n − 1; None of one seed."""
-        known = [r.summary[key] for r in self.records if r.summary.get(key) is not None]
+        known = numbers(self.records, key)
         return statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
 
 
@@ -74,7 +73,7 @@ COSTS = (
 def setting(record: Record) -> str:
     """The dense network and data that make accuracies comparable."""
     network, data = (record.summary.get(f"{what}/name") for what in ("model", "data"))
-    dense = record.summary.get("dense/params")
+    dense = record.number("dense/params")
     return f"{network}{f' ({dense:,} parameters)' if dense else ''} on {data}"
 
 

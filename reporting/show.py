@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from reporting.papers import Cell, Column, Table, cell
 CONVENTION = "†"  # on every heading of a figure counted in a paper's own way
 SLIP = "‡"  # on every figure that contradicts the rest of its paper
 RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
+FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet begins to compute
+AMOUNT = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?[KM%]?", re.IGNORECASE)
 OURS = "*"  # on every heading of a column that is our arithmetic, not printed in the paper
 
 
@@ -87,7 +90,8 @@ def markdown(made: Grid) -> str:
     """A grid as a GitHub table."""
     lines = [made.headings, ["---"] * len(made.headings), *made.rows]
     table = "\n".join(
-        "| " + " | ".join(t.replace("|", "\\|") for t in line) + " |" for line in lines
+        "| " + " | ".join(" ".join(t.split()).replace("|", "\\|") for t in line) + " |"
+        for line in lines
     )
     below = "\n".join(f"- {remark}" for remark in made.remarks)
     return f"### {made.title}\n\n{table}\n\n{below}\n"
@@ -98,11 +102,15 @@ def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
     extra = [c for c in table.columns.values() if c.record]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+
+    def write(line: Sequence[str]) -> None:
+        writer.writerow([_plain_cell(text) for text in line])
+
     added = [f"{kind}_{c.name}" for c in extra for kind in ("ours", "ours_se", "difference")]
     again = list(recompute(table, rows[0].row)) if rows else []
     recomputed = [f"recomputed_{name}" for name in again]
     last = ["status", "differs", "gpu_hours", "emissions_kgco2e", "paper_convention"]
-    writer.writerow(["address", *table.columns, *recomputed, *added, *last])
+    write(["address", *table.columns, *recomputed, *added, *last])
     conventions = "; ".join(c.name for c in table.columns.values() if c.convention)
     for row in rows:
         line = [f"{table.address}/{row.row}", *table.rows[row.row].values()]
@@ -112,8 +120,15 @@ def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
             ours, gap = row.ours(column), row.difference(cell(table, row.row, column.name))
             line += [_raw(ours and ours.mean), _raw(ours and ours.error), _raw(gap)]
         costs = [_raw(row.cost(key)) for key in ("cost/gpu_hours", "cost/emissions_kgco2e")]
-        writer.writerow([*line, row.status, "; ".join(row.differs), *costs, conventions])
+        write([*line, row.status, "; ".join(row.differs), *costs, conventions])
     return out.getvalue()
+
+
+def _plain_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula; numbers stay numbers."""
+    text = text.replace("\r", " ")  # which csv leaves unquoted
+    begins = text.lstrip()[:1] in FORMULA or text[:1] == "\t"
+    return f"'{text}" if begins and not AMOUNT.fullmatch(text) else text
 
 
 def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from reporting.answer import answer
+from reporting.command import count, seed
 from reporting.launch import Places, missing, run_here, run_jobs
 from reporting.records import Job, Record, load_records
 
@@ -29,17 +32,22 @@ class Study:
 
 
 def carry_out(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Carry out the command line; the exit status is 0, 1 if a run failed, 2 without records."""
+    """Carry out the command line; the exit status is 0, 1 if a run failed, 2 without records.
+
+    Faults are one line, with the exit statuses of `answer`.
+    """
     parser = argparse.ArgumentParser(description=(study.about or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
+    parser.add_argument("--traceback", action="store_true", help="of an error nobody foresaw")
     commands = parser.add_subparsers(dest="command", required=True)
     run_it = commands.add_parser("run", help="what has no record yet, going on after a break")
     run_it.add_argument("--data", type=Path, help="folder of the data set (default: below data/)")
-    run_it.add_argument("--seeds", type=int, nargs="+", default=list(study.seeds))
-    run_it.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    run_it.add_argument("--seeds", type=seed, nargs="+", default=list(study.seeds))
+    run_it.add_argument("--jobs", type=count, default=1, help="how many at a time")
     commands.add_parser("show", help="print the tables, and write them and the plots")
     asked = parser.parse_args(arguments)
-    return _run(study, asked) if asked.command == "run" else _show(study, asked.results)
+    do = _run if asked.command == "run" else _show
+    return answer(partial(do, study, asked), rest=asked.traceback)
 
 
 def _run(study: Study, asked: argparse.Namespace) -> int:
@@ -56,9 +64,9 @@ def _run(study: Study, asked: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _show(study: Study, results: Path) -> int:
-    folder = results / study.folder
-    page = study.show(load_records(results), folder)
+def _show(study: Study, asked: argparse.Namespace) -> int:
+    folder = asked.results / study.folder
+    page = study.show(load_records(asked.results), folder)
     if page is None:
         print("no records of this study yet; `run` makes them")
         return 2

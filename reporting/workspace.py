@@ -15,6 +15,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from reporting.compare import Comparison
+from reporting.errors import ReportingError
 from reporting.html import runs_grid
 from reporting.papers import Table, find_table
 from reporting.records import Record
@@ -31,7 +32,7 @@ def write_payload(
     """Write `wandb.json`, the report and the view; with an entity also save both there.
 
     Raises:
-        ValueError: the library's models do not give back what was built.
+        ReportingError: the library's models do not give back what was built.
     """
     made = {
         "report": build_report(compared, records, entity=entity, project=project),
@@ -88,7 +89,7 @@ def payload(made: wr.Report | ws.Workspace) -> dict[str, Any]:
     """What would be sent, checked: the library's models read it back to the same.
 
     Raises:
-        ValueError: they do not.
+        ReportingError: they do not.
     """
     model = made._to_model()
     sent = model.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -97,9 +98,9 @@ def payload(made: wr.Report | ws.Workspace) -> dict[str, Any]:
         try:
             back = type(model).model_validate(sent)
         except UserWarning as warning:
-            raise ValueError(f"W&B would not accept this: {warning}") from None
+            raise ReportingError(f"W&B would not accept this: {warning}") from None
     if back.model_dump(mode="json", by_alias=True, exclude_none=True) != sent:
-        raise ValueError(f"W&B's {type(model).__name__} does not give back what was built")
+        raise ReportingError(f"W&B's {type(model).__name__} does not give back what was built")
     return sent
 
 

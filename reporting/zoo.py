@@ -1,5 +1,6 @@
 """The model zoo page, from run records: recipe, result, cost, size, weights, how to get each."""
 
+import shlex
 from collections.abc import Sequence
 
 from reporting.records import Record
@@ -70,7 +71,9 @@ def _line(one: Experiment) -> list[str]:
 
 def _command(record: Record) -> str:
     kept = [s for s in record.job.settings if not s.startswith(UNSAID)]
-    return f"python train.py --recipe {record.job.recipe} " + " ".join(f"--set '{s}'" for s in kept)
+    quoted = [shlex.quote(s) if "'" in s else f"'{s}'" for s in kept]
+    said = f"python train.py --recipe {shlex.quote(record.job.recipe)} "
+    return " ".join((said + " ".join(f"--set {s}" for s in quoted)).splitlines())
 
 
 def _shown(value: float | None, form: str, times: float = 1) -> str:

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+import tables
 from reporting.records import derived, history
 
 ROW = "CIFAR-10,95K,BEP,1e-4"
@@ -95,3 +98,14 @@ def make_recipe(folder: Path, name: str, claims: str) -> Path:
         f"claims:\n{claims}"
     )
     return path
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit status of tables.py, and its one line on stderr."""
+    try:
+        status = tables.main(arguments)
+    except SystemExit as error:  # argparse, whose usage stands above
+        status, line = int(error.code or 0), capsys.readouterr().err.splitlines()[-1]
+        return status, line
+    (line,) = capsys.readouterr().err.splitlines() or [""]
+    return status, line

@@ -1,0 +1,44 @@
+"""What a command line answers to a fault: one line, and an exit status."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from models.errors import ModelError
+from reporting.errors import ReportingError
+from training.source import RecipeError
+
+
+def answer(do: Callable[[], int], *, rest: bool = False) -> int:
+    """The exit status of `do`, or of its fault, which is told in one line on stderr.
+
+    2 for a wrong request or record, 4 for a place that cannot be read or written, 1 for an error
+    that nobody foresaw; with `rest` its traceback is printed too. As a shell does, 128 + the signal
+    for one that was interrupted or whose output nobody reads.
+    """
+    try:
+        status = do()
+        sys.stdout.flush()  # here, where a closed pipe can be answered
+        return status
+    except (ReportingError, RecipeError, ModelError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = error.filename or "a file"
+        print(f"{where}: {error.strerror or error}; choose another place", file=sys.stderr)
+        return 4
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if rest:
+            traceback.print_exc()
+        said = " ".join(str(error).split())[:200]
+        hint = "" if rest else "; --traceback shows where"
+        print(f"unforeseen {type(error).__name__}: {said}{hint}; please report it", file=sys.stderr)
+        return 1

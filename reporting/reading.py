@@ -1,0 +1,127 @@
+"""Reading what runs left and records say: JSON of the expected kind, or one sentence."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reporting.errors import RecordError
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+OPEN = ConfigDict(extra="allow", strict=True)
+ROW = r"^[^/]+/[^/]+/.+$"
+Number = int | float
+
+
+class JobFile(BaseModel):
+    """A record's `job`: see `Job`."""
+
+    model_config = STRICT
+
+    row: Annotated[str, Field(pattern=ROW)] | None
+    recipe: str
+    set: list[str] = []
+    extra: list[str] = []
+    seed: int = 0
+
+
+class SummaryFile(BaseModel):
+    """What runs are told apart and grouped by; other figures are checked where they are used."""
+
+    model_config = OPEN
+
+    recipe: Annotated[str | None, Field(alias="recipe/hash")] = None
+    data: Annotated[str | None, Field(alias="data/name")] = None
+    model: Annotated[str | None, Field(alias="model/name")] = None
+    device: Annotated[str | None, Field(alias="run/device")] = None
+    epochs: Annotated[Number | None, Field(alias="run/epochs")] = None
+    processes: Annotated[Number | None, Field(alias="run/processes")] = None
+    seed: Annotated[int, Field(alias="run/seed")] = 0
+
+
+class PruningFile(BaseModel):
+    """One pruning of a run's history."""
+
+    model_config = OPEN
+
+    images: Number
+    step: Number
+    sparsity: Annotated[Number | None, Field(alias="model/sparsity")] = None
+
+
+class ForecastFile(BaseModel):
+    """One forecast of a run's history."""
+
+    model_config = OPEN
+
+    truth: Annotated[list[Number], Field(alias="forecast/truth", min_length=1)]
+    mean: Annotated[list[Number], Field(alias="forecast/mean", min_length=1)]
+    sd: Annotated[list[Number], Field(alias="forecast/sd", min_length=1)]
+    layer: Annotated[str, Field(alias="forecast/layer")] = ""
+    epoch: Annotated[Number, Field(alias="forecast/epoch")] = 0.0
+
+
+class HistoryFile(BaseModel):
+    """A record's `history`: see `reporting.records.history`."""
+
+    model_config = OPEN
+
+    accuracy: list[Annotated[list[Number], Field(min_length=2, max_length=2)]] = []
+    prunings: list[PruningFile] = []
+    forecasts: list[ForecastFile] = []
+
+
+class RecordFile(BaseModel):
+    """A record as it stands in its file."""
+
+    model_config = STRICT
+
+    job: JobFile
+    summary: SummaryFile
+    history: HistoryFile = HistoryFile()
+    environment: dict[str, Any] = {}
+    weights: Annotated[str, Field(pattern=r"^[^\s()<>]+$")] | None = None  # a link
+
+
+def check(kind: type[BaseModel], values: dict[str, Any], where: object, remedy: str) -> None:
+    """Whether the values are of this kind.
+
+    Raises:
+        RecordError: they are not; names the first that is not.
+    """
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))[:80]
+        raise RecordError(f"{where}: {place}: {first['msg']}; {remedy}") from None
+
+
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        RecordError: it holds something else; names the file.
+    """
+    return parse_object(path.read_bytes(), path, remedy)
+
+
+def parse_object(data: bytes, where: object, remedy: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RecordError: something else; says where it stood.
+    """
+    try:
+        text = data.decode()
+        value = json.loads(text)
+        if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):  # half a character, which no file holds
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{where}: no JSON ({str(error)[:100]}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise RecordError(f"{where}: no JSON object; {remedy}")
+    return value
