@@ -1,4 +1,4 @@
-"""How large a network may become while it is built."""
+"""Bounds on a network while it is built."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a model file says of itself, checked before anything is built from it."""
+"""The description in a model file, checked before anything is built from it."""
 
 import hashlib
 import json
@@ -97,7 +97,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], Description]:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"metadata that is no JSON ({error}); {REMEDY}") from error
+        raise ModelError(f"metadata that is not JSON ({error}); {REMEDY}") from error
     if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
         raise ModelError(f"not in format {FORMAT}; load it with the code that wrote it")
     try:
@@ -108,7 +108,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], Description]:
         raise ModelError(f"metadata, {where}: {first['msg']}; {REMEDY}") from None
     replaced = OWN & described.structure.options.keys()
     if replaced:
-        raise ModelError(f"metadata, structure.options: {min(replaced)} is no option; {REMEDY}")
+        raise ModelError(f"metadata, structure.options: {min(replaced)} is not an option; {REMEDY}")
     return {key: value for key, value in raw.items() if key != "sha256"}, described
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from models.errors import ModelError
 from models.options import check_timm_options, first_line, shown
 
-# What constructors of timm raise for options that fit no network of theirs; they check few.
+# Errors of timm's constructors for options that do not fit; they check few of them.
 FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
 FAULTS += (RuntimeError, TypeError, ValueError)
 

@@ -1,10 +1,11 @@
-"""What a recipe or a model file may set of a network.
+"""Options that a recipe or a model file may give to a network, by an allow-list.
 
 Both may come from strangers. So the names are an allow-list, the constructor's own: what timm's
 `create_model` takes besides (checkpoint_path, pretrained_cfg, cache_dir, features_only, …) opens
-files and addresses, unpickles, or makes no classifier, and stands in no network's signature, with
-any version of timm. Values are plain: numbers, words, lists and maps of them. A word can name one
-of timm's own layers, which timm looks up in a dictionary, but neither a path nor a module.
+files and addresses, unpickles, or does not make a classifier. None of it is in a network's
+signature, with any version of timm. Values are plain: numbers, words, lists and maps of them. A
+word can name one of timm's own layers, which timm looks up in a dictionary, but neither a path nor
+a module.
 """
 
 import difflib
@@ -25,56 +26,63 @@ LARGEST = 1_000_000  # no width, depth, image side or number of classes is large
 NODES = 10_000  # values in one option, nested ones too
 DEPTH = 8  # of lists in lists
 WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
-# Set by `build` itself, or of a place (device), or making something that is no classifier.
+# Set by `build` itself, or of a machine (device), or making something other than a classifier.
 WITHHELD = {"self", "args", "kwargs", "num_classes", "in_chans", "device", "dtype"}
 WITHHELD |= {"fork_feat", "return_interm_layers", "out_features", "out_indices", "features_only"}
 EXTRA = {"bn_eps", "bn_momentum"}  # numbers that timm's EfficientNets turn into their norm layer
-KINDS = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("a word", (str,)),
+}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def check_size(name: str, what: str, value: Any) -> None:
-    """Whether a number of classes or channels is one.
+    """Check a number of classes or channels.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it is not a possible one.
     """
     if type(value) is not int or not 1 <= value <= LARGEST:
-        raise ModelError(f"{name}: {what} {shown(value)} is no number from 1 to {LARGEST:,}")
+        raise ModelError(
+            f"{name}: {what} {shown(value)} is not a whole number from 1 to {LARGEST:,}"
+        )
 
 
 def check_options(name: str, constructor: Callable[..., Any], given: dict[str, Any]) -> None:
-    """Whether a network of ours takes these options, each of its own kind and a possible size.
+    """Check the options of a network of ours: their names, kinds and sizes.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it does not take them.
     """
     parameters = inspect.signature(constructor).parameters
     known = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     _check_names(name, known, given)
     for option, value in given.items():
         kind = known[option].annotation
-        if type(value) not in KINDS[kind]:
-            raise ModelError(f"{name}: {option} {shown(value)} is no {kind.__name__}")
+        if type(value) not in KINDS[kind][1]:
+            raise ModelError(f"{name}: {option} {shown(value)} is not {KINDS[kind][0]}")
         if kind in (int, float) and not 0 < value <= LARGEST:
             raise ModelError(
-                f"{name}: {option} {shown(value)} is no number above 0 and up to {LARGEST:,}"
+                f"{name}: {option} {shown(value)} is not above 0 and at most {LARGEST:,}"
             )
 
 
 def check_timm_options(timm_name: str, given: dict[str, Any]) -> None:
-    """Whether a network of timm takes these options, each of plain values.
+    """Check the options of a network of timm: their names, and that their values are plain.
 
     Raises:
-        ModelError: it does not.
+        ModelError: it does not take them.
     """
     if given:
         _check_names(f"timm/{timm_name}", _signature(timm_name), given)
     for option, value in given.items():
         fault = _fault_of(value)
         if not fault and re.fullmatch(r"(.*_)?drop_(.*_)?rate", option) and not _is_rate(value):
-            fault = "is no rate from 0 to 1"
+            fault = "is not a rate from 0 to 1"
         if fault:
             raise ModelError(f"timm/{timm_name}: {option} {shown(value)} {fault}")
 
@@ -99,7 +107,7 @@ def _signature(timm_name: str) -> list[str]:
     import timm  # here, because it takes seconds that a network of ours need not wait for
 
     with torch.device("meta"):
-        made = type(timm.create_model(timm_name))
+        made = type(timm.create_model(timm_name.partition(".")[0]))
     classes = [c for c in made.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
     names = {key for c in classes for key in inspect.signature(c.__init__).parameters}
     return sorted((names | EXTRA) - WITHHELD)
@@ -116,7 +124,7 @@ def _check_names(name: str, known: Iterable[str], given: Iterable[str]) -> None:
 
 
 def _fault_of(value: Any) -> str | None:
-    """Why a value is not plain; None of one that is."""
+    """The reason why a value is not plain; None of one that is."""
     left, nodes = [(value, 0)], 0
     while left:
         one, depth = left.pop()
@@ -142,9 +150,9 @@ def _fault_of_one(value: Any) -> str | None:
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return None if WORD.fullmatch(value) else "is no word of letters, digits, - and _"
+        return None if WORD.fullmatch(value) else "is not a word of letters, digits, + - and _"
     if type(value) is int:
-        return None if 0 <= value <= LARGEST else f"is no number from 0 to {LARGEST:,}"
+        return None if 0 <= value <= LARGEST else f"is not a whole number from 0 to {LARGEST:,}"
     if type(value) is float:
-        return None if math.isfinite(value) else "is no finite number"
-    return "is no number, word, list or map"
+        return None if math.isfinite(value) else "is not finite"
+    return "is not a number, word, list or map"

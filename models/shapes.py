@@ -1,4 +1,4 @@
-"""How many channels each layer has, and a network made to have as many as its tensors."""
+"""Numbers of channels of each layer, and a network that is made to fit its tensors."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -57,13 +57,13 @@ def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> Non
 
 def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any]) -> None:
     if not isinstance(module, SHAPED):
-        raise ModelError(f"widths of {shown(name)}, which is no layer of this network")
+        raise ModelError(f"widths of {shown(name)}, which is not a layer of this network")
     for key, value in numbers.items():
         old = vars(module).get(key) if key in WIDTHS else None
         new = tuple(value) if isinstance(value, list) else value
         sizes = new if isinstance(new, tuple) else (new,)
         if type(new) is not type(old) or not all(type(n) is int and n > 0 for n in sizes):
-            raise ModelError(f"widths of {shown(name)}: {shown(key)} {shown(value)} is no width")
+            raise ModelError(f"widths of {shown(name)}: {shown(key)} {shown(value)} is not a width")
         setattr(module, key, new)
 
 
@@ -74,7 +74,9 @@ def _add(name: str, module: nn.Module | None, key: str, tensor: Tensor) -> None:
     elif type(module) in (nn.Conv2d, MappedConv2d) and key == "bias_map" and tensor.ndim == 3:
         add_bias_map(cast(nn.Module, module), torch.empty_like(tensor))
     else:
-        raise ModelError(f"a tensor {shown(name)}, which this network has not; its options differ")
+        raise ModelError(
+            f"a tensor {shown(name)}, which this network does not have; its options differ"
+        )
 
 
 def _make_room(name: str, module: nn.Module, key: str, tensor: Tensor) -> None:
@@ -97,7 +99,7 @@ def _make_room(name: str, module: nn.Module, key: str, tensor: Tensor) -> None:
 
 
 def _check_fit(name: str, module: nn.Module) -> None:
-    """Whether a layer's tensors have the shapes that its widths say."""
+    """Compare a layer's tensors with its widths."""
     for key, shape in _shapes(name, module).items():
         tensor = getattr(module, key, None)
         if tensor is not None and tuple(tensor.shape[: len(shape)]) != shape:

@@ -61,7 +61,7 @@ def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], di
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """What a file says of itself, without its tensors.
+    """The metadata of a file, without its tensors.
 
     Raises:
         OSError: the file cannot be read.

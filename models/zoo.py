@@ -71,7 +71,7 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
 def _check_options(
     name: str, constructor: Callable[..., nn.Module], options: dict[str, Any], *, pretrained: bool
 ) -> None:
-    """Whether the network takes them; those of timm's are checked where its name is known."""
+    """Check the options; those of timm's networks are checked where timm's name is known."""
     parameters = inspect.signature(constructor).parameters
     if pretrained and "pretrained" not in parameters:
         raise ModelError(f"{name} has no pretrained weights; write pretrained: false")

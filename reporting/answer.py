@@ -1,4 +1,4 @@
-"""What a command line answers to a fault: one line, and an exit status."""
+"""The answer of a command line to a fault: one line and an exit status."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from training.source import RecipeError
 
 
 def answer(do: Callable[[], int], *, rest: bool = False) -> int:
-    """The exit status of `do`, or of its fault, which is told in one line on stderr.
+    """The exit status of `do`, or of its fault, which is printed in one line on stderr.
 
     2 for a wrong request or record, 4 for a place that cannot be read or written, 1 for an error
-    that nobody foresaw; with `rest` its traceback is printed too. As a shell does, 128 + the signal
-    for one that was interrupted or whose output nobody reads.
+    that nobody foresaw; with `rest` its traceback is printed too. 128 + the signal, as in a shell,
+    for an interrupt or a closed pipe.
     """
     try:
         status = do()

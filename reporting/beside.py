@@ -58,7 +58,7 @@ def _shown(summary: Summary, key: str, form: Callable[[Any], str]) -> str:
         return form(value)
     except (TypeError, ValueError, LookupError):
         where = summary["folder"] / "summary.json"
-        raise RecordError(f"{where}: {key} {value!r:.60} is no such figure; {REMEDY}") from None
+        raise RecordError(f"{where}: {key} {value!r:.60} is not such a figure; {REMEDY}") from None
 
 
 def _rate(segment: dict[str, float]) -> str:

@@ -49,7 +49,7 @@ def find_claims(recipes: Path) -> list[Claim]:
     """The claims of every recipe below a folder, in the order of files; values stay as written.
 
     Raises:
-        ClaimError: there is no such folder, or a file that is no recipe, or claims what is no row.
+        ClaimError: there is no such folder, or a file is not a recipe, or claims something else.
     """
     if not recipes.is_dir():
         raise ClaimError(f"{recipes}: no such folder; give the one that holds the recipes")
@@ -69,9 +69,9 @@ def _values(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_bytes(), Loader=LOADER) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())[:200]
-        raise ClaimError(f"{path}: no YAML ({said})") from None
+        raise ClaimError(f"{path}: not YAML ({said})") from None
     if not isinstance(values, dict):
-        raise ClaimError(f"{path}: no recipe, which is a map of sections")
+        raise ClaimError(f"{path}: not a recipe, which is a map of sections")
     return values
 
 

@@ -12,7 +12,7 @@ RATES = {
     "kg-per-kwh": "CO2e of the grid, instead of what records say",
     "price": "of a device hour, in any currency",
 }
-MOST = 1000  # seeds, jobs at a time, devices: beyond it is a slip of the pen
+MOST = 1000  # seeds, jobs at a time, devices: more is a typing error
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 
@@ -78,10 +78,10 @@ def seed(text: str) -> int:
     """One seed.
 
     Raises:
-        argparse.ArgumentTypeError: it is negative or no number.
+        argparse.ArgumentTypeError: it is negative or not a number.
     """
     if not text.isdecimal() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"{text:.20} is no seed, such as 3")
+        raise argparse.ArgumentTypeError(f"{text:.20} is not a seed, such as 3")
     return int(text)
 
 
@@ -92,7 +92,7 @@ def count(text: str) -> int:
         argparse.ArgumentTypeError: it is not.
     """
     if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text:.20} is no number from 1 to {MOST}")
+        raise argparse.ArgumentTypeError(f"{text:.20} is not a number from 1 to {MOST}")
     return int(text)
 
 
@@ -100,14 +100,14 @@ def rate(text: str) -> float:
     """A rate that a forecast multiplies with: 0 or more.
 
     Raises:
-        argparse.ArgumentTypeError: it is negative, not finite or no number.
+        argparse.ArgumentTypeError: it is negative, infinite or not a number.
     """
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text:.20} is no number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{text:.20} is not a number of 0 or more")
     return value
 
 

@@ -129,7 +129,7 @@ def benchmark(job: Job, root: Path, steps: int = 10) -> float:
         options = json.dumps(model.get("options", {}), sort_keys=True)
         name = data["name"]
     if name not in DATASETS:
-        raise PlanError(f"{name} is no known data set; state --images-per-second")
+        raise PlanError(f"{name} is not a known data set; state --images-per-second")
     return _images_per_second(model["name"], options, name, size, batch, steps)
 
 
@@ -164,7 +164,7 @@ def _recipe(job: Job, root: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(job: Job) -> Iterator[None]:
-    """Recipes are not checked here, which takes long; what is not there is told.
+    """Recipes are not checked here, which takes long; what is missing is named.
 
     Raises:
         PlanError: the recipe does not say what is read of it.

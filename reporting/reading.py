@@ -1,4 +1,4 @@
-"""Reading what runs left and records say: JSON of the expected kind, or one sentence."""
+"""JSON of runs and records, read as the kind that it should be or refused in a sentence."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class JobFile(BaseModel):
 
 
 class SummaryFile(BaseModel):
-    """What runs are told apart and grouped by; other figures are checked where they are used."""
+    """The figures that runs are grouped by; the others are checked where they are used."""
 
     model_config = OPEN
 
@@ -86,10 +86,10 @@ class RecordFile(BaseModel):
 
 
 def check(kind: type[BaseModel], values: dict[str, Any], where: object, remedy: str) -> None:
-    """Whether the values are of this kind.
+    """Compare values with a kind.
 
     Raises:
-        RecordError: they are not; names the first that is not.
+        RecordError: they are not of it; names the first that is not.
     """
     try:
         kind.model_validate(values)
@@ -121,7 +121,7 @@ def parse_object(data: bytes, where: object, remedy: str) -> dict[str, Any]:
         if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):  # half a character, which no file holds
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where}: no JSON ({str(error)[:100]}); {remedy}") from None
+        raise RecordError(f"{where}: not JSON ({str(error)[:100]}); {remedy}") from None
     if not isinstance(value, dict):
-        raise RecordError(f"{where}: no JSON object; {remedy}")
+        raise RecordError(f"{where}: not a JSON object; {remedy}")
     return value

@@ -78,12 +78,12 @@ class Record:
         """A figure of the summary; None where the run has not measured it.
 
         Raises:
-            RecordError: it is there and no number.
+            RecordError: it is there and not a number.
         """
         value = self.summary.get(key)
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
             return value
-        raise RecordError(f"{self.path}: {key} {value!r:.60} is no number; {REMEDY}")
+        raise RecordError(f"{self.path}: {key} {value!r:.60} is not a number; {REMEDY}")
 
 
 def numbers(records: Sequence[Record], key: str) -> list[float]:
@@ -146,7 +146,8 @@ def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     """What follows from a run: the last pruning's figures, MACs removed (%), the speed-up.
 
     MACs removed from training is 1 − forward MACs spent / those the dense network would have.
-    The measured speed-up is images/s of the last segment over the first; it needs two.
+    The measured speed-up is images/s of the last segment over the first; it needs two, and one
+    number of devices all the time.
     """
     last = told["prunings"][-1] if told["prunings"] else {}
     values = {key: value for key, value in last.items() if key.startswith("prune/")}
@@ -164,7 +165,7 @@ def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
         for s in summary.get("cost/segments") or []
         if s["timed_images"] and s["timed_seconds"] > 0  # else it ended within its warm-up
     ]
-    if len(rates) > 1:
+    if len(rates) > 1 and len(summary.get("cost/sessions") or []) < 2:
         values["derived/measured_speedup"] = rates[-1] / rates[0]
     return values
 
@@ -228,7 +229,7 @@ def _environment(path: Path) -> dict[str, Any]:
     """What a result depends on: versions, hardware, commit, command; no place of a machine.
 
     Raises:
-        RecordError: no JSON object, or a command that is no command line.
+        RecordError: not a JSON object, or a command with an open quote.
     """
     known = read_object(path, UNREAD) if path.exists() else {}
     if known.get("command"):

@@ -48,15 +48,15 @@ def forecast(**event: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "no JSON ("),
-        ("{", "no JSON ("),
-        (b"\xff\xfe\x00", "no JSON ("),
-        ("[" * 100_000, "no JSON ("),
-        ('{"job": ' + "9" * 5000 + "}", "no JSON ("),
-        (record(weights="\ud800"), "no JSON ("),
-        ("[]", "no JSON object"),
-        ("5", "no JSON object"),
-        ("null", "no JSON object"),
+        ("", "not JSON ("),
+        ("{", "not JSON ("),
+        (b"\xff\xfe\x00", "not JSON ("),
+        ("[" * 100_000, "not JSON ("),
+        ('{"job": ' + "9" * 5000 + "}", "not JSON ("),
+        (record(weights="\ud800"), "not JSON ("),
+        ("[]", "not a JSON object"),
+        ("5", "not a JSON object"),
+        ("null", "not a JSON object"),
         ("{}", "job: Field required"),
         (record(job=None), "job: Input should be a valid dictionary"),
         (record(job="x"), "job: Input should be a valid dictionary"),
@@ -102,7 +102,7 @@ def test_a_figure_that_is_no_number_is_named_where_it_is_used(tmp_path, capsys):
     for words in (["report", "--output", str(tmp_path)], ["zoo", "--output", str(tmp_path / "z")]):
         status, line = said([*where, *words], capsys)
         assert status == 2
-        assert "r.json: eval/top1_percent '<b>x' is no number; write it with" in line
+        assert "r.json: eval/top1_percent '<b>x' is not a number; write it with" in line
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"run/epochs": "x"}'])
@@ -118,12 +118,12 @@ def test_a_run_folder_that_is_none_is_named(text, tmp_path, capsys):
 def test_a_log_or_environment_that_no_run_wrote_is_named(tmp_path):
     folder = make_run(tmp_path / "run")
     for name, text, fault in (
-        ("log.jsonl", '{"x": 1}\n{broken}\n', "log.jsonl, line 2: no JSON ("),
-        ("log.jsonl", '{"x": 1}\n5}\n', "log.jsonl, line 2: no JSON ("),
-        ("environment.json", "{", "environment.json: no JSON ("),
-        ("environment.json", "[]", "environment.json: no JSON object"),
+        ("log.jsonl", '{"x": 1}\n{broken}\n', "log.jsonl, line 2: not JSON ("),
+        ("log.jsonl", '{"x": 1}\n5}\n', "log.jsonl, line 2: not JSON ("),
+        ("environment.json", "{", "environment.json: not JSON ("),
+        ("environment.json", "[]", "environment.json: not a JSON object"),
         ("environment.json", '{"command": "a \'b"}', "environment.json: command: No closing quot"),
-        ("summary.json", "[" * 400 + "]" * 400, "summary.json: no JSON object"),
+        ("summary.json", "[" * 400 + "]" * 400, "summary.json: not a JSON object"),
         ("summary.json", '{"a": ' * 700 + "1" + "}" * 700, "its files are nested too deep"),
     ):
         whole = (folder / name).read_bytes()
@@ -142,7 +142,7 @@ def test_figures_beside_one_another_that_are_none_are_named(tmp_path, capsys):
         (folder / "summary.json").write_text(json.dumps(summary | {key: value}))
         status, line = said(["beside", str(folder)], capsys)
         assert status == 2
-        assert line.startswith(f"{folder / 'summary.json'}: {key} {value!r} is no such figure")
+        assert line.startswith(f"{folder / 'summary.json'}: {key} {value!r} is not such a figure")
 
 
 # ── settings of a run, however they were written ─────────────────────────────────────────────────

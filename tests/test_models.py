@@ -129,12 +129,15 @@ def test_residual_branches_start_at_scale_one_as_in_torchvision_and_not_as_in_ti
         ({"name": "resnext101_32x48d", "pretrained": True}, "resnext101_32x48d has no pretrained"),
         ({"name": "resnet18", "pretrained": True, "init": "xavier"}, "resnet18: init xavier would"),
         ({"name": "resnet18", "wdth": 2}, "timm/resnet18.tv_in1k has no option wdth; it has "),
-        ({"name": "resnet18", "drop_rate": 5}, "timm/resnet18.tv_in1k: drop_rate 5 is no rate fr"),
+        (
+            {"name": "resnet18", "drop_rate": 5},
+            "timm/resnet18.tv_in1k: drop_rate 5 is not a rate fr",
+        ),
         ({"name": "resnet18", "global_pool": "a"}, "timm/resnet18.tv_in1k: timm cannot build it"),
         ({"name": "resnet18", "layers": [-1] * 4}, "timm/resnet18.tv_in1k: layers [-1, -1, -1, -"),
-        ({"name": "digits_cnn", "width": -1}, "digits_cnn: width -1 is no number above 0"),
-        ({"name": "digits_cnn", "width": float("nan")}, "digits_cnn: width nan is no number abo"),
-        ({"name": "digits_cnn", "width": "a"}, "digits_cnn: width a is no float"),
+        ({"name": "digits_cnn", "width": -1}, "digits_cnn: width -1 is not above 0 and at most"),
+        ({"name": "digits_cnn", "width": float("nan")}, "digits_cnn: width nan is not above 0 an"),
+        ({"name": "digits_cnn", "width": "a"}, "digits_cnn: width a is not a number"),
         ({"name": "mnist_cnn", "image_size": 10**6}, "mnist_cnn: too large to be built (Runtime"),
         ({"name": "resnet56", "depth": 600_002}, "resnet56: more than 10,000 layers; lower its"),
         ({"name": 7}, "unknown model 7; use timm/<name> or one of "),
@@ -148,7 +151,9 @@ def test_build_says_what_to_write_instead(arguments, message):
 
 def test_a_number_of_classes_is_one():
     for wrong in (0, -1, 10**9, 2.0, "10", None, True):
-        with pytest.raises(ModelError, match=r"digits_cnn: num_classes .* is no number from 1 to"):
+        with pytest.raises(
+            ModelError, match=r"digits_cnn: num_classes .* is not a whole number from"
+        ):
             build("digits_cnn", num_classes=wrong)
 
 

@@ -42,20 +42,36 @@ ADDRESSES = [
         ),
         (["plan", "bep/3", "--seeds", "9" * 5000], 2, "tables.py plan: error: argument --seeds: "),
         (["plan", "bep/3", "--seeds", "-1"], 2, "tables.py plan: error: argument --seeds: "),
-        (["plan", "bep/3", "--seeds=-1,"], 2, "tables.py plan: error: argument --seeds: -1 is no"),
-        (["plan", "bep/3", "--seeds", "x"], 2, "tables.py plan: error: argument --seeds: x is no"),
+        (["plan", "bep/3", "--seeds=-1,"], 2, "tables.py plan: error: argument --seeds: -1 is not"),
+        (["plan", "bep/3", "--seeds", "x"], 2, "tables.py plan: error: argument --seeds: x is not"),
         (["plan", "bep/3", "--seeds", ","], 2, "tables.py plan: error: argument --seeds: ,: no s"),
-        (["plan", "--processes", "0"], 2, "tables.py plan: error: argument --processes: 0 is no"),
-        (["plan", "--processes=-2"], 2, "tables.py plan: error: argument --processes: -2 is no"),
-        (["run", "--jobs", "0"], 2, "tables.py run: error: argument --jobs: 0 is no number from 1"),
-        (["run", "--jobs=-1"], 2, "tables.py run: error: argument --jobs: -1 is no number from 1"),
-        (["run", "--jobs", "10000000"], 2, "tables.py run: error: argument --jobs: 10000000 is no"),
+        (["plan", "--processes", "0"], 2, "tables.py plan: error: argument --processes: 0 is not"),
+        (["plan", "--processes=-2"], 2, "tables.py plan: error: argument --processes: -2 is not"),
+        (
+            ["run", "--jobs", "0"],
+            2,
+            "tables.py run: error: argument --jobs: 0 is not a number from 1",
+        ),
+        (
+            ["run", "--jobs=-1"],
+            2,
+            "tables.py run: error: argument --jobs: -1 is not a number from 1",
+        ),
+        (
+            ["run", "--jobs", "10000000"],
+            2,
+            "tables.py run: error: argument --jobs: 10000000 is not",
+        ),
         (["run", "--slurm", "x"], 2, "tables.py run: error: argument --slurm: x: write OPTION="),
         (["run", "--slurm", "time=x"], 2, "tables.py run: error: argument --slurm: time=x: write"),
-        (["plan", "--watts", "nan"], 2, "tables.py plan: error: argument --watts: nan is no numb"),
+        (["plan", "--watts", "nan"], 2, "tables.py plan: error: argument --watts: nan is not a n"),
         (["plan", "--watts", "0"], 2, "tables.py plan: error: argument --watts: 0 is not above 0"),
         (["plan", "--images-per-second", "inf"], 2, "tables.py plan: error: argument --images-pe"),
-        (["plan", "--price=-1"], 2, "tables.py plan: error: argument --price: -1 is no number of"),
+        (
+            ["plan", "--price=-1"],
+            2,
+            "tables.py plan: error: argument --price: -1 is not a number of",
+        ),
         (["show", "\0"], 2, "no table is called '\\x00'; near it: "),
         (["show", "../../etc/passwd"], 2, "no table is called '../../etc/passwd'; near it: "),
     ],
@@ -70,12 +86,12 @@ def test_a_wrong_command_line_is_one_line(arguments, status, line, capsys, monke
 
 def test_a_claim_or_recipe_that_cannot_be_read_is_named(tmp_path, capsys):
     faults = {
-        "a: [": "no YAML (",
-        "\x00": "no YAML (",
-        "- a": "no recipe, which is a map of sections",
+        "a: [": "not YAML (",
+        "\x00": "not YAML (",
+        "- a": "not a recipe, which is a map of sections",
         "claims: 5": "claims: Input should be a valid dictionary",
         "claims: {row: a}": "claims.row: String should match pattern",
-        "claims: &a [*a]": "no YAML (found unconstructable recursive node",
+        "claims: &a [*a]": "not YAML (found unconstructable recursive node",
         "claims: {row: bep/3/x}": "no row of bep/3 is called 'x'",
     }
     for text, fault in faults.items():
@@ -85,7 +101,7 @@ def test_a_claim_or_recipe_that_cannot_be_read_is_named(tmp_path, capsys):
         assert "a.yaml: " in line
         assert fault in line
     (tmp_path / "a.yaml").write_bytes(b"\x89PNG")
-    assert "a.yaml: no YAML" in said(["--recipes", str(tmp_path), "show"], capsys)[1]
+    assert "a.yaml: not YAML" in said(["--recipes", str(tmp_path), "show"], capsys)[1]
 
 
 def test_any_address_is_found_or_refused_by_name():
