@@ -1,30 +1,16 @@
 """Recipe files as plain values that remember where each came from."""
 
-import re
-from collections.abc import Iterator
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from training.values import BYTES, DEPTH, Key, RecipeError, Where, brief, parse, scalar
 
-Where = tuple[str, int]  # file as the user named it, line (0 for --set and defaults)
-Key = tuple[str | int, ...]
+__all__ = ["Key", "RecipeError", "Source", "brief", "override", "read", "resolve", "scalar"]
 
-NUMBER = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$")
-WORDS = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
-EMPTY = {"", "null", "~"}
-
-
-class RecipeError(Exception):
-    """What is wrong with a recipe, one line a fault: where: what (what to write)."""
-
-
-class Percent(float):
-    """`50%` as the fraction 0.5 that still prints as it was written."""
-
-    def __str__(self) -> str:
-        return f"{float(self) * 100:g}%"
+CHAIN = 16  # recipes that extend one another
 
 
 @dataclass
@@ -51,22 +37,8 @@ class Source:
         for end in range(len(key), 0, -1):
             if key[:end] in self.where:
                 file, line = self.where[key[:end]]
-                return f"{file}:{line}" if line else file
-        return self.file
-
-
-def scalar(text: str) -> Any:
-    """What a person means by a plain word: 1e-4 a number, on a switch, 50% a part, 1:30 text."""
-    word = text.strip()
-    if word in EMPTY:
-        return None
-    if word.lower() in WORDS:
-        return WORDS[word.lower()]
-    if NUMBER.match(word):
-        return int(word) if re.match(r"^[+-]?\d+$", word) else float(word)
-    if word.endswith("%") and NUMBER.match(word[:-1]):
-        return Percent(float(word[:-1]) / 100)
-    return word
+                return f"{brief(file, 200)}:{line}" if line else brief(file, 200)
+        return brief(self.file, 200)
 
 
 def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) -> Source:
@@ -78,24 +50,43 @@ def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) ->
         RecipeError: unreadable or malformed file, duplicate key, `extends` in a circle.
     """
     path = Path(path)
-    if path.resolve() in seen:
-        chain = " → ".join(p.name for p in (*seen, path.resolve()))
-        raise RecipeError(f"{path}: extends goes in a circle ({chain}); remove one of them")
     source = _read_one(path)
-    parent = extends or source.values.pop("extends", None)
-    source.values.pop("extends", None)
+    stated = source.values.pop("extends", None)
+    parent = stated if extends is None else extends
     if parent is None:
         return source
-    base_path = path.parent / str(parent)
-    if not base_path.is_file():
-        raise RecipeError(
-            f"{source.locate(('extends',))}: extends {parent}: no such file as {base_path}"
-            " (the path is relative to this recipe)"
-        )
-    base = read(base_path, (*seen, path.resolve()))
+    base = read(_base(path, parent, source, seen), (*seen, path.resolve()))
     base.values.pop("claims", None)  # a claim is made by the file that writes it, not inherited
     merge(base, source)
     base.file = source.file
+    return base
+
+
+def _base(path: Path, parent: Any, source: Source, seen: tuple[Path, ...]) -> Path:
+    """The file that `path` extends.
+
+    Raises:
+        RecipeError: there is none, or they go in a circle.
+    """
+    where = source.locate(("extends",))
+    if not isinstance(parent, str) or not parent:
+        raise RecipeError(f"{where}: extends is the path of one recipe, relative to this one")
+    base, chain = path.parent / parent, (*seen, path.resolve())
+    try:
+        if not base.is_file():
+            raise FileNotFoundError
+        if base.resolve() in chain:
+            names = " → ".join(p.name for p in (*chain, base.resolve()))
+            raise RecipeError(
+                f"{brief(base)}: extends goes in a circle ({brief(names, 200)}); remove one of them"
+            )
+    except (OSError, ValueError):
+        raise RecipeError(
+            f"{where}: extends {brief(parent)}: no such file as {brief(base)}"
+            " (the path is relative to this recipe)"
+        ) from None
+    if len(chain) >= CHAIN:
+        raise RecipeError(f"{where}: {CHAIN} recipes extend one another; merge some of them")
     return base
 
 
@@ -112,6 +103,7 @@ def resolve(path: Path, settings: list[str]) -> Source:
 
 def merge(base: Source, over: Source) -> None:
     """Lay `over` on `base` in place: maps merge, everything else is replaced."""
+    replaced: set[Key] = set()
 
     def lay(below: dict[str, Any], above: dict[str, Any], key: Key) -> None:
         for name, value in above.items():
@@ -121,12 +113,16 @@ def merge(base: Source, over: Source) -> None:
                 base.where[(*here, "name")] = base.where[here]
             if isinstance(value, dict) and isinstance(below.get(name), dict):
                 lay(below[name], value, here)
-                continue
-            base.where = {k: w for k, w in base.where.items() if k[: len(here)] != here}
-            below[name] = value
-            base.where |= {k: w for k, w in over.where.items() if k[: len(here)] == here}
+            else:
+                below[name] = value
+                replaced.add(here)
+
+    def is_replaced(key: Key) -> bool:
+        return any(key[:end] in replaced for end in range(1, len(key) + 1))
 
     lay(base.values, over.values, ())
+    base.where = {key: where for key, where in base.where.items() if not is_replaced(key)}
+    base.where |= {key: where for key, where in over.where.items() if is_replaced(key)}
 
 
 def override(source: Source, settings: list[str]) -> None:
@@ -137,63 +133,43 @@ def override(source: Source, settings: list[str]) -> None:
     """
     for setting in settings:
         dotted, found, text = setting.partition("=")
-        if not found or not dotted:
+        key: Key = tuple(dotted.split("."))
+        if not found or not all(key) or len(key) > DEPTH:
             raise RecipeError(
-                f"--set {setting}: write --set key=value, as in training.batch_size=64"
+                f"--set {brief(setting)}: write --set key=value, as in training.batch_size=64"
             )
         one = Source({}, {}, f"--set {setting}")
-        key: Key = tuple(dotted.split("."))
-        value = _parse(text, one, key)
+        value = parse(text, one.file, key, one.where)
         for name in reversed(key[1:]):
-            value = {str(name): value}
+            value = {name: value}
         one.values = {str(key[0]): value}
         one.where = {k: (one.file, 0) for k in one.where} | {key: (one.file, 0)}
         merge(source, one)
 
 
 def _read_one(path: Path) -> Source:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}; give the path of a recipe file") from None
     source = Source({}, {}, str(path))
-    values = _parse(text, source, ())
+    values = parse(_text(path), source.file, (), source.where)
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a recipe is a map of keys, as in recipes/quickstart.yaml")
+        raise RecipeError(
+            f"{brief(path)}: a recipe is a map of keys, as in recipes/quickstart.yaml"
+        )
     source.values = values
     return source
 
 
-def _parse(text: str, source: Source, key: Key) -> Any:
+def _text(path: Path) -> str:
+    """The text of a regular file of bearable size; a pipe, which might never end, is none."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        where = f"{source.file}:{line}" if line else source.file
-        raise RecipeError(f"{where}: not YAML: {error.problem}") from None
-    return None if node is None else _plain(node, source, key)
-
-
-def _plain(node: yaml.Node, source: Source, key: Key) -> Any:
-    source.where.setdefault(key, (source.file, node.start_mark.line + 1))
-    if isinstance(node, yaml.ScalarNode):
-        return node.value if node.style in ("'", '"', "|", ">") else scalar(node.value)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, source, (*key, i)) for i, item in enumerate(node.value)]
-    assert isinstance(node, yaml.MappingNode)
-    return dict(_entries(node, source, key))
-
-
-def _entries(node: yaml.MappingNode, source: Source, key: Key) -> Iterator[tuple[str, Any]]:
-    seen: dict[str, int] = {}
-    for name_node, value_node in node.value:
-        name, line = str(name_node.value), name_node.start_mark.line + 1
-        if name == "<<":
-            raise RecipeError(f"{source.file}:{line}: no anchors or merge keys here; use extends")
-        if name in seen:
-            raise RecipeError(
-                f"{source.file}:{line}: {name} stands twice, first on line {seen[name]}; keep one"
-            )
-        seen[name] = line
-        source.where[(*key, name)] = (source.file, line)
-        yield name, _plain(value_node, source, (*key, name))
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise RecipeError(f"{brief(path)}: no regular file; give the path of a recipe file")
+        with path.open("rb") as file:
+            text = file.read(BYTES + 1)
+        if len(text) > BYTES:
+            raise RecipeError(f"{brief(path)}: longer than {BYTES // 1024} KiB, and no recipe is")
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{brief(path)}: not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"{brief(path)}: {fault}; give the path of a recipe file") from None
