@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from models.config import Section
 from pruning.duration import Duration
 from pruning.signatures import checked
 
@@ -29,12 +30,6 @@ def _word_none(value: Any) -> Any:
 
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 NONE = Duration(0, "it")
-
-
-class Section(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Choice(BaseModel):
@@ -152,8 +147,8 @@ class RewindConfig(Section):
 class CalibrationConfig(Section):
     """Training images that scores are computed on: so many global batches of such a size."""
 
-    batches: Annotated[int, Field(ge=1)] = 1
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    batches: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
     class_balanced: bool = False
 
 
@@ -167,7 +162,7 @@ class ImportanceConfig(Section):
     members: Literal["sum", "mean", "max", "first", "concat"] | None = None
     absolute: Literal["none", "before", "after"] | None = None
     per: Literal["latency", "macs", "activation_bytes"] | None = None
-    exponent: Annotated[float, Field(ge=0)] = 1.0
+    exponent: Annotated[float, Field(ge=0, le=100)] = 1.0
 
 
 class PruningConfig(Section):
@@ -188,9 +183,9 @@ class PruningConfig(Section):
     macs: Fraction | None = None
     activation_bytes: Fraction | None = None
     latency: Fraction | None = None
-    compression_ratio: Annotated[float, Field(ge=1)] | None = None
+    compression_ratio: Annotated[float, Field(ge=1, le=1e9)] | None = None
     tolerance: Fraction = 0.005
-    round_to: Annotated[int, Field(ge=1)] = 1
+    round_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     floor: Fraction | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     calibration: CalibrationConfig = CalibrationConfig()

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
-PATTERN = re.compile(r"^(\d+(?:\.\d+)?)(it|ep|%)$")
+PATTERN = re.compile(r"^([0-9]{1,12}(?:\.[0-9]{1,12})?)(it|ep|%)$")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Duration:
         amount = float(match[1])
         if match[2] == "it" and not amount.is_integer():
             raise ValueError(f"{value!r} is not a whole number of steps; write {round(amount)}it")
+        if match[2] == "%" and amount > 100:
+            raise ValueError(f"{value!r} is more than the whole; write 100% or less")
         return cls(amount, match[2])
 
     def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
@@ -50,7 +52,7 @@ class Duration:
         return math.floor(self.amount / 100 * total_steps + 0.5)
 
     def __str__(self) -> str:
-        return f"{self.amount:g}{self.unit}"
+        return f"{self.amount:.15g}{self.unit}"
 
     @classmethod
     def __get_pydantic_core_schema__(

@@ -9,6 +9,7 @@ from pruning.config import Section
 from pruning.duration import Duration
 
 Score = Literal["rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"]
+MOST = 1_000_000  # units, images, steps
 SCORES: tuple[Score, ...] = ("rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs")
 
 
@@ -19,7 +20,7 @@ def _amount(value: Any) -> int | float:
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         number = 0.0
-    if text.isdecimal() and number >= 1:
+    if text.isdecimal() and 1 <= number <= MOST:
         return int(text)
     if 0 < number < 1:
         return number
@@ -28,7 +29,18 @@ def _amount(value: Any) -> int | float:
 
 Amount = Annotated[int | float, BeforeValidator(_amount)]
 Rate = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+
+
+def _check_whole(name: str, duration: Duration) -> None:
+    if duration.unit == "%":
+        raise ValueError(f"{name}: {duration}: the laboratory counts steps; write it in ep or it")
+
+
+def _check_every(name: str, every: Duration) -> None:
+    _check_whole(name, every)
+    if not every.amount:
+        raise ValueError(f"{name}: {every} is no distance between two stops; write 1ep or more")
 
 
 class FineTuneConfig(Section):
@@ -37,10 +49,16 @@ class FineTuneConfig(Section):
     `every` restricts it to stops at multiples of that, because it costs more than all else.
     """
 
-    steps: Annotated[tuple[Count, ...], Field(min_length=1)]
+    steps: Annotated[tuple[Count, ...], Field(min_length=1, max_length=100)]
     lr: Rate = 1e-3
     batch_size: Count = 64
     every: Duration | None = None
+
+    @model_validator(mode="after")
+    def _counted(self) -> "FineTuneConfig":
+        if self.every is not None:
+            _check_every("every", self.every)
+        return self
 
 
 class IterativeConfig(Section):
@@ -59,6 +77,13 @@ class IterativeConfig(Section):
             raise ValueError("each and until: write both as fractions or both as numbers of units")
         if self.each > self.until:
             raise ValueError(f"each {self.each} is more than until {self.until}; swap them")
+        if self.until > 1000 * self.each:
+            raise ValueError(f"each {self.each} makes more than 1000 rounds; write a larger one")
+        return self
+
+    @model_validator(mode="after")
+    def _counted(self) -> "IterativeConfig":
+        _check_whole("start", self.start)
         return self
 
 
@@ -73,12 +98,18 @@ class LaboratoryConfig(Section):
     start: Duration = Duration(0, "it")
     images: Count = 1000
     batch_size: Count = 250
-    remove: Annotated[tuple[Amount, ...], Field(min_length=1)] = (0.1,)
-    layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("all",)
-    scores: Annotated[tuple[Score, ...], Field(min_length=1)] = SCORES
+    remove: Annotated[tuple[Amount, ...], Field(min_length=1, max_length=100)] = (0.1,)
+    layers: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = ("all",)
+    scores: Annotated[tuple[Score, ...], Field(min_length=1, max_length=6)] = SCORES
     padding: Literal["paper", "mean", "exact"] = "paper"
     fine_tune: FineTuneConfig | None = None
     iterative: IterativeConfig | None = None
+
+    @model_validator(mode="after")
+    def _counted(self) -> "LaboratoryConfig":
+        _check_every("every", self.every)
+        _check_whole("start", self.start)
+        return self
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "LaboratoryConfig":

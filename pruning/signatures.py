@@ -11,9 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from models.config import check_switch
 
 ROOT = Path(__file__).parent.parent
+LARGEST = 2**31  # of whole numbers; a seed may be that large
+FINITE = ConfigDict(allow_inf_nan=False, str_max_length=1000)
 PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "Literal": Literal}
 
 
@@ -68,18 +72,24 @@ def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str
 
 
 def _near(word: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(word[:80], known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f" ({hint}known: {', '.join(known) or 'none'})"
 
 
 def _typed(key: str, option: str, annotation: str, value: Any) -> Any:
+    kind = eval(annotation, {"__builtins__": {}}, PLAIN)
     try:
-        return TypeAdapter(eval(annotation, {"__builtins__": {}}, PLAIN)).validate_python(value)
+        if isinstance(value, bool):
+            check_switch(kind)
+        typed = TypeAdapter(kind, config=FINITE).validate_python(value)
     except ValidationError as error:
         raise ValueError(
             f"{option}: {value!r} of {key}: {error.errors()[0]['msg']}; write {annotation}"
         ) from None
+    if isinstance(typed, int) and abs(typed) > LARGEST:
+        raise ValueError(f"{option}: {value!r} of {key}: write {LARGEST:,} or less")
+    return typed
 
 
 @cache

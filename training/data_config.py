@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+from models.config import Section, Word
+
+Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Classes = Annotated[int, Field(gt=0, le=1_000_000)]
+Pixels = Annotated[int, Field(gt=0, le=65_535)]  # a side; JPEG counts no further
+Border = Annotated[int, Field(ge=0, le=65_535)]
+Mean = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+Deviation = tuple[Annotated[float, Field(ge=0.001, le=1)], ...]
 Colour = tuple[float, ...]
-
-
-class Section(BaseModel):
-    """Frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class AugmentConfig(Section):
@@ -27,11 +28,11 @@ class AugmentConfig(Section):
     """
 
     random_resized_crop: tuple[float, float] | None = None
-    crop_padding: Annotated[int, Field(ge=0)] = 0
+    crop_padding: Border = 0
     flip: bool = False
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    resize: Positive | None = None
-    cutout: Annotated[int, Field(ge=0)] = 0
+    resize: Pixels | None = None
+    cutout: Border = 0
 
     @model_validator(mode="after")
     def _scale(self) -> "AugmentConfig":
@@ -44,8 +45,8 @@ class AugmentConfig(Section):
 class ColumnsConfig(Section):
     """Column names of a table of images, where its feature types do not tell them apart."""
 
-    image: str | None = None
-    label: str | None = None
+    image: Word | None = None
+    label: Word | None = None
 
 
 class DataConfig(Section):
@@ -63,26 +64,26 @@ class DataConfig(Section):
     num_classes, channels, train_images, test_images: of `synthetic` only.
     """
 
-    name: str
-    path: str | None = None
-    revision: str | None = None
-    configuration: str | None = None
+    name: Word
+    path: Word | None = None
+    revision: Word | None = None
+    configuration: Word | None = None
     columns: ColumnsConfig = ColumnsConfig()
-    test_split: str | None = None
-    validation: Annotated[int | float, Field(ge=0)] = 0
-    train_subset: Positive | None = None
-    image_size: Positive | None = None
+    test_split: Word | None = None
+    validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
+    train_subset: Images | None = None
+    image_size: Pixels | None = None
     stream: bool | None = None
     decoder: Literal["workers", "gpu"] = "workers"
-    mean: Colour | None = None
-    std: Colour | None = None
+    mean: Mean | None = None
+    std: Deviation | None = None
     augment: AugmentConfig = AugmentConfig()
     drop_last: bool = True
-    workers: Annotated[int, Field(ge=0)] = 2
-    num_classes: Positive | None = None
-    channels: Positive | None = None
-    train_images: Positive | None = None
-    test_images: Positive | None = None
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    num_classes: Classes | None = None
+    channels: Annotated[int, Field(gt=0, le=4096)] | None = None
+    train_images: Images | None = None
+    test_images: Images | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,21 +9,25 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from models.config import ModelConfig
+from models import config
+from models.config import ModelConfig, Word
 from pruning.config import PruningConfig
 from pruning.duration import Duration
 from pruning.laboratory_config import LaboratoryConfig
 from reporting.claims import ClaimConfig
 from training.data_config import DataConfig
-from training.source import Key, RecipeError, Source, resolve
+from training.source import Key, RecipeError, Source, brief, resolve
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Images = Annotated[int, Field(gt=0, le=10_000_000)]
+Watts = Annotated[float, Field(gt=0, le=1_000_000)]
+FAULTS = 20  # lines of a refusal
 
 
-class Section(BaseModel):
-    """A part of a recipe: frozen, and an unknown key is an error."""
+class Section(config.Section):
+    """A part of a recipe; a number where text belongs is that text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
 
 class Named(Section):
@@ -40,14 +44,14 @@ class OptimizerConfig(Named):
 
     name: str = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Fraction = 0.9
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    alpha: float = 0.99
-    eps: float = 1e-8
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    alpha: Fraction = 0.99
+    eps: Annotated[float, Field(ge=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norm_and_bias: bool = True
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
     def _known(self) -> "OptimizerConfig":
@@ -56,6 +60,11 @@ class OptimizerConfig(Named):
             raise ValueError(
                 f"unknown optimizer {self.name}; use {', '.join(known)} or timm/<name>"
             )
+        if self.name == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum; write momentum: 0.9, or nesterov: false")
+        own = [key for key in ("lr", "weight_decay") if key in self.options]
+        if own:
+            raise ValueError(f"options: {own[0]} is a key of the optimizer itself; write it there")
         return self
 
 
@@ -69,13 +78,13 @@ class LrScheduleConfig(Named):
     per: Literal["step", "epoch"] = "step"
     warmup: Duration = Duration(0, "it")
     warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.0
-    milestones: list[Duration] = []
+    milestones: list[Duration] = Field(default=[], max_length=1000)
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     final: Annotated[float, Field(ge=0, le=1)] = 0.0
     rise: Fraction = 0.3
-    start_divisor: Annotated[float, Field(ge=1)] = 25.0
-    final_divisor: Annotated[float, Field(ge=1)] = 1e4
-    cycle_momentum: tuple[float, float] | None = None
+    start_divisor: Annotated[float, Field(ge=1, le=1e12)] = 25.0
+    final_divisor: Annotated[float, Field(ge=1, le=1e12)] = 1e4
+    cycle_momentum: tuple[Fraction, Fraction] | None = None
     after_pruning: bool = False
 
     @model_validator(mode="after")
@@ -96,14 +105,14 @@ class TrainingConfig(Section):
     """Everything that shapes the weights besides model, data and pruning."""
 
     duration: Duration
-    batch_size: Annotated[int, Field(gt=0)]
+    batch_size: Images
     optimizer: OptimizerConfig = OptimizerConfig()
     lr_schedule: LrScheduleConfig = LrScheduleConfig()
-    accumulation: Annotated[int, Field(gt=0)] = 1
+    accumulation: Images = 1
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     label_smoothing: Fraction = 0.0
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    mixup: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=1000)] = 0.0
     ema: EmaConfig | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     tf32: bool = False
@@ -112,19 +121,30 @@ class TrainingConfig(Section):
     deterministic: bool = False
     sync_batchnorm: bool = False
 
+    @model_validator(mode="after")
+    def _fitting(self) -> "TrainingConfig":
+        if self.duration.unit == "%" or not self.duration.amount:
+            raise ValueError(f"duration: {self.duration} is no length; write 90ep or 500it")
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < 0.001:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} mixes nothing; write 0 or 0.001 on"
+                )
+        return self
+
 
 class EvaluationConfig(Section):
     """When the validation split is measured; the test split is measured once, at the end."""
 
     every: Duration = Duration(1, "ep")
-    batch_size: Annotated[int, Field(gt=0)] | None = None
+    batch_size: Images | None = None
 
 
 class CheckpointConfig(Section):
     """When the whole state is written, and how many of the last ones are kept."""
 
     every: Duration = Duration(1, "ep")
-    keep: Annotated[int, Field(ge=1)] = 2
+    keep: Annotated[int, Field(ge=1, le=1_000_000)] = 2
 
 
 class CostConfig(Section):
@@ -132,10 +152,10 @@ class CostConfig(Section):
 
     tracker: Literal["codecarbon", "none"] = "codecarbon"
     country: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USA"
-    pue: Annotated[float, Field(ge=1)] = 1.0
-    cpu_power_watts: float | None = None
-    ram_power_watts: float | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    pue: Annotated[float, Field(ge=1, le=100)] = 1.0
+    cpu_power_watts: Watts | None = None
+    ram_power_watts: Watts | None = None
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 5
 
 
 class LogConfig(Section):
@@ -144,15 +164,15 @@ class LogConfig(Section):
     every: Duration = Duration(50, "it")
     tracker: str = "wandb"
     mode: Literal["offline", "online"] = "offline"
-    project: str = "prunezoo"
-    tags: list[str] = []
+    project: Word = "prunezoo"
+    tags: list[str] = Field(default=[], max_length=1000)
 
 
 class Recipe(Section):
     """One experiment: what is trained, on what, how, and how it is pruned."""
 
-    seed: int = 0
-    processes: Annotated[int, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    processes: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
     model: ModelConfig
     data: DataConfig
     training: TrainingConfig
@@ -207,8 +227,9 @@ def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, S
     try:
         return Recipe.model_validate(source.values), source
     except ValidationError as error:
-        lines = sorted({_problem(dict(fault), source) for fault in error.errors()})
-        raise RecipeError("\n".join(lines)) from None
+        lines = sorted({brief(_problem(dict(fault), source), 1000) for fault in error.errors()})
+        more = [f"… and {len(lines) - FAULTS:,} more"] if len(lines) > FAULTS else []
+        raise RecipeError("\n".join(lines[:FAULTS] + more)) from None
 
 
 def schema() -> dict[str, Any]:
@@ -224,7 +245,8 @@ def schema() -> dict[str, Any]:
 
 def _problem(fault: dict[str, Any], source: Source) -> str:
     key: Key = tuple(fault["loc"])
-    named = tuple(k for k in key if not _is_branch(k))
+    last = len(key) - 1 if fault["type"] in ("extra_forbidden", "missing") else None
+    named = tuple(k for i, k in enumerate(key) if i == last or not _is_branch(k))
     where, dotted = source.locate(named), ".".join(map(str, named))
     if fault["type"] == "extra_forbidden":
         known = _fields_at(Recipe, named[:-1])
