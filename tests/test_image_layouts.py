@@ -1,6 +1,7 @@
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -166,26 +167,64 @@ def test_small_images_are_loaded_and_large_ones_streamed(tmp_path):
         opened(tmp_path / "large")
 
 
-def test_both_decoders_give_the_same_pixels():
-    image = pictures(1, 40)[0]
-    files = [encoded(image, "PNG"), encoded(image, "WEBP", lossless=True), jpeg(90, 77, 3)]
-    for file in files:
-        ours, pillow = decoding._torchvision(file, 3), decoding._pillow(file, 3)
-        assert torch.equal(ours, pillow)
-    grey = encoded(image[:1], "JPEG")
-    assert torch.equal(decoding._torchvision(grey, 1), decoding._pillow(grey, 1))
-    assert torch.equal(decoding.decode(files[0], 3, ""), image)
-    for channels in (1, 3):
-        ours = decoding.decode(files[2], channels, "")
-        assert torch.equal(ours, decoding._torchvision(files[2], channels))
+def pillows(data, mode):
+    with Image.open(io.BytesIO(data)) as image:
+        return (
+            torch.from_numpy(np.array(image.convert(mode)))
+            .view(image.height, image.width, -1)
+            .permute(2, 0, 1)
+        )
 
 
-def test_a_jpeg_of_four_inks_is_read_as_pil_reads_it():
+def inks(number):
     file = io.BytesIO()
-    with Image.open(io.BytesIO(jpeg(30, 40, 1))) as image:
+    with Image.open(io.BytesIO(jpeg(30, 40, number))) as image:
         image.convert("CMYK").save(file, "JPEG")
-    ours = decoding.decode(file.getvalue(), 3, "")
-    assert (ours.int() - decoding._pillow(file.getvalue(), 3).int()).abs().max() <= 1
+    return file.getvalue()
+
+
+PICTURE = pictures(1, 40)[0]
+FORMATS = {
+    "png": png(PICTURE),
+    "lossless webp": encoded(PICTURE, "WEBP", lossless=True),
+    "webp": encoded(PICTURE, "WEBP"),
+    "gif": encoded(PICTURE, "GIF"),
+    "bmp": encoded(PICTURE, "BMP"),
+    "grey png": png(PICTURE[:1]),
+    "grey gif": encoded(PICTURE[:1], "GIF"),
+    "ppm of text": b"P3\n1 2\n255\n1 2 3 250 251 252\n",
+    "jpeg of four inks": inks(1),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_every_format_has_pillows_pixels_in_grey_and_in_colour(kind, channels, mode):
+    ours = decoding.decode(FORMATS[kind], channels, "")
+    assert ours.shape[0] == channels
+    assert torch.equal(ours, pillows(FORMATS[kind], mode))
+
+
+def test_a_jpeg_has_pillows_pixels_and_the_grey_that_it_holds():
+    data = jpeg(90, 77, 3)
+    assert torch.equal(decoding.decode(data, 3, ""), pillows(data, "RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("L", image.size)
+        grey = torch.from_numpy(np.array(image))[None]
+    assert torch.equal(decoding.decode(data, 1, ""), grey)
+    assert torch.equal(decoding._pillow(data, 1, ""), grey)
+    assert torch.equal(decoding._pillow(data, 3, ""), pillows(data, "RGB"))
+
+
+def test_transparency_is_dropped_without_a_warning():
+    for options in ({"transparency": (1, 2, 3)}, {}):
+        file = encoded(PICTURE, "PNG", **options)
+        assert torch.equal(decoding.decode(file, 3, ""), PICTURE)
+    file = io.BytesIO()
+    palette = Image.fromarray(PICTURE.permute(1, 2, 0).numpy()).convert("P")
+    palette.save(file, "PNG", transparency=bytes(range(256)))
+    expected = torch.from_numpy(np.array(palette.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(decoding.decode(file.getvalue(), 3, ""), expected)
 
 
 @pytest.mark.parametrize(("side", "shrink"), [(400, 1), (120, 2), (60, 4), (20, 8)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.images import DataError
-from training.images.decoding import decode, decoder, jpeg_size
+from training.images.decoding import decode, jpeg_size
 
 
 def check(device: torch.device) -> None:
@@ -16,7 +16,8 @@ def check(device: torch.device) -> None:
     Raises:
         DataError: no GPU, or a torchvision without nvJPEG.
     """
-    decoder()  # registers torchvision's operators
+    import torchvision  # noqa: F401  registers the operator; seconds
+
     if device.type != "cuda" or not hasattr(torch.ops.image, "decode_jpegs_cuda"):
         raise DataError(
             f"data.decoder: gpu needs an NVIDIA GPU and torchvision's nvJPEG, and training runs on"
@@ -36,7 +37,7 @@ def decode_batch(
     Raises:
         DataError: see `decode`.
     """
-    jpegs = [i for i, data in enumerate(contents) if jpeg_size(data.numpy().data)]
+    jpegs = [i for i, data in enumerate(contents) if jpeg_size(data.numpy().data, where[i])]
     images: dict[int, Tensor] = {}
     try:
         if jpegs:

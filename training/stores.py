@@ -1,19 +1,21 @@
 """Two ways to hold a split: pixels on the device, or encoded and decoded while training runs."""
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from training import gpu_decoder
 from training.augment import ON_DEVICE, window
 from training.crops import Crops
 from training.data_config import AugmentConfig, DataConfig, known
 from training.images import DataError, Encoded, Pixels, Splits
-from training.images.decoding import common_shape, decode, decode_all, decoder
+from training.images.decoding import common_shape, decode, decode_all
+from training.images.files import faults_named
+from training.images.workers import results
 
 Filled = tuple[dict[str, "Store"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
@@ -68,27 +70,22 @@ class Streamed:
     def __init__(
         self, source: Encoded, channels: int, size: int, config: DataConfig, device: torch.device
     ) -> None:
-        decoder()  # imports it once here, and not in every worker of every epoch
         self.on_gpu = config.decoder == "gpu"
         if self.on_gpu:
             gpu_decoder.check(device)
         self.source, self.channels, self.crops = source, channels, Crops(size, config.augment)
-        self.dataset = _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops)
+        self.dataset: Dataset[Any] = (
+            _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops)
+        )
         self.config, self.device = config, device
         self.labels = source.labels.to(device)
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store. Workers are ahead by two batches each."""
-        loader = DataLoader(
-            self.dataset,
-            sampler=picks,
-            batch_size=None,
-            num_workers=self.config.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # without it the loader would draw from the global one
-        )
+        workers, pin = self.config.workers, self.device.type == "cuda"
+        made = results(self.dataset, picks, workers, self.config.name, pin=pin)
         padding, flip = self.config.augment.crop_padding, self.config.augment.flip
-        for batch, pick in loader:
+        for batch, pick in made:
             if self.on_gpu:
                 crops = self._decoded(batch, pick)
             else:
@@ -107,7 +104,7 @@ class Streamed:
         where = [self.source.where(row) for row in pick.rows.tolist()]
         images = gpu_decoder.decode_batch(contents, self.channels, self.device, where)
         rows = [None] * len(images) if pick.draws is None else pick.draws.tolist()
-        crops = [self.crops.crop(*pair) for pair in zip(images, rows, strict=True)]
+        crops = [self.crops.crop(*one) for one in zip(images, rows, where, strict=True)]
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
@@ -126,9 +123,10 @@ class _Decoded(Dataset[tuple[Tensor, Pick]]):
         batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
             draws = None if pick.draws is None else pick.draws[place].tolist()
-            shrink = self.crops.shrink(data, draws)
-            image = decode(data, self.channels, self.source.where(row), shrink=shrink)
-            batch[place] = self.crops.crop(image, draws)
+            where = self.source.where(row)
+            shrink = self.crops.shrink(data, draws, where)
+            image = decode(data, self.channels, where, shrink=shrink)
+            batch[place] = self.crops.crop(image, draws, where)
         return batch, pick
 
 
@@ -150,8 +148,9 @@ def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Fil
     Raises:
         DataError: images of a wrong shape, or an option that does not fit the kind of store.
     """
-    fill = _stream if _is_streamed(config, splits) else _load
-    return fill(config, splits, device)
+    with faults_named(config.path or config.name):
+        fill = _stream if _is_streamed(config, splits) else _load
+        return fill(config, splits, device)
 
 
 def _is_streamed(config: DataConfig, splits: Splits) -> bool:

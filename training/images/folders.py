@@ -1,6 +1,7 @@
 """One file per image in class folders (ImageFolder)."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data_config import DataConfig
+from training.images.files import contents
 from training.images.kinds import DataError, Splits
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm")
@@ -30,7 +32,7 @@ class Files:
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """The files' bytes."""
-        return [Path(self.path(row)).read_bytes() for row in rows]
+        return [contents(self.path(row)) for row in rows]
 
     def where(self, row: int) -> str:
         """The file's path."""
@@ -93,15 +95,21 @@ def _in_classes(place: Path, classes: list[str]) -> Files:
     return Files(str(place), np.array(names), labels)
 
 
-def _images(place: Path, relative: str) -> Iterator[bytes]:
+def _images(place: Path, relative: str, above: tuple[str, ...] = ()) -> Iterator[bytes]:
     """Names of the images below a folder; an empty file is an error (a copy that was cut short)."""
+    here = os.path.realpath(place)
+    if here in above:
+        raise DataError(f"{place}: a link to a folder that it lies in; remove the link")
     with os.scandir(place) as entries:
         for entry in entries:
             name = f"{relative}/{entry.name}"
             if entry.is_dir():
-                yield from _images(Path(entry.path), name)
+                yield from _images(Path(entry.path), name, (*above, here))
             elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                if not entry.stat().st_size:
+                status = entry.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise DataError(f"{entry.path}: a pipe or device, not an image; remove it")
+                if not status.st_size:
                     raise DataError(f"{entry.path}: empty file; copy it again")
                 yield os.fsencode(name)
 
@@ -109,10 +117,14 @@ def _images(place: Path, relative: str) -> Iterator[bytes]:
 def _annotated(annotations: Path, classes: list[str]) -> Files:
     """Tiny-ImageNet's validation images: lines of file name, class, and a box that is not used."""
     number = {name: index for index, name in enumerate(classes)}
-    lines = [line.split("\t") for line in annotations.read_text().splitlines() if line]
+    text = os.fsdecode(contents(annotations))
+    lines = [line.split("\t") for line in text.splitlines() if line]
     place = annotations.parent / "images"
-    for name, wnid, *_ in lines:
-        if not (place / name).is_file() or wnid not in number:
+    for name, *rest in lines:
+        if "/" in name or not (place / name).is_file() or not rest or rest[0] not in number:
+            wnid = rest[0] if rest else "(none)"
             raise DataError(f"{annotations}: no file {place / name} or no class {wnid} in train/")
+    if not lines:
+        raise DataError(f"{annotations}: empty file; copy it again")
     names = np.array([os.fsencode(name) for name, *_ in lines])
     return Files(str(place), names, torch.tensor([number[wnid] for _, wnid, *_ in lines]))

@@ -7,19 +7,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from training.data_config import DATASETS, DataConfig
+from training.images.files import contents
+from training.images.files import size as bytes_in
 from training.images.keeping import cache_folder
 from training.images.kinds import DataError, Splits
+from training.images.labels import MOST_CLASSES, checked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tables are from: a name, their files, and the folders whose images they may name."""
+
+    name: str
+    files: tuple[Path, ...]
+    folders: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,32 @@ class Rows:
     column: str
     name: str
     labels: Tensor
-    origin: tuple[Path, ...]
+    place: Place
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
-        """The bytes in the table, or of the file that it names."""
+        """The bytes in the table, or of the file that it names.
+
+        Raises:
+            DataError: neither is there; or the file lies elsewhere: a table from somebody else
+                must not choose which files of this machine are read.
+        """
         cells = self.table[list(rows)][self.column]
-        return [cell["bytes"] or Path(cell["path"]).read_bytes() for cell in cells]
+        return [self._content(cell or {}, row) for cell, row in zip(cells, rows, strict=True)]
+
+    def _content(self, cell: dict[str, Any], row: int) -> bytes:
+        if cell.get("bytes"):
+            return cell["bytes"]
+        named = cell.get("path")
+        if not named or "\0" in named:
+            raise DataError(f"{self.where(row)}: the row has no image; remove it")
+        home, *others = self.place.folders
+        file = Path(os.path.realpath(home / named))
+        if not any(file.is_relative_to(os.path.realpath(folder)) for folder in (home, *others)):
+            raise DataError(
+                f"{self.where(row)}: it names {named}, which is not in {home}; put the image"
+                " there, or into the table"
+            )
+        return contents(file)
 
     def where(self, row: int) -> str:
         """`name, row 7`."""
@@ -43,12 +74,12 @@ class Rows:
 
     def files(self) -> list[Path]:
         """The parquet files, or the hub's copy in the cache."""
-        return list(self.origin)
+        return list(self.place.files)
 
 
 def parquet_files(folder: Path, config: DataConfig) -> Splits | None:
     """A folder of parquet files as the hub serves them; None if there are none."""
-    files = sorted(folder.rglob("*.parquet"))
+    files = sorted(path for path in folder.rglob("*.parquet") if not path.is_dir())
     if not files:
         return None
     _check_parquet(files)
@@ -61,7 +92,8 @@ def parquet_files(folder: Path, config: DataConfig) -> Splits | None:
     except Exception as error:  # the library raises many kinds, all of which mean unreadable files
         raise DataError(f"{folder}: {_reason(error)}") from None
     assert isinstance(tables, datasets.DatasetDict)
-    return _splits(tables, config, str(folder), tuple(files))
+    place = Place(str(folder), tuple(files), (folder, cache_folder() / "datasets"))
+    return _splits(tables, config, place)
 
 
 def _check_parquet(files: list[Path]) -> None:
@@ -69,10 +101,10 @@ def _check_parquet(files: list[Path]) -> None:
     import pyarrow.parquet
 
     for file in files:
+        size = bytes_in(file)
         try:
             pyarrow.parquet.read_metadata(file)
         except (pyarrow.ArrowInvalid, OSError) as error:
-            size = file.stat().st_size
             raise DataError(
                 f"{file}: damaged or partial parquet file of {size} bytes"
                 f" ({str(error).splitlines()[0]}); copy it again"
@@ -82,6 +114,8 @@ def _check_parquet(files: list[Path]) -> None:
 def from_hub(config: DataConfig) -> Splits:
     """A data set of the hub, or its copy in the local cache; never runs code that comes with it."""
     import datasets
+    from datasets import config as library
+    from huggingface_hub import constants
 
     it = DATASETS.get(config.name)
     name = it.hub if it is not None and it.hub is not None else config.name
@@ -100,7 +134,8 @@ def from_hub(config: DataConfig) -> Splits:
             f"{name}: revision {config.revision} is not in the cache and the hub cannot be reached;"
             " connect, or load a local copy with data.path"
         )
-    return _splits(tables, config, name, origin)
+    folders = (Path(library.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
+    return _splits(tables, config, Place(name, origin, folders))
 
 
 def download_command(hub: str, name: str) -> str:
@@ -156,19 +191,17 @@ def _offline_unless(online: bool) -> Iterator[bool]:
         constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
-def _splits(
-    tables: "DatasetDict", config: DataConfig, name: str, origin: tuple[Path, ...]
-) -> Splits:
-    there = ", ".join(map(str, tables))
+def _splits(tables: "DatasetDict", config: DataConfig, place: Place) -> Splits:
+    name, there = place.name, ", ".join(map(str, tables))
     if "train" not in tables:
         raise DataError(f"{name}: no split `train` among {there}")
     image, label = _columns(tables["train"], config, name)
     wanted = (config.test_split,) if config.test_split else TEST_SPLITS
-    train = _rows(tables["train"], image, label, f"{name} train", origin)
+    train = _rows(tables["train"], image, label, f"{name} train", place)
     if train is None:
         raise DataError(f"{name}: the training images have no labels in column {label}")
     for split in wanted:
-        test = split in tables and _rows(tables[split], image, label, f"{name} {split}", origin)
+        test = split in tables and _rows(tables[split], image, label, f"{name} {split}", place)
         if test:
             return Splits(train, test, _num_classes(tables["train"], label, train, test))
     raise DataError(
@@ -202,17 +235,28 @@ def _columns(table: "Dataset", config: DataConfig, name: str) -> tuple[str, str]
     return chosen[0], chosen[1]
 
 
-def _rows(
-    table: "Dataset", image: str, label: str, name: str, origin: tuple[Path, ...]
-) -> Rows | None:
-    """The table's images without decoding them; None if they have no labels (−1, or no rows)."""
-    import datasets
+def _rows(table: "Dataset", image: str, label: str, name: str, place: Place) -> Rows | None:
+    """The table's images without decoding them; None if none has a label (all are −1 or null).
 
-    labels = torch.tensor(table[label][:], dtype=torch.int64)
-    if not len(labels) or int(labels.min()) < 0:
+    Raises:
+        DataError: a label is not a whole number, or not below the number of named classes; or the
+            column holds no images.
+    """
+    import datasets
+    import pyarrow
+
+    feature, values = table.features[label], table[label][:]
+    if all(value is None or value == -1 for value in values):
         return None
-    table = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    return Rows(table, image, name, labels, origin)
+    classes = len(feature.names) if isinstance(feature, datasets.ClassLabel) else MOST_CLASSES
+    labels = checked(values, lambda row: f"{name}, row {row}", classes)
+    try:
+        table = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    except (TypeError, ValueError, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"{name}: column {image} holds no images ({_reason(error)}); set data.columns.image"
+        ) from None
+    return Rows(table, image, name, labels, place)
 
 
 def _num_classes(table: "Dataset", label: str, *splits: Rows) -> int:

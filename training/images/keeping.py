@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.tensors import load_tensors, save_tensors
 
-VERSION = 1  # of what is kept; raise it when the same files would give other tensors
+VERSION = 2  # of what is kept; raise it when the same files would give other tensors
 
 
 def cache_folder() -> Path:
@@ -21,19 +21,26 @@ def cache_folder() -> Path:
 
 
 def kept(
-    name: str, files: Iterable[Path], make: Callable[[], dict[str, Tensor]], *notes: object
+    name: str,
+    files: Iterable[Path],
+    make: Callable[[], dict[str, Tensor]],
+    fits: Callable[[dict[str, Tensor]], bool],
+    *notes: object,
 ) -> dict[str, Tensor]:
-    """What `make` returns, from the cache if made before from the same files and notes.
+    """Tensors that `make` returns, from the cache if made before from the same files and notes.
 
-    Files count as the same while path, size and modification time are. Written beside its place and
-    renamed, so that a reader never meets half a file. A damaged file is made again.
+    Files count as the same while path, size and modification time are. A file is written next to
+    its place and renamed, so that a reader never meets half of it. A damaged one is made again, and
+    one whose tensors are not of the kind that `make` returns, as `fits` knows them.
     """
-    path = cache_folder() / f"{name}-{_key(files, notes)}.safetensors"
+    path = cache_folder() / f"{name[-100:]}-{_key(files, notes)}.safetensors"
     if path.exists():
         try:
-            return load_tensors(path)[0]
+            stored = load_tensors(path)[0]
         except (SafetensorError, OSError):
-            pass  # cut short by a full disk or a crash: made again below
+            stored = {}  # cut short by a full disk or a crash: made again below
+        if fits(stored):
+            return stored
     tensors = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +52,8 @@ def kept(
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         warnings.warn(
-            f"{path.parent}: cannot keep {name} for the next run ({error}), so it is made anew each"
-            " time; set PRUNEZOO_CACHE to a folder that can be written",
+            f"{path.parent}: cannot keep {name} for the next run ({error}), which makes it again;"
+            " set PRUNEZOO_CACHE to a folder that can be written",
             stacklevel=2,
         )
     return tensors
@@ -56,5 +63,6 @@ def _key(files: Iterable[Path], notes: tuple[object, ...]) -> str:
     digest = hashlib.blake2b(repr((VERSION, notes)).encode(), digest_size=10)
     for path in sorted(files):
         stat = path.stat()
-        digest.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(path.resolve()))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

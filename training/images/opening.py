@@ -4,6 +4,7 @@ from pathlib import Path
 
 from training.data_config import DATASETS, DataConfig
 from training.images import folders, generated, hub, raw_files, shards
+from training.images.files import faults_named
 from training.images.kinds import DataError, Splits
 
 GENERATED = {"digits": generated.digits, "synthetic": generated.synthetic}
@@ -24,14 +25,15 @@ def open_splits(config: DataConfig) -> Splits:
     """
     if config.name in GENERATED:
         return GENERATED[config.name](config)
-    folder = _folder(config)
-    if folder is None:
-        return hub.from_hub(config)
-    for layout in LAYOUTS:
-        splits = layout(folder, config)
-        if splits is not None:
-            return splits
-    there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    with faults_named(config.path or config.name):
+        folder = _folder(config)
+        if folder is None:
+            return hub.from_hub(config)
+        for layout in LAYOUTS:
+            splits = layout(folder, config)
+            if splits is not None:
+                return splits
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise DataError(
         f"{folder}: no layout known ({there}); expected train/<class>/*.jpg and val/<class>/*.jpg,"
         " parquet files, tar shards named …train….tar and …val….tar, MNIST's idx files or CIFAR's"

@@ -9,20 +9,21 @@ import io
 import os
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from training.data_config import DataConfig, known
 from training.images import prepared
-from training.images.decoding import decode, decoder, portable, resize
+from training.images.decoding import decode, portable, resize
 from training.images.kinds import DataError, Encoded, Pixels, Splits
 from training.images.opening import open_splits
 from training.images.prepared import Manifest
+from training.images.workers import results
 
 
 def prepare(splits: Splits, folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:
@@ -40,9 +41,9 @@ def prepare(splits: Splits, folder: Path, manifest: Manifest, workers: int) -> I
         raise DataError(f"{folder} holds {there or 'other files'}; choose another --output")
     manifest.write(folder)
     prepared.mend_sums(folder)
-    decoder()  # imports it once here, and not in every worker
-    shards = _Shards(splits, folder, manifest)
-    for name, digest in DataLoader(shards, batch_size=None, num_workers=workers):
+    names = manifest.missing(folder)
+    shards = _Shards(splits, folder, manifest, names)
+    for name, digest in results(shards, range(len(names)), workers, str(folder)):
         prepared.add_sum(folder, name, digest)
         yield name
     for left in folder.glob("*.partial"):
@@ -73,13 +74,9 @@ def manifest_of(config: DataConfig, splits: Splits, **form: Any) -> Manifest:
 class _Shards(Dataset[tuple[str, str]]):
     """What a worker does: write a shard, return its name and digest."""
 
-    def __init__(self, splits: Splits, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, splits: Splits, folder: Path, manifest: Manifest, names: list[str]) -> None:
         self.sources = {"train": splits.train, "test": splits.test}
-        self.folder, self.manifest = folder, manifest
-        self.names = manifest.missing(folder)
-
-    def __len__(self) -> int:
-        return len(self.names)
+        self.folder, self.manifest, self.names = folder, manifest, names
 
     def __getitem__(self, index: int) -> tuple[str, str]:
         name = self.names[index]
@@ -163,17 +160,27 @@ def _verify(folder: Path) -> int:
     return 2 if bad else 0
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return number
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", nargs="?", default="imagenet", help="as data.name in a recipe")
     parser.add_argument("--path", help="as data.path")
     parser.add_argument("--test-split", help="as data.test_split")
     parser.add_argument("--output", type=Path, required=True, help="folder of the shards")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels; never enlarged")
+    number = _at_least(1)
+    parser.add_argument("--short-side", type=number, default=256, help="pixels; never enlarged")
     parser.add_argument("--encoding", choices=("jpeg", "raw"), default="jpeg")
-    parser.add_argument("--quality", type=int, default=90, help="of JPEG")
-    parser.add_argument("--shard-images", type=int, default=1024)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quality", type=number, default=90, help="of JPEG")
+    parser.add_argument("--shard-images", type=number, default=1024)
+    parser.add_argument("--workers", type=_at_least(0), default=os.cpu_count() or 1)
     parser.add_argument("--verify", action="store_true", help="only compare with the checksums")
     return parser.parse_args(arguments)
 

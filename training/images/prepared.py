@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import reprlib
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from training.images.files import contents
 from training.images.kinds import DataError
 
 MANIFEST, SUMS = "prepared.json", "SHA256SUMS"
+MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,31 @@ def read(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
+    text = contents(path)
     try:
-        return Manifest(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: no manifest of this version ({error}); prepare anew") from None
+        made = Manifest(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: no manifest of this version ({error}); prepare again") from None
+    wrong = [f.name for f in fields(made) if not _sound(f.type, getattr(made, f.name))]
+    if wrong or made.train + made.test > MOST_SHARDS * made.shard_images:
+        key = wrong[0] if wrong else "shard_images"
+        value = reprlib.repr(getattr(made, key))
+        raise DataError(f"{path}: {key} cannot be {value}; copy the file again, or prepare again")
+    return made
+
+
+def _sound(kind: object, value: object) -> bool:
+    """True for text, and for a number of things that can exist."""
+    if isinstance(value, int):
+        return kind is int and not isinstance(value, bool) and 0 < value < 2**48
+    return kind is str and isinstance(value, str)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Shard name → SHA-256 of all shards that were finished; a line cut short does not count."""
     path = folder / SUMS
-    lines = path.read_text().splitlines() if path.is_file() else []
+    text = contents(path).decode(errors="replace") if path.is_file() else ""
+    lines = text.splitlines()
     pairs = [line.split("  ") for line in lines]
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2 and pair[1].endswith(".tar")}
 

@@ -3,18 +3,19 @@
 import gzip
 import hashlib
 import io
-import pickle
+import math
 import struct
 import zlib
 from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from training.data_config import DataConfig
+from training.images import cifar
+from training.images.files import contents
 from training.images.kinds import DataError, Pixels, Splits
+from training.images.labels import checked
 
 IDX_NAMES = (
     "train-images-idx3-ubyte",
@@ -24,6 +25,7 @@ IDX_NAMES = (
 )
 CIFAR10_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 CIFAR100_NAMES = ("train", "test", "meta")
+DEFLATE = 1032  # bytes that one packed byte can stand for, at most
 MD5 = {
     "mnist": {
         "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -54,7 +56,7 @@ SOURCES = {
 def idx_files(folder: Path, config: DataConfig) -> Splits | None:
     """MNIST's idx files, gzipped or not, in the folder, `raw/` or `MNIST/raw/`; None without."""
     for place in (folder, folder / "raw", folder / "MNIST" / "raw"):
-        found = [next(iter(sorted(place.glob(f"{name}*"))), None) for name in IDX_NAMES]
+        found = [_either(place / name) for name in IDX_NAMES]
         if any(found):
             break
     else:
@@ -65,9 +67,9 @@ def idx_files(folder: Path, config: DataConfig) -> Splits | None:
                 f"{place}: {name}.gz is missing; the four files of MNIST belong here"
                 f" (they come from {SOURCES['mnist']})"
             )
-    contents = [_idx(path, config.name) for path in found if path]
+    arrays = [_idx(path, config.name) for path in found if path]
     splits = []
-    for images, labels, path in zip(contents[::2], contents[1::2], found[::2], strict=True):
+    for images, labels, path in zip(arrays[::2], arrays[1::2], found[::2], strict=True):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise DataError(
                 f"{path}: images of shape {tuple(images.shape)} do not fit {len(labels)} labels;"
@@ -77,29 +79,50 @@ def idx_files(folder: Path, config: DataConfig) -> Splits | None:
     return Splits(*splits, num_classes=_classes(splits))
 
 
+def _either(path: Path) -> Path | None:
+    """The file itself, else the one packed by gzip, else None; a broken link counts as there."""
+    packed = path.with_name(f"{path.name}.gz")
+    return next((p for p in (path, packed) if p.exists() or p.is_symlink()), None)
+
+
 def _idx(path: Path, name: str) -> Tensor:
-    """The array in an idx file: two zero bytes, type 8 (uint8), rank, big-endian uint32 sizes."""
-    data = _checked(path, name)
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: damaged gzip file ({error}); copy it again") from None
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise DataError(f"{path}: not an idx file of bytes; it should begin with 00 00 08")
-    rank = data[3]
-    shape = struct.unpack_from(f">{rank}I", data, 4) if len(data) >= 4 + 4 * rank else (0,)
-    expected = 4 + 4 * rank + int(np.prod(shape))
-    if len(data) != expected:
+    """The array in an idx file: two zero bytes, type 8 (uint8), rank, big-endian uint32 sizes.
+
+    Not more is unpacked than the header states, and not more than deflate can pack so tightly.
+    """
+    stored = _checked(path, name)
+    packed = path.suffix == ".gz"
+    file = gzip.GzipFile(fileobj=io.BytesIO(stored)) if packed else io.BytesIO(stored)
+    try:
+        head = file.read(4)
+        if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 3:
+            raise DataError(
+                f"{path}: not an idx file of images or labels; it should begin with 00 00 08 and"
+                " 03 or 01"
+            )
+        sizes = file.read(4 * head[3])
+        shape = struct.unpack(f">{head[3]}I", sizes)
+        count = math.prod(shape)
+        possible = count <= len(stored) * (DEFLATE if packed else 1)
+        data = file.read(count + 1) if possible else b""
+    except struct.error:
+        raise DataError(f"{path}: ends in its header; copy it again") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip file ({error}); copy it again") from None
+    if len(data) != count:
+        before = 4 + len(sizes)
+        found = before + len(data) if packed and possible else len(stored)
         raise DataError(
-            f"{path}: {len(data)} bytes, expected {expected} for {shape}; copy it again"
+            f"{path}: {found} bytes, expected {before + count} for {shape}; copy it again"
         )
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=4 + 4 * rank).view(shape)
+    if not count:
+        raise DataError(f"{path}: it holds nothing {shape}; copy it again")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape)
 
 
 def _checked(path: Path, name: str) -> bytes:
     """The file's bytes; of a data set known by name only if their md5 is the official one."""
-    data = path.read_bytes()
+    data = contents(path, most=None)
     expected = MD5.get(name, {}).get(path.name)
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if expected and found != expected:
@@ -140,44 +163,16 @@ def _cifar(place: Path, names: tuple[str, ...], config: DataConfig) -> Splits:
     return Splits(train, parts[-1], _classes([train, parts[-1]]))
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers, text and NumPy arrays; anything else that a pickle may name is refused."""
-
-    allowed: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in self.allowed:
-            raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
-        return super().find_class(module_name.replace("numpy.core", "numpy._core"), global_name)
-
-
 def _batch(path: Path, name: str) -> Pixels:
     """One of CIFAR's files: a dictionary of `data`, uint8 (N, 3072), and (`fine_`)`labels`."""
-    data = _checked(path, name)
     try:
-        content = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
-        rows = np.ascontiguousarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-        labels = torch.tensor(content.get(b"labels", content.get(b"fine_labels")))
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+        rows, labels = cifar.read(_checked(path, name))
+    except cifar.NoBatch as error:
         raise DataError(
             f"{path}: not one of CIFAR's Python batches ({error}); copy it again or use parquet"
         ) from None
-    if len(rows) != len(labels):
-        raise DataError(f"{path}: {len(rows)} images and {len(labels)} labels; copy it again")
-    return Pixels(torch.from_numpy(rows), labels)
+    images = torch.from_numpy(rows.copy(order="C")).view(-1, 3, 32, 32)
+    return Pixels(images, checked(labels, lambda row: f"{path}, image {row}"))
 
 
 def _classes(splits: list[Pixels]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,17 @@ import torch
 from torch import Tensor
 
 from training.data_config import DataConfig
-from training.images import prepared
+from training.images import files, prepared
 from training.images.folders import IMAGE_SUFFIXES
 from training.images.keeping import kept
 from training.images.kinds import DataError, Splits
+from training.images.labels import MOST_CLASSES, checked
 
 TEST_PARTS = ("test", "valid", "val")  # `validation` contains the second
+NUMBER = re.compile(rb"\s*\d{1,18}\s*")  # one that fits int64; int() also reads 1_0 and +1
+MOST_TEXT = 2**24  # bytes of a .cls or .json
+# what tarfile also raises at headers of random bytes; sizes of 10^30 make the last three
+MALFORMED = (ValueError, OSError, LookupError, RecursionError, OverflowError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Shards:
         """The members' bytes, straight from the shards."""
         contents = []
         for row in rows:
-            with open(self.tars[int(self.shard[row])], "rb") as tar:
+            path = self.tars[int(self.shard[row])]
+            with files.faults_named(path), open(path, "rb") as tar:
                 tar.seek(int(self.offset[row]))
                 contents.append(tar.read(int(self.size[row])))
         return contents
@@ -58,7 +65,7 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     made = prepared.read(folder)
     if made is not None:
         made.check(folder)
-    tars = sorted(folder.rglob("*.tar"))
+    tars = sorted(path for path in folder.rglob("*.tar") if not path.is_dir())
     if not tars:
         return None
     relative = {tar: str(tar.relative_to(folder)).lower() for tar in tars}
@@ -80,18 +87,31 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
             f"{folder}: {found} images where {made.train} and {made.test} were written; find the"
             f" damaged shard with `python -m training.images.prepare --verify --output {folder}`"
         )
-    classes = made.num_classes if made else int(max(s.labels.max() for s in splits)) + 1
-    return Splits(*splits, num_classes=classes)
+    if made is None:
+        return Splits(*splits, num_classes=int(max(s.labels.max() for s in splits)) + 1)
+    for split in splits:
+        checked(split.labels.tolist(), split.where, made.num_classes)
+    return Splits(*splits, num_classes=made.num_classes)
 
 
 def _shards(tars: list[Path]) -> Shards:
     """The index of the shards, kept: headers of a million images take a minute to read."""
+    sizes = torch.tensor([files.size(tar) for tar in tars])
 
     def make() -> dict[str, Tensor]:
         rows = [(i, *sample) for i, tar in enumerate(tars) for sample in _samples(tar)]
         return {"index": torch.tensor(rows, dtype=torch.int64).view(-1, 4)}
 
-    index = kept("tar-index", tars, make, [str(tar) for tar in tars])["index"]
+    def fits(stored: dict[str, Tensor]) -> bool:
+        index = stored.get("index")
+        if index is None or index.dtype != torch.int64 or index.shape[1:] != (4,):
+            return False
+        shard, offset, size, label = index.unbind(1)
+        if ((shard < 0) | (shard >= len(tars)) | (label < 0) | (label >= MOST_CLASSES)).any():
+            return False
+        return bool(((offset >= 0) & (size > 0) & (size <= sizes[shard] - offset)).all())
+
+    index = kept("tar-index", tars, make, fits, [str(tar) for tar in tars])["index"]
     if not len(index):
         raise DataError(f"{tars[0]}: no samples `key.jpg` with `key.cls` in these shards")
     shard, offset, size, labels = index.clone().unbind(1)
@@ -102,20 +122,25 @@ def _samples(path: Path) -> list[tuple[int, int, int]]:
     """Offset, size and label of the images in one shard."""
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    end = files.size(path)
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 key, _, kind = os.path.basename(member.name).partition(".")
                 key = os.path.join(os.path.dirname(member.name), key)
                 if f".{kind.lower()}" in IMAGE_SUFFIXES:
-                    images[key] = (member.offset_data, member.size)
+                    if key in images:
+                        raise DataError(f"{path}: {key} has two images; pack it again")
+                    images[key] = _place(member, end, path)
                 elif kind in ("cls", "json"):
-                    file = tar.extractfile(member)
-                    text = file.read() if file else b""
-                    label = int(text) if kind == "cls" else json.loads(text).get("label")
-                    if label is not None:
-                        labels[key] = int(label)
-    except (tarfile.TarError, ValueError, OSError) as error:
+                    label = _label(tar, member, end, path)
+                    if label is not None and labels.setdefault(key, label) != label:
+                        raise DataError(f"{path}: {key} has two labels; pack it again")
+                elif member.size < 0:  # the next header would be sought backwards, again and again
+                    raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
+    except DataError:
+        raise
+    except (tarfile.TarError, *MALFORMED) as error:
         raise DataError(
             f"{path}: damaged or compressed tar shard ({error}); copy it again"
         ) from None
@@ -124,6 +149,34 @@ def _samples(path: Path) -> list[tuple[int, int, int]]:
         raise DataError(
             f"{path}: {alone[0]} has no image or no label; a sample is key.jpg + key.cls"
         )
-    if any(offset + size > path.stat().st_size for offset, size in images.values()):
-        raise DataError(f"{path}: ends in the middle of an image; copy it again")
     return [(*images[key], labels[key]) for key in images]
+
+
+def _place(member: tarfile.TarInfo, end: int, path: Path) -> tuple[int, int]:
+    """Offset and size of a member's bytes, which are read in place; `end` is the shard's size."""
+    if not member.isreg() or member.issparse():
+        raise DataError(f"{path}: {member.name} is a link, folder or sparse file; pack it again")
+    if member.size <= 0:
+        raise DataError(f"{path}: {member.name} is empty; pack it again")
+    if member.offset_data + member.size > end:
+        raise DataError(f"{path}: ends in the middle of {member.name}; copy it again")
+    return member.offset_data, member.size
+
+
+def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, end: int, path: Path) -> int | None:
+    """The number in a .cls, or the `label` of a .json; None for a .json without."""
+    _, size = _place(member, end, path)
+    file = tar.extractfile(member) if size <= MOST_TEXT else None
+    text = file.read() if file else b""
+    if member.name.endswith("cls"):
+        value = int(text) if NUMBER.fullmatch(text) else text[:80].decode("latin-1")
+    else:
+        value = _of_json(text, f"{path}: {member.name}")
+    return None if value is None else int(checked([value], lambda _: f"{path}: {member.name}"))
+
+
+def _of_json(text: bytes, where: str) -> object:
+    try:
+        return json.loads(text).get("label")
+    except (ValueError, AttributeError, RecursionError):
+        raise DataError(f"{where} is not a JSON object with a label; pack it again") from None
