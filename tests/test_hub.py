@@ -22,6 +22,7 @@ class Loaded:
 
     arguments: tuple = ()
     options: dict = dataclasses.field(default_factory=dict)
+    images: list = dataclasses.field(default_factory=list)
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def loaded(monkeypatch):
     import datasets
 
     asked = Loaded()
-    images = [{"bytes": png(image), "path": None} for image in pictures(4)]
+    asked.images = [{"bytes": png(image), "path": None} for image in pictures(4)]
 
     def table(labels):
         features = {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(CLASSES))}
         features["coarse_label"] = datasets.ClassLabel(names=["a", "b"])
-        rows = {"img": images, "fine_label": labels, "coarse_label": [0, 1, 0, 1]}
+        rows = {"img": asked.images, "fine_label": labels, "coarse_label": [0, 1, 0, 1]}
         return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
     def load(*arguments, **options):
@@ -88,3 +89,19 @@ def test_a_pinned_revision_is_not_replaced_by_whatever_is_cached(loaded, monkeyp
     monkeypatch.setattr(hub, "_reachable", lambda: False)
     with pytest.raises(DataError, match="revision abc123 is not in the cache"):
         opened("owner/photos", revision="abc123", columns={"label": "fine_label"})
+
+
+def test_a_table_of_the_hub_names_images_of_its_cache_alone(loaded, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    inside, outside = tmp_path / "hub" / "downloads" / "x.png", tmp_path / "y.png"
+    for path in (inside, outside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(pictures(1)[0]))
+    columns = {"label": "fine_label"}
+    loaded.images = [{"bytes": None, "path": str(inside)}] * 4
+    assert opened("owner/photos", columns=columns).info.train_images == 4
+    loaded.images = [{"bytes": None, "path": str(outside)}] * 4
+    with pytest.raises(DataError, match=r"photos train, row 0: it names .*y.png, which is not in"):
+        opened("owner/photos", columns=columns)

@@ -152,3 +152,22 @@ def test_batches_from_shards_are_the_same_from_any_sample_on(photographs, tmp_pa
     assert torch.equal(batches[2].images, again[0].images)
     assert torch.equal(batches[2].labels, again[0].labels)
     assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named_in_one_line(photographs, tmp_path, capsys, workers):
+    bad = photographs / "train" / "cow" / "2.JPEG"
+    bad.write_bytes(png(pictures(1)[0])[:60])
+    words = ["--output", str(tmp_path / "made"), "--shard-images=5", f"--workers={workers}"]
+    assert main([str(photographs), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{bad}: not a readable image (60 bytes); copy it again"
+
+
+@pytest.mark.parametrize(
+    "word", ["--short-side=0", "--shard-images=0", "--quality=-1", "--workers=-1", "--workers=x"]
+)
+def test_numbers_that_cannot_be_are_refused(photographs, tmp_path, word):
+    with pytest.raises(SystemExit) as caught:
+        main([str(photographs), "--output", str(tmp_path / "made"), word])
+    assert caught.value.code == 2
