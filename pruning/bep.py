@@ -89,15 +89,16 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise PruningError(f"size {self.size}: a layer keeps at least 1 element")
+            raise PruningError(f"bep: size {self.size}: a layer keeps at least 1 element")
         if not (0 < self.seed < self.total and self.step > 0):
             raise PruningError(
-                f"seed {self.seed}, step {self.step}, total {self.total}: write epochs with "
+                f"bep: seed {self.seed}, step {self.step}, total {self.total}: write epochs with "
                 "0 < seed < total and step > 0"
             )
         if not (0 < self.penalty < 1 or (self.penalty >= 0 and not self.dynamic)):
             raise PruningError(
-                f"penalty {self.penalty}: write a number between 0 and 1; eq. 13 is a power of it"
+                f"bep: penalty {self.penalty}: write a number between 0 and 1 (eq. 13 is a power"
+                " of it)"
             )
 
     @property

@@ -77,6 +77,7 @@ class Laboratory:
         notes: Row | None = None,
         held_out: Batches = (),
     ) -> None:
+        check_times(config, steps_per_epoch)
         self.config, self.axes, self.notes = config, axes, dict(notes or {})
         self.rows: list[Row] = []
         self._calibration, self._seed, self._reduce = calibration, seed, reduce
@@ -196,6 +197,34 @@ class Laboratory:
             loss, top1 = bench.evaluate(self._held_out)
             row |= {"held_out_loss": loss, "held_out_top1_percent": top1}
         return row
+
+
+def check_times(
+    config: LaboratoryConfig, steps_per_epoch: int, total_steps: int | None = None
+) -> None:
+    """Refuse intervals without a step, and moments that never come.
+
+    Raises:
+        PruningError: names the key.
+    """
+    tuning = config.fine_tune
+    intervals = {"every": config.every, "fine_tune.every": tuning and tuning.every}
+    moments = {
+        "start": config.start,
+        "iterative.start": config.iterative and config.iterative.start,
+    }
+    for key, duration in (intervals | moments).items():
+        if duration is None:
+            continue
+        if duration.unit == "%":
+            raise PruningError(f"laboratory.{key} is {duration}; write it in ep or it")
+        steps = duration.steps(steps_per_epoch)
+        if key in intervals and not steps:
+            raise PruningError(f"laboratory.{key}: {duration} is less than a step; write 1it")
+        if total_steps is not None and key in moments and steps > total_steps:
+            raise PruningError(
+                f"laboratory.{key} is step {steps} and training ends at {total_steps}; write less"
+            )
 
 
 @contextmanager

@@ -14,10 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from models.axes import axes
 from pruning.config import PruningConfig
+from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
+from pruning.laboratory import axes_of, check_times
+from pruning.laboratory_config import LaboratoryConfig
+from pruning.mean_replacement import measure, propagate
 from pruning.pruner import Pruner
 from pruning.state import Batches, valueless
+
+ROOM = 2**40  # bytes of images at once that no machine is asked for
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 
@@ -64,6 +71,7 @@ class Sketch:
             PruningError: the images do not divide among processes or classes.
         """
         self._check_share(batch_size)
+        self._check_room(batches * batch_size)
         images = self.example_input.expand(2, *self.example_input.shape[1:])
         labels = torch.zeros(2, dtype=torch.long, device=images.device)
         if class_balanced:
@@ -84,6 +92,14 @@ class Sketch:
             raise PruningError(
                 f"a batch of {batch_size} images to score on does not divide over"
                 f" {self._processes} processes; write batch_size: {above}"
+            )
+
+    def _check_room(self, images: int) -> None:
+        size = 4 * images * self.example_input.numel()
+        if size > ROOM:
+            raise PruningError(
+                f"{images:,} images to score on would be {size / 2**40:,.0f} TiB in memory; ask for"
+                " fewer batches, or smaller ones"
             )
 
     def _check_balance(self, images: int, example: Tensor) -> None:
@@ -125,6 +141,7 @@ def check(
     Raises:
         PruningError: one sentence; BudgetError and NoEffect among them.
         ModelError: an operation of the network whose effect on channels is not known.
+        NotImplementedError: the trace of a network on the meta device needs a value.
     """
     sketch = Sketch(
         copy.deepcopy(model),
@@ -137,3 +154,40 @@ def check(
     pruner = Pruner(config, sketch)
     sketch.lose_values()
     pruner.rehearse(sketch)
+
+
+def check_laboratory(
+    config: LaboratoryConfig,
+    model: nn.Module,
+    example_input: Tensor,
+    *,
+    steps_per_epoch: int,
+    total_steps: int,
+    processes: int = 1,
+) -> None:
+    """Refuse a laboratory that this network and training cannot have; arguments as of `check`.
+
+    Raises:
+        PruningError: a moment that never comes, an unknown layer, a layer whose input has no mean.
+        ModelError: an operation of the network whose effect on channels is not known.
+    """
+    check_times(config, steps_per_epoch, total_steps)
+    found = axes(model, example_input, probe=not example_input.is_meta)
+    for layers in config.layers:
+        axes_of(model, found, layers)
+    sketch = Sketch(
+        copy.deepcopy(model),
+        example_input,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        optimizer=_plain,
+        processes=processes,
+    )
+    sketch.lose_values()
+    batches = list(sketch.calibration(1, config.batch_size))
+    with valueless():
+        mean_replacement_scores(sketch.model, batches)
+    with valueless():
+        keep = {axis: torch.arange(width) > 0 for axis, width in found.widths.items()}
+        measured = measure(sketch.model, found, batches)
+        propagate(sketch.model, found, keep, measured, config.padding)

@@ -42,7 +42,7 @@ class Sizes:
         latency: "Latency | None" = None,
     ) -> None:
         self.widths, self.latency = dict(axes.widths), latency
-        self._reasons = [f"{axis}: {why}" for axis, why in axes.fixed.items()]
+        self._reasons = [f"{a}: {why}" for a, why in axes.fixed.items() if a != "image"]
         self.spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
         self.prunable = [a for a in axes.widths if a not in axes.fixed and not left_out(a)]
         self._terms = _Terms()

@@ -1,12 +1,11 @@
 """What a recipe would do, told without data or GPU."""
 
 import torch
-from torch import nn
 
-import models
 from models.count import Count, count
-from training.data import DataInfo, info
-from training.recipe import Recipe, RecipeError
+from training.data import info
+from training.recipe import Recipe
+from training.rehearsal import empty_model, rehearse, steps_per_epoch
 from training.source import Source
 from training.start import resolved
 
@@ -17,20 +16,16 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     """The resolved recipe with origins, then sizes, steps, memory and pruning events, as text.
 
     Raises:
-        RecipeError: unknown model or options, or a batch that does not divide over `processes`.
+        RecipeError: unknown model or options, a batch that does not divide over `processes`, or
+            what could not be trained or pruned.
     """
     recipe.check_processes(processes)
     about = info(recipe.data)
-    model = _empty_model(recipe, about)
+    rehearse(recipe, about, processes)
+    model = empty_model(recipe, about)
     sizes = count(model, torch.zeros(1, about.channels, about.height, about.width, device="meta"))
     batch = recipe.training.batch_size
-    per_epoch = (
-        about.train_images // batch if recipe.data.drop_last else -(-about.train_images // batch)
-    )
-    if per_epoch == 0:
-        raise RecipeError(
-            f"training.batch_size {batch} exceeds {about.train_images} training images; lower it"
-        )
+    per_epoch = steps_per_epoch(recipe, about)
     total = recipe.training.duration.steps(per_epoch)
     rows = {
         "data": f"{about.name}: {about.train_images:,} train,"
@@ -44,21 +39,6 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     }
     text = resolved(recipe, source) + "\n"
     return text + "\n".join(f"{name + ':':16}{value}" for name, value in rows.items())
-
-
-def _empty_model(recipe: Recipe, about: DataInfo) -> nn.Module:
-    try:
-        if recipe.model.weights:
-            return models.load(recipe.model.weights).to("meta")
-        with torch.device("meta"):
-            return models.build(
-                recipe.model.name,
-                num_classes=about.num_classes,
-                in_channels=about.channels,
-                **recipe.model.options,
-            )
-    except (ValueError, TypeError, OSError) as error:
-        raise RecipeError(f"model: {error}") from None
 
 
 def _memory(recipe: Recipe, sizes: Count, share: int) -> float:

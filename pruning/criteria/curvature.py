@@ -1,5 +1,6 @@
 """Criteria of second order."""
 
+import math
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from pruning.criteria.probe import (
     mean_over_images,
     scoring,
 )
+from pruning.errors import bounded
 
 
 def grasp(
@@ -38,6 +40,7 @@ def grasp(
     and EarlyCroP's code.
     """
     theta = layer_weights(model)
+    bounded("criterion: grasp", temperature=(temperature, 1e-6, math.inf))
     sign = -1 if reversed else 1
     product = _hessian_gradient(model, batches, temperature, train, reduce)
     return {name: sign * theta[name].detach() * hg for name, hg in product.items()}
@@ -57,6 +60,7 @@ def crop(
     images; the published code has sums, which leaves the ranking unchanged. With temperature 200 it
     ranks as ShrinkBench's two-sided threshold ranks GraSP's scores.
     """
+    bounded("criterion: crop", temperature=(temperature, 1e-6, math.inf))
     theta = layer_weights(model)
     product = _hessian_gradient(model, batches, temperature, train, reduce)
     return {name: (theta[name].detach() * hg).abs() for name, hg in product.items()}
@@ -105,6 +109,7 @@ def obd(
     backward pass per weight: for tiny networks. `hutchinson` averages v ⊙ Hv over `samples` random
     signs v: for large ones, noisy and of either sign.
     """
+    bounded("criterion: obd", samples=(samples, 1, 10**6))
     theta = layer_weights(model)
     with scoring(model):
         match hessian:

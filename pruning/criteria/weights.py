@@ -1,11 +1,13 @@
 """Criteria that look at the parameters alone."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
 from pruning.criteria.probe import Batches, Scores, layer_weights, layers, scoring
-from pruning.errors import PruningError
+from pruning.errors import PruningError, bounded
 
 
 def magnitude(model: nn.Module, batches: Batches) -> Scores:
@@ -29,6 +31,7 @@ def channel_norm(
     p = 1: Li et al. 2017, arXiv:1608.08710 (EfficientConvNets). p = 2 with the bias counted as one
     more weight: the score *norm* of mean replacement (Evci et al. 2018).
     """
+    bounded("criterion: channel_norm", p=(p, 1e-6, math.inf))
     return {name: _norm(layer, p, bias) for name, layer in layers(model).items()}
 
 
