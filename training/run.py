@@ -29,6 +29,7 @@ from training.data import Batches, Data, open_data
 from training.environment import cpu_name
 from training.log import Log
 from training.recipe import Recipe, RecipeError
+from training.rehearsal import rehearse, rehearse_early
 from training.sync_batchnorm import release, synchronize
 
 BEST = "model.best.safetensors"  # of the validation split's evaluations
@@ -93,6 +94,7 @@ class Run:
         self.progress, self.watch = Progress(), Watch(self.device)
         self.stop_signal = 0
         self.show: Callable[[dict[str, Any]], None] = lambda record: None
+        rehearsed = rehearse_early(recipe, self.processes)
         self.data: Data = open_data(
             recipe.data,
             seed=recipe.seed,
@@ -100,6 +102,8 @@ class Run:
             rank=self.rank,
             world_size=self.processes,
         )
+        if not rehearsed:
+            rehearse(recipe, self.data.info, self.processes)
         self.model = build_model(recipe, self.data.info, self.device)
         self.dtype = next(self.model.parameters()).dtype
         self.dense = count(self.model, self.example_input)
