@@ -1,6 +1,7 @@
 import copy
 import re
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from models.axes import axes, masks
 from pruning.surgery import prune_channels
 
 IMAGE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
+EPS = 2.0**-52
 
 
 def resnet():
@@ -64,21 +66,61 @@ def random_keep(found, seed=0):
     return keep
 
 
-def step(model, optimizer, ema, position, held=None):
+class Trained(NamedTuple):
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: ModelEmaV3
+
+
+def begun(network, optimizer):
+    """A network with three steps of training behind it: no momentum is zero."""
+    torch.manual_seed(0)
+    model = network()
+    it = Trained(model, OPTIMIZERS[optimizer](model.parameters()), ModelEmaV3(model, decay=0.9))
+    for position in range(3):
+        step(it, position)
+    return it
+
+
+def copied(it, optimizer):
+    model, average = copy.deepcopy((it.model, it.average))
+    made = OPTIMIZERS[optimizer](model.parameters())
+    made.load_state_dict(copy.deepcopy(it.optimizer.state_dict()))
+    return Trained(model, made, average)
+
+
+@torch.no_grad()
+def nudged(it, seed):
+    """Every weight moved by one unit in the last place."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in it.model.parameters():
+        sign = torch.randint(2, parameter.shape, generator=generator).double() * 2 - 1
+        parameter.mul_(1 + EPS * sign)
+    return it
+
+
+def shifted(it):
+    """Every momentum is that of the channel before: as if it had been cut at a wrong place."""
+    for parameter, state in it.optimizer.state.items():
+        for value in state.values():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                value.copy_(value.roll(1, 0))
+    return it
+
+
+def step(it, position, held=None):
     """One training step; with masks `held` on gradients before clipping and on weights after it."""
     generator = torch.Generator().manual_seed(position)
     images = torch.randn(8, 3, 32, 32, generator=generator, dtype=torch.float64)
-    optimizer.zero_grad()
-    F.cross_entropy(model(images), torch.randint(5, (8,), generator=generator)).backward()
-    parameters = dict(model.named_parameters())
+    it.optimizer.zero_grad()
+    F.cross_entropy(it.model(images), torch.randint(5, (8,), generator=generator)).backward()
+    parameters = dict(it.model.named_parameters())
     for name, mask in (held or {}).items():
         parameters[name].grad *= mask
-    nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-    optimizer.step()
-    with torch.no_grad():
-        for name, mask in (held or {}).items():
-            parameters[name] *= mask
-    ema.update(model)
+    nn.utils.clip_grad_norm_(it.model.parameters(), 0.5)
+    it.optimizer.step()
+    zero(it.model, held or {})
+    it.average.update(it.model)
 
 
 def zero(model, held):
@@ -88,35 +130,49 @@ def zero(model, held):
                 parameter.mul_(held[name])
 
 
+@torch.no_grad()
+def distance(one, other):
+    """The largest difference of outputs in evaluation mode, of networks and averaged copies."""
+    generator = torch.Generator().manual_seed(99)
+    images = torch.randn(4, 3, 32, 32, generator=generator, dtype=torch.float64)
+    pairs = (one.model, other.model), (one.average.module, other.average.module)
+    return max(float((a.eval()(images) - b.eval()(images)).abs().max()) for a, b in pairs)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("network", [resnet, vgg, mobilenet])
 def test_training_goes_on_as_in_the_masked_dense_network(network, optimizer):
-    torch.manual_seed(0)
-    dense = network()
-    found = axes(dense, IMAGE)
+    """As near to it as its own twins, whose weights differ in the last digit, times a hundred.
+
+    Some networks amplify rounding a billionfold: a shift that the next BatchNorm takes out has a
+    gradient of nothing but rounding, which Adam scales up to whole steps. How far that goes
+    depends on the CPU, for the twins and for the shrunken network alike.
+    """
+    dense = begun(network, optimizer)
+    found = axes(dense.model, IMAGE)
     keep = random_keep(found)
     held = masks(found, keep)
-    chosen = OPTIMIZERS[optimizer](dense.parameters())
-    average = ModelEmaV3(dense, decay=0.9)
-    for position in range(3):
-        step(dense, chosen, average, position)
+    small, wrong = copied(dense, optimizer), copied(dense, optimizer)
+    for it in (small, wrong):
+        left = prune_channels(it.model, found, keep, optimizer=it.optimizer, ema=it.average.module)
+    shifted(wrong)
+    zero(dense.model, held)
+    zero(dense.average.module, held)
+    twins = [nudged(copied(dense, optimizer), seed) for seed in range(3)]
+    for position in range(3, 13):
+        for it in (dense, *twins):
+            step(it, position, held)
+        for it in (small, wrong):
+            step(it, position)
 
-    small, small_average = copy.deepcopy((dense, average))
-    small_chosen = OPTIMIZERS[optimizer](small.parameters())
-    small_chosen.load_state_dict(copy.deepcopy(chosen.state_dict()))
-    left = prune_channels(small, found, keep, optimizer=small_chosen, ema=small_average.module)
-    zero(dense, held)
-    zero(average.module, held)
-    for position in range(3, 23):
-        step(dense, chosen, average, position, held)
-        step(small, small_chosen, small_average, position)
-
-    trained = [id(p) for group in small_chosen.param_groups for p in group["params"]]
-    assert Counter(trained) == Counter(id(p) for p in small.parameters())
-    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in dense.parameters())
-    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
-    for big, little in ((dense, small), (average.module, small_average.module)):
-        torch.testing.assert_close(big.eval()(images), little.eval()(images), rtol=0, atol=1e-10)
+    allowed = 100 * max(EPS, *(distance(dense, twin) for twin in twins))
+    assert distance(dense, small) <= allowed
+    assert distance(dense, wrong) > 10 * allowed  # a wrong cut shows: a thousand times the twins
+    trained = [id(p) for group in small.optimizer.param_groups for p in group["params"]]
+    assert Counter(trained) == Counter(id(p) for p in small.model.parameters())
+    sizes = [sum(p.numel() for p in it.model.parameters()) for it in (small, dense)]
+    assert sizes[0] < sizes[1]
+    for little in (small.model, small.average.module):
         shapes = {n: tuple(t.shape) for n, t in little.state_dict().items()}
         assert shapes == {n: left.shape(n) for n in shapes}
 
