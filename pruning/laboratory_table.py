@@ -1,19 +1,19 @@
 """The laboratory's rows as a parquet file in the run folder."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from models.disk import whole_file
 
 Row = dict[str, Any]
 
 
 def write(rows: list[Row], path: Path) -> None:
     """Replaces the file by a table of all rows; a reader sees the old table or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    pd.DataFrame(rows).to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        pd.DataFrame(rows).to_parquet(partial, index=False)
 
 
 def read(path: Path, *, until: int | None = None) -> list[Row]:

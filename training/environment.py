@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from models.disk import whole_file
+
 
 def asked_processes() -> int | None:
     """The --num_processes of the `accelerate launch` above this process, if that is how it started.
@@ -78,6 +80,10 @@ def commit() -> str | None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a whole JSON file or none of it."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(values, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none of it."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,134 @@
+"""The values of a checkpoint, checked before any is believed: a checksum says who wrote nothing."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from torch import Tensor
+from torch.optim import Optimizer
+
+from training.checkpoint import CheckpointError, number
+from training.cost import Totals
+
+if TYPE_CHECKING:
+    from training.run import Run
+
+REMEDY = "move it away to go on from the checkpoint before, or choose another --output"
+CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+LOWEST = {"best_percent": -1, "best_work": -1}  # there is no best yet; other numbers count
+HIGHEST = 2**62  # of counts: what follows from them is still a float
+_FILLED = Field(min_length=1)
+
+
+def check_values(path: Path, values: Mapping[str, Any], run: "Run") -> None:
+    """Raise CheckpointError unless the values are of the types and in the ranges a run gives them.
+
+    Raises:
+        CheckpointError: names the first value that does not fit.
+    """
+    shape = create_model(
+        "Stored",
+        __config__=CONFIG | ConfigDict(extra="ignore"),
+        recipe=str,
+        seed=int,
+        processes=Annotated[int, Field(gt=0)],
+        progress=_table(type(run.progress), required=True),
+        watch=Annotated[list[Annotated[list[float], Field(min_length=2, max_length=2)]], _FILLED],
+        widths=dict[str, dict[str, Any]],
+        optimizer=_Optimizer,
+        pruner=dict[str, Any],
+        scaler=dict[str, float] | None,
+        totals=_table(Totals, required=False),
+        log_bytes=Annotated[int, Field(ge=0, le=HIGHEST)],
+    )
+    try:
+        shape.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{path}: {key}: {first['msg']}; {REMEDY}") from None
+    for name, highest in _highest(run, values).items():
+        value = values["progress"][name]
+        if value > highest:
+            raise CheckpointError(f"{path}: progress.{name} is {value} of {highest}; {REMEDY}")
+    if len(values["watch"]) != values["processes"]:
+        raise CheckpointError(f"{path}: watch: not of {values['processes']} processes; {REMEDY}")
+    if values["progress"]["serial"] != number(path):
+        raise CheckpointError(f"{path}: it is number {values['progress']['serial']}; {REMEDY}")
+
+
+def check_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a state dict has this optimizer's groups and its tensors' shapes."""
+    fresh = optimizer.state_dict()["param_groups"]
+    groups, state = stored["param_groups"], stored["state"]
+    if len(groups) != len(fresh):
+        raise ValueError(f"the optimizer has {len(fresh)} groups of parameters, not {len(groups)}")
+    for mine, group in zip(fresh, groups, strict=True):
+        for key, value in mine.items():
+            fits = group.get("params") == value if key == "params" else _kin(group[key], value)
+            if not fits:
+                raise ValueError(f"{key} of the optimizer is {group[key]!r}")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    factored = type(optimizer).__module__.startswith("timm")  # some keep rows and columns alone
+    for index, values in state.items():
+        for key, value in values.items():
+            if not isinstance(value, Tensor):
+                continue
+            if not factored and value.numel() != 1 and value.shape != parameters[index].shape:
+                raise ValueError(f"{key} of parameter {index} has the shape {tuple(value.shape)}")
+
+
+def check_pruner(run: "Run", values: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the rounds that are over are rounds of this recipe."""
+    if run.recipe.pruning is None:
+        return
+    done, started, rounds = values["done"], values["started"], run.pruner.schedule.rounds
+    if not (type(done) is int and 0 <= done <= rounds):
+        raise ValueError(f"{done!r} of {rounds} rounds are over")
+    if started is not None and type(started) is not int:
+        raise ValueError(f"rounds began at step {started!r}")
+
+
+class _Optimizer(BaseModel):
+    model_config = CONFIG
+    groups: list[dict[str, Any]]
+    state: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], dict[str, Any]]
+
+
+def _table(kind: type, *, required: bool) -> Any:
+    """The schema of a dataclass; numbers are at least 0 or what `LOWEST` says."""
+    types, made = get_type_hints(kind), {}
+    for field in fields(kind):
+        number = types[field.name] in (int, float)
+        limit = Field(ge=LOWEST.get(field.name, 0), le=HIGHEST) if number else Field()
+        annotated = Annotated[types[field.name], limit]
+        made[field.name] = (annotated, ... if required else None)
+    return create_model(kind.__name__, __config__=CONFIG, **made)
+
+
+def _highest(run: "Run", values: Mapping[str, Any]) -> dict[str, float]:
+    work = values["progress"]["work"]
+    images = work * run.recipe.training.batch_size
+    position = min(work, run.total_steps)  # rewinding lets it go back, never ahead
+    rounds = run.pruner.schedule.rounds if run.recipe.pruning is not None else 0
+    total = run.total_steps * (1 + rounds)  # each round may rewind once
+    found: dict[str, float] = {
+        "work": total,
+        "position": position,
+        "images": images,
+        "best_work": work,
+    }
+    return found | {"best_percent": 100}
+
+
+def _kin(value: object, mine: object) -> bool:
+    """Whether a stored value can stand for one of the optimizer's own."""
+    if isinstance(mine, bool) or mine is None:
+        return value is None or isinstance(value, bool)
+    if isinstance(mine, int | float):
+        return isinstance(value, int | float)
+    if isinstance(mine, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(mine)
+    return type(value) is type(mine)
