@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic import ValidationInfo as Info
 
 Word = Annotated[str, Field(min_length=1)]
+NO_OPTIONS = ("name", "num_classes", "in_channels", "pretrained")
 
 
 class Section(BaseModel):
@@ -58,3 +59,15 @@ class ModelConfig(Section):
     @classmethod
     def _bare_word(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "ModelConfig":
+        if self.weights and self.pretrained:
+            raise ValueError("weights and pretrained both say where to start; write one")
+        for key in NO_OPTIONS:
+            if key in self.options:
+                raise ValueError(
+                    f"options: {key} is none of them; name and pretrained are keys of model, and"
+                    " classes and channels are those of the data"
+                )
+        return self

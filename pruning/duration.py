@@ -27,14 +27,16 @@ class Duration:
         """
         if isinstance(value, Duration):
             return value
-        match = PATTERN.match(str(value).strip())
+        match, shown = PATTERN.match(str(value).strip()), str(value)
+        if isinstance(value, str):
+            shown = repr(value)
         if not match:
-            raise ValueError(f"{value!r} is no duration; write 90ep, 500it or 50%")
+            raise ValueError(f"{shown} is no duration; write 90ep, 500it or 50%")
         amount = float(match[1])
         if match[2] == "it" and not amount.is_integer():
-            raise ValueError(f"{value!r} is not a whole number of steps; write {round(amount)}it")
+            raise ValueError(f"{shown} is not a whole number of steps; write {round(amount)}it")
         if match[2] == "%" and amount > 100:
-            raise ValueError(f"{value!r} is more than the whole; write 100% or less")
+            raise ValueError(f"{shown} is more than the whole; write 100% or less")
         return cls(amount, match[2])
 
     def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:

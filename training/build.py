@@ -1,5 +1,7 @@
 """What a recipe names, built: network, moving average, optimizer, accelerator."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 import models
+from models.library import FAULTS
+from models.options import first_line
 from training.data import DataInfo
 from training.environment import asked_processes
 from training.random import generator
@@ -97,31 +101,37 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
 
     With `decay_norm_and_bias: false`, one-dimensional parameters form a group without weight decay.
     On a GPU the fused implementation is used where torch has one; it computes the same update.
-    """
-    groups = _groups(config, model)
-    if config.name.startswith("timm/"):
-        from timm.optim import create_optimizer_v2
 
-        name = config.name.removeprefix("timm/")
-        options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-        return create_optimizer_v2(groups, opt=name, **options | config.options)
-    shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if next(model.parameters()).is_cuda and config.name != "rmsprop":
+    Raises:
+        RecipeError: no such optimizer, or options it does not take.
+    """
+    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if next(model.parameters()).is_cuda and config.name in ("sgd", "adam", "adamw"):
         shared["fused"] = True
-    shared |= config.options
+    try:
+        return _constructor(config, shared | config.options)(_groups(config, model))
+    except FAULTS as error:
+        raise RecipeError(
+            f"training.optimizer: {config.name} cannot be made so ({first_line(error)});"
+            " write other options"
+        ) from None
+
+
+def _constructor(config: OptimizerConfig, shared: dict[str, Any]) -> Callable[..., Optimizer]:
     match config.name:
         case "sgd":
-            return torch.optim.SGD(
-                groups, momentum=config.momentum, nesterov=config.nesterov, **shared
-            )
+            own = {"momentum": config.momentum, "nesterov": config.nesterov}
+            return partial(torch.optim.SGD, **own, **shared)
         case "adam":
-            return torch.optim.Adam(groups, betas=config.betas, eps=config.eps, **shared)
+            return partial(torch.optim.Adam, betas=config.betas, eps=config.eps, **shared)
         case "adamw":
-            return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, **shared)
-        case _:
-            return torch.optim.RMSprop(
-                groups, alpha=config.alpha, eps=config.eps, momentum=config.momentum, **shared
-            )
+            return partial(torch.optim.AdamW, betas=config.betas, eps=config.eps, **shared)
+        case "rmsprop":
+            own = {"alpha": config.alpha, "eps": config.eps, "momentum": config.momentum}
+            return partial(torch.optim.RMSprop, **own, **shared)
+    from timm.optim import create_optimizer_v2
+
+    return partial(create_optimizer_v2, opt=config.name.removeprefix("timm/"), **shared)
 
 
 def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:

@@ -1,29 +1,25 @@
 """What a recipe would do, told without data or GPU."""
 
-import torch
-
-from models.count import Count, count
 from training.data import info
+from training.limits import check_settings
+from training.memory import estimate
 from training.recipe import Recipe
-from training.rehearsal import empty_model, rehearse, steps_per_epoch
+from training.rehearsal import rehearse, steps_per_epoch
 from training.source import Source
 from training.start import resolved
-
-COPIES = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}  # optimizer tensors a weight
 
 
 def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     """The resolved recipe with origins, then sizes, steps, memory and pruning events, as text.
 
     Raises:
-        RecipeError: unknown model or options, a batch that does not divide over `processes`, or
+        RecipeError: a name that does not exist, a batch that does not divide over `processes`, or
             what could not be trained or pruned.
     """
     recipe.check_processes(processes)
+    check_settings(recipe)
     about = info(recipe.data)
-    rehearse(recipe, about, processes)
-    model = empty_model(recipe, about)
-    sizes = count(model, torch.zeros(1, about.channels, about.height, about.width, device="meta"))
+    sizes = rehearse(recipe, about, processes)
     batch = recipe.training.batch_size
     per_epoch = steps_per_epoch(recipe, about)
     total = recipe.training.duration.steps(per_epoch)
@@ -34,19 +30,11 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
         "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
         "training FLOPs": f"{6 * sizes.macs * batch * total:.3g} dense (2 a MAC × 3 passes)",
-        "memory": f"about {_memory(recipe, sizes, batch // processes) / 2**30:.2f} GiB a process",
+        "memory": f"about {estimate(recipe, sizes, processes) / 2**30:.2f} GiB a process",
         "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
     text = resolved(recipe, source) + "\n"
     return text + "\n".join(f"{name + ':':16}{value}" for name, value in rows.items())
-
-
-def _memory(recipe: Recipe, sizes: Count, share: int) -> float:
-    """Bytes of weights, gradients, optimizer, average, and three maps a layer."""
-    copies = 2 + COPIES.get(recipe.training.optimizer.name, 2) + (recipe.training.ema is not None)
-    width = 1.0 if recipe.training.precision == "fp32" else 0.5
-    maps = 3 * sizes.activation_bytes * width * share / recipe.training.accumulation
-    return 4 * sizes.params * copies + maps
 
 
 def _events(recipe: Recipe, per_epoch: int, total: int) -> list[str]:

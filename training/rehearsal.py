@@ -6,44 +6,58 @@ import torch
 from torch import Tensor, nn
 
 import models
+from models.count import Count, count
 from models.errors import ModelError
+from models.library import FAULTS
+from models.options import first_line
 from pruning.errors import PruningError
 from training.build import build_optimizer
 from training.data import DataInfo, info, known
+from training.limits import check_settings, check_sizes
+from training.memory import LARGEST, check_memory, machine_memory
 from training.recipe import Recipe, RecipeError
-from training.shares import portions
+
+TRIED = 2**37  # multiply-accumulates an image of networks that are tried with values too
 
 
 def rehearse_early(recipe: Recipe, processes: int) -> bool:
     """Rehearse before any image is read, where counts and sizes are known without; whether so."""
+    check_settings(recipe)
     it = known(recipe.data)
     if it is None or it.train is None or it.test is None:
         return False
-    rehearse(recipe, info(recipe.data), processes)
+    rehearse(recipe, info(recipe.data), processes, room=machine_memory())
     return True
 
 
-def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1) -> None:
+def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LARGEST) -> Count:
     """Refuse what recipe, network and numbers of images alone show to be impossible.
 
     Everything runs on PyTorch's meta device: a training step on the smallest share of a batch, the
-    last round of pruning, the laboratory.
+    last round of pruning, the laboratory. `room`: bytes that a process has.
+
+    Returns:
+        the dense network's size.
 
     Raises:
         RecipeError: one sentence.
     """
+    per_epoch = steps_per_epoch(recipe, about, processes)
+    check_sizes(recipe, about, per_epoch)
     model = empty_model(recipe, about)
-    per_epoch = steps_per_epoch(recipe, about)
     total = recipe.training.duration.steps(per_epoch)
     whole = {"steps_per_epoch": per_epoch, "total_steps": total, "processes": processes}
     try:
         _rehearse_step(recipe, about, model, processes)
-        _rehearse_pruning(recipe, about, model, whole)
+        sizes = count(model, _images(about, 1))
+        check_memory(recipe, about, sizes, processes, room)
+        _rehearse_pruning(recipe, about, model, whole, tried=sizes.macs < TRIED)
     except ModelError as error:
         raise RecipeError(f"model: {error}") from None
     except PruningError as error:
         text = str(error)
         raise RecipeError(text if text.startswith("laboratory") else f"pruning: {text}") from None
+    return sizes
 
 
 def empty_model(recipe: Recipe, about: DataInfo, device: str = "meta") -> nn.Module:
@@ -66,17 +80,35 @@ def empty_model(recipe: Recipe, about: DataInfo, device: str = "meta") -> nn.Mod
         raise RecipeError(f"model: {error}") from None
 
 
-def steps_per_epoch(recipe: Recipe, about: DataInfo) -> int:
+def steps_per_epoch(recipe: Recipe, about: DataInfo, processes: int = 1) -> int:
     """Optimizer steps of one pass over the training images.
 
     Raises:
-        RecipeError: there are fewer images than a batch has.
+        RecipeError: there are fewer images than a batch has, or in the last one than processes.
     """
     batch, images = recipe.training.batch_size, about.train_images
-    steps = images // batch if recipe.data.drop_last else -(-images // batch)
+    steps, rest = divmod(images, batch)
+    if not recipe.data.drop_last and rest:
+        least = _smallest_part(rest, recipe.training.accumulation)
+        if least < processes:
+            raise RecipeError(
+                f"data.drop_last: false leaves {rest} of {images} images for the last batch, and a"
+                f" part of it would have {least} for {processes} processes; write true, or another"
+                " training.batch_size"
+            )
+        steps += 1
     if not steps:
-        raise RecipeError(f"training.batch_size {batch} exceeds {images} training images; lower it")
+        raise RecipeError(
+            f"training.batch_size {batch} exceeds {images} training images; lower it, or write"
+            " data.drop_last: false"
+        )
     return steps
+
+
+def _smallest_part(images: int, parts: int) -> int:
+    """Images in the smallest of the parts that torch.chunk divides a batch into."""
+    part = -(-images // parts)
+    return (images - 1) % part + 1
 
 
 def _images(about: DataInfo, count: int, device: str = "meta") -> Tensor:
@@ -89,14 +121,12 @@ def _rehearse_step(recipe: Recipe, about: DataInfo, model: nn.Module, processes:
     name = f"{recipe.model.name} on {about.channels}×{about.height}×{about.width}"
     try:
         logits = model.train()(_images(about, least))
-    except (RuntimeError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        if "meta" in why:
-            return  # the network looks at values, which are not there
+    except FAULTS as error:
+        why = first_line(error)
         remedy = (
             "write data.drop_last: true, or a larger training.batch_size or data.image_size"
             if "more than 1 value per channel" in why
-            else "write a larger data.image_size, or choose another model"
+            else "write another data.image_size, other model.options, or choose another model"
         )
         raise ModelError(f"{name} cannot train on {least} at a time ({why}); {remedy}") from None
     finally:
@@ -116,19 +146,14 @@ def _smallest_share(recipe: Recipe, about: DataInfo, processes: int) -> int:
     if not recipe.data.drop_last and about.train_images % config.batch_size:
         ends.append(about.train_images % config.batch_size)
     together = 1 if config.sync_batchnorm else processes
-    shares = [
-        len(rows)
-        for count in ends
-        for rank in range(together)
-        for rows in portions(count, rank, together, config.accumulation)
-    ]
-    return max(1, min(shares))  # a share of nothing is refused where batches are counted
+    least = min(_smallest_part(count, config.accumulation) for count in ends)
+    return max(1, least // together)
 
 
 def _rehearse_pruning(
-    recipe: Recipe, about: DataInfo, model: nn.Module, whole: dict[str, int]
+    recipe: Recipe, about: DataInfo, model: nn.Module, whole: dict[str, int], *, tried: bool
 ) -> None:
-    """The last round of pruning and a measurement of the laboratory."""
+    """The last round of pruning and a measurement of the laboratory; `tried`: with values too."""
     from pruning.rehearsal import check, check_laboratory
 
     make = partial(build_optimizer, recipe.training.optimizer)
@@ -144,7 +169,7 @@ def _rehearse_pruning(
         look(model, "meta")
     except (PruningError, ModelError, NotImplementedError):
         channels = recipe.pruning is not None and recipe.pruning.granularity == "channel"
-        if recipe.laboratory is None and not channels:
+        if not tried or (recipe.laboratory is None and not channels):
             raise
         # a trace without values may find axes that tests leave alone, or need a value for itself
         look(empty_model(recipe, about, "cpu"), "cpu")

@@ -1,0 +1,192 @@
+"""What a recipe's settings and sizes alone show to be impossible, before any image is read."""
+
+import difflib
+import importlib.util
+import inspect
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import models
+from models.library import FAULTS
+from models.options import first_line, shown
+from training.build import build_optimizer, on_cpu
+from training.data import DataInfo, known
+from training.data_config import DataConfig
+from training.recipe import ModelConfig, OptimizerConfig, Recipe, RecipeError
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Refuse what names something that is not there, or an optimizer that makes no step.
+
+    Raises:
+        RecipeError: one sentence.
+    """
+    if recipe.log.tracker != "none":
+        _check_tracker(recipe.log.tracker)
+    if recipe.cost.tracker != "none":
+        _check_country(recipe.cost.country)
+    _check_start(recipe.model)
+    _check_optimizer(recipe.training.optimizer)
+
+
+def _check_tracker(name: str) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    there = [str(tracker) for tracker in get_available_trackers()]
+    if name not in there:
+        fault = "is not installed" if name in LOGGER_TYPE_TO_CLASS else "is no tracker"
+        others = ", ".join(sorted(set(LOGGER_TYPE_TO_CLASS) - set(there)))
+        raise RecipeError(
+            f"log.tracker: {name} {fault}; write {', '.join(there)} or none, or install one of"
+            f" {others}"
+        )
+
+
+def _check_country(country: str) -> None:
+    countries = _countries()
+    if countries and country not in countries:
+        near = difflib.get_close_matches(country, countries, 3)
+        raise RecipeError(
+            f"cost.country: {country}: codecarbon knows no grid of that ISO code; write another,"
+            f" such as {', '.join(near or ['FRA', 'USA'])}"
+        )
+
+
+@cache
+def _countries() -> frozenset[str]:
+    """ISO codes of codecarbon's grids; none where this version keeps them elsewhere.
+
+    Read from its file, as importing it takes seconds.
+    """
+    package = importlib.util.find_spec("codecarbon")
+    if package is None or package.origin is None:
+        return frozenset()
+    path = Path(package.origin).parent / "data" / "private_infra" / "global_energy_mix.json"
+    return frozenset(json.loads(path.read_text())) if path.exists() else frozenset()
+
+
+def _check_start(config: ModelConfig) -> None:
+    """Whether the weights to start from are there, and are this network's."""
+    if config.weights:
+        found = models.header(config.weights)["structure"]
+        other = config.options and config.options != found["options"]
+        if found["name"] != config.name or other:
+            raise RecipeError(
+                f"model: {config.weights} holds {found['name']} with options {found['options']};"
+                " write that name, and no options"
+            )
+    if config.pretrained and config.name in models.MODELS:
+        if "pretrained" not in inspect.signature(models.MODELS[config.name]).parameters:
+            raise RecipeError(
+                f"model: {config.name} has no pretrained weights; write pretrained: false"
+            )
+    elif config.pretrained:
+        import timm
+
+        name = config.name.removeprefix("timm/")
+        if timm.is_model(name) and not timm.is_model_pretrained(name):
+            raise RecipeError(
+                f"model: timm has no weights of {config.name}; write pretrained: false"
+            )
+
+
+def _check_optimizer(config: OptimizerConfig) -> None:
+    """Make a step with it, on a few ones."""
+    name = config.name.removeprefix("timm/")
+    if config.name.startswith("timm/"):
+        from timm.optim import get_optimizer_info, list_optimizers
+
+        names = list_optimizers()
+        if name not in names:
+            near = difflib.get_close_matches(name, map(str, names), 3)
+            hint = f"timm/{', timm/'.join(near)}" if near else "timm/lamb, timm/lion or another"
+            raise RecipeError(f"training.optimizer: timm has no {shown(name)}; write {hint}")
+        if get_optimizer_info(name).second_order:
+            raise RecipeError(
+                f"training.optimizer: {config.name} needs second derivatives, which training does"
+                " not compute; choose another"
+            )
+    device = "cpu" if on_cpu() else "cuda"
+    weights = nn.ParameterList(torch.ones(shape, device=device) for shape in [(2, 2, 3, 3), (2,)])
+    for weight in weights.parameters():
+        weight.grad = torch.ones_like(weight)
+    try:
+        build_optimizer(config, weights).step()
+    except (RecipeError, *FAULTS) as error:
+        if "CUDA required" in str(error):  # planned here, to be run elsewhere
+            return
+        if isinstance(error, RecipeError):
+            raise
+        raise RecipeError(
+            f"training.optimizer: {config.name} makes no step so ({first_line(error)}); write other"
+            " options, or choose another"
+        ) from None
+
+
+def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
+    """Refuse durations that are no step, borders larger than the images, and the like.
+
+    Raises:
+        RecipeError: one sentence.
+    """
+    _check_durations(recipe, per_epoch)
+    _check_borders(recipe.data, about)
+    _check_store(recipe.data)
+    for name in ("mean", "std"):
+        values = getattr(recipe.data, name)
+        if values is not None and len(values) != about.channels:
+            raise RecipeError(
+                f"data.{name}: {len(values)} values for images of {about.channels} channels; write"
+                " one a channel"
+            )
+
+
+def _check_durations(recipe: Recipe, per_epoch: int) -> None:
+    total = recipe.training.duration.steps(per_epoch)
+    if not total:
+        raise RecipeError(
+            f"training.duration: {recipe.training.duration} is less than a step; write 1it or more"
+        )
+    for name in ("log", "evaluation", "checkpoint"):
+        every = getattr(recipe, name).every
+        if every.amount and not every.steps(per_epoch, total):
+            raise RecipeError(f"{name}.every: {every} is less than a step; write 1it or more")
+
+
+def _check_borders(data: DataConfig, about: DataInfo) -> None:
+    augment, it = data.augment, known(data)
+    side = data.image_size or (it.size if it else about.height)
+    if augment.crop_padding > side:
+        raise RecipeError(
+            f"data.augment.crop_padding: {augment.crop_padding} pixels around images of {side}"
+            f" leave crops without an image; write {side // 8}, or at most {side}"
+        )
+    if augment.cutout >= 2 * about.height:
+        raise RecipeError(
+            f"data.augment.cutout: a square of {augment.cutout} pixels covers images of"
+            f" {about.height} wholly; write {about.height // 2}, or less than {2 * about.height}"
+        )
+
+
+def _check_store(data: DataConfig) -> None:
+    """Whether what is asked of images in memory can be had, where it is known that they are."""
+    it = known(data)
+    if it is None or it.streamed or data.stream:
+        if data.stream and data.name in ("digits", "synthetic"):
+            raise RecipeError(f"data.stream: {data.name} is held in memory; write false")
+        return
+    streamed = {
+        "augment.random_resized_crop": data.augment.random_resized_crop is not None,
+        "decoder: gpu": data.decoder == "gpu",
+        f"image_size: {data.image_size}": data.image_size not in (None, it.size),
+    }
+    for name, asked in streamed.items():
+        if asked:
+            raise RecipeError(
+                f"data.{name} is for streamed images, and those of {data.name} are held in memory"
+                f" as they are, {it.size} pixels a side; leave it away, or see augment.resize"
+            )
