@@ -162,7 +162,10 @@ def test_training_steps_give_the_scores_that_a_pass_of_their_own_would(name):
         step.position += 1
     assert got is not None
     for layer, score in got.items():
-        torch.testing.assert_close(score, expected[layer].float(), rtol=1e-5, atol=1e-10)
+        # rounded to float32 before positions of both signs are summed: in parts of the largest
+        wanted = expected[layer].float()
+        atol = 1e-6 * float(wanted.max())
+        torch.testing.assert_close(score, wanted, rtol=1e-5, atol=atol)
     units = {n: found.labels[n][0] for n in found.weights}
     scored = {n for n, ids in units.items() if ids is not None and (ids >= 0).any()}
     assert set(got) == scored

@@ -13,8 +13,6 @@ from pruning.errors import PruningError
 from pruning.mean_replacement import measure, propagate
 from pruning.signatures import registry
 
-torch.set_num_threads(1)
-
 
 def images(*shape, batches=2, seed=0, dtype=torch.float64):
     stream = torch.Generator().manual_seed(seed)
@@ -67,9 +65,9 @@ def compensated(model, model_axes, keep, batches, **options):
 
 
 # ── exactness ────────────────────────────────────────────────────────────────────────────────────
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["small_conv", "mnist_cnn"])
-def test_a_valid_padded_network_with_constant_maps_computes_the_same(name, dtype, tolerance):
+def test_a_valid_padded_network_with_constant_maps_computes_the_same(name, dtype):
     channels, size = (3, 32) if name == "small_conv" else (1, 28)
     model = seeded(lambda: build(name, num_classes=5, in_channels=channels, width=0.25), 0, dtype)
     batches = images(4, channels, size, size, dtype=dtype)
@@ -81,7 +79,8 @@ def test_a_valid_padded_network_with_constant_maps_computes_the_same(name, dtype
         intact = model(x)
         plain = masked(model, model_axes, keep)(x)
         replaced = compensated(model, model_axes, keep, batches)[0](x)
-    assert (intact - replaced).abs().max() < tolerance * intact.abs().max().clamp(min=1)
+    # outputs below 1, whose sums of some hundred products round some ten times as much as one
+    assert (intact - replaced).abs().max() < 64 * torch.finfo(dtype).eps
     assert (intact - plain).abs().max() > 1e-3  # removal alone is felt
 
 

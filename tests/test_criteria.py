@@ -156,7 +156,8 @@ def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
     theirs = importance(torch_pruning_group(model, model[6])).double()
     expected = theirs.sqrt() if name == "magnitude" else theirs  # theirs is not rooted
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
-    assert torch.equal(found.argsort(), theirs.argsort())
+    # their sizes differ by a percent, or are 0: a channel that ReLU never lets through
+    assert torch.equal(found.argsort(stable=True), theirs.argsort(stable=True))
 
 
 def test_tied_batch_norms_sum_as_in_torch_pruning():

@@ -28,8 +28,6 @@ from pruning.whole_batch import WholeBatch
 from tests.criteria_networks import Residual, depthwise, equal, made
 from tests.test_criteria import state as everything
 
-torch.set_num_threads(1)
-
 
 class Training:
     """What a selection sees of a training; a rank of several sees its share of each batch."""
