@@ -10,6 +10,7 @@ from training.augment import finish
 from training.data import DataError, info, open_data
 from training.data_config import DATASETS, AugmentConfig, DataConfig
 from training.random import generator
+from training.shares import portions
 
 CPU = torch.device("cpu")
 EVERYTHING = {"crop_padding": 2, "flip": True, "rotation": 20, "resize": 24, "cutout": 5}
@@ -50,6 +51,22 @@ def test_ranks_together_see_what_one_process_sees(world_size):
         assert torch.equal(images, batch.images)
         assert torch.equal(labels, batch.labels)
         assert {share.global_count for share in shares} == {30}
+
+
+@pytest.mark.parametrize(("world_size", "parts"), [(1, 4), (2, 4), (3, 2)])
+def test_a_part_has_the_same_images_on_any_number_of_ranks(world_size, parts):
+    """Batches of 23 and a last one of 11, on one rank in torch.chunk's parts."""
+    whole = list(opened(augment=EVERYTHING, drop_last=False).train_batches(0, 23))
+    ranks = [opened(r, world_size, augment=EVERYTHING, drop_last=False) for r in range(world_size)]
+    each = [data.train_batches(0, 23, parts) for data in ranks]
+    for batch, *shares in zip(whole, *each, strict=True):
+        sizes = [
+            [len(rows) for rows in portions(len(batch.labels), rank, world_size, parts)]
+            for rank in range(world_size)
+        ]
+        split = [share.images.split(s) for share, s in zip(shares, sizes, strict=True)]
+        for part, *pieces in zip(batch.images.chunk(parts), *split, strict=True):
+            assert torch.equal(torch.cat(pieces), part)
 
 
 def test_starting_in_the_middle_gives_the_rest_of_the_epoch():
@@ -96,6 +113,8 @@ def test_batches_that_cannot_be_are_errors():
         opened().steps_per_epoch(104)
     with pytest.raises(DataError, match="last batch would have 1 images for 2 processes"):
         opened(world_size=2, drop_last=False).steps_per_epoch(51)
+    with pytest.raises(DataError, match="would have 3 images, 1 of them in a part of accum"):
+        opened(world_size=2, drop_last=False).steps_per_epoch(50, 2)
     assert opened(world_size=2).steps_per_epoch(51) == 2
 
 
@@ -139,14 +158,16 @@ def test_calibration_depends_on_stream_and_repeats_only_when_all_are_used():
 
 
 def test_calibration_is_shared_among_ranks():
-    whole = opened().calibration_batches(3, 10)
-    shares = [opened(rank, 3).calibration_batches(3, 10) for rank in range(3)]
+    whole = opened().calibration_batches(3, 12)
+    shares = [opened(rank, 3).calibration_batches(3, 12) for rank in range(3)]
     for i, batch in enumerate(whole):
         images, labels = joined(share[i] for share in shares)
         assert torch.equal(images, batch[0])
         assert torch.equal(labels, batch[1])
-    with pytest.raises(DataError, match="batch_size 2 for 3 processes"):
-        opened(0, 3).calibration_batches(1, 2)
+    with pytest.raises(DataError, match=r"batches of 16 images .* do not divide over 3 processes"):
+        opened(0, 3).calibration_batches(1, 16)
+    with pytest.raises(DataError, match="bep: batches of 16 images"):
+        list(opened(0, 3).subset_batches(0.4, 16, "bep"))
 
 
 def test_balanced_calibration_has_equally_many_of_each_class():

@@ -11,6 +11,7 @@ from training.augment import draws, finish
 from training.data_config import AugmentConfig, ColumnsConfig, DataConfig, Known, known
 from training.images import DataError, Splits, open_splits
 from training.random import generator
+from training.shares import check_equal, portions
 from training.stores import Pick, Store, fill_stores
 
 __all__ = [
@@ -65,11 +66,11 @@ class Data:
     rows: dict[str, Tensor]  # split → rows of its store
     colour: tuple[Tensor, Tensor]
 
-    def steps_per_epoch(self, batch_size: int) -> int:
+    def steps_per_epoch(self, batch_size: int, parts: int = 1) -> int:
         """Global batches in a pass; the last, smaller one counts unless `drop_last`.
 
         Raises:
-            DataError: no whole batch, or a last batch with fewer images than processes.
+            DataError: no whole batch, or a last one with fewer images in a part than processes.
         """
         images = len(self.rows["train"])
         steps, rest = divmod(images, batch_size)
@@ -80,24 +81,33 @@ class Data:
             )
         if self.config.drop_last or not rest:
             return steps
-        if rest < self.world_size:
+        part = -(-rest // parts)  # as torch.chunk divides it
+        least = rest - (rest - 1) // part * part
+        if least < self.world_size:
+            of = f", {least} of them in a part of accumulation," if parts > 1 else ""
             raise DataError(
-                f"{self.info.name}: the last batch would have {rest} images for {self.world_size}"
-                " processes; set data.drop_last: true or another training.batch_size"
+                f"{self.info.name}: the last batch would have {rest} images{of} for"
+                f" {self.world_size} processes; set data.drop_last: true or another"
+                " training.batch_size"
             )
         return steps + 1
 
-    def train_batches(self, epoch: int, batch_size: int, *, start: int = 0) -> Iterator[Batch]:
-        """Shuffled, augmented batches of an epoch from step `start` on; a late start is free."""
-        return self._batches("train", self._train_picks(epoch, batch_size, start))
+    def train_batches(
+        self, epoch: int, batch_size: int, parts: int = 1, *, start: int = 0
+    ) -> Iterator[Batch]:
+        """Shuffled, augmented batches of an epoch from step `start` on; a late start is free.
 
-    def _train_picks(self, epoch: int, batch_size: int, start: int) -> Iterator[Pick]:
+        A rank's share of each consists of its `portions` of the parts that are accumulated.
+        """
+        return self._batches("train", self._train_picks(epoch, batch_size, parts, start))
+
+    def _train_picks(self, epoch: int, batch_size: int, parts: int, start: int) -> Iterator[Pick]:
         rows = self.rows["train"]
         order = rows[torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))]
-        for step in range(start, self.steps_per_epoch(batch_size)):
+        for step in range(start, self.steps_per_epoch(batch_size, parts)):
             chunk = order[step * batch_size : (step + 1) * batch_size]
             source = generator(self.seed, "augment", epoch, step)
-            yield self._share(chunk, draws(len(chunk), self.config.augment, source))
+            yield self._share(chunk, draws(len(chunk), self.config.augment, source), parts)
 
     def evaluation_batches(
         self, split: Literal["train", "validation", "test"], batch_size: int
@@ -125,8 +135,7 @@ class Data:
             DataError: the images do not divide among classes, or a batch among processes.
         """
         count = batches * batch_size
-        if batch_size < self.world_size:
-            raise DataError(f"calibration batch_size {batch_size} for {self.world_size} processes")
+        check_equal(batch_size, self.world_size, stream)
         if class_balanced:
             chosen = self._balanced(count, stream)
         else:
@@ -137,11 +146,15 @@ class Data:
         """A fixed part of the training images drawn by seed and stream; in order, not augmented.
 
         Whole batches, at least one if there are as many images, so that ranks get equal shares.
+
+        Raises:
+            DataError: a batch does not divide among processes.
         """
         rows = self.rows["train"]
         wanted = fraction * len(rows)
         count = max(1, round(wanted / batch_size)) * batch_size
         count = count if count <= len(rows) else round(wanted)
+        check_equal(min(count, batch_size), self.world_size, stream)
         return self._plain("train", self._drawn(rows, count, stream).sort().values, batch_size)
 
     def _drawn(self, rows: Tensor, count: int, stream: str, *position: int) -> Tensor:
@@ -179,11 +192,10 @@ class Data:
         picks = (self._share(chunk, None) for chunk in rows.split(batch_size))
         return self._batches(split, (pick for pick in picks if len(pick.rows)))
 
-    def _share(self, rows: Tensor, table: Tensor | None) -> Pick:
+    def _share(self, rows: Tensor, table: Tensor | None, parts: int = 1) -> Pick:
         """This rank's rows of a global batch and of the draws made for it."""
-        n = len(rows)
-        mine = slice(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
-        return Pick(rows[mine], None if table is None else table[mine], n)
+        mine = torch.cat(portions(len(rows), self.rank, self.world_size, parts))
+        return Pick(rows[mine], None if table is None else table[mine], len(rows))
 
     def _batches(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         store = self.stores["test" if split == "test" else "train"]

@@ -36,7 +36,7 @@ def mixed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor,
 
 
 def _reversed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The images and labels that this rank's rows are mixed with."""
+    """Images and labels that this rank's rows are mixed with."""
     if run.processes == 1:
         return images.flip(0), labels.flip(0)
     parts = run.recipe.training.accumulation

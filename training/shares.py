@@ -1,4 +1,4 @@
-"""Which rows of a global batch a rank takes, and how it gets rows that another rank has."""
+"""Rows of a global batch by rank, and the exchange of rows between ranks."""
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,7 @@ def portions(count: int, rank: int, ranks: int, parts: int = 1) -> list[Tensor]:
 
 
 def check_equal(batch_size: int, ranks: int, stream: str) -> None:
-    """Whether ranks get equal shares of a batch to score on: the mean of theirs is that of all.
+    """Raise DataError unless ranks get equal shares of a batch, so that means of theirs are right.
 
     Raises:
         DataError: the batch does not divide.
@@ -34,10 +34,10 @@ def check_equal(batch_size: int, ranks: int, stream: str) -> None:
 
 
 def reversed_rows(values: list[Tensor], held: list[Tensor], rank: int) -> list[Tensor]:
-    """What a rank would have if the rows of the global batch came in reversed order.
+    """Rows of the reversed global batch that lie where this rank's rows lie in the batch itself.
 
-    values: tensors of this rank's rows of the batch. held: the rows of every rank, in order. Equal
-    shares make two ranks exchange all that they have; the middle one of an odd number has its own.
+    values: tensors of this rank's rows. held: the rows of every rank, in order. With equal shares
+    two ranks exchange all that they have; the middle one of an odd number keeps its own.
     """
     mine, last = held[rank], sum(map(len, held)) - 1
     found = [torch.empty_like(value) for value in values]
