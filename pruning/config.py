@@ -275,6 +275,9 @@ class PruningConfig(Section):
                 self.selection.name == "bep" and self.scope != "layer",
             "selection: bep ends at the whole amount; set schedule.curve: constant":
                 self.selection.name == "bep" and self.schedule.curve != "constant",
+            "selection: bep goes by what it measures itself; remove accumulate and importance.per":
+                self.selection.name == "bep"
+                and (self.accumulate or self.importance.per is not None),
             "schedule.initial is the permissive cut of selection: bep; remove it":
                 self.schedule.initial and self.selection.name != "bep",
             "selection: eagle_eye draws the share of each layer; set scope: global":

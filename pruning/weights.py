@@ -9,6 +9,7 @@ from torch import Tensor
 from pruning.compensation import COMPENSATIONS
 from pruning.config import PruningConfig
 from pruning.criteria import CRITERIA
+from pruning.criteria.probe import layer_weights
 from pruning.errors import NoEffect, PruningError, bounded
 from pruning.masks import Hold
 from pruning.regrow import REGROWTHS, WeightRound
@@ -18,7 +19,6 @@ from pruning.scoring import (
     check_complete,
     check_ranks,
     handed,
-    layer_names,
     left_alone,
     scores,
 )
@@ -37,12 +37,12 @@ class WeightPruning:
         self.masks: Masks = {}  # for every prunable weight; none before the first round
         self._config = config
         spared = left_alone(state.model, config.excluded)
-        self._names = [f"{n}.weight" for n in layer_names(state.model) if n not in spared]
         parameters = dict(state.model.named_parameters())
+        every = list(layer_weights(state.model))
+        self._names = [name for name in every if name.rpartition(".")[0] not in spared]
         self.prunable = sum(parameters[name].numel() for name in self._names)
         self.total = sum(parameter.numel() for parameter in parameters.values())
-        every = [parameters[f"{name}.weight"] for name in layer_names(state.model)]
-        self.layer_weights = sum(weight.numel() for weight in every)
+        self.layer_weights = sum(parameters[name].numel() for name in every)
         if not self.prunable:
             raise PruningError(
                 "except names every convolution and linear layer; shorten it"
