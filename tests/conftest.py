@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ ROOT = Path(__file__).parent.parent
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
 
 
+def pytest_collection_finish() -> None:
+    """A run's segments end with a collection of garbage, slow over all that pytest has imported."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture
 def run_recipe(tmp_path: Path, monkeypatch) -> Callable[..., tuple[int, Path]]:
     """Run train.py in this process; returns its exit status and the run folder."""
@@ -28,6 +38,25 @@ def run_recipe(tmp_path: Path, monkeypatch) -> Callable[..., tuple[int, Path]]:
         words += [f"--set={s}" for s in (*QUIET, *settings)]
         status = train.main([*words, "--resume"] if resume else words)
         return status, tmp_path / folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _whole_runs(tmp_path_factory) -> tuple[Path, dict[tuple[str, ...], Path]]:
+    return tmp_path_factory.mktemp("whole"), {}
+
+
+@pytest.fixture
+def whole_run(run_recipe, _whole_runs) -> Callable[..., Path]:
+    """The folder of a run that several tests compare theirs with, made once."""
+    root, made = _whole_runs
+
+    def run(*words: str) -> Path:
+        if words not in made:
+            status, made[words] = run_recipe(*words, folder=str(root / str(len(made))))
+            assert status == 0
+        return made[words]
 
     return run
 

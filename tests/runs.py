@@ -1,5 +1,6 @@
 """What tests that run train.py share: small recipes, launching, and comparing run folders."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,12 +39,21 @@ def losses(folder: Path) -> list[float]:
 def launch(
     folder: Path, processes: int, *settings: str, words: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     settings = ("log.tracker=none", "cost.tracker=none", "log.every=2it", *settings)
+    command = ["train.py", "--recipe", DIGITS, "--output", str(folder)]
+    return torchrun(processes, *command, *(f"--set={s}" for s in settings), *words)
+
+
+def launch_several(folder: Path, asked: dict[str, list[str]]) -> None:
+    """Runs on two processes, one after another, in folders of these names: [recipe, *settings]."""
+    done = torchrun(2, "tests/several_runs.py", str(folder), json.dumps(asked))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.run(
-        [sys.executable, *launcher, "train.py", "--recipe", DIGITS, "--output", str(folder)]
-        + [f"--set={s}" for s in settings]
-        + list(words),
+        [sys.executable, *launcher, *words],
         cwd=ROOT,
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
         capture_output=True,

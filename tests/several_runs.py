@@ -1,8 +1,9 @@
 """Several recipes one after another in one launch of ranks, which start but once.
 
-python -m torch.distributed.run … tests/several_runs.py FOLDER '{"pat/epi": ["key=value"]}'
+python -m torch.distributed.run … tests/several_runs.py FOLDER '{"name": ["r.yaml", "key=value"]}'
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -18,11 +19,11 @@ QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
 
 
 def main(folder: str, asked: str) -> int:
-    for recipe, settings in json.loads(asked).items():
+    gc.freeze()  # as in conftest.py
+    for name, (recipe, *settings) in json.loads(asked).items():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        where = Path(folder) / recipe.replace("/", "-")
-        words = ["--recipe", f"recipes/{recipe}.yaml", "--output", str(where)]
+        words = ["--recipe", recipe, "--output", str(Path(folder) / name)]
         status = train.main(words + [f"--set={s}" for s in (*QUIET, *settings)])
         if status:
             return status

@@ -17,7 +17,7 @@ from pruning.criteria import CRITERIA
 from pruning.saliency import History, Taps
 from pruning.scope import floors
 from pruning.sizes import Sizes, positions
-from tests.runs import DIGITS, SYNTHETIC, launch, losses
+from tests.runs import DIGITS, SYNTHETIC, launch_several, losses
 from training.log import read
 
 SMALL = (
@@ -97,32 +97,27 @@ CRASHES = [((), 7), ((), 8), ((), 11), ((), 17), (BUCKETS, 11), (LITE, 8)]
 
 
 @pytest.mark.parametrize(("extra", "step"), CRASHES)
-def test_a_crash_around_decisions_changes_nothing(run_recipe, crash, extra, step):
+def test_a_crash_around_decisions_changes_nothing(run_recipe, whole_run, crash, extra, step):
     settings = (*SMALL, BEP, *extra, "pruning.selection.penalty=1e-6")
-    _, whole = run_recipe(DIGITS, *settings, folder="whole")
+    whole = whole_run(DIGITS, *settings)
     crash(*settings, step=step)
     status, cut = run_recipe(DIGITS, *settings, folder="cut", resume=True)
     assert status == 0
     assert outcome(cut) == outcome(whole)
 
 
-@pytest.mark.parametrize("extra", [(), BUCKETS], ids=["pauses", "buckets"])
-def test_two_processes_decide_as_one(run_recipe, tmp_path, extra):
-    settings = (
-        *SYNTHETIC,
-        "training.duration=4ep",
-        BEP,
-        "pruning.calibration.batch_size=16",
-        *extra,
-    )
-    _, one = run_recipe(DIGITS, *settings, folder="one")
-    done = launch(tmp_path / "two", 2, *settings)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((f / "summary.json").read_text()) for f in (one, tmp_path / "two"))
-    assert first["prune/hash"] == second["prune/hash"]
-    ours, theirs = (load_file(f / "saliency.safetensors") for f in (one, tmp_path / "two"))
-    for axis, S in ours.items():
-        torch.testing.assert_close(theirs[axis], S, rtol=1e-5, atol=1e-9)
+def test_two_processes_decide_as_one(run_recipe, tmp_path):
+    paused = [DIGITS, *SYNTHETIC, BEP, "training.duration=4ep", "pruning.calibration.batch_size=16"]
+    asked = {"pauses": paused, "buckets": [*paused, *BUCKETS]}
+    launch_several(tmp_path / "two", asked)
+    for name, run in asked.items():
+        _, one = run_recipe(*run, folder=name)
+        folders = one, tmp_path / "two" / name
+        first, second = (json.loads((f / "summary.json").read_text()) for f in folders)
+        assert first["prune/hash"] == second["prune/hash"]
+        ours, theirs = (load_file(f / "saliency.safetensors") for f in folders)
+        for axis, S in ours.items():  # stored in float32
+            torch.testing.assert_close(theirs[axis], S, rtol=1e-5, atol=1e-9)
 
 
 class Step:

@@ -1,10 +1,6 @@
 """Every method that prunes during or after training, end to end on the digits."""
 
-import gc
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,27 +8,18 @@ from safetensors.torch import load_file
 
 from benchmarks.every_method import METHODS, got_what_was_asked
 from benchmarks.kill import outcome
-from tests.runs import ROOT, TINY
+from tests.runs import TINY, launch_several
 from training.log import read
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects():
-    """Each segment ends with a collection of garbage, slow over all that pytest has imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
 
 BASE = "extends=../base/digits/digits_cnn.yaml"
 
 
 # Averages, measured times, ticks, rewinding.
 TWO_RANKS = (
-    ("pat", "epi"),
-    ("pat", "latency"),
-    ("earlycrop", "gate_decorators"),
-    ("earlycrop", "ltr"),
+    "pat/epi",
+    "pat/latency",
+    "earlycrop/gate_decorators",
+    "earlycrop/ltr",
 )
 # Whose events are another method's, for which a crash is tried.
 LIKE = {
@@ -72,24 +59,16 @@ def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, metho
 def test_two_ranks_prune_as_one(run_recipe, tmp_path):
     """What two processes keep, several methods in one launch, is what one process keeps."""
     alike = ("training.precision=fp64", "training.sync_batchnorm=on")
-    asked = {f"{paper}/{m}": [*words(f"{paper}/{m}"), *alike] for paper, m in TWO_RANKS}
+    asked = {m: [f"recipes/{m}.yaml", *words(m), *alike] for m in TWO_RANKS}
     asked["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "tests/several_runs.py", str(tmp_path), json.dumps(asked)],
-        cwd=ROOT,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for method, settings in asked.items():
-        two = summary(tmp_path / method.replace("/", "-"))
+    launch_several(tmp_path, asked)
+    for method, run in asked.items():
+        two = summary(tmp_path / method)
         assert two["run/processes"] == 2
         assert two["prune/rounds_done"] == two["prune/rounds"]
         if method == "pat/latency":
             continue
-        _, one = run_recipe(f"recipes/{method}.yaml", *settings, folder=f"one-{method[-9:]}")
+        _, one = run_recipe(*run, folder=f"one-{method[-9:]}")
         for key in ("prune/hash", "prune/layers", "model/macs", "run/steps", "model/sparsity"):
             assert two[key] == summary(one)[key], method
 
