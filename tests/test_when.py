@@ -7,10 +7,8 @@ import torch
 from torch import nn
 
 import models
-from pruning.config import PruningConfig
 from pruning.pruner import Pruner
 from pruning.schedule import plan_events
-from reporting.claims import find_claims
 from tests.runs import DIGITS, ROOT, TINY
 from tests.small_training import CHANNEL, STEPS, Training, network, recipe
 from training import loop
@@ -264,10 +262,3 @@ def test_metrics_count_as_the_published_code():
     assert of_small["cost/earlycrop_memory_allocated_bytes"] is None
     stored = sum(t.numel() * t.element_size() for t in shrunk.model.state_dict().values())
     assert of_small["model/stored_bytes"] == stored < 4 * everything
-
-
-def test_every_claim_of_these_papers_is_a_whole_recipe():
-    for claim in find_claims(ROOT / "recipes"):
-        if claim.recipe.startswith(("recipes/pat", "recipes/earlycrop", "recipes/methods")):
-            made, _ = load(ROOT / claim.recipe, list(claim.set))
-            assert isinstance(made.pruning, PruningConfig)
