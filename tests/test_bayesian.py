@@ -18,6 +18,7 @@ from pruning.saliency import History, Taps
 from pruning.scope import floors
 from pruning.sizes import Sizes, positions
 from tests.runs import DIGITS, SYNTHETIC, launch_several, losses
+from tests.tiers import slow_but
 from training.log import read
 
 SMALL = (
@@ -47,7 +48,7 @@ def widths(event: dict) -> dict[str, int]:
     return {axis: counts["kept"] for axis, counts in event["prune/layers"].items()}
 
 
-@pytest.mark.parametrize("extra", [(), BUCKETS, LITE], ids=["pauses", "buckets", "lite"])
+@pytest.mark.parametrize("extra", slow_but([(BUCKETS,)], [((),), (BUCKETS,), (LITE,)]))
 def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
     status, folder = run_recipe(DIGITS, *SMALL, BEP, *extra)
     assert status == 0
@@ -63,6 +64,7 @@ def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
         assert any(sizes[0][axis] > sizes[-1][axis] for axis in sizes[0])
 
 
+@pytest.mark.slow
 def test_forecasts_are_logged_against_what_came_true(run_recipe):
     _, folder = run_recipe(DIGITS, *SMALL, BEP, "pruning.selection.penalty=1e-7")
     lines = [r for r in read(folder / "log.jsonl") if "forecast/truth" in r]
@@ -96,7 +98,7 @@ def test_saliency_is_measured_thrice_an_epoch_and_training_does_not_notice(run_r
 CRASHES = [((), 7), ((), 8), ((), 11), ((), 17), (BUCKETS, 11), (LITE, 8)]
 
 
-@pytest.mark.parametrize(("extra", "step"), CRASHES)
+@pytest.mark.parametrize(("extra", "step"), slow_but([((), 8)], CRASHES))
 def test_a_crash_around_decisions_changes_nothing(run_recipe, whole_run, crash, extra, step):
     settings = (*SMALL, BEP, *extra, "pruning.selection.penalty=1e-6")
     whole = whole_run(DIGITS, *settings)
@@ -106,6 +108,7 @@ def test_a_crash_around_decisions_changes_nothing(run_recipe, whole_run, crash, 
     assert outcome(cut) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_decide_as_one(run_recipe, tmp_path):
     paused = [DIGITS, *SYNTHETIC, BEP, "training.duration=4ep", "pruning.calibration.batch_size=16"]
     asked = {"pauses": paused, "buckets": [*paused, *BUCKETS]}
@@ -257,6 +260,7 @@ def test_faults_say_what_to_write(run_recipe, capsys, setting, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_criterion_that_steps_do_not_give_needs_pauses(run_recipe, capsys):
     status, _ = run_recipe(DIGITS, *SMALL, BEP, *BUCKETS, "pruning.criterion=taylor")
     assert status == 2
@@ -265,6 +269,7 @@ def test_a_criterion_that_steps_do_not_give_needs_pauses(run_recipe, capsys):
     assert status == 0
 
 
+@pytest.mark.slow
 def test_the_permissive_cut_costs_what_is_allowed(run_recipe):
     _, folder = run_recipe(DIGITS, *SMALL, BEP, *LITE, "pruning.selection.flops=params")
     first = events(folder)[0]["prune/params_kept"]

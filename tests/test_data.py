@@ -240,6 +240,7 @@ def test_known_data_sets_are_described_without_their_files(tmp_path, monkeypatch
     assert info(DataConfig(name="imagenet", image_size=160)).width == 160
 
 
+@pytest.mark.slow
 def test_importing_the_module_imports_nothing_slow():
     code = (
         "import sys, training.data;"

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from benchmarks.every_method import METHODS, got_what_was_asked
 from benchmarks.kill import outcome
 from tests.runs import TINY, launch_several
+from tests.tiers import slow_but
 from training.log import read
 
 BASE = "extends=../base/digits/digits_cnn.yaml"
@@ -38,7 +39,7 @@ def words(method: str) -> tuple[str, ...]:
     return (BASE, *TINY, *METHODS[method])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(TWO_RANKS, METHODS))
 def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, method: str):
     path = f"recipes/{method}.yaml"
     status, whole = run_recipe(path, *words(method), folder="whole")
@@ -56,6 +57,7 @@ def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, metho
     assert outcome(cut) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_two_ranks_prune_as_one(run_recipe, tmp_path):
     """What two processes keep, several methods in one launch, is what one process keeps."""
     alike = ("training.precision=fp64", "training.sync_batchnorm=on")

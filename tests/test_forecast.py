@@ -306,6 +306,7 @@ def test_errors_say_what_to_write(times, S, options, message):
 # --- variational inference ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_variational_posterior_nears_the_exact_one_at_its_optimum():
     """For one latent: between several it keeps no covariance, which the exact one has."""
     from pruning.variational import fit_variational
@@ -342,6 +343,7 @@ def test_both_inferences_answer_the_same_questions():
     assert found.samples(30.0, 5, generator()).shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_exact_inference_never_imports_gpytorch():
     code = (
         "import sys, torch; from pruning.forecast import fit; "

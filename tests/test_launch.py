@@ -54,6 +54,7 @@ def test_run_does_what_is_missing_goes_on_after_a_break_and_never_twice(project)
     assert all("--recipe recipes/bep/a.yaml --set seed=" in call for call in calls)
 
 
+@pytest.mark.slow
 def test_the_real_trainer_takes_the_command_and_gives_a_record(tmp_path):
     recipe, quick = "recipes/quickstart.yaml", ("training.duration=8it", "cost.tracker=none")
     job = Job("foresight/4.2/CIFAR-10,Random", recipe, extra=(*quick, "log.tracker=none"), seed=3)

@@ -70,6 +70,7 @@ def test_units_count_once_they_were_selected():
     assert found["fraction"].tolist() == [0.1, 0.2, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_one_command_draws_what_was_run_and_says_what_was_not(tmp_path, monkeypatch, capsys):
     folders = [str(run(tmp_path / str(seed), seed)) for seed in (0, 1)]
     out = tmp_path / "figures"

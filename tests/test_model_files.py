@@ -84,6 +84,7 @@ def test_half_precision_stays_half_precision(tmp_path):
     assert load(tmp_path / "model.safetensors").get_parameter(LAST).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_only_the_model_itself_is_saved(tmp_path):
     model = build("digits_cnn", num_classes=10, in_channels=1)

@@ -176,6 +176,7 @@ def test_unreachable_pretrained_weights_are_one_clear_error(monkeypatch, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_reading_recipes_needs_no_torch_and_our_networks_no_timm():
     code = (
         "import sys, models; assert 'torch' not in sys.modules; "

@@ -185,6 +185,7 @@ def test_every_recipe_loads_and_names_itself(path):
     assert f"--recipe {path.relative_to(ROOT)}" in header
 
 
+@pytest.mark.slow
 def test_what_every_claim_sets_makes_a_recipe(monkeypatch):
     once = functools.cache(source._read_one)  # some five hundred claims of fifty files
     monkeypatch.setattr(source, "_read_one", lambda path: copy.deepcopy(once(path)))

@@ -242,6 +242,7 @@ def test_a_study_of_many_runs_is_named_by_what_differs(study):
     assert len({one.name for one in experiments}) == 84
 
 
+@pytest.mark.slow
 def test_a_study_of_many_runs_stays_readable(study, tmp_path):
     ((name, experiments),) = study.items()
     for one in experiments[1:]:

@@ -55,6 +55,7 @@ def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
         assert pixels.std() > 0.02
 
 
+@pytest.mark.slow
 def test_errors_over_runs_are_their_standard_error(record, tmp_path, capsys):
     main([str(record(1)), str(record(2)), "--out", str(tmp_path), "--layers", "a"])
     rows = pd.read_csv(tmp_path / "likelihoods.csv")

@@ -17,6 +17,7 @@ from torch import nn
 from models import build
 from models.axes import axes, masks
 from pruning.surgery import prune_channels
+from tests.tiers import slow_but
 
 IMAGE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
 EPS = 2.0**-52
@@ -140,7 +141,7 @@ def distance(one, other):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("network", [resnet, vgg, mobilenet])
+@pytest.mark.parametrize("network", slow_but([vgg, mobilenet], [resnet, vgg, mobilenet]))
 def test_training_goes_on_as_in_the_masked_dense_network(network, optimizer):
     """As near to it as its own twins, whose weights differ in the last digit, times a hundred.
 
@@ -379,6 +380,7 @@ def test_a_frozen_weight_is_cut_and_stays_out_of_the_optimizer():
     assert held == {id(p) for p in model.parameters() if p.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [vgg, mobilenet])
 def test_the_pruned_network_exports(network, tmp_path):
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from torch import nn
 import models
 from benchmarks.kill import outcome
 from tests.runs import DIGITS, ROOT, SYNTHETIC, launch_several, losses
+from tests.tiers import slow_but
 from training import checkpoint, loop
 from training.log import read
 
@@ -41,14 +42,13 @@ def test_a_run_leaves_a_whole_folder(run_recipe):
     assert sum(p.numel() for p in model.parameters()) == summary["model/params"]
 
 
+AVERAGED = ("training.optimizer=adamw", "training.ema={decay: 0.9}", "training.clip_norm=1.0")
+ACCUMULATED = ("training.optimizer=rmsprop", "training.accumulation=2", "training.mixup=0.2")
+MIXED = ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%")
+
+
 @pytest.mark.parametrize(
-    "extra",
-    [
-        (),
-        ("training.optimizer=adamw", "training.ema={decay: 0.9}", "training.clip_norm=1.0"),
-        ("training.optimizer=rmsprop", "training.accumulation=2", "training.mixup=0.2"),
-        ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%"),
-    ],
+    "extra", slow_but([(AVERAGED,)], [((),), (AVERAGED,), (ACCUMULATED,), (MIXED,)])
 )
 def test_a_crash_changes_nothing(run_recipe, crash, extra):
     _, whole = run_recipe(DIGITS, *SHORT, *extra, folder="whole")
@@ -58,6 +58,7 @@ def test_a_crash_changes_nothing(run_recipe, crash, extra):
     assert outcome(cut) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_crash_between_training_and_evaluation(run_recipe, crash):
     settings = (*SHORT, "data.validation=10%")
     _, whole = run_recipe(DIGITS, *settings, folder="whole")
@@ -144,6 +145,7 @@ def on_two(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWICE)
 def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
     """Up to the order of sums in float64, which twelve steps of SGD do not amplify: 4e-16 apart."""
@@ -162,6 +164,7 @@ def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
         torch.testing.assert_close(theirs[key], tensor, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
     words = [
         sys.executable,
@@ -182,6 +185,7 @@ def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
     assert "2 processes were asked for and 1 runs" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_kill_9_changes_nothing(run_recipe, tmp_path):
     """The short version of benchmarks/kill.py: one kill, really by the system."""
     words = [sys.executable, "benchmarks/kill.py", "--kills", "1", "--processes", "1"]
@@ -203,6 +207,7 @@ def test_a_kill_9_changes_nothing(run_recipe, tmp_path):
     assert "1/1 identical" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_laboratory_is_not_noticed_by_training_and_survives_a_crash(run_recipe, crash):
     small = (*SYNTHETIC, "training.precision=fp32", "checkpoint.every=5it")
     config = (
@@ -224,7 +229,7 @@ def tensors(folder: Path) -> dict[str, bytes]:
     return {k: v.numpy().tobytes() for k, v in load_file(folder / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("step", [19, 20, 27, 32, 40])
+@pytest.mark.parametrize("step", slow_but([20], [19, 20, 27, 32, 40]))
 def test_a_crash_around_prunings_changes_nothing(run_recipe, whole_run, crash, step):
     settings = (DIGITS, *SHORT, PRUNED, "training.ema={decay: 0.9}")
     whole = whole_run(*settings)
@@ -248,6 +253,7 @@ def test_a_full_disk_is_one_line_and_its_own_status(run_recipe, monkeypatch, cap
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_an_event_compiles_the_step_once(run_recipe, monkeypatch):
     """Graphs are compiled in the first step of each segment, and in no other step of training."""
     compile_module, after, seen = nn.Module.compile, loop.after_step, []
