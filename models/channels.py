@@ -7,10 +7,9 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
-from models.trace import named_tensors
+from models.twins import named_tensors
+from models.widths import fit, follow, layer_widths
 
 Keep = Mapping[str, Tensor]
 Masks = dict[str, Tensor]
@@ -187,14 +186,27 @@ def shrink(model: nn.Module, axes: Axes, keep: Keep) -> Axes:
             this network's.
     """
     check(model, axes)
-    changed, tensors = cuts(axes, keep), named_tensors(model)
-    hold(model, {id(tensors[name]): _sliced(tensors[name], cut) for name, cut in changed.items()})
+    before = layer_widths(model)
+    cut_out(model, cuts(axes, keep))
+    follow(model, before)
+    return left(axes, keep)
+
+
+def left(axes: Axes, keep: Keep) -> Axes:
+    """The axes of the network without the units that go."""
     kept = _kept(axes, keep)
     widths = {
         axis: int(kept[first : first + axes.widths[axis]].sum())
         for axis, first in axes.offsets.items()
     }
     return relabel(axes, widths, torch.where(kept, kept.cumsum(0) - 1, GONE), axes.fixed)
+
+
+@torch.no_grad()
+def cut_out(model: nn.Module, changed: dict[str, Cut]) -> None:
+    """Leave, in place, only the indices that are kept of each tensor named."""
+    tensors = named_tensors(model)
+    hold(model, {id(tensors[name]): _sliced(tensors[name], cut) for name, cut in changed.items()})
 
 
 def check(model: nn.Module, axes: Axes) -> None:
@@ -219,32 +231,7 @@ def hold(model: nn.Module, tensors: dict[int, Tensor]) -> None:
             for key, old in own.items():
                 if id(old) in tensors:
                     own[key] = tensors[id(old)]  # pyright: ignore[reportArgumentType]
-        _fit(module)
-
-
-def _fit(module: nn.Module) -> None:
-    """Widths and groups of a layer, as its tensors say."""
-    match module:
-        case _ConvNd(transposed=False, weight=Tensor() as weight):
-            # A group goes wholly or not at all.
-            module.groups = (
-                weight.shape[0] // (module.out_channels // module.groups)
-                if module.groups > 1
-                else 1
-            )
-            module.out_channels = weight.shape[0]
-            module.in_channels = weight.shape[1] * module.groups
-        case nn.Linear(weight=Tensor() as weight):
-            module.out_features, module.in_features = weight.shape
-        case (
-            _NormBase(weight=Tensor() as per_channel)
-            | _NormBase(running_mean=Tensor() as per_channel)
-        ):
-            module.num_features = len(per_channel)
-        case nn.PReLU(weight=weight):
-            module.num_parameters = len(weight)
-        case _:
-            pass
+        fit(module)
 
 
 def _sliced(tensor: Tensor, cut: Cut) -> Tensor:

@@ -11,21 +11,27 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from models.trace import Operation, Trace, Vectors
+from models.trace import Operation, Trace, Vectors, same
 
 Rule = Callable[[Trace, Operation], None]
 RULES: dict[str, Rule] = {}
 
 
-def _rule(names: str) -> Callable[[Rule], Rule]:
+def describes(names: str, registry: dict[str, Rule]) -> Callable[[Rule], Rule]:
+    """Enter a rule in the registry, under each of the operators' names."""
+
     def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names.split(), function))
+        registry.update(dict.fromkeys(names.split(), function))
         return function
 
     return register
 
 
-def _combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
+def _rule(names: str) -> Callable[[Rule], Rule]:
+    return describes(names, RULES)
+
+
+def combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
     """Of tensors broadcast together: in each dimension, indices that meet are tied."""
     result: list[Tensor | None] = []
     for d in range(-dimensions, 0):
@@ -34,6 +40,7 @@ def _combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
             trace.vectors(t)[d]
             for t in tensors
             if t.dim() >= -d and t.shape[d] > 1 and (t.stride(d) or trace.vectors(t)[d] is not None)
+            if not trace.is_noise(t)
         ]
         result.append(trace.tie(here))
     return tuple(result)
@@ -41,11 +48,11 @@ def _combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
 
 @_rule(
     "pointwise copy_ detach alias lift_fresh _to_copy hardswish hardswish_ _prelu_kernel"
-    " where masked_fill masked_fill_"
+    " where masked_fill masked_fill_ native_dropout"
 )
 def _elementwise(trace: Trace, op: Operation) -> None:
     for output in op.outputs():
-        vectors = _combine(trace, op.tensors(), output.dim())
+        vectors = combine(trace, op.tensors(), output.dim())
         alone = op.tensors()[0] if len(op.tensors()) == 1 and op.name in _SAME else None
         trace.carry(output, vectors, like=alone)
 
@@ -53,9 +60,19 @@ def _elementwise(trace: Trace, op: Operation) -> None:
 _SAME = {"detach", "alias", "lift_fresh", "clone", "_to_copy"}  # values stay what they were
 
 
-@_rule("zeros_like ones_like empty_like full_like rand_like new_zeros new_ones new_empty new_full")
+@_rule("zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full")
 def _new(trace: Trace, op: Operation) -> None:
     """Values without channels: whatever meets them is fixed."""
+
+
+@_rule("rand_like randn_like")
+def _random(trace: Trace, op: Operation) -> None:
+    trace.noise(op.outputs())
+
+
+@_rule("bernoulli_ uniform_ normal_ exponential_ cauchy_ log_normal_ geometric_")
+def _overwrite(trace: Trace, op: Operation) -> None:
+    """Other values for the same channels."""
 
 
 @_rule(
@@ -71,14 +88,17 @@ def _move(trace: Trace, op: Operation) -> None:
         if vector is None:
             continue
         shape = [-1 if i == d else 1 for i in range(source.dim())]
-        for vectors, moved in zip(found, _replay(op, source, vector.view(shape)), strict=True):
-            _place(trace, vectors, vector, moved)
-        if op.name not in ("permute", "transpose", "t", "squeeze", "unsqueeze"):
+        moved = zip(found, _replay(op, source, vector.view(shape)), strict=True)
+        placed = [_place(trace, vectors, vector, grid) for vectors, grid in moved]
+        if op.name in RESHAPES or not all(same(vector, other) for other in placed):
             trace.risk(op.name, [vector])
     for output, vectors in zip(op.outputs(), found, strict=True):
         trace.carry(output, vectors, like=source)
     if op.name in ("split", "split_with_sizes"):
         _tie_pieces(trace, found)
+
+
+RESHAPES = {"view", "_unsafe_view", "expand"}  # to sizes that may be written; they cut nothing
 
 
 def _replay(op: Operation, source: Tensor, atoms: Tensor) -> list[Tensor]:
@@ -94,8 +114,10 @@ def _replay(op: Operation, source: Tensor, atoms: Tensor) -> list[Tensor]:
     return pytree.tree_leaves(op.function(*args, **kwargs))
 
 
-def _place(trace: Trace, vectors: list[Tensor | None], vector: Tensor, grid: Tensor) -> None:
-    """Writes the atoms of `grid` into the dimension along which they differ.
+def _place(
+    trace: Trace, vectors: list[Tensor | None], vector: Tensor, grid: Tensor
+) -> Tensor | None:
+    """Writes the atoms of `grid` into the dimension along which they differ, and returns them.
 
     Where they differ along several, as when channels are split into (groups, channels), the last
     one carries them and the others are tied: the same channels leave every group.
@@ -106,13 +128,14 @@ def _place(trace: Trace, vectors: list[Tensor | None], vector: Tensor, grid: Ten
     d = next((d for d in reversed(range(grid.dim())) if grid.shape[d] > 1), None)
     if d is None:
         trace.fix([vector], "one channel is picked by its position")
-        return
+        return None
     rows = grid.movedim(d, -1).reshape(-1, grid.shape[d])
     for row in rows[1:]:
         trace.tie([rows[0], row])
     if vectors[d] is not None:
         trace.fix([vectors[d], vector], "two kinds of channels are merged")
     vectors[d] = rows[0]
+    return rows[0]
 
 
 def _tie_pieces(trace: Trace, pieces: list[list[Tensor | None]]) -> None:
@@ -200,8 +223,8 @@ def _reduce(trace: Trace, op: Operation) -> None:
     vectors = trace.vectors(source)
     trace.fix((vectors[d] for d in dims), f"{op.name} over channels")
     for output in op.outputs():
-        same = output.dim() == source.dim()
-        rest = [None if d in dims else v for d, v in enumerate(vectors) if same or d not in dims]
+        kept = output.dim() == source.dim()
+        rest = [None if d in dims else v for d, v in enumerate(vectors) if kept or d not in dims]
         trace.carry(output, rest)
 
 
@@ -214,89 +237,3 @@ def _reduce(trace: Trace, op: Operation) -> None:
 def _mix(trace: Trace, op: Operation) -> None:
     for tensor in op.tensors():
         trace.fix(trace.vectors(tensor), f"{op.name} over channels")
-
-
-@_rule("convolution")
-def _convolution(trace: Trace, op: Operation) -> None:
-    x, weight, bias, groups = (op.arguments[k] for k in ("input", "weight", "bias", "groups"))
-    image, filters = trace.vectors(x), trace.vectors(weight)
-    trace.fix((v for d, v in enumerate(image) if d != 1), "a convolution slides over channels")
-    name = trace.weight(weight, filters[0], filters[1])
-    out = filters[0]
-    if groups == x.shape[1] == weight.shape[0] and not any(v is not None for v in filters):
-        out = image[1]  # one constant filter for every channel, as in a blur
-        trace.risk("convolution", [out])
-    elif (name not in trace.parameters and groups == 1) or not name or op.arguments["transposed"]:
-        trace.fix([image[1], *filters], "a convolution transposed, or whose weight is no parameter")
-        out = None
-    elif groups == 1:
-        _read(trace, name, image[1], filters[1])
-    else:
-        _tie_groups(trace, name, [image[1], out], groups)
-    _add_bias(trace, bias, out)
-    trace.carry(op.output, (None, out, *[None] * (x.dim() - 2)))
-
-
-def _read(trace: Trace, name: str, read: Tensor | None, columns: Tensor | None) -> None:
-    trace.weights.append(name)
-    trace.tie([read, columns], "a weight reads values that are not channels")
-
-
-def _tie_groups(trace: Trace, name: str, vectors: list[Tensor | None], groups: int) -> None:
-    """All a group reads and writes goes together, which leaves fewer groups, all of them whole."""
-    trace.weights.append(name)
-    trace.risk("groups", vectors)
-    heads = [None if v is None else v.view(groups, -1)[:, 0] for v in vectors]
-    trace.tie(heads, "a group reads values that are not channels")
-    for vector in vectors:
-        if vector is not None:
-            block = vector.view(groups, -1)
-            trace.tie([block[:, :1].expand_as(block).flatten(), vector])
-
-
-def _add_bias(trace: Trace, bias: Tensor | None, out: Tensor | None) -> None:
-    if bias is not None and bias.shape[-1] > 1:
-        trace.tie([trace.vectors(bias)[-1], out], "a bias of channels that are not known")
-
-
-@_rule("mm bmm addmm baddbmm")
-def _product(trace: Trace, op: Operation) -> None:
-    """(…, m, k) × (…, k, n) → (…, m, n); the right side may be a weight (n, k), transposed."""
-    a, b = op.tensors()[-2:]
-    left, right = trace.vectors(a), trace.vectors(b)
-    name = trace.weight(b, right[-1], right[-2])
-    if name in trace.parameters:
-        _read(trace, name, left[-1], right[-2])
-    else:
-        trace.fix([left[-1], right[-2]], "a product sums over channels")
-    batch = [trace.tie(pair) for pair in zip(left[:-2], right[:-2], strict=True)]
-    trace.carry(op.output, (*batch, left[-2], right[-1]))
-    if op.name in ("addmm", "baddbmm"):
-        added = [op.arguments["self"], op.output]
-        trace.carry(op.output, _combine(trace, added, op.output.dim()))
-
-
-@_rule(
-    "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit"
-    " _native_batch_norm_legit_no_training _batch_norm_with_update"
-)
-def _batch_norm(trace: Trace, op: Operation) -> None:
-    x, *own = op.tensors()
-    vectors = trace.vectors(x)
-    trace.fix((v for d, v in enumerate(vectors) if d != 1), f"{op.name} over channels")
-    if x.shape[1] > 1:
-        trace.tie([vectors[1], *(trace.vectors(t)[0] for t in own)], "statistics of a constant")
-    trace.carry(op.outputs()[0], (v if d == 1 else None for d, v in enumerate(vectors)))
-
-
-@_rule("native_layer_norm native_group_norm")
-def _joint_norm(trace: Trace, op: Operation) -> None:
-    """Statistics over several channels: all of them stay."""
-    x, *own = op.tensors()
-    vectors = trace.vectors(x)
-    shape = op.arguments.get("normalized_shape")
-    dims = range(1, x.dim()) if shape is None else range(x.dim() - len(shape), x.dim())
-    trace.fix([vectors[d] for d in dims], f"{op.name} over channels")
-    for tensor in own:
-        trace.fix(trace.vectors(tensor), f"{op.name} over channels")
-    trace.carry(op.outputs()[0], vectors)

@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from models.bias_map import MappedConv2d, add_bias_map
 from models.errors import ModelError
 from models.options import shown
+from models.widths import follow, layer_widths
 
 SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")
@@ -37,7 +38,7 @@ def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> Non
     Raises:
         ModelError: widths of no layer, or tensors of another network than a pruned `model`.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules, before = dict(model.named_modules(remove_duplicate=False)), layer_widths(model)
     for name, numbers in widths.items():
         _set_widths(name, modules.get(name), numbers)
     expected = set(model.state_dict())
@@ -53,6 +54,7 @@ def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> Non
     for name, module in modules.items():
         if isinstance(module, SHAPED):
             _check_fit(name, module)
+    follow(model, before)
 
 
 def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any]) -> None:

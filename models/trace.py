@@ -1,24 +1,23 @@
-"""Watches one forward pass and notes which channels of which tensors must go together.
+"""Watches forward passes and notes which channels of which tensors must go together.
 
-Every index of every dimension of every parameter and buffer is an *atom*. The pass runs eagerly
+Every index of every dimension of every parameter and buffer is an *atom*. A pass runs eagerly
 under a `TorchDispatchMode`, so what is seen are the aten operators that torch.export would record,
 but Python control flow needs no care and it takes a fraction of the time. Each tensor on the way
 carries, per dimension, a vector of atoms (int64, one per index) or None where there are no
 channels. The rules of `models/rules.py` move these vectors along, tie atoms, or fix them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from models.modes import evaluating
+from models.errors import ModelError
+from models.twins import DRAWS
 
 Vectors = tuple[Tensor | None, ...]
 
@@ -46,21 +45,31 @@ class Operation(NamedTuple):
 class Trace(TorchDispatchMode):
     """Atoms, what ties them and what fixes them."""
 
-    def __init__(self, tensors: dict[str, Tensor], rules: dict[str, Any]) -> None:
+    def __init__(self, tensors: dict[str, Tensor], layers: set[str], rules: dict[str, Any]) -> None:
         super().__init__()
+        self.layers = layers  # names of the weights that criteria score
         self.count = 0
         self.ties: list[tuple[Tensor, Tensor]] = []
         self.fixed: list[tuple[Tensor, str]] = []
         self.weights: list[str] = []  # of convolutions and linear layers, as they run
         self.risks: list[tuple[str, Tensor]] = []  # code that may hold sizes, and what it handles
         self.where = self.kind = ""  # name and class of the module that runs
+        self.met: dict[str, dict[int, Tensor]] = {"": {}}  # module that ran → vectors it met
+        self.operators: list[str] = []  # of the pass that runs
+        self.passes: dict[bool, list[str]] = {}  # training mode or not → operators, in order
         self._rules = rules
         self._vectors: Any = WeakIdKeyDictionary()
         self._views: Any = (
             WeakIdKeyDictionary()
         )  # tensor → name of the parameter or buffer it shows
+        self._noise: Any = WeakIdKeyDictionary()  # tensors of independent random numbers
+        self._used: set[str] = set()  # parameters and buffers
         self.parameters = {n for n, t in tensors.items() if isinstance(t, nn.Parameter)}
         self.own = {name: tuple(map(self._atoms, t.shape)) for name, t in tensors.items()}
+        self.know(tensors)
+
+    def know(self, tensors: dict[str, Tensor]) -> None:
+        """These are the parameters and buffers, or a copy's, by name."""
         for name, tensor in tensors.items():
             self._vectors[tensor], self._views[tensor] = self.own[name], name
 
@@ -86,6 +95,15 @@ class Trace(TorchDispatchMode):
         if like is not None and like in self._views:
             self._views[tensor] = self._views[like]
 
+    def noise(self, tensors: Iterable[Tensor]) -> None:
+        """These are random numbers, drawn in every pass for as many channels as there are."""
+        for tensor in tensors:
+            self._noise[tensor] = True
+
+    def is_noise(self, tensor: Tensor) -> bool:
+        """Whether it may meet channels as a single number would."""
+        return tensor in self._noise
+
     def weight(self, tensor: Tensor, out: Tensor | None, into: Tensor | None) -> str | None:
         """The parameter or buffer whose dimensions 0 and 1 are whole in `out` and `into`."""
         name = self._views.get(tensor)
@@ -93,6 +111,13 @@ class Trace(TorchDispatchMode):
             return None
         pairs = zip(self.own[name], (out, into), strict=False)
         return name if all(same(a, b) for a, b in pairs) else None
+
+    def runs(self, weight: str) -> None:
+        """A convolution or linear layer runs with this weight; one that is no layer's stays."""
+        self.weights.append(weight)
+        if weight in self.parameters - self.layers:
+            why = f"{weight} is no weight of a Conv or Linear module, which criteria score"
+            self.fix([self.own[weight][0]], why)
 
     def tie(self, vectors: Sequence[Tensor | None], reason: str = _MEETS) -> Tensor | None:
         """Atoms at the same index go together; where a vector is missing, all stay. Returns one."""
@@ -111,80 +136,63 @@ class Trace(TorchDispatchMode):
         """The running class of module does something to channels that may rely on their number."""
         self.risks += [(f"{self.kind}: {action}", v) for v in vectors if v is not None]
 
+    def meet(self, tensors: Iterable[Any]) -> None:
+        """The running module handles these."""
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                for vector in self.vectors(tensor):
+                    if vector is not None:
+                        self.met[self.where][id(vector)] = vector
+
+    def unused(self) -> dict[str, list[str]]:
+        """Module that ran → parameters in it that no operator was given, those of one number aside.
+
+        They lie in the module itself or in such of its modules as did not run.
+        """
+        found: dict[str, list[str]] = {}
+        for name, dims in self.own.items():
+            if name in self._used or name not in self.parameters or not any(map(_is_known, dims)):
+                continue
+            owner = name.rpartition(".")[0]
+            while owner not in self.met:
+                owner = owner.rpartition(".")[0]
+            found.setdefault(owner, []).append(name)
+        return found
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         name = func._schema.name.partition("::")[2]
-        given = pytree.tree_leaves((args, kwargs))
-        if not any(
-            isinstance(t, Tensor) and any(v is not None for v in self.vectors(t)) for t in given
-        ):
+        self.operators.append(name)
+        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self._used.update(self._views[tensor] for tensor in given if tensor in self._views)
+        if not any(_is_known(vector) for tensor in given for vector in self.vectors(tensor)):
+            if name in DRAWS or (given and all(map(self.is_noise, given))):
+                self.noise(t for t in pytree.tree_leaves(output) if isinstance(t, Tensor))
             return output
         pointwise = torch.Tag.pointwise in func.tags
         rule = self._rules.get(name) or (self._rules["pointwise"] if pointwise else None)
         if rule is None:
-            raise NotImplementedError(
-                f"{self.where or 'the network itself'}: what {func} does to channels is not known; "
-                "say it in models/rules.py, or prune weights instead of channels"
+            raise ModelError(
+                f"{self.where or 'the network itself'}: what {func} does to channels is not known;"
+                " prune weights instead (granularity: weight), or say it in models/rules.py"
             )
         arguments = {a.name: a.default_value for a in func._schema.arguments}
         arguments.update(zip(arguments, args, strict=False))
         arguments.update(kwargs)
-        rule(self, Operation(name, func, (args, kwargs), arguments, output))
+        operation = Operation(name, func, (args, kwargs), arguments, output)
+        rule(self, operation)
+        self.meet([*given, *operation.outputs()])
         return output
+
+
+def _is_known(vector: Tensor | None) -> bool:
+    return vector is not None
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
     """Whether two vectors hold the same atoms."""
     return a is b or (a is not None and b is not None and torch.equal(a, b))
-
-
-@contextmanager
-def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
-    """Keeps `trace.where` and `.kind` at the innermost module that runs."""
-    names = {module: name for name, module in model.named_modules()}
-    stack = [("", type(model).__name__)]
-
-    def enter(module: nn.Module, _: Any) -> None:
-        stack.append((names.get(module, stack[-1][0]), type(module).__name__))
-        trace.where, trace.kind = stack[-1]
-
-    def leave(*_: Any) -> None:
-        stack.pop()
-        trace.where, trace.kind = stack[-1]
-
-    handles = [hooks.register_module_forward_pre_hook(enter)]
-    handles += [hooks.register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, then buffers, by name; each once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tuple[Trace, Tensor]:
-    """The trace of one pass in evaluation mode, and the atoms of the image's channels.
-
-    Raises:
-        NotImplementedError: an operation that no rule describes met channels.
-    """
-    trace = Trace(named_tensors(model), rules)
-    image = trace.constant(example_input.shape[1], "the image's channels")
-    vectors: list[Tensor | None] = [None] * example_input.dim()
-    vectors[1] = image if len(image) > 1 else None
-    example_input = example_input.detach()
-    trace.carry(example_input, vectors)
-    with evaluating(model), _naming(model, trace), trace:
-        outputs = model(example_input)
-    for leaf in pytree.tree_leaves(outputs):
-        if isinstance(leaf, Tensor):
-            trace.fix(trace.vectors(leaf), "the network's output")
-    return trace, image
 
 
 def classes(trace: Trace) -> Tensor:

@@ -8,10 +8,14 @@ from torch.optim import Optimizer
 from models.axes import Axes, axes
 from pruning.budget import Ask, select_channels
 from pruning.criteria import CRITERIA
+from pruning.errors import PruningError
 from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
 from pruning.scope import floors
+from pruning.scoring import check_complete
 from pruning.sizes import Sizes, positions
 from pruning.surgery import prune_channels
+
+_MEASURES = {"channels", "params", "macs", "activation_bytes"}
 
 
 def prune_once(
@@ -30,19 +34,33 @@ def prune_once(
     removed channels had been masked.
 
     Raises:
-        ValueError: not exactly one amount, an unknown criterion, or a network without channels that
-            can be pruned.
+        ModelError: an operation in the network that is not known, or no copy of it is possible.
+        PruningError: not exactly one amount between 0 and 1, an unknown criterion, one that does
+            not fit the network, or a network without channels that can be pruned.
         BudgetError: the size can't be met within 0.5 %; names the nearest.
     """
-    if len(amount) != 1:
-        raise ValueError("give one amount, as in macs=0.5")
+    measure, removed = _checked(amount)
     if criterion not in CRITERIA:
-        raise ValueError(f"unknown criterion {criterion}; known: {', '.join(CRITERIA)}")
-    ((measure, removed),) = amount.items()
+        raise PruningError(f"unknown criterion {criterion}; known: {', '.join(CRITERIA)}")
     found = axes(model, example_input)
     sizes = Sizes(found, positions(model, example_input))
-    scores = CRITERIA[criterion](model, batches)
+    sizes.check()
+    try:
+        scores = CRITERIA[criterion](model, batches)
+    except StopIteration:  # of an empty `batches`, where a criterion looks at the first one
+        raise PruningError(f"{criterion} needs images to score with; give batches") from None
     ranked = channel_scores(scores, found, **CHANNEL_DEFAULTS.get(criterion, {}))
     widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    check_complete(criterion, ranked, widths)
     ask = Ask(measure, removed, sizes.of(measure, {}), floor=floors(widths, 0.02), widths=widths)
     return prune_channels(model, found, select_channels(ranked, sizes, ask), optimizer=optimizer)
+
+
+def _checked(amount: dict[str, float]) -> tuple[str, float]:
+    """The measure asked for, and the fraction to remove."""
+    if len(amount) != 1 or not amount.keys() <= _MEASURES:
+        raise PruningError(f"give one amount, as in macs=0.5, of {', '.join(sorted(_MEASURES))}")
+    ((measure, removed),) = amount.items()
+    if not 0 < removed < 1:
+        raise PruningError(f"{measure}={removed} is no fraction to remove; write {measure}=0.5")
+    return measure, removed
