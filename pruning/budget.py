@@ -88,8 +88,10 @@ def check_floor(sizes: Sizes, ask: Ask) -> None:
     if (ask.measure, ask.scope) == ("channels", "layer"):
         whole = {axis: torch.ones(width, dtype=torch.bool) for axis, width in ask.widths.items()}
         if ask.removed and _per_axis(ask, whole) == ask.widths:
+            step = f" that leaves a multiple of {ask.round_to}" if ask.round_to > 1 else ""
             raise NoEffect(
-                f"channels: {ask.removed:g} of each layer is less than one unit; ask for more"
+                f"channels: {ask.removed:g} of each layer is less than one unit{step}; ask for"
+                " more, or lower floor or round_to"
             )
         return  # met in each axis
     step = ask.round_to
@@ -102,7 +104,7 @@ def check_floor(sizes: Sizes, ask: Ask) -> None:
 def _too_small(measure: str, limit: float, least: float) -> BudgetError:
     return BudgetError(
         f"{measure}: at most {limit:.6g} asked for, and what must stay alone has {least:.6g};"
-        " prune less, lower floor, or shorten except"
+        " prune less, lower floor or round_to, or shorten except"
     )
 
 

@@ -1,6 +1,7 @@
 """The rehearsal refuses what a round would refuse, and nothing that a round would not."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,14 +13,16 @@ from torch.nn import functional as F
 
 import models.zoo
 from models.axes import axes
+from pruning import rehearsal
 from pruning.budget import Ask, BudgetError, check_floor, select_channels
 from pruning.compensation import COMPENSATIONS
 from pruning.config import CHANNEL_ONLY, PruningConfig
 from pruning.criteria import CRITERIA
 from pruning.errors import PruningError
 from pruning.granularity import CHANNEL_DEFAULTS, SIGNED, channel_scores, is_signed
+from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
-from pruning.rehearsal import check, check_laboratory
+from pruning.rehearsal import check_laboratory
 from pruning.scope import floors
 from pruning.sizes import Sizes, positions
 from tests.runs import DIGITS, ROOT
@@ -29,10 +32,12 @@ from training.recipe import RecipeError, load
 from training.rehearsal import _smallest_share, rehearse
 from training.shares import portions
 
+check = partial(rehearsal.check, steps_per_epoch=STEPS, total_steps=4 * STEPS)
+
 
 def plain() -> nn.Module:
     """Without BatchNorm."""
-    return nn.Sequential(*(m for m in network() if not isinstance(m, nn.BatchNorm2d)))
+    return nn.Sequential(*(m for m in network().children() if not isinstance(m, nn.BatchNorm2d)))
 
 
 class Twice(nn.Module):
@@ -88,7 +93,7 @@ def rehearsed(config: PruningConfig, model: nn.Module, device: str = "meta") -> 
     image = torch.zeros(1, 1, 8, 8, device=device)
     model = copy.deepcopy(model).to(device)
     try:
-        check(config, model, image, steps_per_epoch=STEPS, total_steps=4 * STEPS)
+        check(config, model, image)
     except PruningError as error:
         return str(error)
     return None
@@ -202,8 +207,7 @@ def test_a_rehearsal_leaves_the_network_as_it_was():
         **UNITS,
     )
     training.model.train()
-    steps = {"steps_per_epoch": STEPS, "total_steps": 4 * STEPS}
-    check(config, training.model, training.example_input, **steps)
+    check(config, training.model, training.example_input)
     after = training.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert all(m.training and not m._forward_hooks for m in training.model.modules())
@@ -255,7 +259,6 @@ class Odd(torch.optim.SGD):
 
 def test_an_optimizer_that_surgery_cannot_slice_is_refused():
     image = torch.zeros(1, 1, 8, 8, device="meta")
-    steps = {"steps_per_epoch": STEPS, "total_steps": 4 * STEPS}
 
     def make(model: nn.Module) -> Odd:
         return Odd(model.parameters(), lr=0.1)
@@ -263,32 +266,29 @@ def test_an_optimizer_that_surgery_cannot_slice_is_refused():
     for application, refused in (("surgery", True), ("mask_then_surgery", True), ("mask", False)):
         config = recipe(**UNITS, application=application)
         if not refused:
-            check(config, network().to("meta"), image, optimizer=make, **steps)
+            check(config, network().to("meta"), image, optimizer=make)
             continue
         with pytest.raises(PruningError, match=r"Odd: 0.weight: odd is .* use another"):
-            check(config, network().to("meta"), image, optimizer=make, **steps)
+            check(config, network().to("meta"), image, optimizer=make)
 
 
 def test_batches_divide_over_processes_and_classes():
     image, model = torch.zeros(1, 1, 8, 8, device="meta"), network().to("meta")
-    steps = {"steps_per_epoch": STEPS, "total_steps": 4 * STEPS}
-    check(recipe(criterion="snip", sparsity=0.5), model, image, processes=4, **steps)
+    check(recipe(criterion="snip", sparsity=0.5), model, image, processes=4)
     with pytest.raises(PruningError, match=r"of 32 images .* over 3 processes; write .*: 33"):
-        check(recipe(criterion="snip", sparsity=0.5), model, image, processes=3, **steps)
+        check(recipe(criterion="snip", sparsity=0.5), model, image, processes=3)
     asked = {"batches": 1, "batch_size": 30, "class_balanced": True}
     with pytest.raises(PruningError, match="30 images do not divide among 4 classes"):
-        check(recipe(criterion="snip", sparsity=0.5, calibration=asked), model, image, **steps)
+        check(recipe(criterion="snip", sparsity=0.5, calibration=asked), model, image)
 
 
 def test_a_laboratory_is_tried_out():
-    from pruning.laboratory_config import LaboratoryConfig
-
-    steps = {"steps_per_epoch": STEPS, "total_steps": 4 * STEPS}
     image = torch.zeros(1, 1, 8, 8, device="meta")
 
     def look(model: nn.Module, **keys) -> None:
         config = LaboratoryConfig.model_validate({"every": "1ep"} | keys)
-        check_laboratory(config, model.to("meta"), image, **steps)
+        model = model.to("meta")
+        check_laboratory(config, model, image, steps_per_epoch=STEPS, total_steps=4 * STEPS)
 
     look(network(), layers=["firstconv", "4"], padding="exact")
     with pytest.raises(PruningError, match="laboratory: no prunable layer is called 5"):
