@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from pruning.errors import PruningError
+
 Masks = dict[str, Tensor]
 
 
@@ -57,6 +59,22 @@ class Hold:
             for value in state.get(parameter, {}).values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     yield value, mask.to(value.dtype)
+
+
+def check_zero(name: str, parameter: Tensor, mask: Tensor) -> None:
+    """Whether what is masked is zero.
+
+    Raises:
+        PruningError: a masked entry is NaN or infinite, which no mask turns into zero.
+    """
+    gone = parameter.detach()[~mask.to(parameter.device)]
+    if not gone.isfinite().all():
+        raise PruningError(
+            f"{name} has entries that are NaN or infinite, so it cannot be pruned; lower"
+            " training.optimizer.lr, or set training.clip_norm"
+        )
+    if gone.any():
+        raise AssertionError(f"{name} has a removed entry that is not zero")
 
 
 def freeze_but_gates(model: nn.Module) -> None:

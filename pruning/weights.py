@@ -11,7 +11,7 @@ from pruning.config import PruningConfig
 from pruning.criteria import CRITERIA
 from pruning.criteria.probe import layer_weights
 from pruning.errors import NoEffect, PruningError, bounded
-from pruning.masks import Hold
+from pruning.masks import Hold, check_zero
 from pruning.regrow import REGROWTHS, WeightRound
 from pruning.scope import Masks, Scores, check_floors, floors, kept
 from pruning.scoring import (
@@ -189,8 +189,7 @@ class WeightPruning:
             name: {"kept": int(mask.sum()), "of": mask.numel()} for name, mask in self.masks.items()
         }
         for name, mask in self.masks.items():
-            if (weights[name].detach()[~mask] != 0).any():
-                raise AssertionError(f"{name} has a removed weight that is not zero")
+            check_zero(name, weights[name], mask)
         left = sum(layer["kept"] for layer in layers.values())
         return {
             "measure": "sparsity",

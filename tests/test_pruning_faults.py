@@ -350,6 +350,22 @@ def test_equal_scores_of_a_pruned_network_are_a_result(monkeypatch):
     assert calls == [0, 1, 2]
 
 
+@pytest.mark.parametrize("keys", [WEIGHTS, UNITS])
+def test_weights_that_are_no_numbers_are_refused_where_no_score_shows_them(keys):
+    training = Training()
+    training.model.get_parameter("0.weight").data.fill_(float("nan"))
+    with pytest.raises(PruningError, match=r"^pruning at .*: 0.weight has entries that are NaN"):
+        Pruner(recipe(criterion="random", **keys), training).prune(training)
+
+
+def test_a_loss_that_is_no_number_is_told_before_a_round(run_recipe, capsys):
+    settings = ("training.optimizer.lr=1e30", "training.duration=2ep", "log.every=100ep")
+    prunes = "pruning={criterion: random, sparsity: 50%, schedule: {start: 3it}}"
+    status, _ = run_recipe(DIGITS, *settings, prunes)
+    assert status == 3
+    assert "the loss is NaN or infinite at step" in capsys.readouterr().err
+
+
 def test_a_fault_in_a_round_says_where_and_keeps_its_kind():
     training = Training()
     pruner = Pruner(recipe(**CHANNEL | {"channels": 0.99, "floor": 0.2}), training)
