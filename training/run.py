@@ -252,6 +252,7 @@ class Run:
 
     def end_segment(self) -> None:
         """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
+        self.check_loss()
         self.cost.end_segment({"end": self.work, "macs": self.image_sizes["macs"]})
         history = self.pruner.history()
         if history and self.is_main:
