@@ -1,0 +1,135 @@
+"""How a command ends that cannot go on: one line on stderr, and an exit status."""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.source import RecipeError, brief
+
+ROOT = Path(__file__).parent.parent
+UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
+CLOSED = 128 + signal.SIGPIPE
+PEERS = ("closed by peer", "reset by peer", "Broken pipe")  # how gloo says that a process is gone
+MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+
+
+def end(
+    error: BaseException, folder: Path | None, *, interrupted: bool = False, rest: bool = False
+) -> int:
+    """Say in one line what ended the run in `folder`, and return the exit status.
+
+    `interrupted`: Ctrl-C came, which code in other languages turns into errors of its own. `rest`:
+    the traceback comes first.
+    """
+    if rest:
+        traceback.print_exception(error)
+    line, status = _answer(KeyboardInterrupt() if interrupted else error, folder)
+    with contextlib.suppress(OSError):  # nobody listens any more
+        print(line, file=sys.stderr, flush=True)
+    return status
+
+
+def _answer(error: BaseException, folder: Path | None) -> tuple[str, int]:
+    if isinstance(error, RecipeError):
+        return str(error), ASKED  # before anything heavy is imported
+    if isinstance(error, KeyboardInterrupt):
+        went = f"go on with --resume: {folder}" if folder else "nothing was trained; start it again"
+        return f"interrupted; {went}", INTERRUPTED
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes it
+        return "standard output was closed", CLOSED
+    with contextlib.suppress(ImportError):  # of a package that is missing: unforeseen enough
+        status = _foreseen(error)
+        if status is not None:
+            return _said(error), status
+    return _unforeseen(error, folder), UNFORESEEN
+
+
+def _foreseen(error: BaseException) -> int | None:
+    """The exit status of what has a sentence of its own."""
+    from models.errors import ModelError
+    from pruning.errors import PruningError
+    from training.checkpoint import CheckpointError
+    from training.folder import Finished
+    from training.images import DataError
+    from training.run import STOPPED, NotFinite, Stopped
+
+    table: dict[Any, int] = {
+        Finished: 0,
+        (DataError, ModelError, PruningError): ASKED,
+        NotFinite: 3,
+        (CheckpointError, OSError): DISK,
+        Stopped: STOPPED,
+    }
+    if _is_memory(error):
+        return ASKED
+    return next((status for kind, status in table.items() if isinstance(error, kind)), None)
+
+
+def _said(error: BaseException) -> str:
+    if _is_memory(error):
+        return (
+            f"out of memory ({_first_line(error)}); lower training.batch_size, or raise"
+            " training.accumulation, which computes a batch in parts"
+        )
+    if isinstance(error, OSError):
+        from training.folder import remedy
+
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or _first_line(error)}; {remedy(error)}"
+    return str(error)
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY)
+    )
+
+
+def _unforeseen(error: BaseException, folder: Path | None) -> str:
+    """Where it happened, and where to go on."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in PEERS):
+        said = "another process of this run has ended; its own line says why"
+    else:
+        said = f"unexpected {type(error).__name__}: {_first_line(error)} ({_place(error)})"
+    return "; ".join([_rank() + said, *_left(folder), "--traceback shows the rest"])
+
+
+def _left(folder: Path | None) -> Iterator[str]:
+    """What the run leaves, and how to use it."""
+    if folder is None:
+        return
+    from training import checkpoint
+    from training.state import CHECKPOINTS
+
+    yield f"log: {folder / 'log.jsonl'}"
+    with contextlib.suppress(OSError):
+        good = checkpoint.latest(folder / CHECKPOINTS)
+        yield f"last good checkpoint: {good or 'none yet'}"
+    yield "go on with --resume"
+
+
+def _rank() -> str:
+    many = os.environ.get("WORLD_SIZE", "1") != "1"
+    return f"rank {os.environ.get('RANK', '?')}: " if many else ""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return brief(lines[0] if lines else type(error).__name__, 200)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of this project, else of all."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).is_relative_to(ROOT) and ".venv" not in f.filename]
+    if not frames:
+        return "nowhere"
+    frame = (own or frames)[-1]
+    path = Path(frame.filename)
+    return f"{path.relative_to(ROOT) if own else path.name}:{frame.lineno}"
