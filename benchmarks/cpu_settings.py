@@ -1,0 +1,130 @@
+"""The tests with the instructions and the sums of other CPUs, on one and on two threads.
+
+python benchmarks/cpu_settings.py [--quick] [-k EXPRESSION] [--only AVX2 …] [--threads 1 2]
+
+Each setting keeps a library from what this CPU has and others have not, so that kernels and orders
+of sums are those of another machine. What was run at this state of the code is not run again, so a
+series that was cut goes on; the record is runs/cpu_settings.jsonl. The whole series (no option) is
+written to results/benchmarks/cpu_settings.txt. Exit status 1 if a test failed.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from training.environment import cpu_name
+
+SETTINGS: dict[str, dict[str, str]] = {
+    "as it comes": {},
+    "oneDNN AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "ATen default": {"ATEN_CPU_CAPABILITY": "default"},
+    "ATen AVX2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "MKL compatible": {"MKL_CBWR": "COMPATIBLE"},
+    "all of the least": {
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+    },
+}
+LIMITS = {name for setting in SETTINGS.values() for name in setting}
+RECORD = ROOT / "runs/cpu_settings.jsonl"
+TABLE = ROOT / "results/benchmarks/cpu_settings.txt"
+
+
+def state() -> str:
+    """The commit, and a digest of what is changed beside it."""
+    words = (["rev-parse", "--short=10", "HEAD"], ["diff", "HEAD"])
+    head, changes = (subprocess.check_output(["git", *w], cwd=ROOT, text=True) for w in words)
+    digest = hashlib.blake2b(changes.encode(), digest_size=4).hexdigest()
+    return head.strip() + (f"+{digest}" if changes else "")
+
+
+def run(setting: str, threads: int, choice: list[str]) -> dict[str, Any]:
+    """The tests in one setting: counts, seconds, and the names of those that failed."""
+    environment = {k: v for k, v in os.environ.items() if k not in LIMITS} | SETTINGS[setting]
+    environment["OMP_NUM_THREADS"] = str(threads)
+    workers = max(1, (os.cpu_count() or 1) // threads)
+    report = RECORD.with_suffix(".xml")
+    words = ["-n", str(workers), "--dist", "worksteal", "--junitxml", str(report), *choice]
+    report.unlink(missing_ok=True)
+    subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment)
+    if not report.exists():
+        raise SystemExit(f"{setting}, {threads} thread(s): pytest ended without a report")
+    (suite,) = ElementTree.parse(report).getroot()
+    failed = [
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in suite.iter("testcase")
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    tests, skipped = (int(suite.get(key, 0)) for key in ("tests", "skipped"))
+    counts = {"passed": tests - skipped - len(failed), "failed": failed, "skipped": skipped}
+    return counts | {"seconds": round(float(suite.get("time", 0)))}
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """One line a setting, and below it the tests that failed."""
+    lines = [f"{'setting':18} threads  passed  failed  skipped  seconds"]
+    for one in found:
+        counts = f"{one['passed']:6}  {len(one['failed']):6}  {one['skipped']:7}"
+        lines.append(f"{one['setting']:18} {one['threads']:7}  {counts}  {one['seconds']:7}")
+        lines += [f"  failed: {name}" for name in one["failed"]]
+    return lines
+
+
+def heading(at: str) -> list[str]:
+    """How the series was run, on what, and what the settings are."""
+    limits = [
+        f"#   {name}: {' '.join(f'{k}={v}' for k, v in setting.items()) or 'no limit'}"
+        for name, setting in SETTINGS.items()
+    ]
+    machine = f"{cpu_name()}, ATen {torch.backends.cpu.get_cpu_capability()}"
+    today = datetime.date.today().isoformat()
+    return [
+        f"# python {' '.join(['benchmarks/cpu_settings.py', *sys.argv[1:]])}",
+        f"# {machine}, torch {torch.__version__}, {today}, commit {at}",
+        "# each: OMP_NUM_THREADS=<threads> python -m pytest -n <cores / threads>, under",
+        *limits,
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="the quick tier only")
+    parser.add_argument("-k", help="a part of the tests, as pytest has it")
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    asked = parser.parse_args()
+    choice = ["-m", "not slow"] if asked.quick else []
+    choice += ["-k", asked.k] if asked.k else []
+    RECORD.parent.mkdir(exist_ok=True)
+    RECORD.touch()
+    at, found = state(), []
+    known = [json.loads(line) for line in RECORD.read_text().splitlines()]
+    for setting, threads in ((s, t) for t in asked.threads for s in asked.only):
+        key = {"at": at, "choice": choice, "setting": setting, "threads": threads}
+        made = [one for one in known if key.items() <= one.items()]
+        found.append(made[-1] if made else key | run(setting, threads, choice))
+        if not made:
+            with RECORD.open("a") as file:
+                file.write(json.dumps(found[-1]) + "\n")
+    lines = [*heading(at), *table(found)]
+    print("\n".join(lines))
+    if len(found) == 2 * len(SETTINGS) and not choice:
+        TABLE.write_text("\n".join(lines) + "\n")
+    return int(any(one["failed"] for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
