@@ -5,67 +5,57 @@ accelerate launch train.py --recipe R.yaml [--set key=value …] [--resume] [--d
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTS: list[int] = []  # signals that came before or after training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a recipe; the exit status is 0, or 2 for a fault in what was asked, 3 for a loss that is
-    no number, 4 for a disk that fails, 75 after a signal (saved; run again with --resume).
+    """Run a recipe: the whole story. The exit status is 0, or 1 for an unforeseen fault, 2 for one
+    in what was asked, 3 for a loss that is no number, 4 for a disk that fails, 75 after a signal
+    (saved; run again with --resume), 130 for Ctrl-C before training began.
     """
-    asked = parse(arguments)
-    os.environ.setdefault("HF_HUB_OFFLINE", "0" if asked.online else "1")
-    from training.recipe import RecipeError, load
-
+    run = None
     try:
+        asked = parse(arguments)
+        os.environ.setdefault("HF_HUB_OFFLINE", "0" if asked.online else "1")
+        from training.recipe import load
+
         recipe, source = load(asked.recipe, asked.set)
         if asked.dry_run:
             from training.plan import plan
 
-            print(plan(recipe, source, processes=asked.processes))
+            print(plan(recipe, source, processes=asked.processes), flush=True)
             return 0
-        return train(asked, recipe, source)
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        return 2
+        from training.loop import evaluate, evaluate_best, train_until_due
+        from training.report import Report
+        from training.start import start
 
-
-def train(asked: argparse.Namespace, recipe, source) -> int:
-    """The whole story of a run."""
-    from models.errors import ModelError
-    from pruning.errors import PruningError
-    from training.checkpoint import CheckpointError
-    from training.data import DataError
-    from training.loop import evaluate, evaluate_best, train_until_due
-    from training.report import Report
-    from training.run import STOPPED, NotFinite, Stopped
-    from training.start import start
-
-    try:
-        run = start(
-            recipe, source, output=asked.output, resume=asked.resume, stem=asked.recipe.stem
-        )
-        with Report(run) as report, run.signals():
+        options = {"output": asked.output, "resume": asked.resume, "stem": asked.recipe.stem}
+        with start(recipe, source, **options) as run, Report(run) as report, run.signals():
             while not run.done:
                 train_until_due(run)
                 if run.pruner.due(run):
                     with run.cost.phase("prune"):
                         report.event(run.pruner.prune(run))
                     run.save()
+            run.finish()
             report.finish(evaluate(run, "test") | evaluate_best(run))
-    except (DataError, ModelError, PruningError, CheckpointError, NotFinite, Stopped) as error:
-        print(error, file=sys.stderr)
-        return {CheckpointError: 4, NotFinite: 3, Stopped: STOPPED}.get(type(error), 2)
-    except OSError as error:
-        where = error.filename or "a file"
-        print(f"{where}: {error.strerror}; free space or choose another --output", file=sys.stderr)
-        return 4
-    return 0
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        from training.ending import end
+
+        rest = "--traceback" in (sys.argv if arguments is None else arguments)
+        return end(error, run and run.folder, interrupted=bool(INTERRUPTS), rest=rest)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; everything that changes a result stands in the recipe or in --set."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Arguments(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--recipe", type=Path, required=True, help="a YAML file, as in recipes/")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="lay over it"
@@ -76,13 +66,39 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="say what would be done; needs no data"
     )
     parser.add_argument(
-        "--processes", type=int, default=1, help="for --dry-run: how many are planned"
+        "--processes", type=count, default=1, help="for --dry-run: how many are planned"
     )
     parser.add_argument(
         "--online", action="store_true", help="let data sets and weights be fetched"
     )
+    parser.add_argument(
+        "--traceback", action="store_true", help="of an error, also show where in the code it arose"
+    )
     return parser.parse_args(arguments)
 
 
+class Arguments(argparse.ArgumentParser):
+    """Answers a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{message}; --help lists all arguments\n")
+
+
+def count(text: str) -> int:
+    """A number of processes."""
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is no number of processes; write 1 or more")
+    return int(text)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Note Ctrl-C before or after training: it ends the program, and no other disturbs that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    INTERRUPTS.append(number)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, interrupt)
     sys.exit(main())

@@ -2,8 +2,10 @@
 
 python benchmarks/kill.py [--kills 20] [--processes 1 2] [--recipe R.yaml] [--set key=value …]
 
-Every second kill waits for a checkpoint that is just being written. Each killed run is resumed;
-weights, log and summary must equal the uninterrupted run's, times and energies aside.
+Every second kill waits for a checkpoint that is just being written, meanwhile or while training
+waits, and is counted as such only if half of it is there once all ranks stand still. Each killed
+run is resumed; weights, log and summary must equal the uninterrupted run's, times and energies
+aside.
 """
 
 import argparse
@@ -59,36 +61,62 @@ def finish(folder: Path, words: list[str], resume: bool) -> None:
 
 def kill(folder: Path, words: list[str], seconds: float, saving: bool) -> str:
     """Start the run anew until it can be killed before its end; says where that was."""
-    while not kill_once(folder, words, seconds, saving):
+    while (where := kill_once(folder, words, seconds, saving)) is None:
         shutil.rmtree(folder)
         seconds *= 0.7  # it was faster than the run that set the time
     done = read(folder / "log.jsonl")
-    return f"killed at step {done[-1]['step']}{' while saving' if saving else ''}"
+    return f"killed at step {done[-1]['step']}{where}"
 
 
-def kill_once(folder: Path, words: list[str], seconds: float, saving: bool) -> bool:
-    """Start the run and kill every process of it; whether it was not over yet."""
+def kill_once(folder: Path, words: list[str], seconds: float, saving: bool) -> str | None:
+    """Start the run and kill every process of it; None if it was over already."""
     process = start(folder, words, resume=False)
     while process.poll() is None and not read(folder / "log.jsonl"):
         time.sleep(0.005)
     time.sleep(seconds)
-    until = time.time() + 5
-    while saving and process.poll() is None and time.time() < until:
-        if list((folder / "checkpoints").glob("*.partial")):
-            break
+    inside = saving and stopped_inside(process, folder)
     alive = process.poll() is None
     kill_all(process.pid)
     process.wait()
-    return alive
+    return (" while saving" if inside else "") if alive else None
+
+
+def stopped_inside(process: subprocess.Popen, folder: Path) -> bool:
+    """Stop the ranks while a checkpoint is half written: seen before they stop, and after."""
+    until, ranks = time.time() + 5, family(process.pid)
+    while process.poll() is None and time.time() < until:
+        if not half_written(folder):
+            continue
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for rank in ranks:
+                rank.suspend()
+            if half_written(folder):
+                return True
+            for rank in ranks:
+                rank.resume()
+    return False
+
+
+def half_written(folder: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        names = os.listdir(folder / "checkpoints")
+        return any(name.endswith(".partial") or name.startswith(".tmp") for name in names)
+    return False
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A launcher and the ranks it started, which have sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(pid)
+        return [*launcher.children(recursive=True), launcher]
+    return []
 
 
 def kill_all(pid: int) -> None:
-    """Kill a launcher and the ranks it started, which have sessions of their own."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        launcher = psutil.Process(pid)
-        for process in [*launcher.children(recursive=True), launcher]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    """Kill a launcher and its ranks."""
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def outcome(folder: Path) -> tuple[bytes, list[dict], dict]:

@@ -6,6 +6,7 @@ The file lists sessions: recipe, settings, folder, resume, and the step after wh
 or none. Starting ranks takes longer than such a run; so one launch serves many.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -94,6 +95,7 @@ def run(asked: Session) -> None:
 
 
 def main(note: str) -> int:
+    gc.freeze()  # each segment ends with a collection of garbage, slow over all that was imported
     for asked in json.loads(Path(note).read_text()):
         run(asked)
     return 0

@@ -1,12 +1,15 @@
 """What the proofs below deploy/ share: short settings, waiting, and where a run stands."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.elastic import TOLERANCE, distance
 from benchmarks.kill import same
 from training.log import read
 
+EXACT = ["training.precision=fp64", "training.sync_batchnorm=on"]  # on any number of processes
 QUIET = ["log.every=5it", "log.tracker=none", "cost.tracker=none", "checkpoint.every=7it"]
 
 
@@ -36,3 +39,14 @@ def judge(whole: Path, disturbed: Path, told: str) -> bool:
     fault = same(whole, disturbed)
     print(f"{told}: {fault or 'identical'}", flush=True)
     return bool(fault)
+
+
+def judge_elastic(whole: Path, disturbed: Path, told: str) -> bool:
+    """Print how far a run on a changing number of processes is from another; true if too far."""
+    far, fault = distance(whole, disturbed)
+    sessions = json.loads((disturbed / "summary.json").read_text())["cost/sessions"]
+    numbers = sorted(each["processes"] for each in sessions)
+    if len(numbers) < 2:
+        fault = f"it had {numbers} processes all the time"
+    print(f"{told}; on {numbers} processes: {fault or f'{far:.1e} apart'}", flush=True)
+    return bool(fault) or far > TOLERANCE

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from models.errors import ModelError
 from models.modes import evaluating
-from models.trace import Trace
+from models.trace import Pass, Trace
 from models.twins import named_tensors, repeatable, twin
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -86,10 +86,10 @@ def _watch(trace: Trace, model: nn.Module, images: Tensor, channels: Tensor) -> 
     vectors: list[Tensor | None] = [None] * images.dim()
     vectors[1] = channels if len(channels) > 1 else None
     trace.carry(images, vectors)
-    trace.operators = []
+    trace.calls = []
     with _naming(model, trace), trace:
         outputs = model(images)
-    trace.passes[model.training] = trace.operators
+    trace.passes[model.training] = Pass(len(images), trace.calls)
     for leaf in pytree.tree_leaves(outputs):
         if isinstance(leaf, Tensor):
             trace.fix(trace.vectors(leaf), "the network's output")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from models.errors import ModelError
-from models.twins import DRAWS
+from models.twins import DRAWS, Call
 
 Vectors = tuple[Tensor | None, ...]
 
@@ -42,6 +42,13 @@ class Operation(NamedTuple):
         return [leaf for leaf in pytree.tree_leaves(self.output) if isinstance(leaf, Tensor)]
 
 
+class Pass(NamedTuple):
+    """What a network did in one mode."""
+
+    images: int
+    calls: list[Call]
+
+
 class Trace(TorchDispatchMode):
     """Atoms, what ties them and what fixes them."""
 
@@ -55,8 +62,8 @@ class Trace(TorchDispatchMode):
         self.risks: list[tuple[str, Tensor]] = []  # code that may hold sizes, and what it handles
         self.where = self.kind = ""  # name and class of the module that runs
         self.met: dict[str, dict[int, Tensor]] = {"": {}}  # module that ran → vectors it met
-        self.operators: list[str] = []  # of the pass that runs
-        self.passes: dict[bool, list[str]] = {}  # training mode or not → operators, in order
+        self.calls: list[Call] = []  # of the pass that runs
+        self.passes: dict[bool, Pass] = {}  # by mode: training or not
         self._rules = rules
         self._vectors: Any = WeakIdKeyDictionary()
         self._views: Any = (
@@ -162,9 +169,9 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        name = func._schema.name.partition("::")[2]
-        self.operators.append(name)
-        given = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        leaves = pytree.tree_leaves((args, kwargs))
+        self.calls.append(Call.of(func, leaves))
+        name, given = self.calls[-1].name, [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self._used.update(self._views[tensor] for tensor in given if tensor in self._views)
         if not any(_is_known(vector) for tensor in given for vector in self.vectors(tensor)):
             if name in DRAWS or (given and all(map(self.is_noise, given))):

@@ -113,6 +113,13 @@ class Call(NamedTuple):
     computes: bool  # from floating-point numbers
     numbers: list[Any]  # it was given, BatchNorm's flag of training aside
 
+    @classmethod
+    def of(cls, function: Any, given: list[Any]) -> "Call":
+        """The call of an operator with these arguments."""
+        computes = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in given)
+        numbers = [leaf for leaf in given if not isinstance(leaf, Tensor | bool)]
+        return cls(function._schema.name.partition("::")[2], computes, numbers)
+
 
 class Log(TorchDispatchMode):
     """The operators that run."""
@@ -122,10 +129,7 @@ class Log(TorchDispatchMode):
         self.calls: list[Call] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = pytree.tree_leaves((args, kwargs or {}))
-        computes = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in given)
-        numbers = [leaf for leaf in given if not isinstance(leaf, Tensor | bool)]
-        self.calls.append(Call(func._schema.name.partition("::")[2], computes, numbers))
+        self.calls.append(Call.of(func, pytree.tree_leaves((args, kwargs or {}))))
         return func(*args, **(kwargs or {}))
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pruning.bep import Decision, Plan, permissive_size
-from pruning.budget import Ask, Keep, select_channels
+from pruning.bep import Decision, Plan
+from pruning.bep_sizes import final_sizes, permissive_sizes
+from pruning.budget import Keep
 from pruning.channel_round import ChannelRound, Selection
 from pruning.config import CriterionConfig
 from pruning.errors import PruningError, bounded
@@ -20,15 +20,8 @@ from pruning.forecast import fit
 from pruning.foretold import Foretold
 from pruning.saliency import History, Taps, first_bucket, pause_due
 from pruning.schedule import Schedule
-from pruning.scope import keep_best, keep_exactly, kept
-from pruning.scoring import (
-    by_unit,
-    check_complete,
-    check_positive,
-    rehearse_scores,
-    unit_scores,
-)
-from pruning.sizes import Sizes
+from pruning.scope import keep_best, keep_exactly
+from pruning.scoring import by_unit, check_complete, check_positive, rehearse_scores, unit_scores
 from pruning.state import stream_seed
 from pruning.watcher import Watcher
 
@@ -238,24 +231,13 @@ class BayesianEarlyPruning(Selection):
 
     def _permissive(self, round: ChannelRound, schedule: Schedule) -> Keep:
         """BEP-LITE's cut to B_0: in every axis the best of the criterion `lite`."""
-        state, sizes = round.state, round.sizes
-
-        def counts(fraction: float) -> dict[str, int]:
-            return {
-                a: max(n, kept(round.ask.widths[a], 1 - fraction)) for a, n in self.sizes.items()
-            }
-
-        def flops(fraction: float) -> float:
-            return sizes.of(self.flops, _first(counts(fraction), sizes))
-
-        least = min(n / round.ask.widths[axis] for axis, n in self.sizes.items())
-        largest = permissive_size(
-            flops, least, seed=schedule.start, total=state.total_steps, overhead=self.overhead
-        )
+        state, sizes, widths = round.state, round.sizes, round.ask.widths
+        times = {"seed": schedule.start, "total": state.total_steps, "overhead": self.overhead}
+        counts = permissive_sizes(self.sizes, widths, sizes, self.flops, **times)
         scores = unit_scores(self.config, state, round.axes, round.stream, criterion=self.lite)
         check_complete(self.lite.name, scores, self.sizes)
         chosen = {axis: scores[axis] for axis in self.sizes}
-        return keep_best(chosen, counts(largest), dict(self.sizes), dict(round.alive))
+        return keep_best(chosen, counts, dict(self.sizes), dict(round.alive))
 
     # ── what others may see of it ────────────────────────────────────────────────────────────────
     def removed(self, keep: Keep) -> None:
@@ -309,27 +291,6 @@ def _criterion(name: str) -> CriterionConfig:
     except ValidationError as error:
         why = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise PruningError(f"selection: bep: lite: {why}") from None
-
-
-def final_sizes(sizes: Sizes, ask: Ask, axes: Axes, stages: float | None) -> dict[str, int]:
-    """B_s of every axis: the same fraction of each, so that the amount is met.
-
-    Axes that several layers write keep 1 − `stages` of their units, where that is stated.
-    """
-    alive = {axis: torch.ones(width, dtype=torch.bool) for axis, width in ask.widths.items()}
-    floor = dict(ask.floor)
-    if stages is not None:
-        for axis in (a for a in alive if len(axes.producers(a)) > 1):
-            floor[axis] = max(floor[axis], kept(ask.widths[axis], stages))
-            alive[axis][floor[axis] :] = False
-    equal = {axis: torch.zeros(width) for axis, width in ask.widths.items()}
-    keep = select_channels(equal, sizes, replace(ask, floor=floor), alive=alive)
-    return {axis: int(chosen.sum()) for axis, chosen in keep.items()}
-
-
-def _first(counts: dict[str, int], sizes: Sizes) -> Keep:
-    """The first so many units of every axis."""
-    return {axis: torch.arange(sizes.widths[axis]) < n for axis, n in counts.items()}
 
 
 def _told(decision: Decision) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -54,7 +55,8 @@ class Duration:
         return math.floor(self.amount / 100 * total_steps + 0.5)
 
     def __str__(self) -> str:
-        return f"{self.amount:.15g}{self.unit}"
+        digits = format(Decimal(repr(self.amount)), "f")  # never 1e-05, which is no duration
+        return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}{self.unit}"
 
     @classmethod
     def __get_pydantic_core_schema__(

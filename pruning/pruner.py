@@ -42,7 +42,7 @@ class Pruner:
         self.method: ChannelPruning | WeightPruning = by(config, state)
         self.trigger = _trigger(config, self.method.removed, state)
         self.started = None if self.trigger else self.schedule.start
-        self.tick = _tick(config, self.schedule, state)
+        self.tick = self.schedule.tick(config.tick, state.steps_per_epoch, state.total_steps)
         self.term: Penalty | None = None
         if config.penalty is not None:
             term: Penalty = PENALTIES[config.penalty.name](**config.penalty.options)
@@ -75,13 +75,7 @@ class Pruner:
             )
 
     def rehearse(self, state: State) -> None:
-        """Refuse what would fail at a round; `state` has the network of `__init__`, valueless.
-
-        Raises:
-            PruningError: whatever follows from recipe and shapes alone.
-        """
-        if self.config is None:
-            return
+        """Raise PruningError where a round would fail; `state` has the network without values."""
         last = self.schedule.sparsity(self.method.removed, self.schedule.rounds - 1)
         self.method.rehearse(state, last)
 
@@ -300,21 +294,3 @@ def _trigger(config: PruningConfig, removed: float, state: State) -> Trigger | N
         return None
     drawn = {"seed": stream_seed(state, asked.name)} if asked.name == "random_epoch" else {}
     return TRIGGERS[asked.name](removed, config.granularity, **drawn | asked.options)
-
-
-def _tick(config: PruningConfig, schedule: Schedule, state: State) -> int:
-    """Length of a tick in steps; 0 for none.
-
-    Raises:
-        PruningError: a tick would begin before training or before the round before.
-    """
-    if config.tick is None:
-        return 0
-    steps = config.tick.steps(state.steps_per_epoch, state.total_steps)
-    room = min(schedule.start, schedule.every) if schedule.rounds > 1 else schedule.start
-    if not 0 < steps <= room:
-        raise PruningError(
-            f"tick: {steps} steps before each round, and there are {room}; shorten tick, or let"
-            " schedule.start and schedule.every leave it room"
-        )
-    return steps

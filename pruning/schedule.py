@@ -142,6 +142,23 @@ class Schedule:
         ends += [] if self.latest is None else [-(-self.latest // steps_per_epoch)]
         return min(ends) * steps_per_epoch + self.wait
 
+    def tick(self, length: Duration | None, steps_per_epoch: int, total_steps: int) -> int:
+        """Length of a tick in steps; 0 for none.
+
+        Raises:
+            PruningError: a tick would begin before training or before the round before.
+        """
+        if length is None:
+            return 0
+        steps = length.steps(steps_per_epoch, total_steps)
+        room = min(self.start, self.every) if self.rounds > 1 else self.start
+        if not 0 < steps <= room:
+            raise PruningError(
+                f"tick: {steps} steps before each round, and there are {room}; shorten tick, or let"
+                " schedule.start and schedule.every leave it room"
+            )
+        return steps
+
     def _step(self, number: int, started: int) -> int:
         return 0 if self.initial and not number else started + (number - self.initial) * self.every
 

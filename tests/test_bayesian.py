@@ -11,7 +11,7 @@ from torch import nn
 import models
 from benchmarks.kill import outcome
 from models.axes import axes
-from pruning.bayesian import final_sizes
+from pruning.bep_sizes import final_sizes
 from pruning.budget import Ask
 from pruning.criteria import CRITERIA
 from pruning.saliency import History, Taps

@@ -36,6 +36,24 @@ class Totals:
     bep_flops: float = 0.0
     bep_weight_flops: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
+    sessions: list[dict[str, float]] = field(default_factory=list)  # one entry a number of devices
+
+    def on(self, processes: int, gpus: int) -> dict[str, float]:
+        """The sums over all sessions on so many devices; zeros where there was none."""
+        for sums in self.sessions:
+            if (sums["processes"], sums["gpus"]) == (processes, gpus):
+                return sums
+        self.sessions.append({"processes": processes, "gpus": gpus, "sessions": 0})
+        self.sessions[-1] |= {"wall_seconds": 0.0, "busy_seconds": 0.0}
+        return self.sessions[-1]
+
+    def busy_seconds(self) -> float:
+        """In training steps, pruning and evaluation."""
+        return sum(self.seconds[phase] for phase in ("train", "prune", "evaluate"))
+
+    def hours(self, seconds: str, devices: str) -> float:
+        """Σ over sessions of their seconds × their devices, in hours."""
+        return sum(each[seconds] * each[devices] for each in self.sessions) / 3600
 
 
 class Meter:
@@ -113,9 +131,11 @@ class Cost:
         meters: bool = True,
         sum_over_ranks: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        self.config, self.device, self.processes = config, device, processes
+        self.config, self.device = config, device
         self.sum_over_ranks = sum_over_ranks
+        self.devices = (processes, processes if device.type == "cuda" else 0)
         self.totals = Totals()
+        self.totals.on(*self.devices)["sessions"] = 1
         self.started = self.phase_started = time.perf_counter()
         self.stack = ["setup"]
         self.meter = (
@@ -169,7 +189,7 @@ class Cost:
         """The totals up to now."""
         self._switch()
         now = time.perf_counter()
-        self.totals.wall_seconds += now - self.started
+        self._add_wall(now - self.started)
         self.started = now
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
@@ -188,40 +208,56 @@ class Cost:
             setattr(self.totals, name, getattr(self.totals, name) + value)
         self.metered = reading
 
-    def resume(self, totals: Totals, last_wall_seconds: float) -> None:
-        """Go on from a checkpoint's totals.
+    def resume(self, totals: Totals, last: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's totals, on any number of devices.
 
-        What the crashed session did after its last checkpoint was really spent: its wall time, read
-        from the log's last line, is added to the totals and its energy at the run's mean power.
+        What crashed sessions did after that checkpoint was really spent: their wall time, read from
+        the log's last line, is added to their devices' and their energy at the run's mean power.
         """
         mine, self.totals = self.refresh(), totals
-        lost = max(0.0, last_wall_seconds - totals.wall_seconds)
+        lost = max(0.0, last.get("cost/wall_seconds", 0.0) - totals.wall_seconds)
         grown = 1 + lost / totals.wall_seconds if totals.wall_seconds else 1.0
         for name in ENERGIES:
             setattr(totals, name, getattr(totals, name) * grown)
         totals.redone_seconds += lost
-        totals.wall_seconds += lost + mine.wall_seconds
+        totals.wall_seconds += lost
+        for each in last.get("cost/sessions", []) if lost else []:
+            sums = totals.on(each["processes"], each["gpus"])
+            sums |= {name: each[name] for name in ("sessions", "wall_seconds")}
+        totals.sessions[0]["wall_seconds"] += self._unassigned()
+        totals.on(*self.devices)["sessions"] += 1
+        self._add_wall(mine.wall_seconds)
         totals.seconds["setup"] += mine.seconds["setup"]
+
+    def _add_wall(self, seconds: float) -> None:
+        mine = self.totals.on(*self.devices)
+        others = sum(s["busy_seconds"] for s in self.totals.sessions if s is not mine)
+        mine["busy_seconds"] = self.totals.busy_seconds() - others
+        mine["wall_seconds"] += seconds
+        self.totals.wall_seconds += seconds
+
+    def _unassigned(self) -> float:
+        """Wall seconds lost that no line told the devices of: there was one number of them then."""
+        return self.totals.wall_seconds - sum(s["wall_seconds"] for s in self.totals.sessions)
 
     def summary(self) -> dict[str, Any]:
         """Flat keys with units.
 
-        Hours are wall clock × devices, energy that of all nodes' machines. `training_flops` is the
+        Hours of devices are sums over sessions of wall clock × devices, as a run may be resumed on
+        another number of them; energy is that of all nodes' machines. `training_flops` is the
         honest figure, 2 a MAC and three passes (forward, and backward to inputs and to weights);
         `bep/…` are the forward pass's alone, as BEP counts them: see models/count.py.
         """
         t = self.refresh()
-        hours, training = t.wall_seconds / 3600, self._training_seconds()
-        busy = sum(t.seconds[p] for p in ("train", "prune", "evaluate")) / 3600
-        gpus = self.processes if self.device.type == "cuda" else 0
+        training = self._training_seconds()
         kwh = t.cpu_kwh + t.gpu_kwh + t.ram_kwh
         metered = self.config.tracker != "none"
         return {
             **{f"cost/{name}_seconds": t.seconds[name] for name in PHASES},
-            "cost/wall_hours": hours,
-            "cost/device_hours": hours * self.processes,
-            "cost/gpu_hours": hours * gpus,
-            "cost/gpu_busy_hours": busy * gpus,
+            "cost/wall_hours": t.wall_seconds / 3600,
+            "cost/device_hours": t.hours("wall_seconds", "processes"),
+            "cost/gpu_hours": t.hours("wall_seconds", "gpus"),
+            "cost/gpu_busy_hours": t.hours("busy_seconds", "gpus"),
             "cost/redone_seconds": t.redone_seconds,
             "cost/peak_memory_bytes": t.peak_memory_bytes or None,
             "cost/energy_kwh": kwh if metered else None,
@@ -233,6 +269,7 @@ class Cost:
             "cost/country": self.config.country,
             "cost/pue": self.config.pue,
             "cost/segments": t.segments,
+            "cost/sessions": t.sessions,
             "cost/forward_macs": t.forward_macs,
             "cost/training_flops": 6 * t.forward_macs,
             "bep/training_flops": t.bep_flops,

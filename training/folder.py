@@ -58,8 +58,8 @@ def remedy(error: OSError) -> str:
             return "the folder was deleted or moved while the run wrote to it; put it back"
         case errno.EROFS | errno.EACCES | errno.EPERM:
             return "make it writable or choose another --output"
-        case errno.EISDIR | errno.ENOTDIR | errno.ELOOP:
-            return "remove it"
+        case errno.EISDIR | errno.ENOTDIR | errno.EEXIST | errno.ELOOP:
+            return "remove it or choose another --output"
         case _:
             return "free space or choose another --output"
 

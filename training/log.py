@@ -1,5 +1,6 @@
 """One dict a line into log.jsonl, the record; any tracker of accelerate's shows the same."""
 
+import errno
 import json
 import math
 import os
@@ -9,6 +10,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from models.disk import flush, whole_file
+from training.ranks import together
 from training.recipe import LogConfig
 
 # keys that differ between two equal runs
@@ -20,6 +23,7 @@ class Log:
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         self.path, self.accelerator = folder / "log.jsonl", accelerator
+        self.bytes = 0  # of the file, on rank 0
         self.tracking = False
 
     def start_tracker(self, config: LogConfig, run_id: str, values: dict[str, Any]) -> str:
@@ -72,10 +76,29 @@ class Log:
             self._track(record)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; its `step` is the number of optimizer steps done."""
+        """Append one record; its `step` is the number of optimizer steps done.
+
+        Every rank calls this, and learns of a disk that failed on rank 0.
+        """
+        with together():
+            self.append(record)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """The same, for what only rank 0 has.
+
+        Raises:
+            OSError: it can't be written, or something else wrote to the file or deleted it.
+        """
         if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_plain(record)) + "\n")
+            line = json.dumps(_plain(record)).encode() + b"\n"
+            try:
+                with self.path.open("ab") as file:
+                    if file.tell() != self.bytes:
+                        raise OSError(errno.ESTALE, "deleted or changed by something else")
+                    file.write(line)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
+            self.bytes += len(line)
         self._track(record)
 
     def _track(self, record: dict[str, Any]) -> None:
@@ -83,25 +106,42 @@ class Log:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
             self.accelerator.log(numbers, step=record["step"])
 
-    def size(self) -> int:
-        """Bytes on disk, after making sure that they are there."""
-        if not self.path.exists():
-            return 0
-        with self.path.open("rb+") as file:
-            os.fsync(file.fileno())
-        return self.path.stat().st_size
+    def flush(self) -> None:
+        """Wait until every record is on disk."""
+        if self.path.exists():
+            flush(self.path)
 
-    def last_wall_seconds(self) -> float:
-        """Wall seconds on the last whole line, 0 where there is none."""
-        for record in reversed(read(self.path)):
-            if "cost/wall_seconds" in record:
-                return record["cost/wall_seconds"]
-        return 0.0
+    def last_costs(self) -> dict[str, Any]:
+        """Costs on the last whole line that has wall seconds; nothing where there is none."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        for line in reversed(lines):
+            record = _record(line) or {}
+            seconds = record.get("cost/wall_seconds")
+            if isinstance(seconds, int | float) and 0 <= seconds < math.inf:
+                return {key: value for key, value in record.items() if key.startswith("cost/")}
+        return {}
 
-    def cut(self, size: int) -> None:
-        """Drop what a crashed session wrote after its last checkpoint: it is done again."""
-        if self.accelerator.is_main_process and self.path.exists():
-            os.truncate(self.path, min(size, self.path.stat().st_size))
+    def go_on(self, size: int) -> list[str]:
+        """Cut the log to the size it had at a checkpoint: what came after is done again.
+
+        Returns what was wrong with the rest: unreadable lines (a power cut leaves zeros in a file)
+        become blanks, so that the sizes in older checkpoints stay right.
+        """
+        if not self.accelerator.is_main_process:
+            return []
+        found = self.path.read_bytes() if self.path.exists() else b""
+        whole, unreadable = _mended(found[:size])
+        if unreadable:
+            with whole_file(self.path) as partial:
+                partial.write_bytes(whole)
+        elif len(whole) < len(found):
+            os.truncate(self.path, len(whole))
+        self.bytes, faults = len(whole), []
+        if unreadable:
+            faults.append(f"{unreadable} unreadable lines are left out")
+        if len(whole) < size:
+            faults.append(f"{size - len(whole)} bytes that the checkpoint counts are missing")
+        return faults
 
     def close(self) -> None:
         """Let the tracker finish its files."""
@@ -114,12 +154,39 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    return [json.loads(line) for line in lines[:-1] if line.strip()]
 
 
 def steady(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what differs between two equal runs (times and energies)."""
     return {k: v for k, v in record.items() if not k.startswith(VOLATILE)}
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _mended(data: bytes) -> tuple[bytes, int]:
+    """The same number of bytes with blanks for unreadable lines, and how many lines those are.
+
+    A last line that was cut short is cut off.
+    """
+    *lines, last = data.split(b"\n")
+    mended, blank, unreadable = bytearray(), b"", 0
+    for line in lines:
+        if line.strip(b" ") and _record(line) is None:
+            unreadable += 1
+            line = b" " * len(line)
+        if line.strip(b" "):
+            mended += blank + line + b"\n"
+            blank = b""
+        else:
+            blank += line + b" "  # before the next line, of which it becomes a part
+    return bytes(mended + blank + (b"" if last.strip(b" ") else last)), unreadable
 
 
 def _plain(value: Any) -> Any:

@@ -1,21 +1,22 @@
 """Training and evaluation: ordinary steps, and of pruning nothing but the pruner's calls."""
 
-import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import models
 from training import lr
+from training.best import BEST, load_best
 from training.data import Batch
+from training.mixing import mixed
 from training.random import generator
-from training.run import BEST, Run
+from training.run import Run
+from training.shares import portions
 
 
 def train_until_due(run: Run) -> None:
@@ -65,13 +66,20 @@ def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]
 def evaluate_best(run: Run) -> dict[str, float]:
     """Test accuracy of the weights that were best on the validation split since the last pruning.
 
-    Nothing where there is no such split. The network is left as it was.
+    Nothing where there is no such split, nor where their file was lost or damaged: a warning says
+    so, and all else in the summary is right. The network is left as it was.
     """
     if run.progress.best_work < 0:
         return {}
+    best, fault = _best(run)
+    faulty = run.gather(torch.tensor([best is None])).tolist()
+    if best is None or any(faulty):
+        if run.rank == faulty.index(True):
+            print(f"{fault}; the summary has no best/top1_percent", file=sys.stderr, flush=True)
+        return {}
     model = run.ema if run.ema is not None else run.model
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(models.load(run.folder / BEST).state_dict())
+    model.load_state_dict(best)
     found = evaluate(run, "test")
     model.load_state_dict(last)
     return {
@@ -81,15 +89,27 @@ def evaluate_best(run: Run) -> dict[str, float]:
     }
 
 
+def _best(run: Run) -> tuple[dict[str, Tensor] | None, str]:
+    """The best weights, or what is wrong with their file."""
+    try:
+        tensors, step = load_best(run)
+    except ValueError as fault:
+        return None, str(fault)
+    if step != run.progress.best_work:
+        return None, f"{run.folder / BEST}: of step {step}, not {run.progress.best_work}"
+    return tensors, ""
+
+
 def train_step(run: Run, batch: Batch) -> None:
     """One optimizer step on this rank's share of a global batch."""
     _set_rates(run)
     _seed(run)
     images, labels, total = _formatted(run, batch[0]), batch[1], batch[2]
-    images, targets = _mixed(run, images, labels)
+    images, targets = mixed(run, images, labels, total)
     run.wrapped.train()
     parts = run.recipe.training.accumulation
-    shares = list(zip(images.chunk(parts), targets.chunk(parts), strict=True))
+    sizes = [len(rows) for rows in portions(total, run.rank, run.processes, parts)]
+    shares = list(zip(images.split(sizes), targets.split(sizes), strict=True))
     loss_sum = torch.zeros((), dtype=torch.float64, device=run.device)
     for index, (share, target) in enumerate(shares):
         last = index == len(shares) - 1
@@ -161,6 +181,8 @@ def _log(run: Run) -> None:
         "cost/wall_seconds": totals.wall_seconds,
         "throughput/images_per_second": run.cost.rate(),
     }
+    if len(totals.sessions) > 1:
+        record["cost/sessions"] = totals.sessions
     run.log.write(record)
     run.show(record)
 
@@ -173,7 +195,8 @@ def _every(run: Run, every: Any) -> bool:
 def rest_of_epoch(run: Run) -> Iterator[Batch]:
     """Batches from the run's position to the end of its epoch."""
     epoch, start = divmod(run.position, run.steps_per_epoch)
-    return run.data.train_batches(epoch, run.recipe.training.batch_size, start=start)
+    config = run.recipe.training
+    return run.data.train_batches(epoch, config.batch_size, config.accumulation, start=start)
 
 
 def timed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -222,40 +245,6 @@ def _seed(run: Run) -> None:
     """Dropout's randomness as a function of the position: nothing to store, resuming is exact."""
     stream = generator(run.recipe.seed, "step", run.position, run.accelerator.process_index)
     torch.manual_seed(stream.initial_seed())
-
-
-def _mixed(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899) of a share with itself reversed.
-
-    Both given: one of them by a fair coin at each step. Without either, labels stay as they are.
-    """
-    config = run.recipe.training
-    if not (config.mixup or config.cutmix):
-        return images, labels
-    seed = generator(run.recipe.seed, "mix", run.position).initial_seed() % 2**63
-    draw = np.random.default_rng(seed)
-    cut = bool(config.cutmix) and (not config.mixup or draw.random() < 0.5)
-    alpha = config.cutmix if cut else config.mixup
-    keep = float(draw.beta(alpha, alpha))
-    other = images.flip(0)
-    if cut:
-        height, width = images.shape[-2:]
-        side = math.sqrt(1 - keep)
-        top, left = draw.integers(height), draw.integers(width)
-        rows = slice(
-            max(0, int(top - height * side / 2)), min(height, int(top + height * side / 2))
-        )
-        columns = slice(
-            max(0, int(left - width * side / 2)), min(width, int(left + width * side / 2))
-        )
-        images = images.clone()
-        images[..., rows, columns] = other[..., rows, columns]
-        area = (rows.stop - rows.start) * (columns.stop - columns.start)
-        keep = 1 - area / (height * width)
-    else:
-        images = keep * images + (1 - keep) * other
-    one_hot = F.one_hot(labels, run.data.info.num_classes).to(images.dtype)
-    return images, keep * one_hot + (1 - keep) * one_hot.flip(0)
 
 
 def _formatted(run: Run, images: Tensor) -> Tensor:

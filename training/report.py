@@ -12,6 +12,8 @@ from rich.table import Table
 from reporting.records import derived, history
 from training.earlycrop_metrics import earlycrop_metrics
 from training.environment import write_json
+from training.folder import SUMMARY
+from training.ranks import together
 from training.run import Run
 
 
@@ -81,20 +83,19 @@ class Report(AbstractContextManager["Report"]):
             )
 
     def finish(self, result: dict[str, float]) -> None:
-        """Write summary and model, and print both results and costs."""
+        """Write the summary, last of all files, and print both results and costs."""
         run = self.run
         run.cost.refresh_energy()
         summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
         summary |= earlycrop_metrics(run.model, run.dense_network, run.cost.totals, run.device)
-        if run.is_main:
-            summary = derived(summary, history(run.log.path)) | summary
-            for record in (*run.pruner.records(), summary):
-                run.log.write({"step": run.work, "images": run.progress.images} | record)
-            run.save_model("model.safetensors")
-            write_json(run.folder / "summary.json", summary)
-            self.bar.stop()
-            Console(highlight=False).print(self.table(summary))
-        run.accelerator.wait_for_everyone()
+        with together():
+            if run.is_main:
+                summary = derived(summary, history(run.log.path)) | summary
+                for record in (*run.pruner.records(), summary):
+                    run.log.append({"step": run.work, "images": run.progress.images} | record)
+                write_json(run.folder / SUMMARY, summary)
+                self.bar.stop()
+                Console(highlight=False).print(self.table(summary))
 
     def table(self, s: dict[str, Any]) -> Table:
         """Result and cost of the run, dense network beside the final one."""

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, reduce
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import models
@@ -22,17 +22,21 @@ from models.tensors import save_tensors
 from pruning.errors import PruningError
 from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
-from training import checkpoint, state
+from training import buckets, checkpoint, state
+from training.best import BEST
 from training.build import build_averager, build_model, build_optimizer
 from training.cost import Cost
 from training.data import Batches, Data, open_data
 from training.environment import cpu_name
 from training.log import Log
+from training.progress import Progress, Watch
+from training.ranks import together
 from training.recipe import Recipe, RecipeError
 from training.rehearsal import rehearse, rehearse_early
 from training.sync_batchnorm import release, synchronize
+from training.writer import Writer
 
-BEST = "model.best.safetensors"  # of the validation split's evaluations
+MODEL = "model.safetensors"
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
 
 
@@ -42,43 +46,6 @@ class Stopped(Exception):
 
 class NotFinite(Exception):
     """The loss became NaN or infinite."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands. `position` may go back when rewinding, `work` never does."""
-
-    position: int = 0
-    work: int = 0
-    images: int = 0
-    serial: int = 0
-    best_percent: float = -1.0
-    best_work: int = -1
-
-
-class Watch:
-    """Sums of the loss kept on the device, so that only log lines wait for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-        self.images = 0
-        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
-
-    def add(self, loss_sum: Tensor, images: int, step: int) -> None:
-        """Count one step's summed loss over this rank's images."""
-        self.loss += loss_sum
-        self.images += images
-        bad = ~torch.isfinite(loss_sum) & (self.bad_step < 0)
-        self.bad_step = torch.where(bad, torch.full_like(self.bad_step, step), self.bad_step)
-
-    def state(self) -> Tensor:
-        """Loss sum and images, (2,)."""
-        return torch.stack([self.loss, torch.full_like(self.loss, self.images)])
-
-    def load(self, kept: list[float]) -> None:
-        """Go on from a `state`."""
-        self.loss += kept[0]
-        self.images = int(kept[1])
 
 
 class Run:
@@ -91,6 +58,7 @@ class Run:
         meters = accelerator.is_local_main_process
         self.cost = Cost(recipe.cost, self.device, self.processes, meters, self.sum)
         self.log = Log(folder, accelerator)
+        self.writer = Writer()  # of checkpoints, on the main process
         self.progress, self.watch = Progress(), Watch(self.device)
         self.stop_signal = 0
         self.show: Callable[[dict[str, Any]], None] = lambda record: None
@@ -144,7 +112,8 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the training images."""
-        return self.data.steps_per_epoch(self.recipe.training.batch_size)
+        config = self.recipe.training
+        return self.data.steps_per_epoch(config.batch_size, config.accumulation)
 
     @property
     def total_steps(self) -> int:
@@ -170,7 +139,11 @@ class Run:
         return torch.zeros(size, dtype=self.dtype, device=self.device)
 
     def calibration(self, batches: int, batch_size: int, **options: Any) -> Batches:
-        """This rank's share of training images to score on; see Data.calibration_batches."""
+        """This rank's share of training images to score on; see Data.calibration_batches.
+
+        Who asks is about to look at the network, which must be the same on every rank.
+        """
+        self.sync_buffers()
         drawn = self.data.calibration_batches(batches, batch_size, **options)
         return [(images.to(self.dtype), labels) for images, labels in drawn]
 
@@ -216,6 +189,8 @@ class Run:
         if self.recipe.training.sync_batchnorm and self.processes > 1:
             synchronize(self.model)
         self.wrapped, self.stepper = self.accelerator.prepare(self.model, self.optimizer)
+        if isinstance(self.wrapped, DistributedDataParallel):
+            buckets.settle(self.wrapped)
 
     def _open_laboratory(self, config: LaboratoryConfig) -> None:
         from pruning.laboratory import Laboratory
@@ -239,9 +214,11 @@ class Run:
         from pruning import laboratory_table
 
         with self.cost.phase("laboratory"):
+            self.sync_buffers()
             self.laboratory.measure(self.model, self.work)
-            if self.is_main:
-                laboratory_table.write(self.laboratory.rows, self.folder / state.LABORATORY)
+            with together():
+                if self.is_main:
+                    laboratory_table.write(self.laboratory.rows, self.folder / state.LABORATORY)
 
     def measure_saliency(self) -> None:
         """Let the pruner look at the network, where a pause is due; training never notices."""
@@ -255,8 +232,9 @@ class Run:
         self.check_loss()
         self.cost.end_segment({"end": self.work, "macs": self.image_sizes["macs"]})
         history = self.pruner.history()
-        if history and self.is_main:
-            save_tensors(history, self.folder / "saliency.safetensors")
+        with together():
+            if history and self.is_main:
+                save_tensors(history, self.folder / "saliency.safetensors")
         self.model = self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
         release(self.model)
@@ -266,10 +244,16 @@ class Run:
         self.wrapped, self.stepper = self.model, self.optimizer
 
     def sync_buffers(self) -> None:
-        """Rank 0's BatchNorm statistics on every rank, as DDP itself does before each forward."""
+        """Rank 0's BatchNorm statistics on every rank, as DDP itself does before each forward.
+
+        The averaged network has those of rank 0 too: they are an average over steps of what DDP
+        makes every rank start from. Ranks drift apart only between two calls, which come before
+        anything that looks at a network: evaluation, scoring, a checkpoint.
+        """
         if self.processes > 1:
-            for buffer in self.model.buffers():
-                broadcast(buffer)
+            for network in filter(None, (self.model, self.ema)):
+                for buffer in network.buffers():
+                    broadcast(buffer)
 
     def tell(self, record: dict[str, Any]) -> None:
         """A line in the log for what was measured at this step."""
@@ -285,7 +269,8 @@ class Run:
         bad = int(self.gather(self.watch.bad_step[None]).max())
         if bad >= 0:
             rate = self.optimizer.param_groups[0]["lr"]
-            good = checkpoint.latest(self.folder / "checkpoints") or "none yet"
+            self.wait_for_checkpoint()
+            good = checkpoint.latest(self.folder / state.CHECKPOINTS) or "none yet"
             raise NotFinite(
                 f"the loss is NaN or infinite at step {bad} (learning rate {rate:.3g}); last good"
                 f" checkpoint: {good}; lower training.optimizer.lr or set training.clip_norm"
@@ -322,12 +307,27 @@ class Run:
             return
         if self.sum(torch.tensor(self.stop_signal)):
             self.save()
+            self.wait_for_checkpoint()
             raise Stopped(f"stopped by a signal at step {self.work}; go on with --resume")
 
     def save(self) -> None:
-        """Write a checkpoint of the whole state."""
+        """Begin to write a checkpoint of the whole state; training may go on meanwhile."""
         with self.cost.phase("checkpoint"):
             state.save(self)
+
+    def wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            CheckpointError: on every rank, if it could not be written.
+        """
+        with self.cost.phase("checkpoint"), together():
+            self.writer.wait()
+
+    def finish(self) -> None:
+        """Bring to disk what training gave, before anything that follows can fail."""
+        self.wait_for_checkpoint()
+        self.save_model(MODEL)
 
     def keep_best(self, top1_percent: float) -> None:
         """Keep the weights that are best on the validation split since pruning is over."""
@@ -337,10 +337,11 @@ class Run:
 
     def save_model(self, name: str) -> None:
         """Write the averaged weights, else the weights, with their structure."""
-        if self.is_main:
-            model = self.model if self.ema is None else self.ema
-            notes = {"recipe": self.recipe.hash(), "seed": self.recipe.seed, "step": self.work}
-            models.save(model, self.folder / name, notes)
+        with together():
+            if self.is_main:
+                model = self.model if self.ema is None else self.ema
+                notes = {"recipe": self.recipe.hash(), "seed": self.recipe.seed, "step": self.work}
+                models.save(model, self.folder / name, notes)
 
     def size(self) -> dict[str, Any]:
         """The network as it is now; sparsity is the removed part of the dense network's weights."""

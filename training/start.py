@@ -1,47 +1,123 @@
 """How a run begins: a folder of its own, or the newest one of the same recipe to go on with."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import yaml
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from training import checkpoint, state
+from training.best import load_best
 from training.build import make_accelerator, on_cpu
-from training.environment import environment, write_json
-from training.recipe import Recipe, RecipeError
+from training.checkpoint import CheckpointError
+from training.environment import environment, write_json, write_text
+from training.folder import give_back, take
+from training.ranks import from_main, together
+from training.recipe import Recipe
 from training.run import Run
 from training.source import Source
 
 
-def start(recipe: Recipe, source: Source, *, output: Path | None, resume: bool, stem: str) -> Run:
-    """A run in its folder, at its beginning or where its last good checkpoint stands.
+@contextmanager
+def start(
+    recipe: Recipe, source: Source, *, output: Path | None, resume: bool, stem: str
+) -> Iterator[Run]:
+    """A run in a folder of its own, at its beginning or where its last good checkpoint stands.
+
+    Until it is left no other job can take the folder; leaving it waits for the last checkpoint.
 
     Raises:
-        RecipeError: `output` exists and `resume` is not asked for, or the batch does not fit.
+        RecipeError: the folder holds another run or is in use, or the batch does not fit.
+        Finished: there is nothing left to do.
+        CheckpointError: no checkpoint can be gone on from.
         DataError: the data set is missing or broken.
     """
-    name = f"{stem}-{recipe.hash()}-seed{recipe.seed}"
     ranks = PartialState(cpu=on_cpu())
-    chosen = [_folder(output, resume, name) if ranks.is_main_process else None]
-    folder = broadcast_object_list(chosen)[0]
-    if isinstance(folder, RecipeError):
-        raise folder
-    assert isinstance(folder, Path)
-    _set_numerics(recipe)
-    accelerator = make_accelerator(recipe, folder)
-    run = Run(recipe, folder, accelerator)
-    if accelerator.is_main_process:
-        (folder / "recipe.resolved.yaml").write_text(resolved(recipe, source), encoding="utf-8")
-        write_json(folder / "environment.json", environment())
-    path = checkpoint.latest(folder / "checkpoints") if resume else None
+    folder, warning = from_main(lambda: take(recipe, stem, output, resume))
+    try:
+        _say(warning)
+        _set_numerics(recipe)
+        run = Run(recipe, folder, make_accelerator(recipe, folder))
+        with run.writer:
+            _go_on(run)
+            with together():
+                if run.is_main:
+                    _describe(run, source)
+            yield run
+    finally:
+        if ranks.is_main_process:
+            give_back(folder)
+
+
+def _go_on(run: Run) -> None:
+    """Load the newest good checkpoint, if there ever was one; no file changes until it is loaded.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is good, or there were some.
+    """
+    path, faults = from_main(lambda: _newest(run.folder))
+    size = 0
     if path is not None:
-        state.load(run, path)
-    elif run.is_main:
-        run.log.cut(0)  # a session that died before its first checkpoint left lines to do again
-    accelerator.wait_for_everyone()
-    return run
+        with together():
+            size = state.load(run, path)
+    with together():
+        if run.is_main:
+            if path is None and run.log.path.exists():
+                _say(f"{run.folder}: no checkpoint yet; begins again at step 0")
+            if path is not None and faults:
+                checkpoint.set_aside(path)
+                _say(f"{', '.join(faults)} (now *.damaged); goes on from {path}")
+            _say(*_mend(run, size), *_best_fault(run))
+
+
+def _mend(run: Run, size: int) -> list[str]:
+    """Cut the log where the run goes on, and note in it what was lost of it."""
+    faults = [f"{run.log.path}: {fault}" for fault in run.log.go_on(size)]
+    if faults:
+        run.log.append({"step": run.work, "images": run.progress.images, "log/faults": faults})
+    return faults
+
+
+def _best_fault(run: Run) -> list[str]:
+    if run.progress.best_work >= 0:
+        try:
+            load_best(run)
+        except ValueError as fault:
+            return [f"{fault}; goes on, and the next better weights are written there"]
+    return []
+
+
+def _newest(folder: Path) -> tuple[Path | None, list[str]]:
+    where = folder / state.CHECKPOINTS
+    path, faults = checkpoint.newest(where)
+    if path is None and faults:
+        raise CheckpointError(
+            f"{where}: no checkpoint is good ({', '.join(faults)}); put back a copy of one and of"
+            " its .sha256, or start again in another --output"
+        )
+    if path is None and (folder / state.LAST).exists():
+        raise CheckpointError(
+            f"{where}: the checkpoints of this run are gone; put them back, or start again in"
+            " another --output"
+        )
+    return path, faults
+
+
+def _describe(run: Run, source: Source) -> None:
+    """Write what is run and where; and clear what a killed session was writing."""
+    for pattern in ("*.partial", ".tmp*", ".model*.safetensors.*"):
+        for path in run.folder.glob(pattern):
+            path.unlink()
+    write_text(run.folder / "recipe.resolved.yaml", resolved(run.recipe, source))
+    write_json(run.folder / "environment.json", environment())
+
+
+def _say(*lines: str | None) -> None:
+    for line in filter(None, lines):
+        print(line, file=sys.stderr, flush=True)
 
 
 def resolved(recipe: Recipe, source: Source) -> str:
@@ -64,30 +140,6 @@ def resolved(recipe: Recipe, source: Source) -> str:
 
     write(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), (), 0)
     return "\n".join(lines) + "\n"
-
-
-def _folder(output: Path | None, resume: bool, name: str) -> Path | RecipeError:
-    """Made where it is new; errors travel to the other ranks as values."""
-    if output is None:
-        if resume:
-            found = [p for p in Path("runs").glob(f"{name}*") if not (p / "summary.json").exists()]
-            if not found:
-                return RecipeError(
-                    f"--resume: no unfinished run runs/{name}*; start it without --resume,"
-                    " or give its folder as --output"
-                )
-            return max(found, key=lambda p: p.stat().st_mtime)
-        taken = len(list(Path("runs").glob(f"{name}*")))
-        output = Path("runs") / (f"{name}-{taken + 1}" if taken else name)
-    if output.exists() and any(output.iterdir()) and not resume:
-        return RecipeError(f"--output {output} holds a run; add --resume, or choose another folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return RecipeError(
-            f"--output {output}: {error.strerror}; choose a folder that can be written"
-        )
-    return output
 
 
 def _set_numerics(recipe: Recipe) -> None:

@@ -5,6 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+from training.checkpoint import CheckpointError
+
 
 class Writer:
     """One thread that writes one checkpoint at a time, on the process that has one to write.
@@ -43,5 +45,9 @@ class Writer:
     ) -> None:
         try:
             self.wait()
+        except CheckpointError as fault:
+            if error is None:
+                raise
+            raise CheckpointError(f"{fault} (the run was ended by: {error})") from error
         finally:
             self._threads.shutdown()
