@@ -20,6 +20,7 @@ from pruning.selection import Threshold
 from pruning.triggers import Epi, MaskDistance, RandomEpoch
 from tests.runs import DIGITS
 from tests.small_training import CHANNEL, STEPS, Training, network, recipe
+from tests.tiers import slow_but
 
 CUT = "granularity: channel, channels: 30%, application: surgery, schedule: {start: 1ep}"
 MNIST = (
@@ -145,7 +146,10 @@ LATE = {
 }
 
 
-@pytest.mark.parametrize("name", LATE)
+QUICK = [name for name, (asked, says) in LATE.items() if says and "timm" not in asked[0]]
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, LATE))
 def test_late_faults_are_one_line(name, run_recipe, capsys):
     settings, says = LATE[name]
     status, folder = run_recipe(
@@ -159,6 +163,7 @@ def test_late_faults_are_one_line(name, run_recipe, capsys):
         assert not (folder / "log.jsonl").exists() or not (folder / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_no_fault_of_pruning(run_recipe, capsys):
     prunes = f"pruning={{criterion: taylor, {CUT}}}"
     status, _ = run_recipe(DIGITS, "training.optimizer.lr=1e30", "training.duration=2ep", prunes)
@@ -358,6 +363,7 @@ def test_weights_that_are_no_numbers_are_refused_where_no_score_shows_them(keys)
         Pruner(recipe(criterion="random", **keys), training).prune(training)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_told_before_a_round(run_recipe, capsys):
     settings = ("training.optimizer.lr=1e30", "training.duration=2ep", "log.every=100ep")
     prunes = "pruning={criterion: random, sparsity: 50%, schedule: {start: 3it}}"
