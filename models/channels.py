@@ -167,11 +167,17 @@ def _kept(axes: Axes, keep: Keep) -> Tensor:
 
 def take(tensor: Tensor, cut: Cut) -> Tensor:
     """A new tensor of the indices kept, in the memory format of `tensor`."""
-    last = tensor.dim() == 4 and not tensor.is_contiguous()
-    last = last and tensor.is_contiguous(memory_format=torch.channels_last)
+    layout = memory_format(tensor)
     for d, kept in cut:
         tensor = tensor.index_select(d, kept.to(tensor.device))
-    return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
+    return tensor.contiguous(memory_format=layout)
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """Memory format of a tensor: channels_last where that alone describes it, else contiguous."""
+    last = tensor.dim() == 4 and not tensor.is_contiguous()
+    last = last and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 @torch.no_grad()

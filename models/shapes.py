@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from models.bias_map import MappedConv2d, add_bias_map
+from models.channels import memory_format
 from models.errors import ModelError
 from models.options import shown
 from models.widths import follow, layer_widths
@@ -94,10 +95,11 @@ def _make_room(name: str, module: nn.Module, key: str, tensor: Tensor) -> None:
         )
     if old.shape == tensor.shape:
         return
+    room = torch.empty_like(tensor, memory_format=memory_format(old))
     if key in module._parameters:
-        module._parameters[key] = nn.Parameter(torch.empty_like(tensor), old.requires_grad)
+        module._parameters[key] = nn.Parameter(room, old.requires_grad)
     else:
-        module._buffers[key] = torch.empty_like(tensor)
+        module._buffers[key] = room
 
 
 def _check_fit(name: str, module: nn.Module) -> None:

@@ -21,6 +21,10 @@ from training import checkpoint, loop
 from training.log import read
 
 SHORT = ("training.duration=3ep", "checkpoint.every=8it", "model.options.width=0.5")
+PRUNED = (
+    "pruning={criterion: taylor, granularity: channel, macs: 50%, tolerance: 3%,"
+    " application: surgery, schedule: {start: 20it, every: 12it, rounds: 2, curve: linear}}"
+)
 
 
 def test_a_run_leaves_a_whole_folder(run_recipe):
@@ -45,10 +49,12 @@ def test_a_run_leaves_a_whole_folder(run_recipe):
 AVERAGED = ("training.optimizer=adamw", "training.ema={decay: 0.9}", "training.clip_norm=1.0")
 ACCUMULATED = ("training.optimizer=rmsprop", "training.accumulation=2", "training.mixup=0.2")
 MIXED = ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%")
+LAST = ("training.channels_last=on", PRUNED)
 
 
 @pytest.mark.parametrize(
-    "extra", slow_but([(AVERAGED,)], [((),), (AVERAGED,), (ACCUMULATED,), (MIXED,)])
+    "extra",
+    slow_but([(AVERAGED,)], [((),), (AVERAGED,), (ACCUMULATED,), (MIXED,), (LAST,)]),
 )
 def test_a_crash_changes_nothing(run_recipe, crash, extra):
     _, whole = run_recipe(DIGITS, *SHORT, *extra, folder="whole")
@@ -121,10 +127,6 @@ def test_accumulation_takes_the_same_steps(run_recipe):
     assert losses(one) == pytest.approx(losses(two), rel=1e-10)
 
 
-PRUNED = (
-    "pruning={criterion: taylor, granularity: channel, macs: 50%, tolerance: 3%,"
-    " application: surgery, schedule: {start: 20it, every: 12it, rounds: 2, curve: linear}}"
-)
 NORMED = ("model={name: resnet56, options: {depth: 8, width: 0.5}}", "training.sync_batchnorm=on")
 OFTEN = PRUNED.replace("20it", "3it").replace("12it", "4it")
 TWICE = {
