@@ -51,6 +51,7 @@ def check_equal(model, image, found, keep):
     with torch.no_grad():
         expected, got = masked_copy(model, found, keep)(image), small(image)
     assert expected.std() > 1e-3
+    # float64 through a hundred layers or so that keep the scale: some 1e-14 apart
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
     assert {name: tuple(t.shape) for name, t in named_tensors(small).items()} == left.shapes
     assert left.widths == {axis: int(kept.sum()) for axis, kept in keep.items()}

@@ -59,7 +59,10 @@ def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, metho
 
 @pytest.mark.slow
 def test_two_ranks_prune_as_one(run_recipe, tmp_path):
-    """What two processes keep, several methods in one launch, is what one process keeps."""
+    """What two processes keep, several methods in one launch, is what one process keeps.
+
+    In float64, in which no two scores are so near that the order of a sum would swap them.
+    """
     alike = ("training.precision=fp64", "training.sync_batchnorm=on")
     asked = {m: [f"recipes/{m}.yaml", *words(m), *alike] for m in TWO_RANKS}
     asked["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
