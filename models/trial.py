@@ -73,9 +73,10 @@ def _suffices(model: nn.Module, part: Tensor, whole: Tensor, passes: Passes) -> 
         return False
     for training, done in passes.items():
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        images = part[: done.images]
         with repeatable(part.device), Log() as log:
             try:
-                functional_call(model.train(training), buffers, (part[: done.images],))
+                functional_call(model.train(training), buffers, (images,))
             except Exception:  # whatever a module raises at a size it did not expect
                 return False
         if [call.name for call in log.calls] != [call.name for call in done.calls]:
