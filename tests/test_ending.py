@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PLAN = ["--recipe", str(ROOT / DIGITS), "--dry-run"]
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_leaves_one_line_and_a_way_on(run_recipe, monkeypatch, capsys):
     after = loop.after_step
 
@@ -75,6 +76,7 @@ def test_a_fault_of_another_process_is_not_ours(monkeypatch, capsys, tmp_path):
     assert line.startswith("rank 0: another process of this run has ended; its own line says why")
 
 
+@pytest.mark.slow
 def test_one_rank_s_fault_ends_all_in_a_line_each(tmp_path):
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     words += ["tests/rank_fault.py", "--recipe", DIGITS, "--output", str(tmp_path / "run")]
@@ -108,3 +110,12 @@ def test_ctrl_c_is_known_when_other_code_makes_an_error_of_it(monkeypatch, capsy
     signal.signal(signal.SIGINT, before)
     assert train.main(["--recipe", "/nope"]) == 130
     assert capsys.readouterr().err == "interrupted; nothing was trained; start it again\n"
+
+
+@pytest.mark.slow
+def test_a_folder_s_name_is_no_markup(run_recipe, capsys):
+    status, folder = run_recipe(DIGITS, "training.duration=1it", folder="x[/bold]")
+    assert status == 0
+    said = capsys.readouterr()
+    assert f"{folder} · " in said.err
+    assert "x[/bold]" in said.out.replace("\n", "").replace(" ", "")

@@ -2,11 +2,14 @@
 
 import sys
 
+import pytest
+
 import train
 from benchmarks.fuzz_cases import Case
 from benchmarks.fuzz_recipes import Outcome, drawn, fuzz, guarded, keep, kept, run
 
 
+@pytest.mark.slow
 def test_sixty_cases_of_the_fuzz_pass():
     tally = fuzz(60, start=1, seconds=120)
     assert [(case, outcome.fault) for _, case, outcome in tally.failed] == []

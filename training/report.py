@@ -22,7 +22,9 @@ class Report(AbstractContextManager["Report"]):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.console = Console(quiet=not run.is_main, file=sys.stderr, highlight=False)
+        self.console = Console(
+            quiet=not run.is_main, file=sys.stderr, highlight=False, markup=False
+        )
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -95,7 +97,7 @@ class Report(AbstractContextManager["Report"]):
                     run.log.append({"step": run.work, "images": run.progress.images} | record)
                 write_json(run.folder / SUMMARY, summary)
                 self.bar.stop()
-                Console(highlight=False).print(self.table(summary))
+                Console(highlight=False, markup=False).print(self.table(summary))
 
     def table(self, s: dict[str, Any]) -> Table:
         """Result and cost of the run, dense network beside the final one."""
