@@ -16,9 +16,8 @@ from models.channels import STAYS, Axes, Keep, Labels, Masks, masks, shrink
 from models.layer_rules import LAYER_RULES
 from models.passes import watch
 from models.rules import RULES
-from models.trace import Trace, Vectors, classes
+from models.trace import Trace, Vectors, classes, named_tensors
 from models.trial import Risks, tried
-from models.twins import named_tensors
 
 __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from models.twins import named_tensors
+from models.trace import named_tensors
 from models.widths import fit, follow, layer_widths
 
 Keep = Mapping[str, Tensor]

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 from models.errors import ModelError
 from models.modes import evaluating
-from models.trace import Pass, Trace
-from models.twins import named_tensors, repeatable, twin
+from models.trace import Pass, Trace, named_tensors
+from models.twins import repeatable, twin
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

@@ -17,11 +17,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from models.errors import ModelError
-from models.twins import DRAWS, Call
 
 Vectors = tuple[Tensor | None, ...]
 
+DRAWS = {"rand", "randn", "rand_like", "randn_like", "bernoulli_", "uniform_", "normal_"}
+DRAWS |= {"exponential_", "cauchy_", "log_normal_", "geometric_"}  # random numbers, nothing else
+
 _MEETS = "meets values that are not channels"
+
+
+class Call(NamedTuple):
+    """An operator that ran."""
+
+    name: str
+    computes: bool  # from floating-point numbers
+    numbers: list[Any]  # it was given, BatchNorm's flag of training aside
+
+    @classmethod
+    def of(cls, function: Any, given: list[Any]) -> "Call":
+        """The call of an operator with these arguments."""
+        computes = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in given)
+        numbers = [leaf for leaf in given if not isinstance(leaf, Tensor | bool)]
+        return cls(function._schema.name.partition("::")[2], computes, numbers)
 
 
 class Operation(NamedTuple):
@@ -195,6 +212,11 @@ class Trace(TorchDispatchMode):
 
 def _is_known(vector: Tensor | None) -> bool:
     return vector is not None
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, then buffers, by name; each once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:

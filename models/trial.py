@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 
 from models.channels import STAYS, Axes, Cut, Keep, cut_out, cuts, left, relabel, take
 from models.rules import RESHAPES
-from models.trace import Pass
-from models.twins import DRAWS, Log, named_tensors, random_twin, repeatable, twin
+from models.trace import DRAWS, Pass, named_tensors
+from models.twins import Log, random_twin, repeatable, twin
 
 Passes = dict[bool, Pass]  # by mode: training or not
 Risks = list[tuple[str, list[str]]]  # code that may hold sizes, the axes it handles

@@ -4,7 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import ModelError
-
-DRAWS = {"rand", "randn", "rand_like", "randn_like", "bernoulli_", "uniform_", "normal_"}
-DRAWS |= {"exponential_", "cauchy_", "log_normal_", "geometric_"}  # random numbers, nothing else
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, then buffers, by name; each once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+from models.trace import DRAWS, Call, named_tensors
 
 
 def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -104,21 +97,6 @@ class Still(TorchDispatchMode):
         if name in DRAWS and output.is_floating_point():
             output.fill_(0.5)
         return output
-
-
-class Call(NamedTuple):
-    """An operator that ran."""
-
-    name: str
-    computes: bool  # from floating-point numbers
-    numbers: list[Any]  # it was given, BatchNorm's flag of training aside
-
-    @classmethod
-    def of(cls, function: Any, given: list[Any]) -> "Call":
-        """The call of an operator with these arguments."""
-        computes = any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in given)
-        numbers = [leaf for leaf in given if not isinstance(leaf, Tensor | bool)]
-        return cls(function._schema.name.partition("::")[2], computes, numbers)
 
 
 class Log(TorchDispatchMode):

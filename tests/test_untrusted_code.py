@@ -15,7 +15,7 @@ from models.axes import axes, masks, shrink
 from models.channels import cuts, take
 from models.errors import ModelError
 from models.shapes import reshape, widths
-from models.twins import named_tensors
+from models.trace import named_tensors
 from pruning import PruningError, prune_once
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
