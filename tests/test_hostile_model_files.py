@@ -252,6 +252,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_claims_a_huge_network_takes_no_memory_for_it(tmp_path):
     claims: list[tuple[str, dict[str, Any], str]] = [
         ("bep_vgg16", {"width": 2000.0}, "no tensor features.0.bias"),

@@ -16,6 +16,7 @@ from pruning.pruner import Pruner
 from pruning.report import printed
 from pruning.schedule import plan_events
 from tests.small_training import CHANNEL, STEPS, Training, images, network, recipe
+from tests.tiers import slow_but
 
 ONE_SHOT = {"start": "2ep"}
 ITERATIVE = {"start": "1ep", "rounds": 5}
@@ -87,7 +88,7 @@ def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
         known = len(training.records)
 
 
-@pytest.mark.parametrize("cut", [4, 13, 21])
+@pytest.mark.parametrize("cut", slow_but([13], [4, 13, 21]))
 @pytest.mark.parametrize(
     "asked",
     [
