@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
+from hypothesis import settings
 
 import train
 from reporting.records import Job, collect
@@ -14,6 +15,9 @@ from training import loop
 
 ROOT = Path(__file__).parent.parent
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
+# The same examples on every machine, however slow it is.
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+settings.load_profile("fixed")
 
 
 def pytest_collection_finish() -> None:

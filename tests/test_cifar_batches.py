@@ -136,6 +136,7 @@ def test_anything_else_is_refused(kind, protocol, capsys):
         (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7fx.", "expected"),  # 2^63 bytes
         (b"\x80\x02\x82\x01.", "it uses EXT1"),
         (b"\x80\x02Qx.", "it uses BINPERSID|it is damaged"),
+        (b"\x80\x02cnumpy\n\\u\n.", "invalid escape"),  # a deprecation, where they are errors
     ],
 )
 def test_bytes_that_are_no_batch(data, message):

@@ -145,7 +145,7 @@ class _Walk:
     def _opcodes(self, data: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
         try:
             yield from pickletools.genops(io.BytesIO(data))
-        except ValueError as error:  # cut short, or not a pickle
+        except (ValueError, DeprecationWarning) as error:  # cut short, no pickle, odd escapes
             raise NoBatch(str(error)[:80]) from None
 
     def _put(self, value: Any) -> None:
