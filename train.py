@@ -16,8 +16,8 @@ INTERRUPTS: list[int] = []  # signals that came before or after training
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe: the whole story. The exit status is 0, or 1 for an unforeseen fault, 2 for one
-    in what was asked, 3 for a loss that is no number, 4 for a disk that fails, 75 after a signal
-    (saved; run again with --resume), 130 for Ctrl-C before training began.
+    in what was asked, 3 for a loss that became NaN or infinite, 4 for a disk that fails, 75 after a
+    signal (saved; run again with --resume), 130 for Ctrl-C before training began.
     """
     run = None
     try:
@@ -88,7 +88,9 @@ class Arguments(argparse.ArgumentParser):
 def count(text: str) -> int:
     """A number of processes."""
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is no number of processes; write 1 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60} is not a number of processes; write 1 or more"
+        )
     return int(text)
 
 

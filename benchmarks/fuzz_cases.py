@@ -1,4 +1,4 @@
-"""What fuzz_recipes.py tries: recipes, settings, addresses of tables, and what is done to them."""
+"""Cases of fuzz_recipes.py: recipes, settings, addresses of tables, and changes of them."""
 
 import json
 from collections.abc import Iterator
@@ -227,7 +227,7 @@ def _fields() -> list[tuple[str, ...]]:
 
 @cache
 def _kinds() -> dict[tuple[str, ...], dict[str, Any]]:
-    """What the schema says of every key."""
+    """Return the schema's description of every key."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def walk(node: dict[str, Any], path: tuple[str, ...]) -> None:
@@ -268,7 +268,7 @@ def _fitting(path: tuple[str, ...]) -> st.SearchStrategy[Any]:
 
 
 def _branches(path: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What the schema allows there; a list of such values counts as one of them."""
+    """Return the kinds of value that the schema allows there."""
     node = _kinds()[path]
     found = [node, *node.get("anyOf", [])]
     return [_schema()["$defs"].get(b.get("$ref", "").rpartition("/")[2], b) for b in found]

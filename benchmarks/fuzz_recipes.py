@@ -48,7 +48,7 @@ class Late(BaseException):
 
 @dataclass
 class Outcome:
-    """How a case ended; `fault` is why that is not good, or empty."""
+    """The end of a case; `fault` says why it failed, and is empty if it passed."""
 
     status: int | str
     said: str
@@ -58,7 +58,7 @@ class Outcome:
 
 @dataclass
 class Tally:
-    """What the cases came to."""
+    """Numbers of cases by their ends, and those that failed."""
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -226,7 +226,7 @@ def summary(tally: Tally) -> str:
 def _part(text: str) -> tuple[int, int]:
     k, _, n = text.partition("/")
     if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
-        raise argparse.ArgumentTypeError(f"{text} is no part such as 1/8")
+        raise argparse.ArgumentTypeError(f"{text} is not a part such as 1/8")
     return int(k), int(n)
 
 

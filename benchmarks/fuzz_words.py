@@ -1,4 +1,4 @@
-"""What fuzz_recipes.py writes where something else belongs."""
+"""Values that fuzz_recipes.py puts in place of others."""
 
 from typing import Any
 

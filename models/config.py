@@ -1,4 +1,4 @@
-"""The recipe's `model:` section, and what all sections of a recipe have in common."""
+"""The recipe's `model:` section, and the base of all its sections."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
@@ -34,7 +34,7 @@ def check_switch(annotation: Any) -> None:
     """
     kinds = list(_kinds(annotation))
     if (int in kinds or float in kinds) and bool not in kinds:
-        raise ValueError("on and off, yes and no, true and false are no numbers; write a number")
+        raise ValueError("on and off, yes and no, true and false are not numbers; write a number")
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
@@ -45,7 +45,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 class ModelConfig(Section):
-    """Which network: a name of this zoo or `timm/<name>`, and its constructor's `options`.
+    """The network: a name of this zoo or `timm/<name>`, and its constructor's `options`.
 
     `weights` starts from a saved model of an earlier run (its structure must be the same network).
     """
@@ -67,7 +67,7 @@ class ModelConfig(Section):
         for key in NO_OPTIONS:
             if key in self.options:
                 raise ValueError(
-                    f"options: {key} is none of them; name and pretrained are keys of model, and"
+                    f"options: {key} is not one of them; name and pretrained are keys of model, and"
                     " classes and channels are those of the data"
                 )
         return self

@@ -21,7 +21,7 @@ class Duration:
 
     @classmethod
     def parse(cls, value: object) -> "Duration":
-        """The duration that `90ep`, `500it` or `50%` stand for.
+        """Return the duration that `90ep`, `500it` or `50%` stand for.
 
         Raises:
             ValueError: for anything else, a bare number included: its unit would be a guess.
@@ -32,7 +32,7 @@ class Duration:
         if isinstance(value, str):
             shown = repr(value)
         if not match:
-            raise ValueError(f"{shown} is no duration; write 90ep, 500it or 50%")
+            raise ValueError(f"{shown} is not a duration; write 90ep, 500it or 50%")
         amount = float(match[1])
         if match[2] == "it" and not amount.is_integer():
             raise ValueError(f"{shown} is not a whole number of steps; write {round(amount)}it")
@@ -41,7 +41,7 @@ class Duration:
         return cls(amount, match[2])
 
     def steps(self, steps_per_epoch: int, total_steps: int | None = None) -> int:
-        """Optimizer steps, rounded half up.
+        """Return the number of optimizer steps, rounded half up.
 
         Raises:
             ValueError: for `%` where no whole is known.
@@ -55,7 +55,7 @@ class Duration:
         return math.floor(self.amount / 100 * total_steps + 0.5)
 
     def __str__(self) -> str:
-        digits = format(Decimal(repr(self.amount)), "f")  # never 1e-05, which is no duration
+        digits = format(Decimal(repr(self.amount)), "f")  # never 1e-05, which cannot be read again
         return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}{self.unit}"
 
     @classmethod

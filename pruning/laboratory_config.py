@@ -24,7 +24,7 @@ def _amount(value: Any) -> int | float:
         return int(text)
     if 0 < number < 1:
         return number
-    raise ValueError(f"{value!r} is no amount to remove; write 10% (of each layer) or 1 (unit)")
+    raise ValueError(f"{value!r} is not an amount to remove; write 10% (of each layer) or 1 (unit)")
 
 
 Amount = Annotated[int | float, BeforeValidator(_amount)]
@@ -40,7 +40,7 @@ def _check_whole(name: str, duration: Duration) -> None:
 def _check_every(name: str, every: Duration) -> None:
     _check_whole(name, every)
     if not every.amount:
-        raise ValueError(f"{name}: {every} is no distance between two stops; write 1ep or more")
+        raise ValueError(f"{name}: {every} is not a distance between two stops; write 1ep or more")
 
 
 class FineTuneConfig(Section):
@@ -88,7 +88,7 @@ class IterativeConfig(Section):
 
 
 class LaboratoryConfig(Section):
-    """What pruning would cost at this moment, measured on copies while a network trains.
+    """Costs that pruning would have at this moment, measured on copies while a network trains.
 
     Every combination of `remove` × `layers` × `scores`, with and without bias propagation. Layers
     are words (all, firstconv, midconv, lastconv, firstdense) or names of modules.
@@ -115,7 +115,7 @@ class LaboratoryConfig(Section):
     def _whole_batches(self) -> "LaboratoryConfig":
         if self.images % self.batch_size:
             raise ValueError(
-                f"images {self.images} are no whole number of batches of {self.batch_size}; "
+                f"images {self.images} are not a whole number of batches of {self.batch_size}; "
                 f"write batch_size: {math.gcd(self.images, self.batch_size)}"
             )
         return self

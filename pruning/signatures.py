@@ -100,7 +100,7 @@ def _parsed(module: str) -> ast.Module:
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
-    """What a name of the module's top level is set to."""
+    """Return the value that a name of the module's top level is set to."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
@@ -137,7 +137,7 @@ def _options(module: str, name: str) -> Options:
 
 
 def _is_plain(annotation: ast.expr) -> bool:
-    """Whether a recipe can write such a value."""
+    """Return True if a recipe can write such a value."""
     nodes = list(ast.walk(annotation))
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
     return names <= PLAIN.keys() and not any(isinstance(n, ast.Attribute) for n in nodes)

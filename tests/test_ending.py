@@ -1,4 +1,4 @@
-"""What nobody foresaw ends in one line too, which says where the run stands and how it goes on."""
+"""Faults that nobody foresaw end in one line, which says where the run stands and how to go on."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a person can write, or do to a recipe, ends in exit status 0 or in short lines."""
+"""Anything written in a recipe, or done to its file, ends in exit status 0 or in short lines."""
 
 import os
 from pathlib import Path
@@ -64,7 +64,7 @@ FILES = {
         b"".join(b"k%d: 1\n" % i for i in range(11_000)),
         "r.yaml:10000: more than 20,000 key",
     ),
-    "long": (b"# " + b"x" * 300_000, "r.yaml: longer than 256 KiB, and no recipe is"),
+    "long": (b"# " + b"x" * 300_000, "r.yaml: longer than 256 KiB; a recipe has a few"),
     "list key": (b"{[a]: 1}", "r.yaml:1: a list or map as a key; write a word"),
     "map key": (b"? {a: 1}\n: 2", "r.yaml:1: a list or map as a key; write a word"),
     "number": (b"seed: " + b"9" * 5000, "has 5000 digits; write at most 40"),
@@ -98,13 +98,13 @@ def test_a_path_that_is_no_file_is_one_line(dry, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     paths = {
         tmp_path / "a": "Too many levels of symbolic links; give the path of a recipe file",
-        tmp_path: "no regular file; give the path of a recipe file",
-        tmp_path / "pipe": "no regular file; give the path of a recipe file",
+        tmp_path: "not a regular file; give the path of a recipe file",
+        tmp_path / "pipe": "not a regular file; give the path of a recipe file",
         tmp_path / "none": "No such file or directory; give the path of a recipe file",
         Path("x" * 5000): "File name too long; give the path of a recipe file",
         Path("a\0b"): "a\\x00b: embedded null byte; give the path of a recipe file",
-        Path("/dev/zero"): "no regular file; give the path of a recipe file",
-        Path(""): "no regular file; give the path of a recipe file",
+        Path("/dev/zero"): "not a regular file; give the path of a recipe file",
+        Path(""): "not a regular file; give the path of a recipe file",
     }
     for path, message in paths.items():
         status, said = dry(path)
@@ -141,7 +141,7 @@ SETTINGS = {
     "data={name: synthetic, image_size: 100000}": "data.image_size: Input should be less than or e",
     "data={name: synthetic, image_size: 60000}": "memory: at least",
     "data={name: synthetic, num_classes: 1000000000}": "data.num_classes: Input should be less tha",
-    "data.augment={crop_padding: 1000}": "crop_padding: 1000 pixels around images of 8 leave crops",
+    "data.augment={crop_padding: 1000}": "crop_padding: 1000 pixels around images of 8 make some",
     "data.augment={cutout: 1000}": "cutout: a square of 1000 pixels covers images of 8 wholly",
     "data.augment={resize: 1}": "model: digits_cnn on 1×1×1 cannot train on 64 at a time",
     "data.augment={resize: 100000}": "data.augment.resize: Input should be less than or equal to 6",
@@ -158,16 +158,16 @@ SETTINGS = {
     "model={name: digits_cnn, options: {width: -1}}": "width -1 is not above 0",
     "model={name: digits_cnn, options: {width: 1e9}}": "width 1000000000.0 is not above 0 and at m",
     "model={name: digits_cnn, options: {width: 900000}}": "for weights: lower the network's width",
-    "model={name: digits_cnn, options: {num_classes: 3}}": "options: num_classes is none of them",
+    "model={name: digits_cnn, options: {num_classes: 3}}": "options: num_classes is not one of",
     "model={name: digits_cnn, pretrained: true}": "digits_cnn has no pretrained weights",
     "model={name: timm/resnet10t, pretrained: true, weights: x}": "both say where to start; write",
     "model={name: digits_cnn, weights: /nope}": "/nope: no such file; give a model.safetensors",
-    "training.duration=100%": "training: duration: 100% is no length; write 90ep or 500it",
-    "training.duration=0it": "training: duration: 0it is no length; write 90ep or 500it",
+    "training.duration=100%": "training: duration: 100% is not a length; write 90ep or 500it",
+    "training.duration=0it": "training: duration: 0it is not a length; write 90ep or 500it",
     "training.duration=0.0001ep": "training.duration: 0.0001ep is less than a step; write 1it or m",
-    f"training.duration={'9' * 400}ep": "is no duration; write 90ep, 500it or 50%",
+    f"training.duration={'9' * 400}ep": "is not a duration; write 90ep, 500it or 50%",
     "training.batch_size=99999": "training.batch_size 99999 exceeds 1437 training images; lower it",
-    "training.batch_size=yes": "training.batch_size: on and off, yes and no, true and false are no",
+    "training.batch_size=yes": "training.batch_size: on and off, yes and no, true and false are",
     "training.optimizer.lr=inf": "training.optimizer.lr: Input should be a finite number",
     "training.optimizer.lr=1e400": "1e400 is larger than any number; write a smaller one",
     "training.optimizer.eps=nan": "training.optimizer.eps: Input should be a finite number",
@@ -175,9 +175,9 @@ SETTINGS = {
     "training.optimizer={name: adam, betas: [2, 2]}": "betas.0: Input should be less than 1",
     "training.optimizer={name: rmsprop, alpha: -5}": "alpha: Input should be greater than or equal",
     "training.optimizer={name: sgd, momentum: 0, nesterov: true}": "nesterov needs momentum; write",
-    "training.optimizer={name: sgd, options: {nope: 1}}": "training.optimizer: sgd cannot be made ",
+    "training.optimizer={name: sgd, options: {nope: 1}}": "sgd does not take these options",
     "training.optimizer={name: sgd, options: {lr: 1}}": "options: lr is a key of the optimizer its",
-    "training.optimizer={name: sgd, options: {dampening: x}}": "training.optimizer: sgd cannot be",
+    "training.optimizer={name: sgd, options: {dampening: x}}": "sgd does not take these options",
     "training.optimizer=timm/nope": "training.optimizer: timm has no nope; write timm/lamb",
     "training.optimizer=timm/lmab": "training.optimizer: timm has no lmab; write timm/lamb",
     "training.optimizer=timm/adahessian": "needs second derivatives, which training does not",
@@ -191,12 +191,12 @@ SETTINGS = {
     "pruning.calibration.batches=999999999999": "batches: Input should be less than or equal to 10",
     "pruning.calibration.batch_size=999999999": "batch_size: Input should be less than or equal to",
     "pruning.tolerance=nan": "pruning.tolerance: Input should be a finite number",
-    "laboratory={every: 0it}": "laboratory: every: 0it is no distance between two stops; write 1ep",
+    "laboratory={every: 0it}": "laboratory: every: 0it is not a distance between two stops",
     "laboratory={every: 50%}": "laboratory: every: 50%: the laboratory counts steps",
     "laboratory={every: 1ep, iterative: {start: 1ep, each: 1e-9}}": "makes more than 1000 rounds",
     "evaluation.every=0.00001ep": "evaluation.every: 0.00001ep is less than a step; write 1it or m",
     "log.every=150%": "log.every: 150% is more than the whole; write 100% or less",
-    "log.tracker=nope": "log.tracker: nope is no tracker; write wandb or none, or install one of",
+    "log.tracker=nope": "log.tracker: nope is not a tracker; write wandb or none, or install one",
     "log.tracker=aim": "log.tracker: aim is not installed; write wandb or none",
     "cost.pue=inf": "cost.pue: Input should be a finite number",
     "cost.cpu_power_watts=nan": "cost.cpu_power_watts: Input should be a finite number",
@@ -269,7 +269,7 @@ def test_many_processes_take_no_time(dry):
 def test_a_number_of_processes_is_one(number, dry):
     status, said = dry(QUICK, words=(f"--processes={number}",))
     assert status == 2
-    assert "is no number of processes; write 1 or more" in said
+    assert "is not a number of processes; write 1 or more" in said
     assert len(said.splitlines()) == 1
 
 

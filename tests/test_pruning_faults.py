@@ -86,7 +86,7 @@ LATE = {
     ),
     "a laboratory at every 0 steps": (
         ["laboratory={every: 0it}"],
-        "every: 0it is no distance between two stops; write 1ep or more",
+        "every: 0it is not a distance between two stops; write 1ep or more",
     ),
     "classes that do not share images": (
         [

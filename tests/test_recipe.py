@@ -88,7 +88,7 @@ def test_typed_fields(tmp_path):
         ("model: x\n", "r.yaml: data is missing; write it"),
         (
             GOOD.replace("5ep", "5"),
-            "r.yaml:4: training.duration: 5 is no duration; write 90ep, 500it or 50%",
+            "r.yaml:4: training.duration: 5 is not a duration; write 90ep, 500it or 50%",
         ),
         (
             GOOD + "  optimizer: sgdd\n",

@@ -1,4 +1,4 @@
-"""What a recipe names, built: network, moving average, optimizer, accelerator."""
+"""Network, moving average, optimizer and accelerator of a recipe."""
 
 from collections.abc import Callable
 from functools import partial
@@ -88,7 +88,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 
 
 def on_cpu() -> bool:
-    """Whether training runs on the CPU: asked for by ACCELERATE_USE_CPU, or there is no GPU."""
+    """Return True if training runs on the CPU: by ACCELERATE_USE_CPU, or without a GPU."""
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
 
 
@@ -112,8 +112,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         return _constructor(config, shared | config.options)(_groups(config, model))
     except FAULTS as error:
         raise RecipeError(
-            f"training.optimizer: {config.name} cannot be made so ({first_line(error)});"
-            " write other options"
+            f"training.optimizer: {config.name} does not take these options"
+            f" ({first_line(error)}); write others"
         ) from None
 
 

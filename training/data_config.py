@@ -17,14 +17,14 @@ Colour = tuple[float, ...]
 
 
 class AugmentConfig(Section):
-    """What happens to training images, in this order; only `resize` also applies elsewhere.
+    """Changes of training images, in this order; only `resize` also applies to other images.
 
     random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
-    crop_padding: pad by so many black pixels, cut a window of the old size at a random place.
+    crop_padding: pad with a border of that many black pixels, cut out a random old-sized window.
     flip: mirror left and right with probability ½.
-    rotation: by an angle uniform in ± so many degrees; nearest pixel, black outside.
-    resize: to a square of so many pixels (bilinear, antialiased); validation and test images too.
-    cutout: a square of so many pixels around a random centre becomes the mean colour.
+    rotation: by an angle uniform in ± that many degrees; nearest pixel, black outside.
+    resize: to a square of that side (bilinear, antialiased); validation and test images too.
+    cutout: a square of that side in pixels around a random centre becomes the mean colour.
     """
 
     random_resized_crop: tuple[float, float] | None = None
@@ -50,14 +50,14 @@ class ColumnsConfig(Section):
 
 
 class DataConfig(Section):
-    """Which images, how they are split and augmented.
+    """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic; or a
         local folder; or a data set's id on the Hugging Face hub (`owner/name`).
     path: the folder of a data set known by name; without it `data/<name>`, then the hub.
     revision: commit or tag on the hub. configuration: the hub data set's configuration.
     validation: number or fraction of training images that are held out (0: none).
-    train_subset: train on only so many images, chosen by the seed.
+    train_subset: number of images to train on, chosen by the seed.
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
     decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
@@ -109,7 +109,7 @@ class DataConfig(Section):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a data set before it is read; a count of None is read from the files."""
+    """Facts of a data set that are known before it is read; a count of None is in its files."""
 
     num_classes: int
     channels: int
@@ -178,7 +178,7 @@ DATASETS = {
 
 
 def known(config: DataConfig) -> Known | None:
-    """What is known of the recipe's data set by its name; of `synthetic` by its other keys."""
+    """Return what is known of the data set by its name; of `synthetic` by its other keys."""
     if config.name == "synthetic":
         channels = config.channels or 3
         return Known(

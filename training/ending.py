@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: one line on stderr, and an exit status."""
+"""The end of a command that failed: one line on stderr, and an exit status."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 def end(
     error: BaseException, folder: Path | None, *, interrupted: bool = False, rest: bool = False
 ) -> int:
-    """Say in one line what ended the run in `folder`, and return the exit status.
+    """Print in one line why the run in `folder` ended, and return the exit status.
 
     `interrupted`: Ctrl-C came, which code in other languages turns into errors of its own. `rest`:
-    the traceback comes first.
+    print the traceback first.
     """
     if rest:
         traceback.print_exception(error)
@@ -51,7 +51,7 @@ def _answer(error: BaseException, folder: Path | None) -> tuple[str, int]:
 
 
 def _foreseen(error: BaseException) -> int | None:
-    """The exit status of what has a sentence of its own."""
+    """Return the exit status of an error that has its own sentence; None of any other."""
     from models.errors import ModelError
     from pruning.errors import PruningError
     from training.checkpoint import CheckpointError
@@ -92,7 +92,7 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _unforeseen(error: BaseException, folder: Path | None) -> str:
-    """Where it happened, and where to go on."""
+    """Return the line for an error that nobody foresaw: its place, and how to go on."""
     if isinstance(error, RuntimeError) and any(words in str(error) for words in PEERS):
         said = "another process of this run has ended; its own line says why"
     else:
@@ -101,7 +101,7 @@ def _unforeseen(error: BaseException, folder: Path | None) -> str:
 
 
 def _left(folder: Path | None) -> Iterator[str]:
-    """What the run leaves, and how to use it."""
+    """Yield the places of the log and of the last good checkpoint."""
     if folder is None:
         return
     from training import checkpoint
@@ -125,7 +125,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of this project, else of all."""
+    """Return the innermost line of this project's code, else of all."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if Path(f.filename).is_relative_to(ROOT) and ".venv" not in f.filename]
     if not frames:

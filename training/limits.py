@@ -1,4 +1,4 @@
-"""What a recipe's settings and sizes alone show to be impossible, before any image is read."""
+"""Checks of a recipe's settings and sizes that need no image."""
 
 import difflib
 import importlib.util
@@ -20,7 +20,7 @@ from training.recipe import ModelConfig, OptimizerConfig, Recipe, RecipeError
 
 
 def check_settings(recipe: Recipe) -> None:
-    """Refuse what names something that is not there, or an optimizer that makes no step.
+    """Refuse names of things that do not exist, and an optimizer that cannot step.
 
     Raises:
         RecipeError: one sentence.
@@ -38,7 +38,7 @@ def _check_tracker(name: str) -> None:
 
     there = [str(tracker) for tracker in get_available_trackers()]
     if name not in there:
-        fault = "is not installed" if name in LOGGER_TYPE_TO_CLASS else "is no tracker"
+        fault = "is not installed" if name in LOGGER_TYPE_TO_CLASS else "is not a tracker"
         others = ", ".join(sorted(set(LOGGER_TYPE_TO_CLASS) - set(there)))
         raise RecipeError(
             f"log.tracker: {name} {fault}; write {', '.join(there)} or none, or install one of"
@@ -58,7 +58,7 @@ def _check_country(country: str) -> None:
 
 @cache
 def _countries() -> frozenset[str]:
-    """ISO codes of codecarbon's grids; none where this version keeps them elsewhere.
+    """Return the ISO codes of codecarbon's grids; none if this version keeps them elsewhere.
 
     Read from its file, as importing it takes seconds.
     """
@@ -70,7 +70,7 @@ def _countries() -> frozenset[str]:
 
 
 def _check_start(config: ModelConfig) -> None:
-    """Whether the weights to start from are there, and are this network's."""
+    """Refuse weights to start from that are missing or of another network."""
     if config.weights:
         found = models.header(config.weights)["structure"]
         other = config.options and config.options != found["options"]
@@ -95,7 +95,7 @@ def _check_start(config: ModelConfig) -> None:
 
 
 def _check_optimizer(config: OptimizerConfig) -> None:
-    """Make a step with it, on a few ones."""
+    """Make one step with the optimizer, on a few ones, or refuse it."""
     name = config.name.removeprefix("timm/")
     if config.name.startswith("timm/"):
         from timm.optim import get_optimizer_info, list_optimizers
@@ -122,13 +122,13 @@ def _check_optimizer(config: OptimizerConfig) -> None:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(
-            f"training.optimizer: {config.name} makes no step so ({first_line(error)}); write other"
-            " options, or choose another"
+            f"training.optimizer: {config.name} cannot step so ({first_line(error)});"
+            " write other options, or choose another optimizer"
         ) from None
 
 
 def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
-    """Refuse durations that are no step, borders larger than the images, and the like.
+    """Refuse durations shorter than a step, borders larger than the images, and the like.
 
     Raises:
         RecipeError: one sentence.
@@ -163,7 +163,7 @@ def _check_borders(data: DataConfig, about: DataInfo) -> None:
     if augment.crop_padding > side:
         raise RecipeError(
             f"data.augment.crop_padding: {augment.crop_padding} pixels around images of {side}"
-            f" leave crops without an image; write {side // 8}, or at most {side}"
+            f" make some crops wholly black; write {side // 8}, or at most {side}"
         )
     if augment.cutout >= 2 * about.height:
         raise RecipeError(
@@ -173,7 +173,7 @@ def _check_borders(data: DataConfig, about: DataInfo) -> None:
 
 
 def _check_store(data: DataConfig) -> None:
-    """Whether what is asked of images in memory can be had, where it is known that they are."""
+    """Refuse options of streamed images for a data set that is known to be held in memory."""
     it = known(data)
     if it is None or it.streamed or data.stream:
         if data.stream and data.name in ("digits", "synthetic"):
@@ -188,5 +188,5 @@ def _check_store(data: DataConfig) -> None:
         if asked:
             raise RecipeError(
                 f"data.{name} is for streamed images, and those of {data.name} are held in memory"
-                f" as they are, {it.size} pixels a side; leave it away, or see augment.resize"
+                f" as they are, {it.size} pixels a side; omit it, or see augment.resize"
             )

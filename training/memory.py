@@ -1,4 +1,4 @@
-"""What a training takes of one process's memory: a lower bound, and an estimate."""
+"""Memory that training takes in each process: a lower bound, and an estimate."""
 
 import psutil
 import torch
@@ -16,7 +16,7 @@ USUAL = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
 def check_memory(
     recipe: Recipe, about: DataInfo, sizes: Count, processes: int, room: int = LARGEST
 ) -> None:
-    """Refuse what cannot fit into the memory of one process, by a lower bound of what it takes.
+    """Refuse a training whose least memory does not fit into one process.
 
     Raises:
         RecipeError: names the largest part, and what to lower.
@@ -58,7 +58,7 @@ def _width(recipe: Recipe) -> int:
 
 
 def _parts(recipe: Recipe, about: DataInfo, sizes: Count, processes: int) -> dict[str, float]:
-    """Bytes that cannot be done without, by what to lower."""
+    """Least bytes of each part, by what to lower."""
     training = recipe.training
     momentum = training.optimizer.name == "sgd" and training.optimizer.momentum > 0
     kept = KEPT.get(training.optimizer.name, int(momentum))

@@ -1,4 +1,4 @@
-"""What a recipe would do, told without data or GPU."""
+"""Description of what a recipe would do, without data or GPU."""
 
 from training.data import info
 from training.limits import check_settings
@@ -13,8 +13,8 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     """The resolved recipe with origins, then sizes, steps, memory and pruning events, as text.
 
     Raises:
-        RecipeError: a name that does not exist, a batch that does not divide over `processes`, or
-            what could not be trained or pruned.
+        RecipeError: a name that does not exist, a batch that does not divide over `processes`, a
+            network that could not be trained or pruned.
     """
     recipe.check_processes(processes)
     check_settings(recipe)

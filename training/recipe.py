@@ -40,7 +40,7 @@ class Named(Section):
 
 
 class OptimizerConfig(Named):
-    """How weights move. `timm/<name>` takes any optimizer of timm, with its own `options`."""
+    """The optimizer. `timm/<name>` is any optimizer of timm, with its own `options`."""
 
     name: str = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
@@ -124,7 +124,7 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _fitting(self) -> "TrainingConfig":
         if self.duration.unit == "%" or not self.duration.amount:
-            raise ValueError(f"duration: {self.duration} is no length; write 90ep or 500it")
+            raise ValueError(f"duration: {self.duration} is not a length; write 90ep or 500it")
         for name in ("mixup", "cutmix"):
             if 0 < getattr(self, name) < 0.001:
                 raise ValueError(
@@ -134,21 +134,21 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When the validation split is measured; the test split is measured once, at the end."""
+    """Moments at which the validation split is measured; the test split is, once, at the end."""
 
     every: Duration = Duration(1, "ep")
     batch_size: Images | None = None
 
 
 class CheckpointConfig(Section):
-    """When the whole state is written, and how many of the last ones are kept."""
+    """Moments at which the whole state is written; the last `keep` of them are kept."""
 
     every: Duration = Duration(1, "ep")
     keep: Annotated[int, Field(ge=1, le=1_000_000)] = 2
 
 
 class CostConfig(Section):
-    """How energy and emissions are counted; forced powers replace codecarbon's own estimate."""
+    """Energy and emissions; stated powers replace codecarbon's own estimates."""
 
     tracker: Literal["codecarbon", "none"] = "codecarbon"
     country: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USA"
@@ -159,7 +159,7 @@ class CostConfig(Section):
 
 
 class LogConfig(Section):
-    """How often a line is written, and which tracker also shows it (accelerate's, or none)."""
+    """Distance of lines in the log, and a tracker of accelerate's that shows them, or none."""
 
     every: Duration = Duration(50, "it")
     tracker: str = "wandb"
@@ -196,7 +196,7 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def check_processes(self, processes: int) -> None:
-        """Whether the global batch divides over processes and accumulation.
+        """Check that the global batch divides over processes and accumulation.
 
         Raises:
             RecipeError: names the nearest batch sizes that do.
@@ -265,7 +265,7 @@ def _problem(fault: dict[str, Any], source: Source) -> str:
 
 
 def _is_branch(part: str | int) -> bool:
-    """Whether pydantic put the word there itself to tell which member of a union it tried."""
+    """Return True if pydantic added the word to say which member of a union it tried."""
     return isinstance(part, str) and (part.endswith("Config") or "[" in part or part in _TYPES)
 
 

@@ -22,7 +22,7 @@ class Source:
     file: str = ""
 
     def states(self, key: Key) -> bool:
-        """Whether the recipe writes this key, itself or as a section's bare word."""
+        """Return True if the recipe writes this key, itself or as a section's bare word."""
         return key in self.where or (key[-1] == "name" and isinstance(self.value(key[:-1]), str))
 
     def value(self, key: Key) -> Any:
@@ -159,14 +159,14 @@ def _read_one(path: Path) -> Source:
 
 
 def _text(path: Path) -> str:
-    """The text of a regular file of bearable size; a pipe, which might never end, is none."""
+    """Return the text of a regular file of limited size; a pipe might never end."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise RecipeError(f"{brief(path)}: no regular file; give the path of a recipe file")
+            raise RecipeError(f"{brief(path)}: not a regular file; give the path of a recipe file")
         with path.open("rb") as file:
             text = file.read(BYTES + 1)
         if len(text) > BYTES:
-            raise RecipeError(f"{brief(path)}: longer than {BYTES // 1024} KiB, and no recipe is")
+            raise RecipeError(f"{brief(path)}: longer than {BYTES // 1024} KiB; a recipe has a few")
         return text.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError(f"{brief(path)}: not UTF-8 text; save it as UTF-8") from None

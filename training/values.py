@@ -1,4 +1,4 @@
-"""A recipe's text as plain values, with the line of each; bounded, for files come from anywhere."""
+"""Plain values of a recipe's text, with the line of each; bounded, as files come from anywhere."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ EMPTY = {"", "null", "~"}
 
 
 class RecipeError(Exception):
-    """What is wrong with a recipe, one line a fault: where: what (what to write)."""
+    """A recipe cannot be used; one line a fault: where: what is wrong (what to write)."""
 
 
 class Percent(float):
@@ -32,17 +32,17 @@ class Percent(float):
 
 
 def brief(value: object, limit: int = 80) -> str:
-    """A value as it stands in a sentence: on one line, printable, not longer than `limit`."""
+    """Return a value as one printable line of at most `limit` characters, for a sentence."""
     text = str(value)
     cut = text[:limit] if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
 
 
 def scalar(text: str) -> Any:
-    """What a person means by a plain word: 1e-4 a number, on a switch, 50% a part, 1:30 text.
+    """Return the value of a plain word: 1e-4 is a number, on a switch, 50% a part, 1:30 text.
 
     Raises:
-        ValueError: a number of more digits than anybody writes, or larger than any number.
+        ValueError: a number of more than DIGITS digits, or larger than any float.
     """
     word = text.strip()
     if word in EMPTY:
@@ -67,14 +67,14 @@ def _number(word: str) -> float:
 
 
 def parse(text: str, file: str, key: Key, where: dict[Key, Where]) -> Any:
-    """The value of a YAML text; the place of each key below `key` is added to `where`.
+    """Return the value of a YAML text; add the place of each key below `key` to `where`.
 
     Raises:
-        RecipeError: no YAML, or more than a recipe may be: two keys of one name, anchors, tags,
-            text that cannot be printed, thousands of values.
+        RecipeError: not YAML, or not a recipe's: two keys of one name, anchors, tags, text that
+            cannot be printed, thousands of values.
     """
     if len(text) > BYTES:
-        raise RecipeError(f"{brief(file)}: longer than {BYTES // 1024} KiB, and no recipe is")
+        raise RecipeError(f"{brief(file)}: longer than {BYTES // 1024} KiB; a recipe has a few")
     reader = _Reader(file, where)
     try:
         loader = _Loader(text)
@@ -98,7 +98,7 @@ def parse(text: str, file: str, key: Key, where: dict[Key, Where]) -> Any:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """What YAML allows and a recipe does not."""
+    """YAML that a recipe may not use."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,7 +107,7 @@ class _Loader(yaml.SafeLoader):
     depth = nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """One node, once it is checked."""
+        """Compose one node after checking it."""
         event = self.peek_event()
         self.depth, self.nodes = self.depth + 1, self.nodes + 1
         fault = self._fault(event)
@@ -128,23 +128,23 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Reader:
-    """Turns nodes into values, and says where a fault stands."""
+    """Turns nodes into values, and knows the place of a fault."""
 
     def __init__(self, file: str, where: dict[Key, Where]) -> None:
         self.file, self.where = file, where
 
     def place(self, line: int) -> str:
-        """`file:line`, or the whole setting."""
+        """Return `file:line`, or the whole setting."""
         file = brief(self.file, 200)
         return file if self.file.startswith("--set") else f"{file}:{line}"
 
     def refuse(self, mark: Any, fault: object) -> NoReturn:
-        """Raise what is wrong at a mark of PyYAML's, or anywhere in the file."""
+        """Raise a RecipeError for a mark of PyYAML's, or for the whole file."""
         where = self.place(mark.line + 1) if mark else brief(self.file, 200)
         raise RecipeError(f"{where}: {brief(fault, 200)}") from None
 
     def plain(self, node: yaml.Node, key: Key) -> Any:
-        """The value of a node, and of all below it."""
+        """Return the value of a node and of everything below it."""
         self.where.setdefault(key, (self.file, node.start_mark.line + 1))
         if isinstance(node, yaml.ScalarNode):
             return self.word(node)
@@ -154,7 +154,7 @@ class _Reader:
         return dict(self.entries(node, key))
 
     def word(self, node: yaml.ScalarNode) -> Any:
-        """A number, a switch, nothing, or text as it stands; quoted it is always text."""
+        """Return a number, a switch, None, or text; a quoted scalar is always text."""
         hidden = next((c for c in node.value if not c.isprintable()), None)
         if hidden:
             self.refuse(node.start_mark, f"{_named(hidden)} in a value; write one plain line")
@@ -164,7 +164,7 @@ class _Reader:
             self.refuse(node.start_mark, error)
 
     def entries(self, node: yaml.MappingNode, key: Key) -> Iterator[tuple[str, Any]]:
-        """Names and values of a map."""
+        """Yield names and values of a map."""
         seen: dict[str, int] = {}
         for name_node, value_node in node.value:
             line = name_node.start_mark.line + 1
