@@ -27,6 +27,7 @@ from pruning.scope import floors
 from pruning.sizes import Sizes, positions
 from tests.runs import DIGITS, ROOT
 from tests.small_training import STEPS, Training, images, network, recipe
+from tests.tiers import slow_but
 from training.data import info
 from training.recipe import RecipeError, load
 from training.rehearsal import _smallest_share, rehearse
@@ -112,7 +113,7 @@ NETWORKS = {"plain": plain(), "normed": network(), "twice": Twice()}
 UNITS = {"granularity": "channel", "channels": 0.5}
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", slow_but(["normed"], NETWORKS))
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_criteria_of_channels_are_judged_without_values(criterion, model):
     agree(recipe(criterion=criterion, **UNITS), NETWORKS[model])
