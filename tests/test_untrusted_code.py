@@ -17,6 +17,7 @@ from models.errors import ModelError
 from models.shapes import reshape, widths
 from models.trace import named_tensors
 from pruning import PruningError, prune_once
+from tests.tiers import slow_but
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -202,7 +203,7 @@ PIECES = {
 
 
 @pytest.mark.parametrize("pieces", PIECES)
-@pytest.mark.parametrize("rounded", [int, lambda n: int(n) + 1])
+@pytest.mark.parametrize("rounded", slow_but([int], [int, lambda n: int(n) + 1]))
 def test_no_fraction_of_the_width_slips_through(pieces, rounded):
     for width, fraction in itertools.product((2, 3, 7, 16, 40), (1 / 4, 1 / 3, 1 / 2)):
 
