@@ -211,7 +211,7 @@ def _zeroed(tensors: dict[str, Tensor], axes: Axes, cut: dict[str, Cut]) -> dict
     """The parameters that lose something, masked as `masks` would."""
     found = {}
     for name in cut.keys() - axes.buffers:
-        found[name] = masked = tensors[name].clone()
+        found[name] = masked = tensors[name].detach().clone()
         for d, kept in cut[name]:
             removed = torch.ones(masked.shape[d], dtype=torch.bool)
             removed[kept] = False

@@ -29,8 +29,9 @@ def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     }
     for name, tensor in named_tensors(model).items():
         new = tensors.get(name, tensor.detach())
+        # Which operators a product becomes depends on requires_grad too.
         memo[id(tensor)] = (
-            nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new
+            nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         )
     try:
         return copy.deepcopy(model, memo)

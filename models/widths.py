@@ -98,15 +98,15 @@ def _widths_now(
 def _used(kind: type[nn.Module]) -> frozenset[str]:
     """Names in the forward method of a class, and in what that calls of the class."""
     names: set[str] = set()
-    todo: list[Any] = [kind.forward]
+    todo: list[Any] = [inspect.getattr_static(kind, "forward")]
     while todo:
         found = todo.pop()
-        found = inspect.unwrap(getattr(found, "fget", found))  # of a property
-        code = getattr(found, "__code__", found)
+        found = getattr(found, "fget", None) or getattr(found, "__func__", found)
+        code = getattr(inspect.unwrap(found), "__code__", found) if callable(found) else found
         if not isinstance(code, CodeType):
             continue
         new = set(code.co_names) - names
         names |= new
-        todo += [getattr(kind, name, None) for name in new]
+        todo += [inspect.getattr_static(kind, name, None) for name in new]
         todo += code.co_consts  # functions within it, such as comprehensions
     return frozenset(names)

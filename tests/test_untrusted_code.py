@@ -167,6 +167,11 @@ TRAPS = {
         UNSEEN,
     ),
     "a layer that nothing calls": (lambda m, x: x, {"dead": lambda: conv(16, 16)}, UNSEEN),
+    "a plain parameter times channels": (
+        lambda m, x: m.reads((m.w @ x.flatten(2)).unflatten(2, x.shape[2:])),
+        {"w": lambda: nn.Parameter(torch.empty(12, 16)), "reads": lambda: conv(12, 16)},
+        None,
+    ),
     "a plain parameter as weight": (
         lambda m, x: m.reads(F.conv2d(x, m.w, padding=1)),
         {
