@@ -35,6 +35,7 @@ def main(folder: str) -> None:
     except FAULTS as error:
         told.append(f"{type(error).__name__} {error}")
     (Path(folder) / f"{ranks.process_index}.txt").write_text("\n".join(told))
+    ranks.destroy_process_group()
 
 
 if __name__ == "__main__":

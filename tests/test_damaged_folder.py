@@ -19,6 +19,7 @@ from tests.runs import DIGITS, SYNTHETIC, TINY
 from tests.test_run_folder import contents
 from training.log import read
 
+pytestmark = pytest.mark.slow
 PRUNED = (
     "pruning={criterion: magnitude, granularity: channel, channels: 25%, application: surgery,"
     " schedule: {start: 4it}}"

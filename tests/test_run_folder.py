@@ -274,6 +274,7 @@ def disturbed(monkeypatch, step: int, disturb) -> None:
 
     def disturbing(run):
         if run.work == step:
+            run.wait_for_checkpoint()
             disturb(run.folder)
         after(run)
 

@@ -207,6 +207,7 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_that_was_being_written(
 
 
 # ── two processes ────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.slow
 def test_every_rank_raises_the_fault_of_one(tmp_path):
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     words += ["tests/rank_faults.py", str(tmp_path)]
@@ -224,6 +225,7 @@ def test_every_rank_raises_the_fault_of_one(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_on_one_rank_leaves_no_other_waiting(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").touch()  # a file, where rank 0 wants a folder
