@@ -61,7 +61,7 @@ def _conditions(model: nn.Module, example_input: Tensor, passes: Passes) -> Cond
     size = next((n for n in _SIZES if _suffices(model, images[..., :n, :n], images, passes)), None)
     calls = [[call for call in done.calls if call.computes] for done in passes.values()]
     return Conditions(
-        images={mode: images[: done.images, :, :size, :size] for mode, done in passes.items()},
+        images={mode: images[: done.images][..., :size, :size] for mode, done in passes.items()},
         alike=len(calls) == 2 and calls[0] == calls[1],
         draws=any(call.name in DRAWS for done in passes.values() for call in done.calls),
     )
