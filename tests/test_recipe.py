@@ -151,6 +151,15 @@ def test_an_indivisible_batch_proposes_the_nearest(tmp_path):
     recipe.check_processes(4)
 
 
+def test_durations_print_as_they_were_written(tmp_path):
+    recipe, _ = load(
+        ROOT / "recipes" / "quickstart.yaml",
+        ["training.duration=1234567it", "checkpoint.every=0.1ep"],
+    )
+    assert str(recipe.training.duration) == "1234567it"
+    assert str(recipe.checkpoint.every) == "0.1ep"
+
+
 def test_asking_for_more_processes_than_run(tmp_path):
     recipe, _ = load(write(tmp_path, GOOD), ["processes=2"])
     with pytest.raises(RecipeError, match="asks for 2 processes and 1 run"):
