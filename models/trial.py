@@ -95,13 +95,13 @@ class Draw(NamedTuple):
 def _draws(model: nn.Module, found: Axes, *, cutting: bool) -> Iterator[Draw]:
     """Random units; all but both ends of each axis; and of what that leaves, one side.
 
-    An axis takes turns at keeping one unit and all but one. Where code may be `cutting` an axis in
-    two it also keeps a random number, and in each turn its first units stay in one draw and its
-    last in the next. Widths are the same in both, so that a place to cut that follows from the
-    width cannot be right in both, whatever the fraction. Both ends were kept so that this holds for
-    the smaller network too.
+    First all axes keep one unit, then each takes turns at keeping one, all but one and a random
+    number. Where code may be `cutting` an axis in two, the first units stay in one draw of a turn
+    and the last in the next. Widths are the same in both, so that a place to cut that follows from
+    the width cannot be right in both, whatever the fraction. Both ends were kept so that this holds
+    for the smaller network too.
     """
-    generator, turns = Generator().manual_seed(0), 3 if cutting else 2
+    generator = Generator().manual_seed(0)
     widths = {axis: width for axis, width in found.widths.items() if width > 1}
     yield Draw(model, found, {a: _some(w, generator) for a, w in widths.items()})
     ends = {a: _side(w, _ENDS, True) | _side(w, _ENDS, False) for a, w in widths.items()}
@@ -110,8 +110,9 @@ def _draws(model: nn.Module, found: Axes, *, cutting: bool) -> Iterator[Draw]:
         model = _copy(model)
         cut_out(model, cuts(found, ends))
         found = left(found, ends)
-    orders = {axis: torch.randperm(turns, generator=generator).tolist() for axis in widths}
-    for turn in range(turns):
+    yield Draw(model, found, {axis: _side(found.widths[axis], 1, True) for axis in widths})
+    orders = {axis: torch.randperm(3, generator=generator).tolist() for axis in widths}
+    for turn in range(3):
         counts = {a: _count(found.widths[a], orders[a][turn], generator) for a in widths}
         for first in (True, False) if cutting else (False,):
             keep = {a: _side(found.widths[a], n, first) for a, n in counts.items()}
