@@ -14,15 +14,21 @@ from pathlib import Path
 
 from reporting import papers, records
 from reporting.answer import answer
-from reporting.beside import beside
 from reporting.claims import Claim, find_claims
-from reporting.command import parse
-from reporting.compare import check_claims, compare
 from reporting.errors import ReportingError
-from reporting.launch import Places, missing, plan_jobs, run_here, run_jobs
+from reporting.jobs.launch import (
+    Places,
+    missing,
+    plan_jobs,
+    run_here,
+    run_jobs,
+)
 from reporting.papers import Table
-from reporting.printing import SUFFIX, print_grid, render
-from reporting.show import grid
+from reporting.tables.beside import beside
+from reporting.tables.command_line import parse
+from reporting.tables.compare import check_claims, compare
+from reporting.tables.grid import grid
+from reporting.tables.printing import SUFFIX, print_grid, render
 
 ROOT = Path(__file__).resolve().parent
 
@@ -61,7 +67,7 @@ def run_tables(asked: argparse.Namespace) -> int:
     todo = missing(jobs, places)
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
     if asked.submit == "slurm":
-        from reporting.array import run_array
+        from reporting.jobs.slurm_array import run_array
 
         ended = run_array(todo, places, asked.jobs, dict(asked.slurm))
     else:
@@ -78,7 +84,14 @@ def run_tables(asked: argparse.Namespace) -> int:
 
 def plan_tables(asked: argparse.Namespace) -> int:
     """Print what the missing runs will take, job by job and in all."""
-    from reporting.plan import PlanError, Rates, benchmark, forecast, summed, this_device
+    from reporting.jobs.cost_forecast import (
+        PlanError,
+        Rates,
+        benchmark,
+        forecast,
+        summed,
+        this_device,
+    )
 
     found, jobs = records.load_records(asked.results), jobs_of(asked)
     todo = missing(jobs, places_of(asked))
@@ -109,12 +122,12 @@ def collect_runs(asked: argparse.Namespace) -> int:
 
 def write_report(asked: argparse.Namespace) -> int:
     """Write the HTML report and its figures, or the W&B payload."""
-    from reporting.html import write
+    from reporting.pages.html import write
 
     found, claims = records.load_records(asked.results), claimed(asked)
     compared = {t.address: compare(t, claims, found) for t in papers.tables().values()}
     if asked.wandb:
-        from reporting.workspace import write_payload
+        from reporting.pages.wandb import write_payload
 
         where = {"entity": asked.entity, "project": asked.project}
         print(write_payload(compared, found, asked.output, **where))
@@ -124,7 +137,7 @@ def write_report(asked: argparse.Namespace) -> int:
 
 def write_zoo(asked: argparse.Namespace) -> int:
     """Write the model zoo page."""
-    from reporting.zoo import zoo_page
+    from reporting.pages.zoo import zoo_page
 
     asked.output.write_text(zoo_page(records.load_records(asked.results)))
     print(asked.output)
@@ -133,7 +146,7 @@ def write_zoo(asked: argparse.Namespace) -> int:
 
 def write_readme(asked: argparse.Namespace) -> int:
     """Write the results between the markers of README and docs anew."""
-    from reporting.honesty import documents, regenerate
+    from reporting.pages.sources import documents, regenerate
 
     found, claims = records.load_records(asked.results), claimed(asked)
     for path in documents(ROOT):

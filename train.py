@@ -23,16 +23,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         asked = parse(arguments)
         os.environ.setdefault("HF_HUB_OFFLINE", "0" if asked.online else "1")
-        from training.recipe import load
+        from schema.recipe import load
 
         recipe, source = load(asked.recipe, asked.set)
         if asked.dry_run:
-            from training.plan import plan
+            from training.dry_run import plan
 
             print(plan(recipe, source, processes=asked.processes), flush=True)
             return 0
+        from training.console import Report
         from training.loop import evaluate, evaluate_best, train_until_due
-        from training.report import Report
         from training.start import start
 
         options = {"output": asked.output, "resume": asked.resume, "stem": asked.recipe.stem}

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from training.environment import cpu_name
+from training.folder.environment import cpu_name
 
 SETTINGS: dict[str, dict[str, str]] = {
     "as it comes": {},

@@ -37,12 +37,12 @@ from torchvision import transforms
 from benchmarks.input_path import AS_TENSOR, Transformed
 from benchmarks.loop import CUDA, advance, seconds
 from benchmarks.loop import recipe as synthetic
-from models.axes import axes
+from models.axes.find import axes
 from models.count import Count, count
-from pruning.surgery import prune_channels
+from pruning.application.surgery import prune_channels
+from schema.recipe import Recipe
 from training.build import make_accelerator
 from training.loop import rest_of_epoch, train_step, train_until_due
-from training.recipe import Recipe
 from training.run import Run
 
 PASSES, BYTES = 14, 2 if CUDA else 4

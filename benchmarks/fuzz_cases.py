@@ -11,20 +11,20 @@ import yaml
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_words as words
-from pruning.signatures import registry
 from reporting import papers
-from training.source import resolve
-from training.values import Percent
+from schema.options import registry
+from schema.source import resolve
+from schema.values import Percent
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(str(path) for path in (ROOT / "recipes").rglob("*.yaml"))
 REGISTRIES = {
     "criterion": ("pruning.criteria", "CRITERIA"),
-    "trigger": ("pruning.triggers", "TRIGGERS"),
-    "selection": ("pruning.selection", "SELECTIONS"),
-    "compensation": ("pruning.compensation", "COMPENSATIONS"),
-    "regrow": ("pruning.regrow", "REGROWTHS"),
-    "penalty": ("pruning.penalty", "PENALTIES"),
+    "trigger": ("pruning.schedule.triggers", "TRIGGERS"),
+    "selection": ("pruning.selection.selections", "SELECTIONS"),
+    "compensation": ("pruning.compensation.compensations", "COMPENSATIONS"),
+    "regrow": ("pruning.selection.regrow", "REGROWTHS"),
+    "penalty": ("pruning.application.penalty", "PENALTIES"),
 }
 
 

@@ -30,11 +30,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from training.data import DataConfig, open_data
-from training.data_config import AugmentConfig
-from training.images.prepare import main as prepare
+from schema.data import AugmentConfig
+from training.data.data import DataConfig, open_data
+from training.data.layouts.prepare import main as prepare
+from training.data.stores import InMemory
 from training.random import generator
-from training.stores import InMemory
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AS_TENSOR = (transforms.ToTensor(), transforms.Normalize(MEAN, STD))

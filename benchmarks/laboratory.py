@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from models import build
-from models.axes import axes
-from pruning.laboratory import Laboratory
-from pruning.laboratory_bench import Bench
-from pruning.laboratory_config import SCORES, LaboratoryConfig
+from models.axes.find import axes
+from pruning.laboratory.bench import Bench
+from pruning.laboratory.laboratory import Laboratory
+from schema.laboratory import SCORES, LaboratoryConfig
 
 
 def draw(batches: int, batch_size: int, *, stream: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
+from schema.recipe import Recipe
 from training.build import make_accelerator
 from training.loop import after_step, rest_of_epoch, timed, train_step
-from training.recipe import Recipe
 from training.run import Run
 
 CUDA = torch.cuda.is_available()

@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import models
-from models.axes import axes
-from models.channels import masks, shrink
+from models.axes.find import axes
+from models.axes.labels import masks
+from models.axes.removal import shrink
 from models.count import count
-from pruning.masks import Hold
+from pruning.application.masks import Hold
 from pruning.once import prune_once
 
 

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.loop import CUDA, advance, seconds
+from schema.recipe import Recipe, load
 from training.build import make_accelerator
-from training.recipe import Recipe, load
 from training.run import Run
 
 stopwatch = partial(seconds, clock=time.perf_counter if CUDA else time.process_time)

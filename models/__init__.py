@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.errors import ModelError
-    from models.files import header, load, save
+    from models.files.model_file import header, load, save
     from models.layers import initialise
     from models.zoo import MODELS, build
 
@@ -18,10 +18,10 @@ _HOME = {
     "MODELS": "models.zoo",
     "ModelError": "models.errors",
     "build": "models.zoo",
-    "header": "models.files",
+    "header": "models.files.model_file",
     "initialise": "models.layers",
-    "load": "models.files",
-    "save": "models.files",
+    "load": "models.files.model_file",
+    "save": "models.files.model_file",
 }
 
 

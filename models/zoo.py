@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from models.bounds import bounded
 from models.errors import ModelError
+from models.files.bounds import bounded
 from models.layers import initialise
-from models.library import from_timm
 from models.mobilenet import mobilenet_v1
 from models.options import check_options, check_size, first_line, shown
 from models.resnet import earlycrop_resnet18, resnet18_cifar, resnet56
 from models.small import alexnet, bep_small_cnn, digits_cnn, medium_conv, mnist_cnn, small_conv
+from models.timm_networks import from_timm
 from models.vgg import bep_vgg16, earlycrop_vgg16, vgg_11, vgg_bn_drop
 
 

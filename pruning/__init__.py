@@ -7,16 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning.budget import Sizes, select_channels
-    from pruning.config import PruningConfig
+    from pruning.amount.budget import Sizes, select_channels
+    from pruning.amount.granularity import channel_scores
+    from pruning.amount.scope import keep_exactly, select_weights
+    from pruning.application.masks import Hold
+    from pruning.application.surgery import prune_channels
     from pruning.criteria import CRITERIA
     from pruning.errors import BudgetError, PruningError
-    from pruning.granularity import channel_scores
-    from pruning.masks import Hold
     from pruning.once import prune_once
     from pruning.pruner import Pruner
-    from pruning.scope import keep_exactly, select_weights
-    from pruning.surgery import prune_channels
+    from schema.pruning import PruningConfig
 
 __all__ = [
     "CRITERIA",
@@ -35,23 +35,23 @@ __all__ = [
 ]
 
 _HOME = {
-    "CRITERIA": "criteria",
-    "BudgetError": "errors",
-    "Hold": "masks",
-    "Pruner": "pruner",
-    "PruningConfig": "config",
-    "PruningError": "errors",
-    "Sizes": "budget",
-    "channel_scores": "granularity",
-    "keep_exactly": "scope",
-    "prune_channels": "surgery",
-    "prune_once": "once",
-    "select_channels": "budget",
-    "select_weights": "scope",
+    "CRITERIA": "pruning.criteria",
+    "BudgetError": "pruning.errors",
+    "Hold": "pruning.application.masks",
+    "Pruner": "pruning.pruner",
+    "PruningConfig": "schema.pruning",
+    "PruningError": "pruning.errors",
+    "Sizes": "pruning.amount.budget",
+    "channel_scores": "pruning.amount.granularity",
+    "keep_exactly": "pruning.amount.scope",
+    "prune_channels": "pruning.application.surgery",
+    "prune_once": "pruning.once",
+    "select_channels": "pruning.amount.budget",
+    "select_weights": "pruning.amount.scope",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"pruning.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

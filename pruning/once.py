@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.axes import Axes, axes
-from pruning.budget import Ask, select_channels
+from models.axes.find import Axes, axes
+from pruning.amount.budget import Ask, select_channels
+from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
+from pruning.amount.scope import floors
+from pruning.amount.sizes import Sizes, positions
+from pruning.application.surgery import prune_channels
 from pruning.criteria import CRITERIA
+from pruning.criteria.from_recipe import check_complete
 from pruning.errors import PruningError
-from pruning.granularity import CHANNEL_DEFAULTS, channel_scores
-from pruning.scope import floors
-from pruning.scoring import check_complete
-from pruning.sizes import Sizes, positions
-from pruning.surgery import prune_channels
 
 _MEASURES = {"channels", "params", "macs", "activation_bytes"}
 

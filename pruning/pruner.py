@@ -6,17 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
-from pruning.channels import ChannelPruning
-from pruning.config import PruningConfig
+from pruning.application.masks import Hold, freeze_but_gates
+from pruning.application.penalty import PENALTIES, Penalty
+from pruning.channel_pruning import ChannelPruning
+from pruning.compensation.rewind import Snapshot
 from pruning.errors import NoEffect, PruningError
-from pruning.masks import Hold, freeze_but_gates
-from pruning.penalty import PENALTIES, Penalty
-from pruning.report import Record, record
-from pruning.rewind import Snapshot
-from pruning.schedule import Schedule
-from pruning.state import State, agree, stream_seed
-from pruning.triggers import TRIGGERS, Trigger
-from pruning.weights import WeightPruning
+from pruning.events import Record, record
+from pruning.schedule.schedule import Schedule
+from pruning.schedule.triggers import TRIGGERS, Trigger
+from pruning.training_view import State, agree, stream_seed
+from pruning.weight_pruning import WeightPruning
+from schema.pruning import PruningConfig
 
 Part = dict[str, Any]
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from models.axes import axes
-from pruning.config import PruningConfig
+from models.axes.find import axes
+from pruning.compensation.mean_replacement import measure, propagate
 from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
-from pruning.laboratory import axes_of, check_times
-from pruning.laboratory_config import LaboratoryConfig
-from pruning.mean_replacement import measure, propagate
+from pruning.laboratory.laboratory import axes_of, check_times
 from pruning.pruner import Pruner
-from pruning.state import Batches, valueless
+from pruning.training_view import Batches, valueless
+from schema.laboratory import LaboratoryConfig
+from schema.pruning import PruningConfig
 
 ROOM = 2**40  # bytes of images at once that no machine is asked for
 

@@ -1,0 +1,1 @@
+"""Records of runs against papers' tables: compared, drawn, run, priced."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from models.errors import ModelError
 from reporting.errors import ReportingError
-from training.source import RecipeError
+from schema.source import RecipeError
 
 
 def answer(do: Callable[[], int], *, rest: bool = False) -> int:

@@ -2,33 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from reporting.errors import ReportingError
+from schema.claims import ClaimConfig
 
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # C where it is built: ten times faster
 
 
 class ClaimError(ReportingError):
     """A claim that can't be kept: a row or column that is not there, or one row claimed twice."""
-
-
-class ClaimConfig(BaseModel):
-    """The row `paper/table/row` that the recipe stands for, e.g. `bep/3/CIFAR-10,95K,BEP,1e-4`.
-
-    `set` holds the `--set` values that first turn the recipe into that row's; `columns` names the
-    columns it speaks for where those are not all that a run measures. A claim is not inherited:
-    only the file that writes it makes it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    row: Annotated[str, Field(pattern=r"^[^/]+/[^/]+/.+$")]
-    set: dict[str, Any] = {}
-    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,19 @@ from typing import Any
 from reporting import papers
 from reporting.claims import Claim
 from reporting.errors import RecordError
-from reporting.reading import RecordFile, SummaryFile, check, parse_object, read_object
+from reporting.json_files import (
+    RecordFile,
+    SummaryFile,
+    check,
+    parse_object,
+    read_object,
+)
+from training.history import HISTORY, history
 
-ACCURACY = "validation/top1_percent"
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
 REMEDY = "write it with tables.py collect"
 UNREAD = "take a run folder as train.py left it"
-HISTORY: dict[str, Any] = {"accuracy": [], "prunings": [], "forecasts": []}
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 
@@ -126,7 +131,7 @@ def collect(
     record = Record(
         job=job or _job_of(summary, environment, claims),
         summary=summary,
-        history=history(folder / "log.jsonl"),
+        history=history(_events(folder / "log.jsonl")),
         environment=environment,
         weights=weights,
     )
@@ -140,34 +145,6 @@ def collect(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
-
-
-def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    """What follows from a run: the last pruning's figures, MACs removed (%), the speed-up.
-
-    MACs removed from training is 1 − forward MACs spent / those the dense network would have.
-    The measured speed-up is images/s of the last segment over the first; it needs two, and one
-    number of devices all the time.
-    """
-    last = told["prunings"][-1] if told["prunings"] else {}
-    values = {key: value for key, value in last.items() if key.startswith("prune/")}
-    dense, small = summary.get("dense/macs"), summary.get("model/macs")
-    if dense and small:
-        values["derived/macs_removed_percent"] = 100 * (1 - small / dense)
-    spent, images = summary.get("cost/forward_macs"), summary.get("run/images")
-    if dense and spent and images:
-        values["derived/training_macs_removed_percent"] = 100 * (1 - spent / (dense * images))
-    prunings, steps = told["prunings"], summary.get("run/steps")
-    if prunings and steps:  # not images: an epoch may drop its last, smaller batch
-        values["derived/first_pruning_epoch"] = prunings[0]["step"] * summary["run/epochs"] / steps
-    rates = [
-        s["timed_images"] / s["timed_seconds"]
-        for s in summary.get("cost/segments") or []
-        if s["timed_images"] and s["timed_seconds"] > 0  # else it ended within its warm-up
-    ]
-    if len(rates) > 1 and len(summary.get("cost/sessions") or []) < 2:
-        values["derived/measured_speedup"] = rates[-1] / rates[0]
-    return values
 
 
 def load_records(results: Path) -> list[Record]:
@@ -225,6 +202,20 @@ def _options(command: str) -> list[tuple[str, str]]:
     return pairs
 
 
+def _events(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.
+
+    Raises:
+        RecordError: a line that no run has written.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [
+        parse_object(line, f"{path}, line {number}", UNREAD)
+        for number, line in enumerate(lines, 1)
+        if line.endswith(b"}")  # a kill may have cut the last
+    ]
+
+
 def _environment(path: Path) -> dict[str, Any]:
     """What a result depends on: versions, hardware, commit, command; no place of a machine.
 
@@ -244,28 +235,3 @@ def _said(pairs: Sequence[tuple[str, str]]) -> str:
     """A command line as it is recorded: without the places of a machine."""
     kept = [(a, b) for a, b in pairs if a != "output" and not b.startswith("data.path=")]
     return shlex.join(["train.py", *(word for a, b in kept for word in (f"--{a}", b) if word)])
-
-
-def history(path: Path) -> dict[str, Any]:
-    """What the figures need of a log: accuracy, what a trigger watched, prunings, forecasts.
-
-    Raises:
-        RecordError: a line that no run has written.
-    """
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    events = [
-        parse_object(line, f"{path}, line {number}", UNREAD)
-        for number, line in enumerate(lines, 1)
-        if line.endswith(b"}")  # a kill may have cut the last
-    ]
-    curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
-    during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
-    prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
-    watched = [_flat(e) for e in events if "trigger/epochs" in e]
-    forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
-    found = {"accuracy": curve, "prunings": prunings, "forecasts": forecasts}
-    return found | ({"watched": watched} if watched else {})
-
-
-def _flat(event: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in event.items() if isinstance(v, int | float | str)}

@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from reporting.jobs.study import Study, carry_out
 from reporting.records import Job, Record
-from reporting.study import Study, carry_out
 
 SIZES = {"95K": "80%", "24K": "90%"}
 SHORT = ("training.duration=8ep", "training.channels_last=true")  # the latter for a CPU's sake

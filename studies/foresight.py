@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from reporting.jobs.study import Study, carry_out
 from reporting.records import Job, Record
-from reporting.study import Study, carry_out
 
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 LAYER = "pruning.scope=layer"

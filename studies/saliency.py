@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from models.tensors import load_tensors
-from pruning.forecast import Forecast, Inference, fit
-from pruning.mogp import decay_kernel
+from models.files.tensor_files import load_tensors
+from pruning.selection.bep.exact import decay_kernel
+from pruning.selection.bep.forecast import Forecast, Inference, fit
 
 matplotlib.use("agg")
 # Okabe and Ito's palette, told apart by colour-blind readers.

@@ -18,8 +18,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from reporting.jobs.study import Study, carry_out
 from reporting.records import Job, Record
-from reporting.study import Study, carry_out
 
 RATIOS = (0.5, 0.8)
 EPOCHS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32)  # of 40

@@ -9,8 +9,13 @@ from hypothesis import settings
 
 import train
 from reporting.records import Job, collect
-from tests.runs import DIGITS, Crash
-from tests.synthetic_runs import CLAIMS, ROW, make_recipe, make_run
+from tests.support.runs import DIGITS, Crash
+from tests.support.synthetic_runs import (
+    CLAIMS,
+    ROW,
+    make_recipe,
+    make_run,
+)
 from training import loop
 
 ROOT = Path(__file__).parent.parent

@@ -12,12 +12,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 import models
-from models.library import FAULTS
 from models.options import first_line
-from training.data import DataInfo
-from training.environment import asked_processes
+from models.timm_networks import FAULTS
+from schema.recipe import Recipe, RecipeError
+from schema.training import OptimizerConfig
+from training.data.data import DataInfo
+from training.folder.environment import asked_processes
 from training.random import generator
-from training.recipe import OptimizerConfig, Recipe, RecipeError
 
 
 def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Module:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from schema.training import CostConfig
 from training.phases import PHASES
-from training.recipe import CostConfig
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
 

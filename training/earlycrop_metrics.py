@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.count import (
+from models.count import stored_bytes
+from models.paper_counts import (
     earlycrop_compressed_bits,
     earlycrop_node_sparsity,
     earlycrop_weight_sparsity,
-    stored_bytes,
 )
 from training.cost import Totals
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.source import RecipeError, brief
+from schema.source import RecipeError, brief
 
 ROOT = Path(__file__).parent.parent
 UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
@@ -54,9 +54,9 @@ def _foreseen(error: BaseException) -> int | None:
     """Return the exit status of an error that has its own sentence; None of any other."""
     from models.errors import ModelError
     from pruning.errors import PruningError
-    from training.checkpoint import CheckpointError
-    from training.folder import Finished
-    from training.images import DataError
+    from training.data.layouts import DataError
+    from training.folder.checkpoint import CheckpointError
+    from training.folder.run_folder import Finished
     from training.run import STOPPED, NotFinite, Stopped
 
     table: dict[Any, int] = {
@@ -78,7 +78,7 @@ def _said(error: BaseException) -> str:
             " training.accumulation, which computes a batch in parts"
         )
     if isinstance(error, OSError):
-        from training.folder import remedy
+        from training.folder.run_folder import remedy
 
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or _first_line(error)}; {remedy(error)}"
@@ -104,8 +104,8 @@ def _left(folder: Path | None) -> Iterator[str]:
     """Yield the places of the log and of the last good checkpoint."""
     if folder is None:
         return
-    from training import checkpoint
-    from training.state import CHECKPOINTS
+    from training.folder import checkpoint
+    from training.run_state import CHECKPOINTS
 
     yield f"log: {folder / 'log.jsonl'}"
     with contextlib.suppress(OSError):

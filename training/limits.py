@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import models
-from models.library import FAULTS
 from models.options import first_line, shown
+from models.timm_networks import FAULTS
+from schema.data import DataConfig
+from schema.recipe import ModelConfig, Recipe, RecipeError
+from schema.training import OptimizerConfig
 from training.build import build_optimizer, on_cpu
-from training.data import DataInfo, known
-from training.data_config import DataConfig
-from training.recipe import ModelConfig, OptimizerConfig, Recipe, RecipeError
+from training.data.data import DataInfo, known
 
 
 def check_settings(recipe: Recipe) -> None:

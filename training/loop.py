@@ -12,11 +12,11 @@ from torch import Tensor
 
 from training import lr
 from training.best import BEST, load_best
-from training.data import Batch
+from training.data.data import Batch
 from training.mixing import mixed
 from training.random import generator
+from training.ranks.shares import portions
 from training.run import Run
-from training.shares import portions
 
 
 def train_until_due(run: Run) -> None:

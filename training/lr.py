@@ -2,7 +2,7 @@
 
 import math
 
-from training.recipe import LrScheduleConfig
+from schema.training import LrScheduleConfig
 
 
 def factor(config: LrScheduleConfig, position: int, *, total: int, steps_per_epoch: int) -> float:

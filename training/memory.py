@@ -4,9 +4,9 @@ import psutil
 import torch
 
 from models.count import Count
+from schema.recipe import Recipe, RecipeError
 from training.build import on_cpu
-from training.data import DataInfo, known
-from training.recipe import Recipe, RecipeError
+from training.data.data import DataInfo, known
 
 LARGEST = 2**40  # bytes, more than any process has
 KEPT = {"adam": 2, "adamw": 2, "rmsprop": 1}  # least tensors a weight that an optimizer keeps

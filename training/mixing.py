@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.random import generator
+from training.ranks.shares import portions, reversed_rows
 from training.run import Run
-from training.shares import portions, reversed_rows
 
 
 def mixed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 import models
 from models.count import Count, count
 from models.errors import ModelError
-from models.library import FAULTS
 from models.options import first_line
+from models.timm_networks import FAULTS
 from pruning.errors import PruningError
+from schema.recipe import Recipe, RecipeError
 from training.build import build_optimizer
-from training.data import DataInfo, info, known
+from training.data.data import DataInfo, info, known
 from training.limits import check_settings, check_sizes
 from training.memory import LARGEST, check_memory, machine_memory
-from training.recipe import Recipe, RecipeError
 
 TRIED = 2**37  # multiply-accumulates an image of networks that are tried with values too
 

@@ -16,25 +16,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import models
-from models.axes import axes
-from models.count import bep_flops, bep_weight_flops, count, image_sizes, weight_sparsity
-from models.tensors import save_tensors
+from models.axes.find import axes
+from models.count import count, weight_sparsity
+from models.files.tensor_files import save_tensors
+from models.paper_counts import bep_flops, bep_weight_flops, image_sizes
 from pruning.errors import PruningError
-from pruning.laboratory_config import LaboratoryConfig
 from pruning.pruner import Pruner
-from training import buckets, checkpoint, state
+from schema.laboratory import LaboratoryConfig
+from schema.recipe import Recipe, RecipeError
+from training import run_state as state
 from training.best import BEST
 from training.build import build_averager, build_model, build_optimizer
 from training.cost import Cost
-from training.data import Batches, Data, open_data
-from training.environment import cpu_name
-from training.log import Log
+from training.data.data import Batches, Data, open_data
+from training.folder import checkpoint
+from training.folder.environment import cpu_name
+from training.folder.log import Log
+from training.folder.writer import Writer
 from training.progress import Progress, Watch
-from training.ranks import together
-from training.recipe import Recipe, RecipeError
+from training.ranks import buckets
+from training.ranks.faults import together
+from training.ranks.sync_batchnorm import release, synchronize
 from training.rehearsal import rehearse, rehearse_early
-from training.sync_batchnorm import release, synchronize
-from training.writer import Writer
 
 MODEL = "model.safetensors"
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
@@ -193,7 +196,7 @@ class Run:
             buckets.settle(self.wrapped)
 
     def _open_laboratory(self, config: LaboratoryConfig) -> None:
-        from pruning.laboratory import Laboratory
+        from pruning.laboratory.laboratory import Laboratory
 
         notes = {"seed": self.seed, "model": self.recipe.model.name, "data": self.data.info.name}
         self.laboratory = Laboratory(
@@ -211,7 +214,7 @@ class Run:
         """Let the laboratory measure on copies, where it is due; training never notices."""
         if self.laboratory is None or not self.laboratory.due(self.work):
             return
-        from pruning import laboratory_table
+        from pruning.laboratory import table as laboratory_table
 
         with self.cost.phase("laboratory"):
             self.sync_buffers()

@@ -10,16 +10,17 @@ import torch
 import yaml
 from accelerate import PartialState
 
-from training import checkpoint, state
+from schema.recipe import Recipe
+from schema.source import Source
+from training import run_state as state
 from training.best import load_best
 from training.build import make_accelerator, on_cpu
-from training.checkpoint import CheckpointError
-from training.environment import environment, write_json, write_text
-from training.folder import give_back, take
-from training.ranks import from_main, together
-from training.recipe import Recipe
+from training.folder import checkpoint
+from training.folder.checkpoint import CheckpointError
+from training.folder.environment import environment, write_json, write_text
+from training.folder.run_folder import give_back, take
+from training.ranks.faults import from_main, together
 from training.run import Run
-from training.source import Source
 
 
 @contextmanager

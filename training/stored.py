@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from torch import Tensor
 from torch.optim import Optimizer
 
-from training.checkpoint import CheckpointError, number
 from training.cost import Totals
+from training.folder.checkpoint import CheckpointError, number
 
 if TYPE_CHECKING:
     from training.run import Run

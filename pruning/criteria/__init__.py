@@ -21,7 +21,13 @@ from pruning.criteria.gradients import (
     taylor,
 )
 from pruning.criteria.lookahead import lookahead
-from pruning.criteria.probe import Batches, Reduce, Scores, identity, scoring
+from pruning.criteria.measuring import (
+    Batches,
+    Reduce,
+    Scores,
+    identity,
+    scoring,
+)
 from pruning.criteria.weights import bn_scale, channel_norm, lamp, magnitude, pat_magnitude, random
 
 __all__ = ["CRITERIA", "Batches", "Reduce", "Scores", "identity", "scoring"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning.criteria.maps import Maps
-from pruning.criteria.probe import (
+from pruning.criteria.measuring import (
     Batches,
     Reduce,
     Scores,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from pruning.criteria.probe import (
+from pruning.criteria.measuring import (
     Batches,
     Reduce,
     Scores,

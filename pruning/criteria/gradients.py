@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pruning.criteria.maps import norms
-from pruning.criteria.probe import (
+from pruning.criteria.measuring import (
     Batches,
     Reduce,
     Scores,

@@ -5,10 +5,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.axes import Axes
-from models.axes import axes as axes_of
+from models.axes.find import Axes
+from models.axes.find import axes as axes_of
 from pruning.criteria.maps import norms
-from pruning.criteria.probe import Batches, Scores, layer_weights, scoring
+from pruning.criteria.measuring import (
+    Batches,
+    Scores,
+    layer_weights,
+    scoring,
+)
 
 
 def lookahead(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.criteria.probe import Batches, layers
+from pruning.criteria.measuring import Batches, layers
 from pruning.errors import PruningError
 
 # fmt: off

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
-from pruning.criteria.probe import Batches, Scores, layer_weights, layers, scoring
+from pruning.criteria.measuring import (
+    Batches,
+    Scores,
+    layer_weights,
+    layers,
+    scoring,
+)
 from pruning.errors import PruningError, bounded
 
 

@@ -1,0 +1,122 @@
+"""The passes that are watched: what a network does in evaluation and in training mode.
+
+Some heads run only in training, hence two passes. What ran in neither, such as an expert that was
+not chosen, may read whatever its module handles: all of that stays.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.utils import _pytree as pytree
+
+from models.axes.trace import Pass, Trace, named_tensors
+from models.axes.twins import repeatable, twin
+from models.errors import ModelError
+from models.modes import evaluating
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@contextmanager
+def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
+    """Keeps `trace.where` and `.kind` at the innermost module that runs, and what modules meet."""
+    names = {module: name for name, module in model.named_modules()}
+    stack = [("", type(model).__name__)]
+
+    def enter(module: nn.Module, args: Any) -> None:
+        trace.meet(pytree.tree_leaves(args))
+        stack.append((names.get(module, stack[-1][0]), type(module).__name__))
+        trace.where, trace.kind = stack[-1]
+        trace.met.setdefault(trace.where, {})
+        trace.meet(pytree.tree_leaves(args))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        trace.meet(pytree.tree_leaves(output))
+        stack.pop()
+        trace.where, trace.kind = stack[-1]
+        trace.meet(pytree.tree_leaves(output))
+
+    handles = [hooks.register_module_forward_pre_hook(enter)]
+    handles += [hooks.register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        trace.where = trace.kind = ""
+        for handle in handles:
+            handle.remove()
+
+
+def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tuple[Trace, Tensor]:
+    """The trace of the passes, and the atoms of the image's channels.
+
+    Raises:
+        ModelError: an operation that no rule describes met channels, or a pass or a copy of the
+            network is not possible.
+    """
+    trace = Trace(named_tensors(model), _layer_weights(model), rules)
+    image = trace.constant(example_input.shape[1], "the image's channels")
+    with evaluating(model), repeatable(example_input.device):
+        try:
+            _watch(trace, model, example_input, image)
+        except RuntimeError as error:
+            _blame_script(model, error)
+            raise
+    _watch_training(trace, model, example_input, image)
+    for owner, names in trace.unused().items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        trace.where = owner
+        reason = f"{names[0]}{more} never ran, and may meet these channels when it does"
+        trace.fix(trace.met[owner].values(), reason)
+    trace.where = ""
+    return trace, image
+
+
+def _layer_weights(model: nn.Module) -> set[str]:
+    owned = {id(m.weight) for m in model.modules() if isinstance(m, LAYERS)}
+    return {name for name, tensor in model.named_parameters() if id(tensor) in owned}
+
+
+def _watch(trace: Trace, model: nn.Module, images: Tensor, channels: Tensor) -> None:
+    """One pass, in the mode that the model is in."""
+    images = images.detach().clone()
+    vectors: list[Tensor | None] = [None] * images.dim()
+    vectors[1] = channels if len(channels) > 1 else None
+    trace.carry(images, vectors)
+    trace.calls = []
+    with _naming(model, trace), trace:
+        outputs = model(images)
+    trace.passes[model.training] = Pass(len(images), trace.calls)
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            trace.fix(trace.vectors(leaf), "the network's output")
+
+
+def _watch_training(trace: Trace, model: nn.Module, image: Tensor, channels: Tensor) -> None:
+    """A pass of a copy in training mode, if images alone are enough for it.
+
+    Of two images where one will not do: BatchNorm refuses the statistics of a single number.
+    """
+    copied = twin(model, {n: t.detach().clone() for n, t in named_tensors(model).items()}).train()
+    trace.know(named_tensors(copied))
+    for images in (image, torch.cat([image, image])):
+        with repeatable(image.device):
+            try:
+                return _watch(trace, copied, images, channels)
+            except ModelError:
+                raise
+            except Exception:  # whatever a module raises that wants targets as well
+                continue
+
+
+def _blame_script(model: nn.Module, error: RuntimeError) -> None:
+    """Nothing, unless part of the network is TorchScript, which hides what it does."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{name or 'the network itself'}: is TorchScript, which cannot be watched; build"
+                " the network from Python modules, or prune weights (granularity: weight)"
+            ) from error

@@ -1,0 +1,1 @@
+"""Files of models and tensors: written whole, read without running anything."""

@@ -1,0 +1,131 @@
+"""The description in a model file, checked before anything is built from it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
+
+from models.errors import ModelError
+from models.files.tensor_files import load_tensors, metadata_of
+from models.options import LARGEST, shown
+
+FORMAT = 1
+ENTRY = "prunezoo"  # one, because safetensors writes several in an order that changes
+REMEDY = "give a model.safetensors written by models.save"
+STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
+Width = Literal[
+    "in_channels",
+    "out_channels",
+    "groups",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "num_groups",
+    "normalized_shape",
+]
+# They stand for themselves in a structure; among the options they would replace what it says.
+OWN = {"name", "num_classes", "in_channels", "pretrained", "init", "timm_name"}
+
+
+class Structure(BaseModel):
+    """Which network the tensors belong to; `widths` gives each layer's numbers of channels."""
+
+    model_config = STRICT
+
+    name: Annotated[str, Field(pattern=r"^[\w.+/-]{1,100}$")]
+    num_classes: Size
+    in_channels: Size
+    options: dict[str, Any]
+    widths: dict[str, dict[Width, Size | list[Size]]]
+
+
+class Description(BaseModel):
+    """The metadata of a model file. Files of earlier versions have no `sha256`."""
+
+    model_config = STRICT
+
+    format: Literal[1]
+    structure: Structure
+    notes: dict[str, Any]
+    sha256: str | None = None
+
+
+def describe(structure: dict[str, Any], notes: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """The metadata of a file with these tensors, their checksum included.
+
+    Raises:
+        ModelError: notes that JSON cannot hold.
+    """
+    described = {"format": FORMAT, "structure": structure, "notes": notes}
+    try:
+        return json.dumps(described | {"sha256": digest(described, tensors)})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"notes that JSON cannot hold: {error}") from error
+
+
+def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    """The description and the tensors of a file, which are the ones that were saved.
+
+    Raises:
+        ModelError: a file that `save` did not write, or that was damaged since.
+    """
+    raw, described = read_description(path)
+    tensors, _ = _opened(load_tensors, path)
+    if described.sha256 is not None and described.sha256 != digest(raw, tensors):
+        raise ModelError("damaged since it was written: its checksum does not fit; take a copy")
+    return described, tensors
+
+
+def read_description(path: Path) -> tuple[dict[str, Any], Description]:
+    """The metadata of a file as it stands there but for the checksum, and checked.
+
+    Raises:
+        ModelError: there is no such file, or `save` did not write it.
+    """
+    if not path.is_file():
+        raise ModelError(f"no such file; {REMEDY}")
+    text = _opened(metadata_of, path).get(ENTRY)
+    if text is None:
+        raise ModelError(f"tensors without the network they belong to; {REMEDY}")
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"metadata that is not JSON ({error}); {REMEDY}") from error
+    if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
+        raise ModelError(f"not in format {FORMAT}; load it with the code that wrote it")
+    try:
+        described = Description.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = shown(".".join(map(str, first["loc"])) or "it")
+        raise ModelError(f"metadata, {where}: {first['msg']}; {REMEDY}") from None
+    replaced = OWN & described.structure.options.keys()
+    if replaced:
+        raise ModelError(f"metadata, structure.options: {min(replaced)} is not an option; {REMEDY}")
+    return {key: value for key, value in raw.items() if key != "sha256"}, described
+
+
+def digest(described: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of all that a file holds: description, names, kinds, shapes and values."""
+    names = sorted(tensors)
+    kinds = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
+    whole = hashlib.sha256(json.dumps([described, kinds], sort_keys=True).encode())
+    for name in names:
+        whole.update(tensors[name].detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return whole.hexdigest()
+
+
+def _opened(read: Any, path: Path) -> Any:
+    try:
+        return read(path)
+    except SafetensorError as error:
+        raise ModelError(f"not a safetensors file ({error}); {REMEDY}") from error
+    except OSError as error:
+        raise ModelError(f"cannot be read ({error}); {REMEDY}") from error

@@ -1,0 +1,145 @@
+"""Numbers of channels of each layer, and a network that is made to fit its tensors."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from models.axes.labels import memory_format
+from models.axes.widths import follow, layer_widths
+from models.bias_map import MappedConv2d, add_bias_map
+from models.errors import ModelError
+from models.options import shown
+
+SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
+WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")
+WIDTHS += ("num_features", "num_channels", "num_groups", "normalized_shape")
+Widths = Mapping[str, Mapping[Any, Any]]
+
+
+def widths(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Module name → its numbers of channels, groups and features."""
+    return {
+        name: {key: vars(module)[key] for key in WIDTHS if key in vars(module)}
+        for name, module in model.named_modules()
+        if isinstance(module, SHAPED)
+    }
+
+
+def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> None:
+    """Make `model` a network for these tensors: their widths, and room in the shapes that differ.
+
+    `load_state_dict(tensors)` then fits. Tensors of the right shape stay the objects they are; the
+    others, on the device of `tensors`, are new and empty. Biases and bias maps are made where
+    pruning had added them.
+
+    Raises:
+        ModelError: widths of no layer, or tensors of another network than a pruned `model`.
+    """
+    modules, before = dict(model.named_modules(remove_duplicate=False)), layer_widths(model)
+    for name, numbers in widths.items():
+        _set_widths(name, modules.get(name), numbers)
+    expected = set(model.state_dict())
+    for name, tensor in tensors.items():
+        owner, _, key = name.rpartition(".")
+        if name in expected:
+            _make_room(name, modules[owner], key, tensor)
+        else:
+            _add(name, modules.get(owner), key, tensor)
+    missing = expected - tensors.keys()
+    if missing:
+        raise ModelError(f"no tensor {min(missing)}, which this network has; its options differ")
+    for name, module in modules.items():
+        if isinstance(module, SHAPED):
+            _check_fit(name, module)
+    follow(model, before)
+
+
+def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any]) -> None:
+    if not isinstance(module, SHAPED):
+        raise ModelError(f"widths of {shown(name)}, which is not a layer of this network")
+    for key, value in numbers.items():
+        old = vars(module).get(key) if key in WIDTHS else None
+        new = tuple(value) if isinstance(value, list) else value
+        sizes = new if isinstance(new, tuple) else (new,)
+        if type(new) is not type(old) or not all(type(n) is int and n > 0 for n in sizes):
+            raise ModelError(f"widths of {shown(name)}: {shown(key)} {shown(value)} is not a width")
+        setattr(module, key, new)
+
+
+def _add(name: str, module: nn.Module | None, key: str, tensor: Tensor) -> None:
+    """The bias or bias map that pruning gave a layer."""
+    if isinstance(module, SHAPED) and key == "bias" and tensor.is_floating_point():
+        module._parameters["bias"] = nn.Parameter(torch.empty_like(tensor))
+    elif type(module) in (nn.Conv2d, MappedConv2d) and key == "bias_map" and tensor.ndim == 3:
+        add_bias_map(cast(nn.Module, module), torch.empty_like(tensor))
+    else:
+        raise ModelError(
+            f"a tensor {shown(name)}, which this network does not have; its options differ"
+        )
+
+
+def _make_room(name: str, module: nn.Module, key: str, tensor: Tensor) -> None:
+    """Leave a tensor of this shape be, and put an empty one in the place of a larger one."""
+    old = getattr(module, key)
+    smaller = len(old.shape) == len(tensor.shape) and all(
+        0 < n <= o for n, o in zip(tensor.shape, old.shape, strict=True)
+    )
+    floats = tensor.is_floating_point() and old.is_floating_point()
+    if not smaller or not (floats or tensor.dtype == old.dtype):
+        raise ModelError(
+            f"{name} is {_kind(tensor)} where this network has {_kind(old)}; pruning only removes"
+        )
+    if old.shape == tensor.shape:
+        return
+    room = torch.empty_like(tensor, memory_format=memory_format(old))
+    if key in module._parameters:
+        module._parameters[key] = nn.Parameter(room, old.requires_grad)
+    else:
+        module._buffers[key] = room
+
+
+def _check_fit(name: str, module: nn.Module) -> None:
+    """Compare a layer's tensors with its widths."""
+    for key, shape in _shapes(name, module).items():
+        tensor = getattr(module, key, None)
+        if tensor is not None and tuple(tensor.shape[: len(shape)]) != shape:
+            raise ModelError(f"{name}.{key} is {_kind(tensor)}, its widths say {shape}")
+
+
+def _shapes(name: str, module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a layer, or how it begins."""
+    match module:
+        case _ConvNd():
+            inside, outside = module.in_channels, module.out_channels
+            _check_groups(name, module.groups, inside, outside)
+            first = (outside, inside // module.groups)
+            if isinstance(module, _ConvTransposeNd):
+                first = (inside, outside // module.groups)
+            kernel = tuple(module.kernel_size)
+            return {"weight": first + kernel, "bias": (outside,), "bias_map": (outside,)}
+        case nn.Linear():
+            shape = (module.out_features, module.in_features)
+            return {"weight": shape, "bias": shape[:1]}
+        case _NormBase():
+            names = ("weight", "bias", "running_mean", "running_var")
+            return dict.fromkeys(names, (module.num_features,))
+        case nn.GroupNorm():
+            _check_groups(name, module.num_groups, module.num_channels)
+            return dict.fromkeys(("weight", "bias"), (module.num_channels,))
+        case nn.LayerNorm():
+            return dict.fromkeys(("weight", "bias"), tuple(module.normalized_shape))
+        case _:
+            return {}
+
+
+def _check_groups(name: str, groups: int, *channels: int) -> None:
+    if any(number % groups for number in channels):
+        raise ModelError(f"widths of {name}: {groups} groups do not divide {channels} channels")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

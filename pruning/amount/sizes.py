@@ -1,0 +1,212 @@
+"""What a network costs as a function of which channels stay, without building the network."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.count import count
+from pruning.errors import PruningError
+
+if TYPE_CHECKING:
+    from models.axes.find import Axes
+    from pruning.amount.latency import Latency
+
+Keep = dict[str, Tensor]
+Array = np.ndarray
+
+
+def positions(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+    """Name of each convolution and linear weight → positions it is applied at, for one image."""
+    return {f"{n}.weight": c.positions for n, c in count(model, example_input).layers.items()}
+
+
+class Sizes:
+    """Exact parameters, MACs and activation bytes of every network that pruning can leave.
+
+    Units that appear equally often along every dimension of every tensor are of one *kind*. All
+    sizes depend only on how many of each kind stay, so a candidate costs some microseconds; they
+    equal `count` of the network really shrunk. `axes` are those of the network as it is now, and
+    `positions` what `positions` found, before or after pruning. Axes for which `left_out` says so
+    are not pruned.
+    """
+
+    def __init__(
+        self,
+        axes: "Axes",
+        positions: Mapping[str, int],
+        *,
+        left_out: Callable[[str], bool] = lambda axis: False,
+        latency: "Latency | None" = None,
+    ) -> None:
+        self.widths, self.latency = dict(axes.widths), latency
+        self._reasons = [f"{a}: {why}" for a, why in axes.fixed.items() if a != "image"]
+        self.spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
+        self.prunable = [a for a in axes.widths if a not in axes.fixed and not left_out(a)]
+        self._terms = _Terms()
+        for name, shape in axes.shapes.items():
+            if name not in axes.buffers:
+                self._terms.add(name, shape, axes.labels.get(name, ()), positions.get(name, 0))
+        self.kinds, self._per_kind = self._terms.kinds(sum(self.widths.values()), self.spans)
+        self._fixed = np.array(self._terms.fixed)
+        prunable = np.zeros(len(self.kinds), dtype=bool)
+        for axis in self.prunable:
+            prunable[self.spans[axis]] = True
+        self.unpruned = np.flatnonzero(~prunable)
+        self._is_prunable = np.isin(np.arange(self._per_kind.shape[1]), self.kinds[prunable])
+
+    def check(self) -> None:
+        """Refuse a network without a channel to choose.
+
+        Raises:
+            PruningError: says why, for the first layers.
+        """
+        if self.prunable:
+            return
+        if self.widths:
+            raise PruningError("except names every layer whose channels can go; shorten it")
+        shown = "; ".join(self._reasons[:3] or ["it has no layers with channels"])
+        more = f"; and {len(self._reasons) - 3} more" if len(self._reasons) > 3 else ""
+        raise PruningError(
+            f"no channel of this network can be pruned ({shown}{more}); write granularity: weight"
+            " and sparsity, or choose another model"
+        )
+
+    def counts(self, keep: Keep) -> Array:
+        """How many units of each kind stay; an axis that `keep` lacks stays whole."""
+        mask = np.ones(len(self.kinds), dtype=bool)
+        for axis, kept in keep.items():
+            mask[self.spans[axis]] = kept.cpu().numpy()
+        return self.counts_of(np.flatnonzero(mask))
+
+    def counts_of(self, units: Array) -> Array:
+        """How many units of each kind are among these global ids."""
+        return np.bincount(self.kinds[units], minlength=self._per_kind.shape[1])
+
+    def total(self, measure: str, counts: Array) -> float:
+        """The size of the network that keeps so many units of each kind.
+
+        channels: prunable units. weights: of convolutions and linear layers. params, macs,
+        activation_bytes: as `models.count`, whole network. latency: milliseconds of convolutions
+        and linear layers, from the measured table.
+        """
+        if measure == "channels":
+            return int(counts[self._is_prunable].sum())
+        lengths = self._fixed + self._per_kind @ counts
+        if measure == "latency":
+            return self._latency(lengths)
+        coefficient, first, second = self._terms.table(measure)
+        return int((coefficient * lengths[first] * lengths[second]).sum())
+
+    def of(self, measure: str, keep: Keep) -> float:
+        """The size of the network that keeps these units."""
+        return self.total(measure, self.counts(keep))
+
+    def least(self, measure: str, widths: Mapping[str, int]) -> float:
+        """A size that no network with so many units of each prunable axis is below.
+
+        Where the units of an axis differ in kind, the least of each length counts.
+        """
+        lengths = self._fixed + self._per_kind @ self.counts_of(self.unpruned)
+        for axis, width in widths.items():
+            kinds = np.unique(self.kinds[self.spans[axis]])
+            lengths = lengths + width * self._per_kind[:, kinds].min(1)
+        coefficient, first, second = self._terms.table(measure)
+        return int((coefficient * lengths[first] * lengths[second]).sum())
+
+    def savings(self, measure: str, keep: Keep) -> dict[str, Tensor]:
+        """What the removal of each single unit would save, (width,) for every prunable axis."""
+        counts = self.counts(keep)
+        whole, saved = self.total(measure, counts), np.zeros(len(counts))
+        for kind in np.flatnonzero(counts):
+            counts[kind] -= 1
+            saved[kind] = whole - self.total(measure, counts)
+            counts[kind] += 1
+        return {a: torch.from_numpy(saved[self.kinds[self.spans[a]]]) for a in self.prunable}
+
+    def _latency(self, lengths: Array) -> float:
+        if self.latency is None:
+            raise PruningError("no latency table; measure one with latency_table and pass it on")
+        return self.latency.milliseconds(
+            {n: (int(lengths[o]), int(lengths[i])) for n, o, i in self._terms.layers()}
+        )
+
+
+class _Terms:
+    """Tensors as constant × length × length; a length is what stays of one dimension.
+
+    Length 0 is always 1. Every other has `fixed` indices that always stay and the units whose
+    indices go with them.
+    """
+
+    def __init__(self) -> None:
+        self.fixed: list[int] = [1]
+        self._units: list[tuple[Array, Array]] = [(np.zeros(0, int), np.zeros(0, int))]
+        self._rows: list[tuple[str, int, int, int, int]] = []  # name, constant, lengths, positions
+        self._tables: dict[str, Array] = {}
+
+    def add(
+        self, name: str, shape: tuple[int, ...], labels: tuple[Tensor | None, ...], positions: int
+    ) -> None:
+        """Takes in one parameter; `positions` is 0 for what is no conv or linear weight."""
+        pruned = {d for d, label in enumerate(labels) if label is not None}
+        dims = sorted(pruned | ({0, 1} if positions else set()))
+        assert len(dims) <= 2, f"{name}: channels lie along at most two dimensions"
+        lengths, constant = [0, 0], 1
+        for i, d in enumerate(dims):
+            lengths[i] = self._length(shape[d], labels[d] if d in pruned else None)
+        for d, size in enumerate(shape):
+            constant *= 1 if d in dims else size
+        self._rows.append((name, constant, lengths[0], lengths[1], positions))
+
+    def _length(self, size: int, label: Tensor | None) -> int:
+        ids = np.full(size, -1) if label is None else label.cpu().numpy()
+        units, often = np.unique(ids[ids >= 0], return_counts=True)
+        self.fixed.append(int((ids < 0).sum()))
+        self._units.append((units, often))
+        return len(self.fixed) - 1
+
+    def kinds(self, total: int, spans: dict[str, slice]) -> tuple[Array, Array]:
+        """Kind of every unit, and (lengths, kinds): the indices that one unit of a kind takes."""
+        by_axis: dict[str, list[tuple[int, Array]]] = {axis: [] for axis in spans}
+        for row, (units, often) in enumerate(self._units):
+            whole = np.zeros(total, dtype=np.int64)
+            whole[units] = often
+            for axis, span in spans.items() if len(units) else ():
+                if whole[span].any():
+                    by_axis[axis].append((row, whole[span]))
+        kinds = np.zeros(total, dtype=np.int64)
+        columns = [np.zeros((len(self.fixed), 0), dtype=np.int64)]
+        for axis, rows in by_axis.items():
+            table = np.stack([part for _, part in rows])
+            found, which = np.unique(table, axis=1, return_inverse=True)
+            kinds[spans[axis]] = sum(c.shape[1] for c in columns) + which.reshape(-1)
+            column = np.zeros((len(self.fixed), found.shape[1]), dtype=np.int64)
+            column[[row for row, _ in rows]] = found
+            columns.append(column)
+        return kinds, np.concatenate(columns, axis=1)
+
+    def table(self, measure: str) -> tuple[Array, Array, Array]:
+        """Coefficient and two lengths of every tensor, such that a size is the sum of products."""
+        if measure not in self._tables:
+            self._tables[measure] = np.array(list(self._products(measure))).T
+        coefficient, first, second = self._tables[measure]
+        return coefficient, first, second
+
+    def _products(self, measure: str) -> Iterator[tuple[int, int, int]]:
+        for _, constant, first, second, positions in self._rows:
+            if measure == "params":
+                yield constant, first, second
+            elif measure == "weights":
+                yield constant if positions else 0, first, second
+            elif measure == "macs":
+                yield constant * positions, first, second
+            else:
+                assert measure == "activation_bytes", measure
+                yield 4 * positions, first, 0
+
+    def layers(self) -> Iterator[tuple[str, int, int]]:
+        """Name, length of the outputs and of the inputs of every layer's weight."""
+        return ((n, out, into) for n, _, out, into, positions in self._rows if positions)

@@ -1,0 +1,1 @@
+"""How a selection is applied: masks, surgery, and penalties that prepare it."""

@@ -1,0 +1,110 @@
+"""Terms added to the loss until pruning is over, which make channels ready to go."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pruning.criteria import scoring
+from pruning.errors import PruningError, bounded
+from pruning.stateful import Watcher
+
+if TYPE_CHECKING:
+    from models.axes.find import Axes
+    from pruning.training_view import State
+
+
+class Penalty(Watcher):
+    """A coefficient times a sum over parameters; the coefficient goes into checkpoints."""
+
+    remembered = ("coefficient",)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise PruningError where the network lacks what the term is over."""
+
+    def prepare(self, state: "State", axes: "Axes | None") -> None:
+        """Sets what depends on the network; called between steps, before the first one."""
+
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term to add to the mean loss, a scalar with gradient."""
+        raise NotImplementedError
+
+
+class L1Bn(Penalty):
+    """λ Σ |γ| over all BatchNorm scales.
+
+    Network slimming, Liu et al. 2017, arXiv:1708.06519, eq. 1; EarlyBird uses the same λ.
+    """
+
+    def __init__(self, *, coefficient: float = 1e-4) -> None:
+        super().__init__()
+        bounded("penalty: l1_bn", coefficient=(coefficient, 0, math.inf))
+        self.coefficient = coefficient
+
+    def check(self, model: nn.Module) -> None:
+        """Raise PruningError where no BatchNorm has a scale."""
+        if not _scales(model):
+            raise PruningError(
+                "penalty: l1_bn needs BatchNorm scales and this network has none; remove penalty"
+            )
+
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term."""
+        total = torch.stack([scale.abs().sum() for scale in _scales(state.model)]).sum()
+        return self.coefficient * total
+
+
+def _scales(model: nn.Module) -> list[Tensor]:
+    return [m.weight for m in model.modules() if isinstance(m, _BatchNorm) and m.affine]
+
+
+class GroupLasso(Penalty):
+    """λ Σ ‖W_g‖₂ over every output and every input channel g of each prunable layer.
+
+    PruneTrain, Lym et al. 2019, arXiv:1901.09290. λ is set once so that the penalty is `ratio` of
+    penalty and loss together: λ = ratio · loss / (penalty · (1 − ratio)). Deviation: the loss is
+    that of calibration images at that time, where the authors' code takes the first training batch.
+    """
+
+    def __init__(self, *, ratio: float = 0.2, coefficient: float | None = None) -> None:
+        super().__init__()
+        bounded("penalty: group_lasso", ratio=(ratio, 0, 0.999999))
+        if coefficient is not None:
+            bounded("penalty: group_lasso", coefficient=(coefficient, 0, math.inf))
+        self.ratio, self.coefficient = ratio, coefficient
+
+    @torch.no_grad()
+    def prepare(self, state: "State", axes: "Axes | None") -> None:
+        """Sets the coefficient, unless it is known."""
+        if self.coefficient is None:
+            share = self.ratio / (1 - self.ratio)
+            self.coefficient = share * _loss(state) / float(_norms(state, axes))
+
+    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+        """The term."""
+        assert self.coefficient is not None, "prepare comes before the first step"
+        return self.coefficient * _norms(state, axes)
+
+
+def _norms(state: "State", axes: "Axes | None") -> Tensor:
+    assert axes is not None
+    norms = [
+        torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
+        for name, parameter in state.model.named_parameters()
+        for d, label in enumerate(axes.labels.get(name, ()))
+        if parameter.dim() > 1 and label is not None
+    ]
+    return torch.stack(norms).sum()
+
+
+def _loss(state: "State") -> float:
+    """Mean cross-entropy over one batch of calibration images of all ranks."""
+    ((images, labels),) = state.calibration(1, 128, stream="penalty")
+    with scoring(state.model), torch.no_grad():
+        return float(state.reduce(F.cross_entropy(state.model(images), labels)))
+
+
+PENALTIES = {"l1_bn": L1Bn, "group_lasso": GroupLasso}

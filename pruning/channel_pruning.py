@@ -1,0 +1,298 @@
+"""Rounds over channels: score, collapse to units, select by size, mask or remove."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.axes.find import Axes, axes, masks
+from models.axes.labels import (
+    GONE,
+    cuts,
+    relabel,
+    take,
+)
+from pruning.amount.budget import Ask, check_floor, per_saving
+from pruning.amount.latency import Latency, latency_table
+from pruning.amount.scope import Masks, floors
+from pruning.amount.sizes import Keep, Sizes, positions
+from pruning.application.masks import Hold, check_zero
+from pruning.application.surgery import prune_channels, rehearse_surgery
+from pruning.compensation.compensations import COMPENSATIONS, with_biases
+from pruning.criteria.accumulated import Accumulator
+from pruning.criteria.from_recipe import (
+    calibration,
+    check_complete,
+    check_positive,
+    check_ranks,
+    handed,
+    left_alone,
+    rehearse_scores,
+    unit_scores,
+)
+from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
+from pruning.training_view import State, digest, valueless
+from schema.pruning import PruningConfig
+
+MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
+
+
+class ChannelPruning:
+    """Which units of the named axes stay; removed ones are masked or really gone.
+
+    `kept` are the units of the dense network that still exist; `alive` are the units of the network
+    as it is now that are not masked. The amount is a fraction of the dense network.
+    """
+
+    def __init__(self, config: PruningConfig, state: State) -> None:
+        self._config = config
+        image = state.example_input
+        self.axes: Axes = axes(state.model, image, probe=not image.is_meta)
+        self._dense_axes = self.axes
+        self._positions = positions(state.model, state.example_input)
+        spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
+        self._spared = {a for a in self.axes.widths if spared & set(self.axes.producers(a))}
+        self.latency: Latency | None = None
+        sizes = self._sizes()
+        sizes.check()
+        self.widths = {axis: self.axes.widths[axis] for axis in sizes.prunable}
+        self.dense = {name: sizes.of(name, {}) for name in MEASURES}
+        self.kept: Keep = {a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()}
+        self.alive: Keep = dict(self.kept)
+        self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        self.accumulator = self._accumulator(state)
+        name, value = config.amount or ("", 0.0)
+        if config.importance.per is not None and not config.accumulate:
+            check_positive(config, "which cannot be divided by what a unit saves")
+        self.selection.check(config, state)
+        self.selection.attach(config, state, self.axes)
+        self.measure = {"compression_ratio": "params", "": "channels"}.get(name, name)
+        self.removed = 1 - 1 / value if name == "compression_ratio" else value
+
+    def _accumulator(self, state: State) -> Accumulator | None:
+        if not self._config.accumulate:
+            return None
+        name, known = self._config.criterion.name, getattr(self, "accumulator", None)
+        made = Accumulator(state.model, self.axes, name, state.example_input)
+        if known is not None:
+            made.tensors["skipped"] = known.tensors["skipped"]
+        return made
+
+    def _sizes(self) -> Sizes:
+        return Sizes(
+            self.axes,
+            self._positions,
+            left_out=self._spared.__contains__,
+            latency=self.latency,
+        )
+
+    def observe(self, state: State) -> None:
+        """Sees a training step after backward."""
+        self.selection.observe(state)
+        if self.accumulator is not None:
+            self.accumulator.observe()
+
+    def forget(self) -> None:
+        """Starts the average of training's own scores anew."""
+        if self.accumulator is not None:
+            self.accumulator.reset()
+
+    def ranking(self, state: State, stream: str) -> dict[str, Tensor]:
+        """A score for every unit of every prunable axis, (width,) on the CPU, as on all ranks."""
+        if self.accumulator is not None:
+            found = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
+        else:
+            found = unit_scores(self._config, state, self.axes, stream)
+        check_complete(self._config.criterion.name, found, self.widths)
+        return {axis: found[axis] for axis in self.widths}
+
+    def rehearse(self, state: State, removed: float) -> None:
+        """Refuse what would fail in the last round, on a network without values.
+
+        Raises:
+            PruningError: the criterion does not score every axis, or the compensation or the
+                optimizer's state does not fit the network.
+            BudgetError: floors keep more than is to stay.
+            NoEffect: less than one unit would go.
+        """
+        sizes, ask = self._sizes(), self._ask(removed)
+        if self.selection.scored and self.accumulator is None:
+            rehearse_scores(self._config, state, self.axes, self.widths)
+        if self.selection.sized:
+            check_floor(sizes, ask)
+        self.selection.rehearse(
+            ChannelRound({}, sizes, ask, self.alive, self.axes, state, "rehearsal")
+        )
+        keep = {axis: torch.arange(width) > 0 for axis, width in self.widths.items()}
+        with valueless():
+            self._compensate(state, keep, "rehearsal")
+        if self._config.application != "mask":
+            with valueless():
+                rehearse_surgery(state.model, self.axes, keep, state.optimizer)
+
+    def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
+        """Scores, selects and removes once for each fraction, all at the same point of training."""
+        for number, fraction in enumerate(removed, first):
+            self._round(state, fraction, f"calibration {number}", last=number == of - 1)
+        self.forget()
+
+    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+        self._measure_latency(state)
+        sizes = self._sizes()
+        found = self.ranking(state, stream) if self.selection.scored else {}
+        asked = self._config.importance
+        if asked.per is not None:
+            found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
+        if found and self.selection.ranks and self._untouched:
+            check_ranks(self._config.criterion.name, found)
+        ask = self._ask(removed)
+        keep = self.selection.keep(
+            ChannelRound(found, sizes, ask, self.alive, self.axes, state, stream)
+        )
+        self._apply(state, keep, stream, removes=self._config.application == "surgery")
+        if last and self._config.application == "mask_then_surgery":
+            self._remove(state, self.alive)
+
+    @property
+    def _untouched(self) -> bool:
+        """Whether no unit has gone yet."""
+        return all(bool(kept.all()) for kept in (*self.kept.values(), *self.alive.values()))
+
+    def _ask(self, removed: float) -> Ask:
+        return Ask(
+            measure=self.measure,
+            removed=removed,
+            dense=self.dense.get(self.measure, 0.0),  # latency is measured at the first round
+            floor=floors(self.widths, self._config.least),
+            widths=self.widths,
+            scope=self._config.scope,
+            tolerance=self._config.tolerance,
+            round_to=self._config.round_to,
+        )
+
+    def _measure_latency(self, state: State) -> None:
+        """The table, once for the dense network; the mean over ranks, so that all agree."""
+        if self.latency is None and "latency" in (self.measure, self._config.importance.per):
+            table = latency_table(
+                state.model, state.example_input, batch_size=self._config.calibration.batch_size
+            )
+            self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
+            self.dense["latency"] = self._sizes().of("latency", {})
+
+    def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
+        when = COMPENSATIONS[self._config.compensation.name].when
+        if when == "before":
+            self.axes = self._compensate(state, keep, stream)
+        self.alive = keep
+        self._hold(state)
+        if removes:
+            self._remove(state, keep)
+        if when == "after":
+            self.axes = self._compensate(state, keep, stream)
+            self._hold(state)
+
+    def _compensate(self, state: State, keep: Keep, stream: str) -> Axes:
+        chosen = self._config.compensation
+        compensate = COMPENSATIONS[chosen.name]
+        batches = calibration(self._config, state, stream) if chosen.name != "none" else []
+        options = handed(compensate, state, f"{chosen.name} {stream}") | chosen.options
+        return compensate(state.model, self.axes, keep, batches, **options)
+
+    def _hold(self, state: State) -> None:
+        """Zeros where something is masked, in network, optimizer and average."""
+        Hold(state.model, self.masks, state.optimizer).weights()
+        if state.ema is not None:
+            Hold(state.ema, self.masks).weights()
+
+    def _remove(self, state: State, keep: Keep) -> None:
+        """Surgery on network, average and optimizer."""
+        self.axes = prune_channels(
+            state.model, self.axes, keep, optimizer=state.optimizer, ema=state.ema
+        )
+        for axis, alive in keep.items():
+            self.kept[axis] = self.kept[axis].clone()
+            self.kept[axis][self.kept[axis].clone()] = alive
+        self.alive = {
+            a: torch.ones(int(alive.sum()), dtype=torch.bool) for a, alive in keep.items()
+        }
+        self.selection.removed(keep)
+        self.selection.attach(self._config, state, self.axes)
+        self.accumulator = self._accumulator(state)
+
+    @property
+    def masks(self) -> Masks:
+        """True = keep, for every parameter that has masked entries."""
+        return masks(self.axes, self.alive)
+
+    def fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named tensors of the dense network, sliced to the network as it is now."""
+        cut = cuts(self._dense_axes, self.kept)
+        return {name: take(t, cut[name]) if name in cut else t for name, t in tensors.items()}
+
+    def got(self, state: State) -> dict[str, Any]:
+        """What is really left, counted anew on the network as it is now."""
+        sizes = self._sizes()
+        left = {name: sizes.of(name, self.alive) for name in self.dense}
+        for name, parameter in state.model.named_parameters():
+            mask = self.masks.get(name)
+            if mask is not None:
+                check_zero(name, parameter, mask)
+        skipped = {"skipped_steps": self.accumulator.skipped} if self.accumulator else {}
+        return skipped | {
+            "measure": self.measure,
+            "got": 1 - left[self.measure] / self.dense[self.measure],
+            "layers": {
+                axis: {"kept": int(alive.sum()), "of": self.widths[axis]}
+                | self.selection.told(axis)
+                for axis, alive in self.alive.items()
+            },
+            "params_kept": left["params"],
+            "params_dense": self.dense["params"],
+            "weight_sparsity_of_layer_weights": 1 - left["weights"] / self.dense["weights"],
+            "node_sparsity_of_prunable_units": 1 - left["channels"] / self.dense["channels"],
+        }
+
+    def digest(self) -> int:
+        """The same number on two ranks if and only if they keep the same units."""
+        kept = {f"kept/{axis}": kept for axis, kept in self.kept.items()}
+        return digest(kept | {f"alive/{axis}": alive for axis, alive in self.alive.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Units kept and alive, the latency table, what selection and averages remember."""
+        parts = {"kept": self.kept, "alive": self.alive}
+        parts["latency"] = self.latency.tensors() if self.latency else {}
+        parts["selection"] = self.selection.state_dict()["tensors"]
+        parts["accumulator"] = self.accumulator.tensors if self.accumulator else {}
+        tensors = {f"{part}/{n}": t for part, named in parts.items() for n, t in named.items()}
+        values = {"dense": self.dense, "selection": self.selection.state_dict()["values"]}
+        return {"tensors": tensors, "values": values}
+
+    def load_state_dict(self, state_dict: dict[str, Any], state: State) -> None:
+        """Takes over what `state_dict` gave; the network has its shape already."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state_dict["tensors"].items():
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = tensor
+        values = state_dict["values"]
+        self.kept = {axis: parts["kept"][axis].cpu() for axis in self.widths}
+        self.alive = {axis: parts["alive"][axis].cpu() for axis in self.widths}
+        self.dense = values["dense"]
+        self.latency = Latency.of(parts["latency"]) if "latency" in parts else None
+        self.axes = self._axes_now(state)
+        self.selection.attach(self._config, state, self.axes)
+        selection = {"tensors": parts.get("selection", {}), "values": values["selection"]}
+        self.selection.load_state_dict(selection)
+        self.accumulator = self._accumulator(state)
+        if self.accumulator is not None:
+            self.accumulator.tensors = parts["accumulator"]
+
+    def _axes_now(self, state: State) -> Axes:
+        """The axes of the network as `kept` left it, by the names of the dense one."""
+        kept = torch.ones(sum(self._dense_axes.widths.values()), dtype=torch.bool)
+        for axis, mask in self.kept.items():
+            kept[self._dense_axes.offsets[axis] :][: len(mask)] = mask
+        widths = self._dense_axes.widths | {a: int(mask.sum()) for a, mask in self.kept.items()}
+        new_id = torch.where(kept, kept.cumsum(0) - 1, GONE)
+        found = relabel(self._dense_axes, widths, new_id, self._dense_axes.fixed)
+        named = [*state.model.named_parameters(), *state.model.named_buffers()]
+        return with_biases(found, {name: t for name, t in named if name not in found.labels})

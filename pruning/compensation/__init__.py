@@ -1,0 +1,1 @@
+"""How the survivors are adjusted after a removal."""

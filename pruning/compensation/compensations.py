@@ -1,0 +1,208 @@
+"""What is done for the survivors: nothing, new statistics, new biases, a new start.
+
+A compensation `f(model, axes, keep, batches, *, optimizer, ema, reduce, **options) -> Axes` changes
+the model (and its averaged copy) in place and returns the axes with those of tensors it added.
+`f.when` says whether it wants the network before or after the removal.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from models.axes.labels import Axes
+from models.layers import initialise
+from models.modes import evaluating
+from pruning.compensation.global_batchnorm import WholeBatch
+from pruning.compensation.mean_replacement import (
+    Batches,
+    Keep,
+    measure,
+    propagate,
+)
+from pruning.errors import PruningError
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+class Compensation(Protocol):
+    """A function that compensates, and when it does so."""
+
+    when: Literal["before", "after"]
+
+    def __call__(
+        self, model: nn.Module, axes: Axes, keep: Keep, batches: Batches, **options: Any
+    ) -> Axes:
+        """Compensates in place; returns the axes, with those of tensors that were added."""
+        ...
+
+
+def _at(when: Literal["before", "after"]) -> Callable[[Callable[..., Axes]], Compensation]:
+    def mark(function: Any) -> Compensation:
+        function.when = when
+        return function
+
+    return mark
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """One process is its own mean."""
+    return tensor
+
+
+@_at("before")
+def none(
+    model: nn.Module,
+    axes: Axes,
+    keep: Keep,
+    batches: Batches,
+    *,
+    optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    reduce: Reduce = _alone,
+) -> Axes:
+    """Nothing: the survivors stay as they are."""
+    return axes
+
+
+@_at("before")
+def mean_replacement(
+    model: nn.Module,
+    axes: Axes,
+    keep: Keep,
+    batches: Batches,
+    *,
+    optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    reduce: Reduce = _alone,
+    padding: Literal["paper", "mean", "exact"] = "paper",
+    value: Literal["post", "column", "pre"] = "post",
+) -> Axes:
+    """Moves the mean of what removed units S gave into the biases after: b ← b + W[:, S] ā_S.
+
+    Evci et al. 2018, "Mean Replacement Pruning", eq. 4; see `mean_replacement.py` for the
+    deviations, `propagate` for `padding` and BatchNorm, `measure` for `value`. Under a BatchNorm in
+    training mode the constant cancels: the gain lasts for evaluation until training goes on. The
+    averaged copy is measured and changed on its own. Biases that had to be made are trained as the
+    model's other biases are.
+
+    Raises:
+        PruningError: if `keep` is not about whole units, or there is no batch.
+    """
+    batches = list(batches)
+    found = axes
+    for network in filter(None, (model, ema)):
+        measured = measure(network, axes, batches, value=value, reduce=reduce)
+        added = propagate(network, axes, keep, measured, padding)
+        found = with_biases(axes, added)
+        if network is model and optimizer:
+            new = [tensor for tensor in added.values() if isinstance(tensor, nn.Parameter)]
+            _bias_group(model, optimizer).extend(new)
+    return found
+
+
+def with_biases(axes: Axes, added: dict[str, Tensor]) -> Axes:
+    """The axes with those of biases (O,) and bias maps (O, H, W) of layers it knows."""
+    outputs = {name: axes.labels[f"{name.rpartition('.')[0]}.weight"][0] for name in added}
+    labels = {name: (outputs[name], *(None,) * (t.dim() - 1)) for name, t in added.items()}
+    return replace(
+        axes,
+        labels=axes.labels | labels,
+        shapes=axes.shapes | {name: tuple(tensor.shape) for name, tensor in added.items()},
+        buffers=axes.buffers | {n for n, t in added.items() if not isinstance(t, nn.Parameter)},
+    )
+
+
+def _bias_group(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
+    """The parameters of the group that trains the model's biases; the last group if it has none."""
+    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+    groups = [group["params"] for group in optimizer.param_groups]
+    return next((g for g in groups if any(id(p) in biases for p in g)), groups[-1])
+
+
+@_at("after")
+def bn_recalibrate(
+    model: nn.Module,
+    axes: Axes,
+    keep: Keep,
+    batches: Batches,
+    *,
+    optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    reduce: Reduce = _alone,
+) -> Axes:
+    """Running statistics of every BatchNorm become plain averages over the batches.
+
+    Li et al. 2020 (EagleEye), arXiv:2007.02491, section 3.3, adaptive BatchNorm. Deviations: all
+    other layers (dropout) are in evaluation mode, the one that the statistics are used in; the
+    variance is the one that training mode divides by, of a batch over all ranks (`WholeBatch`).
+
+    Raises:
+        PruningError: if there is no BatchNorm with running statistics, or no batch.
+    """
+    batches = list(batches)
+    for network in filter(None, (model, ema)):
+        found = [
+            m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+        if not found or not batches:
+            raise PruningError(
+                "bn_recalibrate re-estimates BatchNorm statistics, and there is no "
+                + ("batch to do so from" if found else "BatchNorm; use compensation: none")
+            )
+        _recalibrate(network, found, batches, reduce)
+    return axes
+
+
+def _recalibrate(
+    network: nn.Module, found: list[_BatchNorm], batches: Batches, reduce: Reduce
+) -> None:
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in found]
+    with evaluating(network), WholeBatch(reduce):
+        for norm in found:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # PyTorch's word for a cumulative average
+        for images, _ in batches:
+            network(images)
+    for norm, (momentum, tracked) in zip(found, before, strict=True):
+        norm.momentum = momentum
+        norm.get_buffer("num_batches_tracked").copy_(tracked)
+
+
+@_at("after")
+def reinitialise(
+    model: nn.Module,
+    axes: Axes,
+    keep: Keep,
+    batches: Batches,
+    *,
+    optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    reduce: Reduce = _alone,
+    scheme: Literal["default", "xavier", "kaiming", "orthogonal"] = "default",
+    seed: int = 0,
+) -> Axes:
+    """A new start: weights as `models.initialise` draws them for the widths left.
+
+    Wang et al. 2020 (Pruning from Scratch), arXiv:1909.12579, train what they found from weights
+    drawn anew. The averaged copy starts as the model, the optimizer without a past.
+    """
+    initialise(model, scheme, torch.Generator().manual_seed(seed))
+    if ema is not None:
+        ema.load_state_dict(model.state_dict())
+    if optimizer is not None:
+        optimizer.state.clear()
+    return axes
+
+
+COMPENSATIONS: dict[str, Compensation] = {
+    "none": none,
+    "bn_recalibrate": bn_recalibrate,
+    "mean_replacement": mean_replacement,
+    "reinitialise": reinitialise,
+}

@@ -1,0 +1,93 @@
+"""Importance for free: channel scores from the gradients that training computes anyway."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pruning.criteria.maps import norms
+from pruning.criteria.measuring import scoring
+from pruning.errors import PruningError
+from pruning.stateful import Watcher
+
+if TYPE_CHECKING:
+    from models.axes.find import Axes
+
+ACCUMULATED = ("taylor", "bn_taylor", "snip")
+
+
+class Accumulator(Watcher):
+    """Mean over training steps of each unit's score, from weights and `.grad` before the update.
+
+    taylor: |Σ g w| over all weights that write the unit; bn_taylor: |Σ γ g_γ + β g_β| over the
+    BatchNorms after them (a layer without one: its weights); PaT eq. 3, arXiv:2110.12007, absolute
+    after the sum over tied layers. snip: Σ |g w|. A step with a gradient that is not finite is left
+    out and counted in `skipped`. Nothing waits for the device before `mean`.
+    """
+
+    def __init__(self, model: nn.Module, axes: "Axes", name: str, example_input: Tensor) -> None:
+        super().__init__()
+        self._signed = name != "snip"
+        with scoring(model):  # statistics stay as they are
+            after = norms(model, [(example_input, example_input)]) if name == "bn_taylor" else {}
+        parameters = dict(model.named_parameters())
+        self._spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
+        weights = [n for n in axes.weights if axes.labels[n][0] is not None]
+        sources = [part for n in weights for part in _parts(n, after, parameters)]
+        self._parameters = [parameters[name] for name in sources]
+        device = example_input.device
+        ids = [axes.labels[name][0] for name in sources]
+        self._unit = torch.cat([i for i in ids if i is not None]).to(device)
+        self._unit_or_last = torch.where(self._unit < 0, sum(axes.widths.values()), self._unit)
+        self._units = sum(axes.widths.values())
+        self.tensors["skipped"] = torch.zeros((), device=device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts the mean anew; `skipped` goes on counting."""
+        self.tensors["total"] = torch.zeros(self._units, device=self._unit.device)
+        self.tensors["steps"] = torch.zeros((), device=self._unit.device)
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Takes one step into account; call after backward, gradients unscaled and averaged."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        products = torch._foreach_mul([p.detach() for p in self._parameters], grads)
+        if not self._signed:
+            torch._foreach_abs_(products)
+        rows = torch.cat([product.flatten(1).sum(1) if product.dim() > 1 else product
+                          for product in products]).float()  # fmt: skip
+        score = rows.new_zeros(self._units + 1).index_add_(0, self._unit_or_last, rows)[:-1].abs()
+        finite = torch.isfinite(score).all()
+        self.tensors["total"] += torch.where(finite, score, 0.0)
+        self.tensors["steps"] += finite
+        self.tensors["skipped"] += ~finite
+
+    @property
+    def skipped(self) -> int:
+        """Steps left out in all, as some gradient was not finite."""
+        return int(self.tensors["skipped"])
+
+    def mean(self) -> dict[str, Tensor]:
+        """(width,) for every axis.
+
+        Raises:
+            PruningError: if no step was seen since the last reset.
+        """
+        steps = float(self.tensors["steps"])
+        if not steps:
+            raise PruningError(
+                "accumulate: no training step was seen before this round; start later (1ep), or"
+                " set accumulate: false"
+            )
+        mean = self.tensors["total"] / steps
+        return {axis: mean[span] for axis, span in self._spans.items()}
+
+
+def _parts(name: str, after: dict[str, str], parameters: dict[str, nn.Parameter]) -> list[str]:
+    """The parameters whose g · w count for a layer's output channels."""
+    if name not in after:
+        return [name]
+    scale = after[name]
+    shift = scale.removesuffix("weight") + "bias"
+    return [scale, shift] if shift in parameters else [scale]

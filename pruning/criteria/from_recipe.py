@@ -1,0 +1,190 @@
+"""A recipe's criterion called with what it asks for, and the modules a recipe leaves alone."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.axes.find import Axes
+from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores, is_signed
+from pruning.criteria import CRITERIA, Scores
+from pruning.criteria.measuring import layer_weights
+from pruning.errors import PruningError
+from pruning.training_view import (
+    Batches,
+    State,
+    stream_seed,
+    valueless,
+)
+from schema.pruning import CriterionConfig, PruningConfig
+
+
+def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
+    """The recipe's batches to score on; another stream draws other images."""
+    asked = config.calibration
+    return state.calibration(
+        asked.batches, asked.batch_size, class_balanced=asked.class_balanced, stream=stream
+    )
+
+
+def scores(
+    config: PruningConfig,
+    state: State,
+    stream: str,
+    *,
+    criterion: CriterionConfig | None = None,
+    batches: Batches | None = None,
+    model: nn.Module | None = None,
+    **context: Any,
+) -> Scores:
+    """A criterion's scores, from gradients averaged over ranks before anything is not linear.
+
+    The recipe's criterion, its images and the network, if no others are given. `context` are things
+    only some criteria ask for (`axes`, `weights`).
+    """
+    chosen = criterion or config.criterion
+    function = CRITERIA[chosen.name]
+    options = handed(function, state, stream, **context) | chosen.options
+    images = calibration(config, state, stream) if batches is None else batches
+    network = model or state.model
+    found = function(network, images, **options)
+    _check(chosen.name, found, dict(network.named_parameters()))
+    return found
+
+
+def _check(criterion: str, found: Scores, parameters: dict[str, nn.Parameter]) -> None:
+    """Refuse scores that belong to no parameter, do not fit its shape or are not finite."""
+    for name, score in found.items():
+        if name not in parameters:
+            raise PruningError(
+                f"criterion {criterion}: scores {name}, which is no parameter of the network; use"
+                " the names of named_parameters()"
+            )
+        shape, wanted = tuple(score.shape), tuple(parameters[name].shape)
+        if shape not in (wanted, wanted[:1]):
+            raise PruningError(
+                f"criterion {criterion}: the score of {name} is {shape} and its weight {wanted};"
+                " give one for every weight, or one for every output channel"
+            )
+    values = [score for score in found.values() if not score.is_meta]
+    if values and not bool(torch.stack([s.isfinite().all() for s in values]).all()):
+        name = next(n for n, score in found.items() if not score.isfinite().all())
+        raise PruningError(
+            f"criterion {criterion}: a score of {name} is NaN or infinite; lower"
+            " training.optimizer.lr, prune at another time, or choose another criterion"
+        )
+
+
+def check_complete(criterion: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Refuse scores that leave out a layer or an axis that is to be pruned."""
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" * (len(missing) > 3))
+        raise PruningError(
+            f"criterion {criterion} has no score for {shown}; choose another criterion, or leave"
+            " them out (pruning.except)"
+        )
+
+
+def check_ranks(criterion: str, found: Scores) -> None:
+    """Refuse scores of a whole network that are all the same number, by which nothing ranks."""
+    first = next(iter(found.values())).flatten()[0]
+    if all(bool((score == first.to(score.device)).all()) for score in found.values()):
+        raise PruningError(
+            f"criterion {criterion}: every score is {float(first):g}, which ranks nothing; prune"
+            " after some training (schedule.start), or choose another criterion"
+        )
+
+
+def rehearse_scores(
+    config: PruningConfig,
+    state: State,
+    axes: Axes,
+    wanted: Iterable[str],
+    criterion: CriterionConfig | None = None,
+) -> None:
+    """Refuse a criterion without a score for a wanted axis, on a network without values."""
+    chosen = criterion or config.criterion
+    with valueless():
+        found = scores(config, state, "rehearsal", criterion=chosen, axes=axes)
+        ones = {name: torch.ones(()).expand(score.shape) for name, score in found.items()}
+        check_complete(chosen.name, by_unit(config, ones, axes, chosen), wanted)
+
+
+def unit_scores(
+    config: PruningConfig,
+    state: State,
+    axes: Axes,
+    stream: str,
+    **given: Any,
+) -> dict[str, Tensor]:
+    """`scores` collapsed to one for every unit of every axis they reach, (width,) on the CPU."""
+    found = scores(config, state, stream, axes=axes, **given)
+    return by_unit(config, found, axes, given.get("criterion"))
+
+
+def by_unit(
+    config: PruningConfig, scores: Scores, axes: Axes, criterion: CriterionConfig | None = None
+) -> dict[str, Tensor]:
+    """Scores of weights or output channels as one for every unit, the recipe's way."""
+    return channel_scores(scores, axes, **_collapse(config, criterion or config.criterion))
+
+
+def _collapse(config: PruningConfig, criterion: CriterionConfig) -> dict[str, Any]:
+    """Options of `channel_scores`: the recipe's, else the criterion's own."""
+    stated = config.importance.model_dump(
+        include={"reduce", "members", "absolute"}, exclude_none=True
+    )
+    return CHANNEL_DEFAULTS.get(criterion.name, {}) | stated
+
+
+def check_positive(config: PruningConfig, why: str) -> None:
+    """Refuse a criterion whose scores of units may be negative, where that means nothing."""
+    criterion = config.criterion
+    if is_signed(criterion.name, criterion.options, _collapse(config, criterion)):
+        raise PruningError(
+            f"criterion {criterion.name}: scores may be negative, {why}; set"
+            " importance.absolute: after"
+        )
+
+
+def handed(
+    function: Callable[..., Any], state: State, stream: str, **context: Any
+) -> dict[str, Any]:
+    """What the function has parameters for, of the run and of `context`.
+
+    A `seed` is made from the run's and the stream's name. Options that a recipe states win.
+    """
+    run = {"reduce": state.reduce, "optimizer": state.optimizer, "ema": state.ema}
+    context = {**run, "seed": stream_seed(state, stream), **context}
+    known = inspect.signature(function).parameters
+    return {key: value for key, value in context.items() if key in known}
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Modules with a weight that can be pruned: convolutions and linear layers."""
+    return [name.rpartition(".")[0] for name in layer_weights(model)]
+
+
+def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:
+    """Layers in the modules that `except` names; `classifier` is the last layer, `stem` the first.
+
+    Raises:
+        PruningError: a word names no module with such layers.
+    """
+    layers = layer_names(model)
+    found: set[str] = set()
+    for word in words:
+        inside = {name for name in layers if name == word or name.startswith(word + ".")}
+        if not inside and layers and word in ("classifier", "stem"):
+            inside = {layers[-1 if word == "classifier" else 0]}
+        if not inside:
+            near = difflib.get_close_matches(word, layers, n=1)
+            known = ", ".join(layers[:20]) + (", …" if len(layers) > 20 else "")
+            hint = f"did you mean {near[0]}?" if near else f"write one of {known}"
+            raise PruningError(f"except: no convolution or linear layer in {word}; {hint}")
+        found |= inside
+    return found

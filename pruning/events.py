@@ -1,0 +1,87 @@
+"""What was asked of a pruning and what was got: plain data for the log, a table for people."""
+
+from itertools import groupby
+from typing import Any
+
+from pruning.schedule.schedule import Schedule
+from schema.pruning import PruningConfig
+
+Record = dict[str, Any]
+
+
+def record(asked: Record, got: Record) -> Record:
+    """The event as flat, JSON-ready values, with the denominator in each name.
+
+    prune/weight_sparsity_of_layer_weights: removed / dense, over weights of convolutions and linear
+    layers. prune/node_sparsity_of_prunable_units: removed / dense, over the units that may go.
+    prune/compression_ratio: dense / kept parameters of the whole network, masked ones not kept.
+    prune/skipped_steps: training steps whose gradients were not finite and are in no average.
+    prune/compression_error: (r − r_e) / r of the ratio asked for (thesis, eq. 4.2): positive where
+    too little went.
+    """
+    made = {f"prune/{key}": value for key, value in (asked | got).items()}
+    ratio = got["params_dense"] / max(1, got["params_kept"])
+    made["prune/compression_ratio"] = ratio
+    if asked.get("compression_ratio_asked"):
+        wanted = asked["compression_ratio_asked"]
+        made["prune/compression_error"] = (wanted - ratio) / wanted
+    return made
+
+
+def printed(event: Record) -> str:
+    """A table of every layer or axis: kept, dense, removed; then the totals."""
+    layers = event["prune/layers"]
+    width = max([len(name) for name in layers] + [5])
+    lines = [f"{'layer':{width}}  {'kept':>10}  {'of':>10}  removed"]
+    for name, counts in layers.items():
+        removed = 1 - counts["kept"] / counts["of"]
+        lines.append(f"{name:{width}}  {counts['kept']:>10,}  {counts['of']:>10,}  {removed:7.2%}")
+    if event["prune/asked"] is not None:
+        lines.append(
+            f"{event['prune/measure']}: {event['prune/asked']:.4%} asked,"
+            f" {event['prune/got']:.4%} removed"
+        )
+    lines.append(f"compression ratio {event['prune/compression_ratio']:.4g}")
+    return "\n".join(lines)
+
+
+SHOWN = 50  # points of training that a dry run lists
+
+
+def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
+    """A line for every point of training at which rounds are due, for a dry run.
+
+    Of very many points the last and the first ones are listed.
+    """
+    schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
+    steps = schedule.steps()
+    each = config.rewind is not None and config.rewind.after == "round"
+    visits = groupby(range(schedule.rounds), lambda n: (steps[n], each and n))
+    groups = [list(numbers) for _, numbers in visits]
+    shown = groups if len(groups) <= SHOWN else [*groups[: SHOWN - 1], groups[-1]]
+    lines = [
+        _planned(config, schedule, rounds, steps[rounds[-1]], steps_per_epoch) for rounds in shown
+    ]
+    if len(groups) > SHOWN:
+        lines.insert(-1, f"… {len(groups) - SHOWN} more …")
+    return lines
+
+
+def _planned(
+    config: PruningConfig, schedule: Schedule, rounds: list[int], at: int, steps_per_epoch: int
+) -> str:
+    """What happens at a step where these rounds are due."""
+    last, ends = rounds[-1], rounds[-1] == schedule.rounds - 1
+    where = f"step {at} (epoch {at / steps_per_epoch:g})"
+    if config.schedule.trigger is not None:
+        after = at - schedule.start + schedule.wait
+        where = f"{after} steps after {config.schedule.trigger.name} fires"
+    numbers = f"{rounds[0] + 1}" + (f"–{last + 1}" if len(rounds) > 1 else "")
+    name, value = config.amount or ("", 0.0)
+    asked = 1 - 1 / value if name == "compression_ratio" else value
+    removed = f"{schedule.sparsity(asked, last):.4%} of {name}" if name else "by score"
+    if config.selection.name == "bep" and not ends:
+        removed = f"by forecast ({removed} in the end)"
+    goes = ends or (config.rewind is not None and config.rewind.after == "round")
+    back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
+    return f"{where}: round {numbers} of {schedule.rounds}, {removed} removed{back}"

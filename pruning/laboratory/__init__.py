@@ -1,0 +1,1 @@
+"""Pruning penalties measured on copies while training goes on."""

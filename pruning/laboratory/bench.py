@@ -1,0 +1,110 @@
+"""A copy of a network on which pruning is tried out and undone."""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.axes.labels import Axes, masks
+from models.modes import evaluating
+from pruning.application.masks import Hold
+from pruning.compensation.layer_inputs import Reading, norms, reading
+from pruning.compensation.mean_replacement import (
+    Batches,
+    Keep,
+    Measured,
+    Padding,
+    propagate,
+    stand_ins,
+)
+
+
+class Bench:
+    """One deep copy of a model: prune it, measure it, put it back, as often as needed.
+
+    `loss` and `top1_percent` are the intact network's on `batches`, and `measured` is what it takes
+    to propagate means: all three come from one forward pass. Hooks of the model are not copied,
+    since they belong to who registered them. `reduce` averages over processes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        axes: Axes,
+        batches: list[tuple[Tensor, Tensor]],
+        *,
+        padding: Padding = "paper",
+        reduce: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.axes, self.batches, self.reduce = axes, batches, reduce
+        self.padding: Padding = padding
+        self.model = deepcopy(model)
+        for module in self.model.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+                hooks.clear()
+        self.measured, self.read = self.observe()
+        self._make_room()
+        self._tensors = [*self.model.parameters(), *self.model.buffers()]
+        self._before = [tensor.detach().clone() for tensor in self._tensors]
+
+    def observe(self) -> tuple[Measured, dict[str, Reading]]:
+        """Measures the network as it is now, loss included."""
+        with reading(self.model, self.axes) as read:
+            self.loss, self.top1_percent = self.evaluate(self.batches)
+        means = {name: self.reduce(mean) for name, mean in stand_ins(self.axes, read).items()}
+        sizes = {name: meter.size for name, meter in read.items()}
+        image = self.batches[0][0][:1]
+        return Measured(means, sizes, norms(self.model, read, image)), read
+
+    def _make_room(self) -> None:
+        """Lets propagation add a constant of zero everywhere, so none makes tensors later."""
+        everything = {n: torch.zeros(w, dtype=torch.bool) for n, w in self.axes.widths.items()}
+        nothing = {name: torch.zeros_like(mean) for name, mean in self.measured.means.items()}
+        measured = self.measured._replace(means=nothing)
+        propagate(self.model, self.axes, everything, measured, self.padding)
+
+    @torch.no_grad()
+    def prune(self, keep: Keep, *, bias_propagation: bool) -> None:
+        """Zeroes all that lies on removed units, their means propagated first where asked."""
+        if bias_propagation:
+            propagate(self.model, self.axes, keep, self.measured, self.padding)
+        parameters = dict(self.model.named_parameters())
+        for name, mask in masks(self.axes, keep).items():
+            parameters[name].mul_(mask.to(parameters[name].device))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undoes everything since the copy was made."""
+        for tensor, before in zip(self._tensors, self._before, strict=True):
+            tensor.copy_(before)
+
+    def evaluate(self, batches: Batches) -> tuple[float, float]:
+        """Mean cross-entropy and top-1 percent over the images of all processes."""
+        seen = torch.zeros(3, dtype=torch.float64)
+        with evaluating(self.model):
+            for images, labels in batches:
+                logits = self.model(images)
+                loss = F.cross_entropy(logits, labels, reduction="sum").double()
+                right = (logits.argmax(1) == labels).sum()
+                seen = seen.to(loss.device) + torch.stack(
+                    [loss, right, right.new_tensor(len(labels))]
+                )
+        loss, right, images = self.reduce(seen).tolist()
+        return loss / images, 100 * right / images
+
+    def fine_tune(self, batches: Batches, keep: Keep, lr: float) -> Iterator[int]:
+        """Steps of plain SGD that keep removed units at zero; yields the number done after each."""
+        optimizer = torch.optim.SGD(self.model.parameters(), lr)
+        hold = Hold(self.model, masks(self.axes, keep), optimizer)
+        for step, (images, labels) in enumerate(batches, 1):
+            F.cross_entropy(self.model(images), labels).backward()
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.reduce(parameter.grad)
+            hold.gradients()
+            optimizer.step()
+            hold.weights()
+            optimizer.zero_grad()
+            yield step

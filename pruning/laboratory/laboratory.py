@@ -1,0 +1,288 @@
+"""The penalty laboratory: what removing units would cost, measured on copies during training.
+
+Evci et al. 2018, "Mean Replacement Pruning", section 4 and appendices 6.2, 6.6. Training never
+notices: weights, gradients, statistics, modes and random numbers of the model are left alone.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.axes.labels import Axes
+from pruning.amount.granularity import channel_scores
+from pruning.amount.scope import keep_exactly
+from pruning.compensation.layer_inputs import unit_squares
+from pruning.compensation.mean_replacement import Batches, Keep
+from pruning.criteria import identity
+from pruning.criteria.activations import mean_replacement_scores
+from pruning.errors import PruningError
+from pruning.laboratory.bench import Bench
+from schema.duration import Duration
+from schema.laboratory import LaboratoryConfig
+
+Row = dict[str, Any]
+UnitScores = dict[str, dict[str, Tensor]]  # score → axis → (width,)
+
+
+ROW_SCORE: dict[str, Any] = {
+    "rand": {"reduce": "first", "members": "first"},
+    "norm": {"reduce": "l2"},
+}
+"""How the score of a layer's channels becomes that of a unit; a sum where missing."""
+
+
+class Calibration(Protocol):
+    """Training images, the same for the same stream; see `State.calibration`."""
+
+    def __call__(self, batches: int, batch_size: int, *, stream: str) -> Batches:
+        """So many global batches, this process's rows of them."""
+        ...
+
+
+class Laboratory:
+    """Measures pruning penalties L(pruned) − L(intact), eq. 3, at the steps a recipe names.
+
+    Rows are plain dictionaries: `notes` (seed, model, …), step, experiment (intact, one_shot or
+    iterative), layers, amount, units, removed, score, bias_propagation, fine_tune (steps), loss,
+    top1_percent, penalty, held_out_loss and held_out_top1_percent (where `held_out` batches are
+    given), selected (bits over the units of all layers concerned) and squared_activation (mean
+    square of each selected unit as its reader reads it).
+
+    Args:
+        config: the recipe's block.
+        axes: of the model; after surgery make a new laboratory.
+        calibration: gives the fixed D_s and the images for fine-tuning.
+        steps_per_epoch: what `every: 1ep` means.
+        seed: of the random score and of dropout in fine-tuning.
+        reduce: the mean over processes, all of which must call `measure`.
+        notes: columns that are the same in every row.
+        held_out: batches that are only reported on.
+    """
+
+    def __init__(
+        self,
+        config: LaboratoryConfig,
+        axes: Axes,
+        calibration: Calibration,
+        *,
+        steps_per_epoch: int = 1,
+        seed: int = 0,
+        reduce: Callable[[Tensor], Tensor] = identity,
+        notes: Row | None = None,
+        held_out: Batches = (),
+    ) -> None:
+        check_times(config, steps_per_epoch)
+        self.config, self.axes, self.notes = config, axes, dict(notes or {})
+        self.rows: list[Row] = []
+        self._calibration, self._seed, self._reduce = calibration, seed, reduce
+        self._held_out = list(held_out)
+        self._steps_per_epoch = steps_per_epoch
+        count = math.ceil(config.images / config.batch_size)
+        self._batches = list(calibration(count, config.batch_size, stream="laboratory"))
+
+    def due(self, step: int) -> bool:
+        """Whether the recipe wants a measurement after this step."""
+        iterative = self.config.iterative
+        return self._at(self.config.every, step) or (
+            iterative is not None and step == iterative.start.steps(self._steps_per_epoch)
+        )
+
+    def _at(self, every: Duration, step: int) -> bool:
+        start = self.config.start.steps(self._steps_per_epoch)
+        return step >= start and step % every.steps(self._steps_per_epoch) == 0
+
+    def measure(self, model: nn.Module, step: int) -> list[Row]:
+        """Adds the rows of one stop, and returns them; the model is left as found, bit for bit."""
+        rows: list[Row] = []
+        iterative = self.config.iterative
+        with _own_randomness(model, self._seed, step):
+            if self._at(self.config.every, step):
+                rows += self._one_shot(self._bench(model), step)
+            if iterative and step == iterative.start.steps(self._steps_per_epoch):
+                for score, propagated in product(self.config.scores, (False, True)):
+                    rows += self._iterative(self._bench(model), score, propagated, step)
+        rows = [{**self.notes, "step": step, **row} for row in rows]
+        self.rows += rows
+        return rows
+
+    def _bench(self, model: nn.Module) -> Bench:
+        return Bench(
+            model, self.axes, self._batches, padding=self.config.padding, reduce=self._reduce
+        )
+
+    def _scores(self, bench: Bench, step: int) -> UnitScores:
+        found = mean_replacement_scores(
+            bench.model, self._batches, seed=self._seed * 1_000_003 + step, reduce=self._reduce
+        )
+        written = {weight for axis in self.axes.widths for weight in self.axes.producers(axis)}
+        result = {}
+        for name in self.config.scores:
+            scores = {weight: s for weight, s in found[name].items() if weight in written}
+            result[name] = channel_scores(scores, self.axes, **ROW_SCORE.get(name, {}))
+        return result
+
+    def _one_shot(self, bench: Bench, step: int) -> list[Row]:
+        """Every combination the recipe names, each on the network as it is now."""
+        config = self.config
+        rows = [{"experiment": "intact", **self._quality(bench, (bench.loss, bench.top1_percent))}]
+        squares = unit_squares(self.axes, bench.read, self._reduce)
+        scores = self._scores(bench, step)
+        known: dict[tuple[Any, ...], list[Row]] = {}  # scores that agree need one measurement
+        for layers, amount, score in product(config.layers, config.remove, config.scores):
+            chosen = axes_of(bench.model, self.axes, layers)
+            keep = {a: keep_best(scores[score][a], amount) for a in chosen}
+            for propagated in (False, True):
+                key = (layers, propagated, packed(keep))
+                if key not in known:
+                    known[key] = self._penalties(bench, keep, propagated, step)
+                common = {"experiment": "one_shot", "layers": layers, "amount": f"{amount:g}"}
+                common |= {"score": score, "bias_propagation": propagated, **described(keep)}
+                if not propagated:
+                    gone = torch.cat([squares[a][~keep[a]] for a in chosen])
+                    common["squared_activation"] = gone.float().numpy()
+                rows += [{**common, **row} for row in known[key]]
+        return rows
+
+    def _penalties(self, bench: Bench, keep: Keep, propagated: bool, step: int) -> list[Row]:
+        """The loss right after the cut, then after fine-tuning steps; the copy is put back."""
+        bench.prune(keep, bias_propagation=propagated)
+        rows = [{"fine_tune": 0, **self._quality(bench)}]
+        tuning = self.config.fine_tune
+        if tuning and (tuning.every is None or self._at(tuning.every, step)):
+            images = self._tuning_images(max(tuning.steps), tuning.batch_size, step)
+            for done in bench.fine_tune(images, keep, tuning.lr):
+                if done in tuning.steps:
+                    rows.append({"fine_tune": done, **self._quality(bench)})
+        bench.restore()
+        return [{**row, "penalty": row["loss"] - bench.loss} for row in rows]
+
+    def _tuning_images(self, steps: int, batch_size: int, *position: int) -> Batches:
+        """The same for every method, drawn a few batches at a time to spare memory."""
+        for first in range(0, steps, 50):
+            stream = " ".join(map(str, ("laboratory fine-tuning", *position, first)))
+            yield from self._calibration(min(50, steps - first), batch_size, stream=stream)
+
+    def _iterative(self, bench: Bench, score: str, propagated: bool, step: int) -> Iterator[Row]:
+        """Appendix 6.6: a little of every layer at a time, fine-tuned in between (figure 10)."""
+        config = self.config.iterative
+        assert config is not None, "called where the recipe has the block"
+        axes = axes_of(bench.model, self.axes, "all")
+        keep = {axis: torch.ones(self.axes.widths[axis], dtype=torch.bool) for axis in axes}
+        intact = bench.loss
+        for done in range(1, rounds(config.each, config.until) + 1):
+            bench.measured, bench.read = bench.observe()
+            scores = self._scores(bench, step + done)[score]
+            for axis in axes:
+                alive = scores[axis].masked_fill(~keep[axis], -math.inf)
+                keep[axis] = keep_best(alive, config.each * done)
+            bench.prune(keep, bias_propagation=propagated)
+            images = self._tuning_images(config.steps, config.batch_size, step, done)
+            for _ in bench.fine_tune(images, keep, config.lr):
+                pass
+            row = {"experiment": "iterative", "layers": "all", "score": score, **described(keep)}
+            row |= {"bias_propagation": propagated, "fine_tune": config.steps}
+            row |= {"amount": f"{config.each * done:g}", **self._quality(bench)}
+            yield {**row, "penalty": row["loss"] - intact}
+
+    def _quality(self, bench: Bench, known: tuple[float, float] | None = None) -> Row:
+        loss, top1 = known or bench.evaluate(bench.batches)
+        row = {"loss": loss, "top1_percent": top1}
+        if self._held_out:
+            loss, top1 = bench.evaluate(self._held_out)
+            row |= {"held_out_loss": loss, "held_out_top1_percent": top1}
+        return row
+
+
+def check_times(
+    config: LaboratoryConfig, steps_per_epoch: int, total_steps: int | None = None
+) -> None:
+    """Refuse intervals without a step, and moments that never come.
+
+    Raises:
+        PruningError: names the key.
+    """
+    tuning = config.fine_tune
+    intervals = {"every": config.every, "fine_tune.every": tuning and tuning.every}
+    moments = {
+        "start": config.start,
+        "iterative.start": config.iterative and config.iterative.start,
+    }
+    for key, duration in (intervals | moments).items():
+        if duration is None:
+            continue
+        if duration.unit == "%":
+            raise PruningError(f"laboratory.{key} is {duration}; write it in ep or it")
+        steps = duration.steps(steps_per_epoch)
+        if key in intervals and not steps:
+            raise PruningError(f"laboratory.{key}: {duration} is less than a step; write 1it")
+        if total_steps is not None and key in moments and steps > total_steps:
+            raise PruningError(
+                f"laboratory.{key} is step {steps} and training ends at {total_steps}; write less"
+            )
+
+
+@contextmanager
+def _own_randomness(model: nn.Module, seed: int, step: int) -> Iterator[None]:
+    """Random numbers of this stop's own, in full precision; the training's come back after."""
+    device = next(model.parameters()).device
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(forked), torch.autocast(device.type, enabled=False):
+        torch.manual_seed(seed * 1_000_003 + step)
+        yield
+
+
+def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
+    """The prunable axes that a word or a module's name stands for, in the model's order.
+
+    firstconv and lastconv are the first and last of n convolutions, midconv number ⌊n / 2⌋ counted
+    from 0 (the paper does not say which), firstdense the first linear layer. Layers that may not
+    be pruned, such as the classifier, do not count.
+
+    Raises:
+        PruningError: if there is no such layer.
+    """
+    written = {producer: axis for axis in axes.widths for producer in axes.producers(axis)}
+    names = [n for n, _ in model.named_modules() if f"{n}.weight" in written]
+    linear = [n for n in names if isinstance(model.get_submodule(n), nn.Linear)]
+    convs = [n for n in names if n not in linear]
+    words = {"all": names, "firstconv": convs[:1], "midconv": convs[len(convs) // 2 :][:1]}
+    words |= {"lastconv": convs[-1:], "firstdense": linear[:1]}
+    found = words.get(layers, [layers] if layers in names else [])
+    if not found:
+        known = ", ".join([*(word for word, n in words.items() if n), *names])
+        raise PruningError(
+            f"laboratory: no prunable layer is called {layers}; write one of {known}"
+        )
+    return list(dict.fromkeys(written[f"{name}.weight"] for name in found))
+
+
+def keep_best(scores: Tensor, remove: float) -> Tensor:
+    """All but the lowest: a fraction (float, rounded half up, at least one) or a number (int).
+
+    One unit always stays.
+    """
+    width = len(scores)
+    wanted = remove if isinstance(remove, int) else max(1, math.floor(remove * width + 0.5))
+    return keep_exactly(scores, max(1, width - wanted))
+
+
+def rounds(each: float, until: float) -> int:
+    """How many times `each` fits into `until`."""
+    return math.floor(until / each + 1e-9)
+
+
+def packed(keep: Keep) -> bytes:
+    """One bit per unit over all axes, 1 = removed."""
+    return np.packbits(torch.cat([~kept for kept in keep.values()]).numpy()).tobytes()
+
+
+def described(keep: Keep) -> Row:
+    """Columns that say what was removed."""
+    removed = sum(int((~kept).sum()) for kept in keep.values())
+    return {"units": sum(map(len, keep.values())), "removed": removed, "selected": packed(keep)}

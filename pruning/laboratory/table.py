@@ -1,0 +1,33 @@
+"""The laboratory's rows as a parquet file in the run folder."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from models.files.disk import whole_file
+
+Row = dict[str, Any]
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """Replaces the file by a table of all rows; a reader sees the old table or the new one."""
+    with whole_file(path) as partial:
+        pd.DataFrame(rows).to_parquet(partial, index=False)
+
+
+def read(path: Path, *, until: int | None = None) -> list[Row]:
+    """The rows of a file, those beyond step `until` left out; none if there is no file.
+
+    A run that goes on from a checkpoint takes the rows up to its step and measures the rest again.
+    """
+    if not path.exists():
+        return []
+    table = pd.read_parquet(path)
+    rows = table if until is None else table[table["step"] <= until]
+    known = rows.notna().to_numpy()
+    values = rows.astype(object).to_numpy()
+    return [
+        {name: v for name, v, there in zip(rows.columns, row, kept, strict=True) if there}
+        for row, kept in zip(values, known, strict=True)
+    ]

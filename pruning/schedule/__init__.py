@@ -1,0 +1,1 @@
+"""When a round is due: schedules, curves and triggers."""

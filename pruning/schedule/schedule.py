@@ -1,0 +1,162 @@
+"""How much is removed by when: curves over rounds, and the steps at which rounds are due."""
+
+from dataclasses import dataclass
+
+from pruning.errors import PruningError
+from schema.duration import Duration
+from schema.pruning import ScheduleConfig
+
+
+def constant(target: float, i: int, n: int) -> float:
+    """The whole target at every round."""
+    return target
+
+
+def linear(target: float, i: int, n: int) -> float:
+    """s_f · i/n."""
+    return target * i / n
+
+
+def cubic(target: float, i: int, n: int) -> float:
+    """s_f · (1 − (1 − i/n)³). Zhu & Gupta 2017, arXiv:1710.01878, eq. 1, from sparsity 0."""
+    return target * (1 - (1 - i / n) ** 3)
+
+
+def exponential(target: float, i: int, n: int) -> float:
+    """1 − k^(i/n) with k = 1 − target: the same fraction of what is left goes in each round.
+
+    FORCE (de Jorge et al. 2021, arXiv:2006.09081), SynFlow with n = 100 (arXiv:2006.05467),
+    iterative magnitude pruning, PaT's Algorithm 1.
+    """
+    return 1 - (1 - target) ** (i / n)
+
+
+def halving(target: float, i: int, n: int) -> float:
+    """ρ − (ρ − s) · ½^(i−1), the last round ρ; s = ½, or ¼ if ρ ≤ ½.
+
+    EarlyCroP's code (CroPit, EarlyCroP-U, LTR) with n = 7.
+    """
+    first = 0.5 if target > 0.5 else min(0.25, target)
+    return target if i == n else target - (target - first) * 0.5 ** (i - 1)
+
+
+CURVES = {
+    "constant": constant,
+    "linear": linear,
+    "cubic": cubic,
+    "exponential": exponential,
+    "halving": halving,
+}
+
+
+def _spread(start: int, end: int, every: int, rounds: int, total: int) -> tuple[int, int]:
+    """Steps between rounds and how many there are, with whichever of the two is stated."""
+    if rounds > 1:
+        every = (end - start) // (rounds - 1)
+    else:
+        rounds = (min(end, total - 1) - start) // every + 1
+    if end < start or rounds < 1:
+        raise PruningError(
+            f"schedule: no round lies between start (step {start}) and end (step {end});"
+            " write a later end"
+        )
+    if not every:
+        raise PruningError(
+            f"schedule: {rounds} rounds do not fit into the {end - start} steps from start to end;"
+            " write fewer rounds, or a later end"
+        )
+    return every, rounds
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A recipe's schedule in optimizer steps: round i of `rounds` is due at start + i · every.
+
+    `start` is the earliest start where a trigger decides, `latest` the start it cannot put off;
+    then rounds come `wait` later, which `start` has in it otherwise.
+    """
+
+    start: int
+    every: int
+    rounds: int
+    curve: str
+    latest: int | None = None
+    wait: int = 0
+    initial: bool = False  # a round more, at step 0
+
+    @classmethod
+    def of(cls, config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> "Schedule":
+        """The recipe's durations as steps.
+
+        Raises:
+            PruningError: a round would fall after the last step of training, or rounds that are to
+                lie apart have no steps between them.
+        """
+
+        def steps(duration: Duration) -> int:
+            return duration.steps(steps_per_epoch, total_steps)
+
+        start, wait = steps(config.start), steps(config.wait)
+        if config.trigger is None:
+            start, wait = start + wait, 0
+        every, rounds = steps(config.every), config.rounds
+        if config.every.amount and not every:
+            raise PruningError(f"schedule: every ({config.every}) is less than a step; write 1it")
+        if config.end is not None:
+            every, rounds = _spread(start, steps(config.end), every, rounds, total_steps)
+        latest = steps(config.latest) if config.latest else None
+        if latest is not None and latest < start:
+            raise PruningError(
+                f"schedule: latest is step {latest} and start, the earliest, is step {start};"
+                " write a later latest"
+            )
+        last = (start if latest is None else latest) + wait + (rounds - 1) * every
+        if last > total_steps:
+            raise PruningError(
+                f"schedule: the last round would be at step {last} and training ends at"
+                f" {total_steps}; start earlier, or ask for fewer rounds"
+            )
+        rounds += config.initial
+        return cls(start, every, rounds, config.curve, latest, wait, config.initial)
+
+    def due(self, position: int, done: int, started: int | None) -> bool:
+        """Whether round number `done` (from 0) is due, given the step at which rounds started."""
+        if done >= self.rounds or started is None:
+            return False
+        return position >= self._step(done, started)
+
+    def sparsity(self, target: float, done: int) -> float:
+        """Fraction removed once round number `done` (from 0) is over."""
+        return CURVES[self.curve](target, done + 1, self.rounds)
+
+    def steps(self) -> list[int]:
+        """The step of each round, if it starts at `start`."""
+        return [self._step(i, self.start) for i in range(self.rounds)]
+
+    def earliest(self, epochs: int | None, steps_per_epoch: int) -> int:
+        """The first step at which a round can be due; a trigger fires after so many epochs."""
+        if epochs is None:
+            return self.start
+        ends = [max(epochs, -(-self.start // steps_per_epoch))]
+        ends += [] if self.latest is None else [-(-self.latest // steps_per_epoch)]
+        return min(ends) * steps_per_epoch + self.wait
+
+    def tick(self, length: Duration | None, steps_per_epoch: int, total_steps: int) -> int:
+        """Length of a tick in steps; 0 for none.
+
+        Raises:
+            PruningError: a tick would begin before training or before the round before.
+        """
+        if length is None:
+            return 0
+        steps = length.steps(steps_per_epoch, total_steps)
+        room = min(self.start, self.every) if self.rounds > 1 else self.start
+        if not 0 < steps <= room:
+            raise PruningError(
+                f"tick: {steps} steps before each round, and there are {room}; shorten tick, or let"
+                " schedule.start and schedule.every leave it room"
+            )
+        return steps
+
+    def _step(self, number: int, started: int) -> int:
+        return 0 if self.initial and not number else started + (number - self.initial) * self.every

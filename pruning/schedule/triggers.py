@@ -1,0 +1,256 @@
+"""When pruning starts, decided by watching: each trigger sees the end of every epoch, then fires.
+
+A trigger is told the fraction removed in the end and whether channels or weights go; its options
+are keyword-only. `observe` returns what is worth logging. State is tensors and plain values.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pruning.amount.scope import keep_best, keep_exactly, kept
+from pruning.errors import PruningError, bounded
+from pruning.stateful import Watcher
+
+Ranking = Callable[[], dict[str, Tensor]]  # scores of every unit, by axis or weight, when asked for
+
+
+class Trigger(Watcher):
+    """Says once, by `fired`, that rounds may start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fired = False
+        self.remembered = ("fired", *self.remembered)
+
+    def earliest(self) -> int:
+        """The number of epochs before which it cannot fire."""
+        return 0
+
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
+        """Looks at the network after so many epochs (0: before training)."""
+        raise NotImplementedError
+
+
+def structure(scores: dict[str, Tensor], removed: float) -> list[int]:
+    """N_t of PaT: how many of each layer's units are among the global top (1 − removed).
+
+    Ties go to the lower index and there are no floors, as a floor would hide what the scores say.
+    """
+    total = sum(score.numel() for score in scores.values())
+    masks = keep_best(scores, kept(total, removed), dict.fromkeys(scores, 0))
+    return [int(mask.sum()) for mask in masks.values()]
+
+
+def similarity(first: list[int], second: list[int]) -> float:
+    """Ψ = 1 − mean over layers of |n₁ − n₂| / (n₁ + n₂); a layer empty in both differs by 0.
+
+    Shen et al. 2022, arXiv:2110.12007, eq. 4–5.
+    """
+    distance = [abs(a - b) / (a + b) if a + b else 0.0 for a, b in zip(first, second, strict=True)]
+    return 1 - sum(distance) / len(distance)
+
+
+class Epi(Trigger):
+    """Early Pruning Indicator: EPI_t = mean of Ψ(N_t, N_{t−j}), j = 1 … r; PaT eq. 6.
+
+    Fires when EPI_t ≥ tau and EPI_t ≥ EPI_{t−j} for j = 1 … 5, so never before t = r + 5 (epochs
+    count from 0). tau: 0.944 for gradient scores, 0.983 for magnitude, tuned by the paper on
+    ResNet-50. r is not in the paper; 5 fits its earliest reported triggers. `ratio` is the fraction
+    of units whose removal is watched, by default the recipe's amount; structure and EPI of `ratios`
+    are logged too, at the price of one ranking each.
+    """
+
+    LOOK_BACK = 5
+    remembered = ("structures", "epi")
+
+    def __init__(
+        self,
+        removed: float,
+        granularity: str,
+        *,
+        tau: float = 0.944,
+        r: int = 5,
+        ratio: float | None = None,
+        ratios: list[float] = [0.1, 0.2, 0.3, 0.4, 0.5],  # noqa: B006  read only
+    ) -> None:
+        super().__init__()
+        bounded("schedule.trigger: epi", tau=(tau, 0, 1), r=(r, 1, 10_000))
+        for share in (*ratios, *([] if ratio is None else [ratio])):
+            bounded("schedule.trigger: epi", ratio=(share, 0, 1))
+        self.tau, self.r = tau, r
+        self.ratio = removed if ratio is None else ratio
+        self.ratios = sorted({self.ratio, *ratios})
+        self.structures: dict[str, list[list[int]]] = {f"{a:g}": [] for a in self.ratios}
+        self.epi: list[float] = []
+
+    def earliest(self) -> int:
+        """Epochs until r structures and then LOOK_BACK indicators lie behind."""
+        return self.r + self.LOOK_BACK + 1
+
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
+        """Ranks all units on the epoch's average scores."""
+        if not epochs:
+            return {}
+        scores = ranking()
+        log: dict[str, Any] = {}
+        for ratio in self.ratios:
+            now = log[f"epi/structure_{ratio:g}"] = structure(scores, ratio)
+            epi = self._add(f"{ratio:g}", now)
+            if epi is not None:
+                log[f"epi/removed_{ratio:g}"] = epi
+                if ratio == self.ratio:
+                    self._decide(epi)
+        return log
+
+    def _add(self, key: str, now: list[int]) -> float | None:
+        """EPI_t, once r earlier structures are known."""
+        past = self.structures[key]
+        known = [similarity(now, earlier) for earlier in past]
+        self.structures[key] = [*past, now][-self.r :]
+        return sum(known) / self.r if len(known) == self.r else None
+
+    def _decide(self, epi: float) -> None:
+        best = max(self.epi, default=math.inf)
+        known = len(self.epi) == self.LOOK_BACK
+        self.fired = self.fired or (known and epi >= self.tau and epi >= best)
+        self.epi = [*self.epi, epi][-self.LOOK_BACK :]
+
+
+class Drift(Trigger):
+    """The weights have entered the lazy regime: their distance from the start grows slowly.
+
+    slides: Δ_t = ‖Θ_t − Θ_0‖²; fires when |Δ_t − Δ_{t−1}| / Δ_1 < threshold.
+    code: Δ_t = ‖Θ_t − Θ_1‖ / ‖Θ_1‖ from the weights after the first epoch; fires when
+    |Δ_t − Δ_{t−1}| / Δ_2 < threshold, after three epochs at the earliest.
+    EarlyCroP, Rachwan et al. 2022, arXiv:2206.10451, as its slides and its code have it. The
+    default threshold is the code's, with ρ the fraction removed: 1 − ρ for weights,
+    min(0.9 − ρ, 0.99) for channels.
+
+    Raises:
+        PruningError: the default threshold is not above 0, as for 90 % of channels: it never fires.
+    """
+
+    remembered = ("unit", "last")
+
+    def __init__(
+        self,
+        removed: float,
+        granularity: str,
+        *,
+        mode: Literal["slides", "code"] = "slides",
+        threshold: float | None = None,
+    ) -> None:
+        super().__init__()
+        lazy = 1 - removed if granularity == "weight" else min(1 - removed - 0.1, 0.99)
+        self.threshold = lazy if threshold is None else threshold
+        if not 0 < self.threshold < math.inf:
+            whose = "the code's" if threshold is None else "a"
+            raise PruningError(
+                f"drift: {whose} threshold for {removed:.0%} removed of {self.threshold:.3g} never"
+                " fires; write threshold, for example 0.02"
+            )
+        self.mode = mode
+        self.unit = self.last = 0.0
+
+    def earliest(self) -> int:
+        """Epochs until two distances from the reference are known."""
+        return 2 if self.mode == "slides" else 3
+
+    @torch.no_grad()
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+        """Measures all parameters against the reference; buffers do not count."""
+        first = 0 if self.mode == "slides" else 1
+        weights = dict(model.named_parameters())
+        if epochs <= first:
+            self.tensors = {name: p.detach().clone() for name, p in weights.items()}
+            return {}
+        if not self.tensors:
+            raise PruningError(
+                "drift saw no weights to measure from; observe from the first epoch on"
+            )
+        distance = self._distance(weights)
+        if epochs == first + 1:
+            self.unit = distance
+        change = abs(distance - self.last) / self.unit if self.unit else 0.0
+        self.fired = self.fired or (epochs > first + 1 and change < self.threshold)
+        self.last = distance
+        return {"drift/distance": distance, "drift/change": change}
+
+    def _distance(self, weights: dict[str, nn.Parameter]) -> float:
+        squares = [(p - self.tensors[n]).double().square().sum() for n, p in weights.items()]
+        moved = float(torch.stack(squares).sum())
+        if self.mode == "slides":
+            return moved
+        size = torch.stack([p.double().square().sum() for p in self.tensors.values()]).sum()
+        return math.sqrt(moved / float(size))
+
+
+class MaskDistance(Trigger):
+    """The mask that the scores would give has settled.
+
+    Fires when it differs from each of the `previous` ones in at most this share of its entries.
+    EarlyBird, You et al. 2020, arXiv:1909.11957; four masks as in its code, its README says five.
+    """
+
+    def __init__(
+        self, removed: float, granularity: str, *, distance: float = 0.1, previous: int = 4
+    ) -> None:
+        super().__init__()
+        bounded(
+            "schedule.trigger: mask_distance",
+            distance=(distance, 0, 1),
+            previous=(previous, 1, 10_000),
+        )
+        self.removed, self.distance, self.previous = removed, distance, previous
+
+    def earliest(self) -> int:
+        """Epochs until a mask has all its predecessors."""
+        return self.previous + 1
+
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+        """Draws the mask of the epoch and compares it with the last ones."""
+        if not epochs:
+            return {}
+        scores = torch.cat([score.flatten() for score in ranking().values()])
+        mask = keep_exactly(scores, kept(scores.numel(), self.removed))
+        past = [self.tensors[str(i)] for i in range(len(self.tensors))]
+        distances = [float((mask != earlier).double().mean()) for earlier in past]
+        full = len(distances) == self.previous
+        self.fired = self.fired or (full and max(distances) <= self.distance)
+        self.tensors = {str(i): m for i, m in enumerate([*past, mask][-self.previous :])}
+        return {"mask_distance/most": max(distances)} if distances else {}
+
+
+class RandomEpoch(Trigger):
+    """A whole epoch drawn evenly from `first` … `last`; PaT's policy "random" has 0 … 30."""
+
+    def __init__(
+        self, removed: float, granularity: str, *, first: int = 0, last: int = 30, seed: int = 0
+    ) -> None:
+        super().__init__()
+        bounded(
+            "schedule.trigger: random_epoch", first=(first, 0, 10**9), last=(last, first, 10**9)
+        )
+        drawn = torch.randint(first, last + 1, (), generator=torch.Generator().manual_seed(seed))
+        self.epoch = int(drawn)
+
+    def earliest(self) -> int:
+        """The epoch drawn."""
+        return self.epoch
+
+    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+        """Compares the epoch with the one drawn."""
+        self.fired = epochs >= self.epoch
+        return {"random_epoch/epoch": self.epoch}
+
+
+TRIGGERS = {
+    "epi": Epi,
+    "drift": Drift,
+    "mask_distance": MaskDistance,
+    "random_epoch": RandomEpoch,
+}

@@ -1,0 +1,66 @@
+"""What every selection of channels can do."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from pruning.amount.budget import Keep
+from pruning.rounds import ChannelRound
+from pruning.stateful import Watcher
+
+if TYPE_CHECKING:
+    from models.axes.find import Axes
+    from pruning.training_view import State
+    from schema.pruning import PruningConfig
+
+
+class Selection(Watcher):
+    """Decides which units stay.
+
+    `sized` selections meet the recipe's amount exactly; those that are not `scored` rank the units
+    themselves, and their rounds have no scores; those that `ranks` marks go by scores alone; some
+    watch on `to_the_end`, all rounds over.
+    """
+
+    sized = True
+    scored = True
+    ranks = False
+    to_the_end = False
+
+    def check(self, config: "PruningConfig", state: "State") -> None:
+        """Raise PruningError for what the rest of the recipe makes impossible."""
+
+    def rehearse(self, round: ChannelRound) -> None:
+        """Raise PruningError for what would fail at a round without scores or values."""
+
+    def attach(self, config: "PruningConfig", state: "State", axes: "Axes") -> None:
+        """Begins to watch a network: the dense one, or what pruning left of it."""
+
+    def observe(self, state: "State") -> None:
+        """Sees every training step after backward."""
+
+    def measures(self, state: "State") -> bool:
+        """Whether it wants to `measure` the network now, between two steps."""
+        return False
+
+    def measure(self, state: "State") -> None:
+        """Looks at the network; training goes on as if it had not."""
+
+    def removed(self, keep: Keep) -> None:
+        """The units that are not kept are gone."""
+
+    def told(self, axis: str) -> dict[str, Any]:
+        """What the log should say of an axis's last round."""
+        return {}
+
+    def past(self) -> dict[str, Tensor]:
+        """What was measured so far: `times` (n,) in epochs and (n, width) of every axis, if any."""
+        return {}
+
+    def records(self) -> list[dict[str, Any]]:
+        """Lines for the log at the end of training."""
+        return []
+
+    def keep(self, round: ChannelRound) -> Keep:
+        """The units that stay, for every scored axis."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Bayesian early pruning: saliency over time, Gaussian processes, Algorithm 2."""

@@ -1,0 +1,234 @@
+"""Forecasts of saliency at the end of training from its history (BEP, section 4.2, appendix G.3).
+
+    forecast = fit(times, S, latents=12)        # S (n, M): n measurements of M elements
+    forecast.mean(150.0)                        # (M,), E[s_T] at epoch 150
+    forecast.samples(150.0, 10_000, generator)  # (10 000, M), draws of s_T, never an M × M matrix
+
+Times are epochs. What is forecast is on the scale [0, 10] that `Scaling` makes.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pruning.errors import PruningError
+from pruning.selection.bep.exact import Exact, fit_prior
+
+Inference = Literal["exact", "variational"]
+_HEADROOM = 1.3  # upper bound / 95th percentile
+_RANGE = 10.0
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Saliency clipped at `upper`, turned over where it grew, brought to [0, 10] (BEP, G.3).
+
+    The kernel can only decay, so an element whose least-squares line rises is modelled as
+    upper − s, and turned back in what is forecast. The paper prints s · 10 for the last step;
+    10 · s / upper is what gives [0, 10].
+    """
+
+    upper: float
+    flipped: Tensor  # (M,) bool
+
+    @classmethod
+    def fit(cls, times: Tensor, S: Tensor) -> "Scaling":
+        """From a layer's history S (n, M); one observation has no trend and flips nothing."""
+        # numpy's linear interpolation; torch.quantile refuses more than 2^24 numbers.
+        ordered = S.flatten().sort().values
+        position = 0.95 * (len(ordered) - 1)
+        below, above = ordered[int(position)], ordered[min(int(position) + 1, len(ordered) - 1)]
+        upper = _HEADROOM * torch.lerp(below, above, position - int(position)).item()
+        # The slope's sign; its denominator is positive.
+        rise = (times - times.mean()) @ S.clamp(0.0, upper)
+        return cls(upper, rise > 1e-12 * upper * times.sum())
+
+    def apply(self, S: Tensor) -> Tensor:
+        """(…, M) → [0, 10]; zeros for a dead layer (upper = 0)."""
+        if self.upper == 0:
+            return torch.zeros_like(S)
+        clipped = S.clamp(0.0, self.upper) * (_RANGE / self.upper)
+        return torch.where(self.flipped, _RANGE - clipped, clipped)
+
+    def turn(self, s: Tensor) -> Tensor:
+        """Undo the turning over in forecasts (…, M), on the scale [0, 10]."""
+        return torch.where(self.flipped.to(s.device), _RANGE - s, s)
+
+    @property
+    def signs(self) -> Tensor:
+        """(M,): −1 where turned over. Covariances take the product of two."""
+        return 1.0 - 2.0 * self.flipped.double()
+
+
+class Posterior(Protocol):
+    """Q latent functions given a history, mixed into the elements of a layer."""
+
+    mixing: Tensor  # (Q, M)
+    noise: float  # variance of one observation
+
+    def latents(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (k, Q) and covariance (k, Q, Q) at each of k times."""
+        ...
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a layer's saliencies will be; elements in different `posteriors` are independent."""
+
+    scaling: Scaling
+    posteriors: tuple[Posterior, ...]
+
+    @property
+    def noise(self) -> Tensor:
+        """Variance of one observation (M,)."""
+        widths = [p.mixing.shape[1] for p in self.posteriors]
+        return torch.cat(
+            [_float64([p.noise]).expand(w) for p, w in zip(self.posteriors, widths, strict=True)]
+        )
+
+    def mean(self, time: float) -> Tensor:
+        """E[s_T] (M,)."""
+        return self.scaling.turn(self._marginals(_at(time))[0][0])
+
+    def variance(self, time: float) -> Tensor:
+        """Var[s_T] (M,), of the function, without the noise of measuring it."""
+        return self._marginals(_at(time))[1][0]
+
+    def covariance(self, time: float, first: Tensor, second: Tensor) -> Tensor:
+        """Cov[s_T^a, s_T^b] for each pair of element indices in first and second, any one shape."""
+        result = torch.zeros(first.shape, dtype=torch.float64)
+        offset = 0
+        for posterior in self.posteriors:
+            width = posterior.mixing.shape[1]
+            a, b = first - offset, second - offset
+            inside = (a >= 0) & (a < width) & (b >= 0) & (b < width)
+            covariance = posterior.latents(_at(time))[1][0]
+            left, right = posterior.mixing.T[a[inside]], posterior.mixing.T[b[inside]]
+            result[inside] = ((left @ covariance) * right).sum(-1)
+            offset += width
+        return result * self.scaling.signs[first] * self.scaling.signs[second]
+
+    def samples(self, time: float, n: int, generator: torch.Generator) -> Tensor:
+        """Draws of s_T, (n, M) in float32: the latents are drawn, then mixed."""
+        draws = [_draw(p, _at(time), n, generator) for p in self.posteriors]
+        return self.scaling.turn(torch.cat(draws, dim=1))
+
+    def log_likelihood(self, times: Tensor, S: Tensor) -> Tensor:
+        """Σ_t log p(s_t^a | history), summed over times (k,), per element (M,), in nats.
+
+        Each measurement on its own, with its noise, on the scale of the model: table 2 sums this
+        over elements and prints −1e-4 of it.
+        """
+        mean, variance = self._marginals(_float64(times))
+        normal = torch.distributions.Normal(mean, (variance + self.noise).sqrt())
+        return normal.log_prob(self.scaling.apply(_float64(S))).sum(0)
+
+    def interval(self, times: Tensor, width: float = 1.96) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and mean ∓ width standard deviations of a measurement, each (k, M), turned back."""
+        mean, variance = self._marginals(_float64(times))
+        mean, reach = self.scaling.turn(mean), width * (variance + self.noise).sqrt()
+        return mean, mean - reach, mean + reach
+
+    def _marginals(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (k, M) before turning back."""
+        means, variances = [], []
+        for posterior in self.posteriors:
+            mean, covariance = posterior.latents(times)
+            means.append(mean @ posterior.mixing)
+            spread = covariance @ posterior.mixing
+            variances.append((spread * posterior.mixing).sum(1).clamp(min=0.0))
+        return torch.cat(means, dim=1), torch.cat(variances, dim=1)
+
+
+def fit(
+    times: Tensor,
+    S: Tensor,
+    *,
+    latents: int | None = 12,
+    inference: Inference = "exact",
+    **options: Any,
+) -> Forecast:
+    """The forecast of a layer from its history: S (n, M) ≥ 0 at times (n,), in epochs.
+
+    `latents` Q: 12 for convolutions and 4 for dense layers in BEP's small CNN, 10 to 15 in
+    ResNet-50; None models every element by a Gaussian process of its own (table 2's "GP").
+    Options go to `fit_prior` (steps) or `fit_variational` (inducing, steps, learning_rate).
+
+    Raises:
+        ValueError: shapes that do not match, or an unknown inference.
+        PruningError: times or saliencies that are negative or not finite, or latents below 1.
+    """
+    times, S = _float64(times), _float64(S)
+    _check(times, S, latents)
+    scaling = Scaling.fit(times, S)
+    scaled = scaling.apply(S)
+    groups = [scaled] if latents is not None else list(scaled.split(1, dim=1))
+    infer = _inference(inference)
+    with _one_thread():
+        posteriors = [infer(times, group, latents or 1, options) for group in groups]
+    return Forecast(scaling, tuple(posteriors))
+
+
+def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Posterior]:
+    if name == "exact":
+        return _exact
+    if name == "variational":
+        # Imported here: GPyTorch takes seconds to import, and exact inference does without.
+        from pruning.selection.bep.variational import fit_variational
+
+        return lambda times, S, latents, options: fit_variational(times, S, latents, **options)
+    raise ValueError(f"inference {name!r} is unknown; write exact or variational")
+
+
+def _exact(times: Tensor, S: Tensor, latents: int, options: dict[str, Any]) -> Posterior:
+    return Exact(fit_prior(times, S, latents, **options), times, S)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices of a hundred rows: on two cores, one of them busy, a second thread costs 17-fold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check(times: Tensor, S: Tensor, latents: int | None) -> None:
+    if S.ndim != 2 or times.shape != S.shape[:1] or S.numel() == 0:
+        raise ValueError(
+            f"a history has times (n,) and saliencies (n, M) with n, M ≥ 1; got "
+            f"{tuple(times.shape)} and {tuple(S.shape)}"
+        )
+    for name, values in (("times", times), ("saliencies", S)):
+        if not bool(torch.isfinite(values).all() and (values >= 0).all()):
+            raise PruningError(
+                f"{name} must be finite and ≥ 0; leave out measurements taken from skipped or "
+                "overflowed batches, and count epochs from 0"
+            )
+    if latents is not None and latents < 1:
+        raise PruningError(f"latents {latents}: at least 1, or None for independent processes")
+
+
+def _draw(posterior: Posterior, time: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """(n, M): u = mean + root · z for z normal, then mixed."""
+    mean, covariance = posterior.latents(time)
+    # Not Cholesky: where data pin a latent down, rounding leaves −1e-17 on the diagonal.
+    size, directions = torch.linalg.eigh(covariance[0])
+    root = directions * size.clamp(min=0.0).sqrt()
+    z = torch.randn(n, len(size), generator=generator, dtype=root.dtype)
+    return ((mean + z @ root.T) @ posterior.mixing).float()
+
+
+def _float64(values: Any) -> Tensor:
+    """On the CPU, where the small factorisations are fastest."""
+    return torch.as_tensor(values).detach().to("cpu", torch.float64)
+
+
+def _at(time: float) -> Tensor:
+    return _float64([time])

@@ -1,0 +1,243 @@
+"""What a table's missing runs will take: hours, energy, emissions and money, before any starts."""
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reporting.errors import ReportingError
+from reporting.records import Job, Record, numbers
+from reporting.tables.grid import Grid
+from schema.duration import Duration
+from schema.source import resolve
+from training.data.known import DATASETS
+
+
+class PlanError(ReportingError):
+    """A forecast that would be a guess, and what to state instead."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a forecast multiplies with; None: not known, so not forecast."""
+
+    images_per_second: float | None = None
+    watts: float | None = None
+    kg_per_kwh: float | None = None
+    price_per_gpu_hour: float | None = None
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one job will take, and where its throughput was taken from."""
+
+    job: Job
+    images: float
+    hours: float
+    device_hours: float
+    energy_kwh: float | None
+    emissions_kgco2e: float | None
+    money: float | None
+    source: str
+
+
+def forecast(
+    job: Job, root: Path, records: Sequence[Record], rates: Rates, device: str
+) -> Forecast:
+    """A job's cost: planned images over images/s, with power and grid as measured or as stated.
+
+    Throughput is the median of the records of the same model, data and device, unless stated. A
+    job that prunes on the way is thus forecast as if it ran at its like's mean speed.
+
+    Raises:
+        PlanError: no such record, and no `--images-per-second`.
+    """
+    values = _recipe(job, root)
+    with _reading(job):
+        model, data = _name(values["model"]), _name(values["data"])
+        images = _planned_images(values, data)
+    alike = [r for r in records if _is_alike(r, model, data, device)]
+    speed = rates.images_per_second or _median(alike, "throughput/images_per_second")
+    if speed is None:
+        raise PlanError(
+            f"{job.recipe}: no record of {model} on {data} with {device};"
+            " state --images-per-second, or measure it with --benchmark"
+        )
+    hours = images / speed / 3600
+    watts = rates.watts or _watts(alike)
+    energy = watts and hours * watts / 1000
+    grid = _grid(alike) if rates.kg_per_kwh is None else rates.kg_per_kwh
+    price = rates.price_per_gpu_hour
+    return Forecast(
+        job=job,
+        images=images,
+        hours=hours,
+        device_hours=hours * rates.devices,
+        energy_kwh=energy,
+        emissions_kgco2e=energy and grid and energy * grid,
+        money=price and price * hours * rates.devices,
+        source="stated" if rates.images_per_second else f"{len(alike)} records",
+    )
+
+
+def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
+    """Job by job, and in all; a total with an unknown part is a least."""
+    names = ("hours", "device_hours", "energy_kwh", "emissions_kgco2e", "money")
+    rows = [
+        [f"{f.job.row} seed {f.job.seed}", *(_shown(getattr(f, n)) for n in names), f.source]
+        for f in forecasts
+    ]
+    totals = [[getattr(f, name) for f in forecasts] for name in names]
+    known = [[v for v in column if v is not None] for column in totals]
+    marks = ["≥ " if len(a) < len(b) else "" for a, b in zip(known, totals, strict=True)]
+    total = [f"{m}{sum(v):.3g}" if v else "?" for m, v in zip(marks, known, strict=True)]
+    headings = ["run", "hours", "device hours", "kWh", "kg CO2e", "money", "throughput from"]
+    remarks = [
+        "? unknown: state --watts, --kg-per-kwh or --price; one after the other on one device",
+        "device hours are GPU hours where the device is a GPU",
+    ]
+    return Grid(f"forecast on {device}", headings, [*rows, ["in all", *total, ""]], remarks)
+
+
+def this_device() -> str:
+    """The name of the first GPU, else the processor's, as a run's summary tells it."""
+    import torch
+
+    from training.folder.environment import cpu_name
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else cpu_name()
+
+
+def benchmark(job: Job, root: Path, steps: int = 10) -> float:
+    """Training images/s of a job's network on synthetic images, after three steps' warm-up.
+
+    Raises:
+        PlanError: a data set whose images are not known beforehand.
+        ModelError: no such network.
+    """
+    values = _recipe(job, root)
+    with _reading(job):
+        model, data = _section(values["model"]), _section(values["data"])
+        size = data.get("augment", {}).get("resize") or data.get("image_size")
+        batch = int(values["training"]["batch_size"])
+        options = json.dumps(model.get("options", {}), sort_keys=True)
+        name = data["name"]
+    if name not in DATASETS:
+        raise PlanError(f"{name} is not a known data set; state --images-per-second")
+    return _images_per_second(model["name"], options, name, size, batch, steps)
+
+
+@cache
+def _images_per_second(
+    name: str, options: str, data: str, size: int | None, batch: int, steps: int
+) -> float:
+    import torch
+
+    import models
+
+    info = DATASETS[data]
+    side = size or info.size
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape = {"num_classes": info.num_classes, "in_channels": info.channels}
+    model = models.build(name, **shape, **json.loads(options)).to(device).train()
+    images = torch.randn(batch, info.channels, side, side, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    started = _now(device)
+    for step in range(steps + 3):
+        started = _now(device) if step == 3 else started
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return steps * batch / (_now(device) - started)
+
+
+def _recipe(job: Job, root: Path) -> dict[str, Any]:
+    return resolve(root / job.recipe, job.settings).values
+
+
+@contextmanager
+def _reading(job: Job) -> Iterator[None]:
+    """Recipes are not checked here, which takes long; what is missing is named.
+
+    Raises:
+        PlanError: the recipe does not say what is read of it.
+    """
+    try:
+        yield
+    except PlanError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise PlanError(
+            f"{job.recipe}: its model, data, duration or batch size cannot be read ({error});"
+            " see train.py --dry-run"
+        ) from None
+
+
+def _planned_images(values: dict[str, Any], data: str) -> float:
+    """Images that training will see: steps × batch size, or epochs × training images.
+
+    Raises:
+        PlanError: a duration in epochs of a data set whose size is not known beforehand.
+    """
+    duration = Duration.parse(values["training"]["duration"])
+    if duration.unit == "%":
+        raise ValueError(f"{duration} of what; write it in ep or it")
+    if duration.unit == "it":
+        return duration.amount * int(values["training"]["batch_size"])
+    stated = values["data"] if isinstance(values["data"], dict) else {}
+    size = stated.get("train_images") or (DATASETS[data].train if data in DATASETS else None)
+    if size is None:
+        raise PlanError(f"how many training images {data} has is not known; give a duration in it")
+    held = float(stated.get("validation", 0))
+    size = int(stated.get("train_subset") or size - (held if held >= 1 else round(held * size)))
+    return duration.amount * size
+
+
+def _shown(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3g}"
+
+
+def _section(stated: Any) -> dict[str, Any]:
+    return {"name": stated} if isinstance(stated, str) else stated
+
+
+def _name(section: Any) -> str:
+    return _section(section)["name"]
+
+
+def _is_alike(record: Record, model: str, data: str, device: str) -> bool:
+    ours = [record.summary.get(k) for k in ("model/name", "data/name", "run/device")]
+    return ours == [model, data, device]
+
+
+def _median(records: Sequence[Record], key: str) -> float | None:
+    values = [value for value in numbers(records, key) if value]
+    return statistics.median(values) if values else None
+
+
+def _watts(records: Sequence[Record]) -> float | None:
+    pairs = [(r.number("cost/energy_kwh"), r.number("cost/wall_hours")) for r in records]
+    watts = [1000 * kwh / hours for kwh, hours in pairs if kwh and hours]
+    return statistics.median(watts) if watts else None
+
+
+def _grid(records: Sequence[Record]) -> float | None:
+    keys = ("cost/emissions_kgco2e", "cost/energy_kwh")
+    pairs = [[r.number(key) for key in keys] for r in records]
+    grid = [kg / kwh for kg, kwh in pairs if kg and kwh]
+    return statistics.median(grid) if grid else None
+
+
+def _now(device: Any) -> float:
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,81 @@
+"""A study: many trainings; one command runs those without a record, one shows what they say."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from reporting.answer import answer
+from reporting.jobs.launch import (
+    Places,
+    missing,
+    run_here,
+    run_jobs,
+)
+from reporting.records import Job, Record, load_records
+from reporting.tables.command_line import count, seed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What differs between studies; `folder` is of their tables and plots, below results/.
+
+    `jobs` gives the trainings of some seeds, `show` the page made of all records, drawing its plots
+    into the folder, or None where no record is of this study. `local` are settings of how a run is
+    logged and saved.
+    """
+
+    about: str | None
+    folder: str
+    jobs: Callable[[Sequence[int]], list[Job]]
+    show: Callable[[list[Record], Path], str | None]
+    seeds: tuple[int, ...] = (0,)
+    local: tuple[str, ...] = ("log.tracker=none",)
+
+
+def carry_out(study: Study, arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command line; the exit status is 0, 1 if a run failed, 2 without records.
+
+    Faults are one line, with the exit statuses of `answer`.
+    """
+    parser = argparse.ArgumentParser(description=(study.about or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
+    parser.add_argument("--traceback", action="store_true", help="of an error nobody foresaw")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_it = commands.add_parser("run", help="what has no record yet, going on after a break")
+    run_it.add_argument("--data", type=Path, help="folder of the data set (default: below data/)")
+    run_it.add_argument("--seeds", type=seed, nargs="+", default=list(study.seeds))
+    run_it.add_argument("--jobs", type=count, default=1, help="how many at a time")
+    commands.add_parser("show", help="print the tables, and write them and the plots")
+    asked = parser.parse_args(arguments)
+    do = _run if asked.command == "run" else _show
+    return answer(partial(do, study, asked), rest=asked.traceback)
+
+
+def _run(study: Study, asked: argparse.Namespace) -> int:
+    data = (f"data.path={asked.data.resolve()}",) if asked.data else ()
+    runs, results = ROOT / "runs" / study.folder.replace("/", "-"), asked.results.resolve()
+    places = Places(ROOT, runs, results, local=study.local + data)
+    left = missing(list(dict.fromkeys(study.jobs(asked.seeds))), places)
+    print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
+    failed = 0
+    for job, status in run_jobs(left, places, run_here, asked.jobs):
+        failed += status != 0
+        told = f"exit status {status}; see {places.folder(job)}.out" if status else "done"
+        print(f"{job.name}: {told}", flush=True)
+    return int(failed > 0)
+
+
+def _show(study: Study, asked: argparse.Namespace) -> int:
+    folder = asked.results / study.folder
+    page = study.show(load_records(asked.results), folder)
+    if page is None:
+        print("no records of this study yet; `run` makes them")
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(page)
+    print(page)
+    return 0

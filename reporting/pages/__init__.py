@@ -1,0 +1,1 @@
+"""Reports, figures, the zoo and the W&B workspace."""

@@ -1,0 +1,233 @@
+"""The report's figures, drawn from run records by matplotlib: SVG for the page, and files."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from reporting.pages.drawing import (
+    COLOURS,
+    HATCHES,
+    INK,
+    LINE,
+    MARKERS,
+    Drawn,
+    draw,
+    few_ticks,
+    legend,
+    names,
+    short,
+    slug,
+    stretch,
+    tip,
+)
+from reporting.pages.experiments import (
+    COSTS,
+    Cost,
+    Experiment,
+    Point,
+    pareto,
+    points,
+)
+from training.phases import PHASES
+
+
+def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
+    """Accuracy against sparsity, training FLOPs, device hours and emissions for one setting.
+
+    A cost that is the same for all is left out: it tells no two of them apart.
+    """
+    drawn = []
+    for cost in COSTS:
+        found = points(experiments, cost)
+        if len({point.x for point in found}) < 2:
+            continue
+        about = replace(cost, label=_hours(experiments)) if "hours" in cost.key else cost
+        caption = f"{name}: accuracy against {about.label}; the dashed line is the Pareto front."
+        file = slug(f"{name}-{cost.key}")
+        drawn.append(
+            draw(file, caption, folder, lambda axes, c=about, f=found: _scatter(axes, f, c))
+        )
+    return drawn
+
+
+def equal_costs(experiments: Sequence[Experiment]) -> str:
+    """The costs that are the same for all experiments of a setting, in a sentence or none."""
+    values = {cost.label: {point.x for point in points(experiments, cost)} for cost in COSTS}
+    same = {label: found.pop() for label, found in values.items() if len(found) == 1}
+    return " ".join(f"{label}: {x:.4g} in each experiment." for label, x in same.items())
+
+
+def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
+    """When methods pruned, where time went, speed-ups and forecasts, for one setting."""
+    kinds = (pruning_figure, phases_figure, speedup_figure)
+    drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
+    told = [one for one in experiments if one.records[0].history["forecasts"]]
+    return drawn + [forecast_figure(name, one, number, folder) for number, one in enumerate(told)]
+
+
+def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
+    """When each method pruned, as a fraction of training, and how much weight was gone then."""
+    pruned = [e for e in experiments if e.records[0].history["prunings"]]
+    methods = _by_method(e for e in pruned if e.mean("run/images"))
+
+    def paint(axes: Axes) -> None:
+        for y, group in enumerate(methods.values()):
+            axes.plot([0, 100], [y, y], color=LINE, linewidth=0.8, zorder=1)
+            for one in group:
+                whole, prunings = one.mean("run/images"), one.records[0].history["prunings"]
+                at = [100 * p["images"] / (whole or 1) for p in prunings]
+                sizes = [15 + 60 * (p.get("model/sparsity") or 0.0) for p in prunings]
+                look = {"color": COLOURS[0], "alpha": 0.6, "linewidths": 0, "zorder": 2}
+                axes.scatter(at, [y] * len(at), s=sizes, gid=tip(one.name), **look)
+        names(axes, [_counted(*item) for item in methods.items()])
+        axes.set_xlabel("part of training done [%]")
+
+    caption = f"{name}: when each method pruned; a larger dot means more weights gone by then."
+    file = slug(f"{name}-when-pruned")
+    return draw(file, caption, folder, paint, rows=len(methods)) if methods else None
+
+
+def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
+    """Where wall-clock time went, on average over a method's runs."""
+    methods = _by_method(e for e in experiments if e.mean("cost/train_seconds"))
+    hours = [[_hours_of(group, phase) for group in methods.values()] for phase in PHASES]
+    totals = [sum(column) for column in zip(*hours, strict=True)]
+
+    def paint(axes: Axes) -> None:
+        left = [0.0] * len(methods)
+        for index, phase in enumerate(PHASES):
+            if not any(hours[index]):
+                continue
+            look = {
+                "facecolor": COLOURS[index % len(COLOURS)],
+                "hatch": HATCHES[index],
+                "edgecolor": INK,
+                "linewidth": 0.4,
+                "height": 0.4,
+            }
+            part = [100 * h / total for h, total in zip(hours[index], totals, strict=True)]
+            axes.barh(range(len(methods)), part, left=left, label=phase.replace("_", " "), **look)
+            left = [a + b for a, b in zip(left, part, strict=True)]
+        named = zip(methods, totals, strict=True)
+        names(axes, [f"{short(method)}: {clock(3600 * total)} a run" for method, total in named])
+        axes.set_xlabel("wall-clock [%]")
+        legend(axes)
+
+    caption = f"{name}: where wall-clock time went."
+    file = slug(f"{name}-phases")
+    return draw(file, caption, folder, paint, rows=len(methods)) if methods else None
+
+
+def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
+    """Theoretical speed-up (MACs) against the measured one (images/s before and after pruning)."""
+    pairs = []
+    for one in experiments:
+        x, y = (one.mean(key) for key in ("model/theoretical_speedup", "derived/measured_speedup"))
+        if x and y:
+            pairs.append(Point(one.method, x, y, 0.0, one.details))
+
+    def paint(axes: Axes) -> None:
+        _series(axes, pairs)
+        axes.set(xscale="log", yscale="log", xlabel="theoretical speed-up (MACs)")
+        low, high = axes.get_xlim()[0], max(p.x for p in pairs)
+        axes.plot([low, high], [low, high], linestyle="--", color=INK, linewidth=0.8)
+        axes.annotate("as predicted", (high, high), ha="right", va="bottom")
+        axes.set_ylabel("measured speed-up (training images/s)")
+        few_ticks(axes.xaxis)
+        few_ticks(axes.yaxis)
+
+    caption = f"{name}: speed-up that MACs promise against the one measured in training."
+    return draw(slug(f"{name}-speed-up"), caption, folder, paint) if pairs else None
+
+
+def forecast_figure(name: str, one: Experiment, number: int, folder: Path) -> Drawn:
+    """Each layer's first forecast of the final saliency against what it became, of one seed."""
+    firsts: dict[str, dict[str, Any]] = {}
+    for told in one.records[0].history["forecasts"]:
+        firsts.setdefault(told.get("forecast/layer", ""), told)
+
+    def paint(axes: Axes) -> None:
+        looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+        for (layer, told), (colour, marker) in zip(firsts.items(), looks, strict=False):
+            truth, mean, sd = (told[f"forecast/{key}"] for key in ("truth", "mean", "sd"))
+            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
+            axes.errorbar(truth, mean, yerr=sd, label=layer, elinewidth=0.5, alpha=0.7, **look)
+        values = [v for told in firsts.values() for v in told["forecast/truth"]]
+        axes.plot([min(values), max(values)], [min(values), max(values)], color=INK, linewidth=0.8)
+        axes.set(xlabel="saliency at the end", ylabel="forecast (mean ± standard deviation)")
+        legend(axes)
+
+    epochs = sorted({told.get("forecast/epoch", 0.0) for told in firsts.values()})
+    when = f"at epoch {epochs[0]:g}" if len(epochs) == 1 else "when a layer was first forecast"
+    caption = f"{name}, {one.name}: final saliency as forecast {when}, against what it became."
+    return draw(slug(f"{name}-forecast-{number}"), caption, folder, paint)
+
+
+def _scatter(axes: Axes, found: Sequence[Point], cost: Cost) -> None:
+    _series(axes, found, joined=cost.more)
+    front = pareto(found, more=cost.more)
+    look = {"color": INK, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
+    axes.plot([p.x for p in front], [p.y for p in front], **look)
+    low, high = min(p.x for p in found), max(p.x for p in found)
+    axes.set(xlabel=cost.label, ylabel="test accuracy, top-1 [%]")
+    if cost.more:
+        stretch(axes, high)
+        return
+    if 0 < low * 5 < high:
+        axes.set_xscale("log")
+    few_ticks(axes.xaxis)
+
+
+def _series(axes: Axes, found: Sequence[Point], *, joined: bool = False) -> None:
+    """Each method with a colour and marker of its own; its points joined where asked."""
+    groups: dict[str, list[Point]] = defaultdict(list)
+    for point in found:
+        groups[point.label].append(point)
+    looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    for (name, group), (colour, marker) in zip(groups.items(), looks, strict=False):
+        group.sort(key=lambda p: p.x)
+        if joined and not any("," in p.details for p in group):  # sizes of one thing
+            xs, ys = [p.x for p in group], [p.y for p in group]
+            axes.plot(xs, ys, color=colour, linewidth=0.7, alpha=0.6, zorder=1)
+        for p in group:
+            if p.error:
+                axes.errorbar(p.x, p.y, yerr=p.error, color=colour, capsize=2, zorder=2)
+            said = tip(", ".join(filter(None, (p.label, p.details, f"{p.y:.2f} %"))))
+            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 5}
+            axes.plot([p.x], [p.y], label=name, gid=said, zorder=3, **look)
+    legend(axes)
+
+
+def _by_method(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]:
+    groups: dict[str, list[Experiment]] = defaultdict(list)
+    for one in experiments:
+        groups[one.method].append(one)
+    return groups
+
+
+def _counted(method: str, group: Sequence[Experiment]) -> str:
+    return short(method) + (f" ({len(group)} experiments)" if len(group) > 1 else "")
+
+
+def _hours_of(group: Sequence[Experiment], phase: str) -> float:
+    """The mean hours of a phase over a method's experiments."""
+    return fmean((e.mean(f"cost/{phase}_seconds") or 0.0) / 3600 for e in group)
+
+
+def _hours(experiments: Sequence[Experiment]) -> str:
+    on_gpu = any(e.mean("cost/gpu_hours") for e in experiments)
+    return "GPU hours" if on_gpu else "CPU hours (no GPU was used)"
+
+
+def clock(seconds: float) -> str:
+    """2 h 5 min, 7.3 min or 4.1 s."""
+    if seconds >= 3600:
+        hours, rest = divmod(round(seconds / 60), 60)
+        return f"{hours} h {rest} min"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

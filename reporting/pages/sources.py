@@ -1,0 +1,160 @@
+"""Whether README and docs say only what records say: generated tables, and numbers with a source.
+
+Between `<!-- results:TABLE -->` and `<!-- end -->` stands what `tables.py readme` writes. Any
+other measured figure (an accuracy, a rate, hours, energy, emissions, a speed-up) must stand in a
+paragraph that names a file of the project (a record, a result, a recipe), or a cell of a paper's
+table, that holds it. In `findings.md` so must every number at all, in its section.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reporting import papers
+from reporting.claims import Claim
+from reporting.records import Record
+from reporting.tables.compare import compare
+from reporting.tables.grid import Grid, grid, markdown
+
+BLOCK = re.compile(r"(<!-- results:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+SOURCE = re.compile(r"[\w./-]+\.(?:json|csv|txt|ya?ml)\b|\bresults/[\w./-]+\.md\b")
+CELL = re.compile(r"`([a-z_]+/[\w.]+/[^`]+/[\w.]+)`")
+AMOUNT = r"(?<![\w.])(\d[\d,]*(?:\.\d+)?)"
+RESULT = re.compile(
+    rf"{AMOUNT}\s?(?:images/s|img/s|images a second|GPU[ -]?hours?|GPU h\b|CPU h\b|kWh|Wh\b"
+    r"|kg CO2e?|g CO2e?|(?:×|x|times) (?:faster|slower|speed-?up))"
+)
+NUMBER = re.compile(rf"(?<!\w-){AMOUNT}")
+NAMES = re.compile(  # numbers that measure nothing: names, paths, headings, references
+    r"`[^`]*`|\]\([^)]*\)|^#.*$|arXiv:\S+"
+    r"|(?:table|figure|section|equation|appendix|algorithm|seed)s? [\d.]+"
+    r"(?:(?:, | and | to )[\d.]+)*",
+    re.IGNORECASE | re.MULTILINE,
+)
+PERCENT = re.compile(rf"{AMOUNT}\s?%")
+ACCURACY = re.compile(r"accura|top-[15]|correct", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A figure that no source named beside it holds."""
+
+    line: int
+    figure: str
+    paragraph: str
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.line}: {self.figure}: name in its paragraph the record (results/….json)"
+            f" or paper's cell (`paper/table/row/column`) that holds it: {self.paragraph[:80]}…"
+        )
+
+
+def documents(root: Path) -> list[Path]:
+    """README and the pages below docs/."""
+    return [p for p in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if p.exists()]
+
+
+def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
+    """A document with every block between its markers written anew from the records."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}{results(match[2], claims, records)}{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def results(address: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
+    """A table's rows that were run, theirs beside ours, as Markdown."""
+    table = papers.find_table(address)
+    rows = [row for row in compare(table, claims, records) if row.records]
+    if not rows:
+        return "Nothing of this table has been run yet.\n"
+    made = grid(table, rows)
+    below = [remark for remark in made.remarks if remark[0] in "†*"]
+    return markdown(Grid(made.title, made.headings, made.rows, below))
+
+
+def unsupported(text: str, root: Path, *, every: bool = False) -> list[Unsupported]:
+    """The measured figures of a document that no source in their paragraph holds.
+
+    With `every`, all numbers that no source in their section holds.
+    """
+    plain = BLOCK.sub(_blank, FENCE.sub(_blank, text))
+    faults = []
+    for line, paragraph in _paragraphs(plain):
+        figures = [m[1] for m in RESULT.finditer(paragraph)]
+        percents = [m[1] for m in PERCENT.finditer(paragraph) if ACCURACY.search(paragraph)]
+        if every:
+            percents = [m[1] for m in NUMBER.finditer(NAMES.sub("", paragraph))]
+        if figures or percents:
+            known = _known(_section(plain, line) if every else paragraph, root)
+            fractions = [100 * value for value in known]
+            missing = [f for f in figures if not _holds(known, f)]
+            missing += [p for p in percents if not _holds([*known, *fractions], p)]
+            faults += [Unsupported(line, figure, paragraph.strip()) for figure in missing]
+    return faults
+
+
+def _section(text: str, line: int) -> str:
+    """The lines from the heading above a line to the next."""
+    lines = text.splitlines()
+    heads = [n for n, one in enumerate(lines, 1) if one.startswith("#")]
+    start = max((n for n in heads if n <= line), default=1)
+    end = min((n for n in heads if n > line), default=len(lines) + 1)
+    return "\n".join(lines[start - 1 : end - 1])
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
+    """Blocks between blank lines, each table row and list item on its own, with its first line."""
+    start, held = 1, ""
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        if not line.strip() or re.match(r"\s*([-*|]|\d+\.)\s?", line):
+            if held.strip():
+                yield start, held
+            start, held = number, ""
+        held += line + "\n"
+
+
+def _known(paragraph: str, root: Path) -> list[float]:
+    values: list[float] = []
+    for name in SOURCE.findall(paragraph):
+        found = [p for p in (root / name.lstrip("./"), root / "docs" / name) if p.is_file()]
+        values += _numbers_of(found[0]) if found else ()
+    for address in (a for a in CELL.findall(paragraph) if not (root / a).exists()):
+        cell = papers.lookup(address)
+        values += [v for v in (cell.value, cell.error) if v is not None]
+    return values
+
+
+@cache
+def _numbers_of(path: Path) -> tuple[float, ...]:
+    text = path.read_text()
+    if path.suffix == ".json":
+        return tuple(_numbers(json.loads(text)))
+    return tuple(float(m[1].replace(",", "")) for m in re.finditer(AMOUNT, text))
+
+
+def _numbers(value: Any) -> Iterable[float]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def _holds(known: Sequence[float], figure: str) -> bool:
+    """Whether a known number rounds to the figure as written."""
+    text = figure.replace(",", "")
+    decimals = len(text.partition(".")[2])
+    wanted = float(text)
+    return any(round(value, decimals) == wanted for value in known)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return "\n" * match[0].count("\n")

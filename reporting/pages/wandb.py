@@ -1,0 +1,133 @@
+"""The same tables as a W&B report and a saved view, as wandb-workspaces' own models.
+
+Runs that `tables.py run` starts carry the tags paper, paper/table, row and seed and the row as
+their group; the run sets below filter and group by these. Without an entity nothing is sent: the
+payload is built, checked against the library's models and written.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
+from reporting.errors import ReportingError
+from reporting.pages.experiments import COSTS, by_setting
+from reporting.pages.html import runs_grid
+from reporting.papers import Table, find_table
+from reporting.records import Record
+from reporting.tables.compare import Comparison
+from reporting.tables.grid import grid, markdown
+
+ACCURACY = "eval/top1_percent"
+Compared = Mapping[str, Sequence[Comparison]]
+
+
+def write_payload(
+    compared: Compared, records: Sequence[Record], folder: Path, *, entity: str, project: str
+) -> Path:
+    """Write `wandb.json`, the report and the view; with an entity also save both there.
+
+    Raises:
+        ReportingError: the library's models do not give back what was built.
+    """
+    made = {
+        "report": build_report(compared, records, entity=entity, project=project),
+        "workspace": build_workspace(compared, entity=entity, project=project),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "wandb.json"
+    path.write_text(json.dumps({name: payload(one) for name, one in made.items()}, indent=1) + "\n")
+    if entity:
+        for one in made.values():
+            one.save()
+    return path
+
+
+def build_report(
+    compared: Compared, records: Sequence[Record], *, entity: str, project: str
+) -> wr.Report:
+    """A report: each table that has runs, theirs against ours, with its runs and four charts.
+
+    First stand all experiments, those too that claim no row.
+    """
+    every = runs_grid(by_setting(r for r in records if ACCURACY in r.summary))
+    blocks: list[Any] = [wr.MarkdownBlock(text=markdown(every))] if every.rows else []
+    for address, rows in compared.items():
+        if any(row.records for row in rows):
+            table = find_table(address)
+            text = wr.MarkdownBlock(text=markdown(grid(table, rows)))
+            panels = wr.PanelGrid(runsets=[_runset(table, entity, project)], panels=_charts())
+            blocks += [text, panels]
+    title, about = "Early pruning: papers against runs", "Generated from run records"
+    return wr.Report(
+        project=project, entity=entity, title=title, description=about, blocks=blocks, width="fluid"
+    )
+
+
+def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Workspace:
+    """A saved view: all runs of the tables, grouped by row, with the tables' summary columns."""
+    tables = [find_table(a) for a, rows in compared.items() if any(row.records for row in rows)]
+    columns = [f"summary:{key}" for key in dict.fromkeys(k for t in tables for k in _keys(t))]
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="Papers against runs",
+        sections=[ws.Section(name="Accuracy and cost", panels=_charts(), is_open=True)],
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Metric("Group")],
+            filters=f"Tags in {[table.address for table in tables]}",
+            pinned_columns=columns,
+        ),
+    )
+
+
+def payload(made: wr.Report | ws.Workspace) -> dict[str, Any]:
+    """What would be sent, checked: the library's models read it back to the same.
+
+    Raises:
+        ReportingError: they do not.
+    """
+    model = made._to_model()
+    sent = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the library only warns of a block that fits no model
+        try:
+            back = type(model).model_validate(sent)
+        except UserWarning as warning:
+            raise ReportingError(f"W&B would not accept this: {warning}") from None
+    if back.model_dump(mode="json", by_alias=True, exclude_none=True) != sent:
+        raise ReportingError(f"W&B's {type(model).__name__} does not give back what was built")
+    return sent
+
+
+def _runset(table: Table, entity: str, project: str) -> wr.Runset:
+    return wr.Runset(
+        entity=entity,
+        project=project if entity else "",
+        name=table.address,
+        filters=f"Tags in ['{table.address}']",
+        groupby=["Group"],
+        visible_columns=[f"summary:{key}" for key in _keys(table)],
+    )
+
+
+def _keys(table: Table) -> list[str]:
+    """The summary keys behind a table's columns."""
+    return list(dict.fromkeys(c.record for c in table.columns.values() if c.record))
+
+
+def _charts() -> list[Any]:
+    return [
+        wr.ScatterPlot(
+            title=f"accuracy against {cost.label}",
+            x=wr.SummaryMetric(cost.key),
+            y=wr.SummaryMetric(ACCURACY),
+            log_x=not cost.more,
+            layout=wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8),
+        )
+        for index, cost in enumerate(COSTS)
+    ]

@@ -1,0 +1,80 @@
+"""The model zoo page, from run records: recipe, result, cost, size, weights, how to get each."""
+
+import shlex
+from collections.abc import Sequence
+
+from reporting.pages.experiments import UNSAID, Experiment, by_setting
+from reporting.records import Record
+from reporting.tables.grid import Grid, markdown
+
+HEAD = """# Model zoo
+
+One line an experiment: means over its seeds, ± standard error, from the records that the seeds link
+to. Sizes and costs are those of one run. Weights load in one line on any machine, pruned or not,
+without pickle:
+
+```python
+model = models.load("runs/…/model.safetensors")
+```
+
+Where no weights are published, the command below each table trains them.
+
+"""
+COLUMNS = (
+    "recipe",
+    "with",
+    "seeds",
+    "top-1 [%]",
+    "parameters",
+    "MACs",
+    "weights removed [%]",
+    "device hours",
+    "kg CO2e",
+    "weights",
+)
+
+
+def zoo_page(records: Sequence[Record]) -> str:
+    """The page as Markdown; says so where nothing has been run yet."""
+    settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
+    if not settings:
+        return HEAD + "No run has been recorded yet.\n"
+    return HEAD + "\n".join(_section(name, found) for name, found in settings.items())
+
+
+def _section(name: str, experiments: Sequence[Experiment]) -> str:
+    lines = [_line(one) for one in experiments]
+    full = [i for i, _ in enumerate(COLUMNS) if any(line[i] for line in lines)]
+    made = Grid(name, [COLUMNS[i] for i in full], [[line[i] for i in full] for line in lines])
+    table = markdown(made).replace("###", "##", 1).rstrip()
+    commands = "\n".join(_command(one.records[0]) for one in experiments)
+    hidden = f"<details><summary>Commands</summary>\n\n```sh\n{commands}\n```\n\n</details>"
+    return f"{table}\n\n{hidden}\n"
+
+
+def _line(one: Experiment) -> list[str]:
+    first, error = one.records[0], one.error("eval/top1_percent")
+    recipe = f"[{first.job.row or one.method}](../{first.job.recipe})"
+    return [
+        recipe,
+        one.details,
+        " ".join(f"[{r.job.seed}](../{r.path})" for r in one.records),
+        _shown(one.mean("eval/top1_percent"), ".2f") + (f" ± {error:.2f}" if error else ""),
+        _shown(one.mean("model/params"), ",.0f"),
+        _shown(one.mean("model/macs"), ",.0f"),
+        _shown(one.mean("model/sparsity"), ".2f", 100),
+        _shown(one.mean("cost/device_hours"), ".3g"),
+        _shown(one.mean("cost/emissions_kgco2e"), ".2g"),
+        " ".join(f"[{r.job.seed}]({r.weights})" for r in one.records if r.weights),
+    ]
+
+
+def _command(record: Record) -> str:
+    kept = [s for s in record.job.settings if not s.startswith(UNSAID)]
+    quoted = [shlex.quote(s) if "'" in s else f"'{s}'" for s in kept]
+    said = f"python train.py --recipe {shlex.quote(record.job.recipe)} "
+    return " ".join((said + " ".join(f"--set {s}" for s in quoted)).splitlines())
+
+
+def _shown(value: float | None, form: str, times: float = 1) -> str:
+    return "–" if value is None else format(value * times, form)

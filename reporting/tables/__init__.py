@@ -1,0 +1,1 @@
+"""Paper tables against run records, on a terminal."""

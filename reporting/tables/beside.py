@@ -1,0 +1,66 @@
+"""Finished runs beside one another: result, size, speed and cost, a column a run."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reporting.errors import RecordError
+from reporting.json_files import SummaryFile, check, read_object
+from reporting.tables.grid import Grid
+
+Summary = dict[str, Any]
+Line = tuple[str, str, Callable[[Any], str]]
+REMEDY = "give a folder that train.py has finished"
+
+LINES: tuple[Line, ...] = (
+    ("test accuracy", "eval/top1_percent", lambda v: f"{v:.2f} %"),
+    ("parameters", "model/params", lambda v: f"{v:,}"),
+    ("MACs per image", "model/macs", lambda v: f"{v:,}"),
+    ("weight sparsity", "model/sparsity", lambda v: f"{100 * v:.1f} %"),
+    ("images/s in training, last segment", "cost/segments", lambda v: _rate(v[-1])),
+    ("training FLOPs (2 a MAC × 3 passes)", "cost/training_flops", lambda v: f"{v:.3g}"),
+    ("wall clock", "cost/wall_hours", lambda v: f"{3600 * v:.1f} s"),
+    ("GPU hours", "cost/gpu_hours", lambda v: f"{v:.4f}"),
+    ("energy", "cost/energy_kwh", lambda v: f"{1e3 * v:.3f} Wh"),
+    ("emissions", "cost/emissions_kgco2e", lambda v: f"{1e3 * v:.3f} g CO2e"),
+    ("source of energy figures", "cost/energy_source", str),
+    ("files", "folder", str),
+)
+
+
+def beside(folders: Sequence[Path]) -> Grid:
+    """A grid of the runs' summaries; what a run has not measured is a dash.
+
+    Raises:
+        RecordError: a folder holds no finished run, or a summary that train.py did not write.
+    """
+    found = [_summary(folder) for folder in folders]
+    rows = [[name, *(_shown(summary, key, form) for summary in found)] for name, key, form in LINES]
+    first = found[0] if found else {}
+    title = f"{first.get('model/name')} on {first.get('data/name')}, {first.get('run/device')}"
+    return Grid(title, ["", *(folder.name for folder in folders)], rows, [])
+
+
+def _summary(folder: Path) -> Summary:
+    path = folder / "summary.json"
+    if not path.exists():
+        raise RecordError(f"{folder}: no finished run; {REMEDY}")
+    values = read_object(path, REMEDY)
+    check(SummaryFile, values, path, REMEDY)
+    return values | {"folder": folder}
+
+
+def _shown(summary: Summary, key: str, form: Callable[[Any], str]) -> str:
+    value = summary.get(key)
+    if value is None or value == []:
+        return "–"
+    try:
+        return form(value)
+    except (TypeError, ValueError, LookupError):
+        where = summary["folder"] / "summary.json"
+        raise RecordError(f"{where}: {key} {value!r:.60} is not such a figure; {REMEDY}") from None
+
+
+def _rate(segment: dict[str, float]) -> str:
+    seconds = segment["timed_seconds"]
+    return f"{segment['timed_images'] / seconds:,.0f}" if seconds else "–"

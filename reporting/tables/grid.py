@@ -1,0 +1,258 @@
+"""A compared table as text, Markdown, CSV or JSON."""
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reporting.papers import Cell, Column, Table, cell
+from reporting.tables.bep_flops import agreement, recompute
+from reporting.tables.compare import Comparison, Measured
+
+CONVENTION = "†"  # on every heading of a figure counted in a paper's own way
+SLIP = "‡"  # on every figure that contradicts the rest of its paper
+RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
+FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet begins to compute
+AMOUNT = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?[KM%]?", re.IGNORECASE)
+OURS = "*"  # on every heading of a column that is our arithmetic, not printed in the paper
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table ready to print: headings, rows of text and remarks below."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    remarks: list[str] = field(default_factory=list)
+
+
+def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
+    """Theirs, ours, difference, cost and what differs, one line a row of the paper."""
+    shown = [c for c in table.columns.values() if _is_shown(table, c)]
+    constant = {c.name: table.rows[rows[0].row][c.name] for c in shown if _is_constant(table, c)}
+    shown = [c for c in shown if c.name not in constant]
+    measured = [c for c in shown if any(row.ours(c) for row in rows)]
+    counted = any(table.columns[name].convention for name in table.key)
+    headings = [f"row {CONVENTION}" if counted else "row", *(heading(c) for c in shown)]
+    if table.closed_form:
+        headings += [f"{name} recomputed [FLOPs] {CONVENTION}" for name in RECOMPUTED.values()]
+    for column in measured:
+        headings += [f"ours {column.name}", "difference"]
+        headings += [f"honest {column.name}"] if column.honest else []
+    headings += ["runs", "cost", "what differs"]
+    lines = [_line(table, row, shown, measured) for row in rows]
+    title = f"{table.address} · {table.paper} · {table.about}"
+    everywhere = [f"in every row: {name} {value}" for name, value in constant.items()]
+    unclaimed = sum(row.claim is None for row in rows)
+    claims = [f"{unclaimed} of {len(rows)} rows are claimed by no recipe yet"] if unclaimed else []
+    return _without_empty(Grid(title, headings, lines, everywhere + claims + remarks(table)))
+
+
+def heading(column: Column) -> str:
+    """A column's name, unit and marks."""
+    unit = f" [{column.unit}]" if column.unit else ""
+    marks = (OURS if column.origin == "ours" else "") + (CONVENTION if column.convention else "")
+    return f"{column.name}{unit}{' ' + marks if marks else ''}"
+
+
+def remarks(table: Table) -> list[str]:
+    """What the marks mean in this table, and the notes on its cells."""
+    columns = table.columns.values()
+    said = [
+        f"{CONVENTION} {c.name}: paper convention: {c.convention}" for c in columns if c.convention
+    ]
+    if any(c.origin == "ours" and c.name not in ("note", *table.key) for c in columns):
+        said.append(f"{OURS} our arithmetic, not printed in the paper")
+    for slip in table.slips:
+        right = "unknown" if slip.should_be is None else f"{slip.should_be:g}"
+        said.append(f"{SLIP} slip in {slip.rows}, {slip.column}: should be {right} ({slip.why})")
+    notes: dict[str, list[str]] = defaultdict(list)
+    for row, line in table.rows.items():
+        if line.get("note"):
+            notes[line["note"]].append(row)
+    said += [f"note: {_few(rows)}: {note}" for note, rows in notes.items()]
+    if table.closed_form:
+        said.append(
+            "recomputed from the claiming recipe's widths and epochs; ≥ least possible, ≠ not what"
+            " is printed"
+        )
+    if table.protocol:
+        said.append("theirs: " + ", ".join(f"{k} {_plain(v)}" for k, v in table.protocol.items()))
+    return said
+
+
+def markdown(made: Grid) -> str:
+    """A grid as a GitHub table."""
+    lines = [made.headings, ["---"] * len(made.headings), *made.rows]
+    table = "\n".join(
+        "| " + " | ".join(" ".join(t.split()).replace("|", "\\|") for t in line) + " |"
+        for line in lines
+    )
+    below = "\n".join(f"- {remark}" for remark in made.remarks)
+    return f"### {made.title}\n\n{table}\n\n{below}\n"
+
+
+def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
+    """The paper's columns as they are, then ours, the differences, status and cost."""
+    extra = [c for c in table.columns.values() if c.record]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+
+    def write(line: Sequence[str]) -> None:
+        writer.writerow([_plain_cell(text) for text in line])
+
+    added = [f"{kind}_{c.name}" for c in extra for kind in ("ours", "ours_se", "difference")]
+    again = list(recompute(table, rows[0].row)) if rows else []
+    recomputed = [f"recomputed_{name}" for name in again]
+    last = ["status", "differs", "gpu_hours", "emissions_kgco2e", "paper_convention"]
+    write(["address", *table.columns, *recomputed, *added, *last])
+    conventions = "; ".join(c.name for c in table.columns.values() if c.convention)
+    for row in rows:
+        line = [f"{table.address}/{row.row}", *table.rows[row.row].values()]
+        figures = recompute(table, row.row, row.claim)
+        line += [repr(figures[name].value) if name in figures else "" for name in again]
+        for column in extra:
+            ours, gap = row.ours(column), row.difference(cell(table, row.row, column.name))
+            line += [_raw(ours and ours.mean), _raw(ours and ours.error), _raw(gap)]
+        costs = [_raw(row.cost(key)) for key in ("cost/gpu_hours", "cost/emissions_kgco2e")]
+        write([*line, row.status, "; ".join(row.differs), *costs, conventions])
+    return out.getvalue()
+
+
+def _plain_cell(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula; numbers stay numbers."""
+    text = text.replace("\r", " ")  # which csv leaves unquoted
+    begins = text.lstrip()[:1] in FORMULA or text[:1] == "\t"
+    return f"'{text}" if begins and not AMOUNT.fullmatch(text) else text
+
+
+def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:
+    """Every cell by its address, with all that is known of it."""
+    return {
+        "address": table.address,
+        "paper": table.paper,
+        "about": table.about,
+        "protocol": table.protocol,
+        "cells": [
+            _cell_json(row, cell(table, row.row, name)) for row in rows for name in table.columns
+        ],
+    }
+
+
+def _cell_json(row: Comparison, one: Cell) -> dict[str, Any]:
+    ours, honest = row.ours(one.column), row.honest(one.column)
+    again = recompute(row.table, row.row, row.claim).get(one.column.name)
+    values = {
+        "address": one.address,
+        "text": one.text,
+        "theirs": one.value,
+        "theirs_error": one.error,
+        "unit": one.column.unit,
+        "definition": one.column.definition,
+        "origin": one.column.origin,
+        "paper_convention": one.column.convention,
+        "note": one.note or None,
+        "slip": one.slip and {"should_be": one.slip.should_be, "why": one.slip.why},
+        "recomputed": again and {"value": again.value, "is_lower_bound": again.bound},
+        "ours": ours and {"mean": ours.mean, "standard_error": ours.error, "seeds": ours.seeds},
+        "honest": honest and {"mean": honest.mean, "standard_error": honest.error},
+        "difference": row.difference(one),
+        "status": row.status if one.column.record else "not measured by runs",
+        "recipe": row.claim and row.claim.recipe,
+        "differs": list(row.differs),
+        "records": [record.path for record in row.records] if ours else [],
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def text_of(one: Cell) -> str:
+    """A cell as printed with its error and mark; a dash where it could not be read."""
+    if not one.text:
+        return "–"
+    spread = f" ± {one.error:g}" if one.error is not None and "+-" not in one.text else ""
+    return f"{one.text}{spread}{' ' + SLIP if one.slip else ''}"
+
+
+def measured_text(ours: Measured | None) -> str:
+    """A mean and its standard error, to four digits."""
+    if ours is None:
+        return "not run"
+    return f"{ours.mean:.4g}" + (f" ± {ours.error:.2g}" if ours.error is not None else "")
+
+
+def as_text(value: Any) -> str:
+    """JSON as it is written to a file."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _line(
+    table: Table, row: Comparison, shown: Sequence[Column], measured: Sequence[Column]
+) -> list[str]:
+    line = [row.row, *(text_of(cell(table, row.row, c.name)) for c in shown)]
+    if table.closed_form:
+        line += _recomputed(row)
+    for column in measured:
+        gap = row.difference(cell(table, row.row, column.name))
+        line += [measured_text(row.ours(column)), "" if gap is None else f"{gap:+.3g}"]
+        line += [measured_text(row.honest(column))] if column.honest else []
+    more = f" (+{row.other_experiments} other)" if row.other_experiments else ""
+    return [*line, row.status + more, _cost(row), "; ".join(row.differs)]
+
+
+def _recomputed(row: Comparison) -> list[str]:
+    """The FLOPs that follow from the recipe, marked where the paper prints others."""
+    figures, printed = recompute(row.table, row.row, row.claim), row.table.rows[row.row]
+    texts = []
+    for name in RECOMPUTED:
+        again, theirs = figures.get(name), printed[name]
+        if again is None:
+            texts.append("")
+            continue
+        same = ("rounded", "truncated") if name == "inference_flops_label" else ("rounded",)
+        unequal = theirs and not again.bound and agreement(theirs, again.value) not in same
+        texts.append(f"{'≥ ' if again.bound else ''}{again.value:.3g}{' ≠' if unequal else ''}")
+    return texts
+
+
+def _cost(row: Comparison) -> str:
+    hours, kg = row.cost("cost/gpu_hours"), row.cost("cost/emissions_kgco2e")
+    said = f"{hours:.3g} GPU h" if hours else ""
+    if not hours and (busy := row.cost("cost/device_hours")) is not None:
+        said = f"{busy:.3g} CPU h"
+    return said + (f", {kg:.2g} kg CO2e" if kg is not None else "")
+
+
+def _is_shown(table: Table, column: Column) -> bool:
+    """Neither a key, a note, an error (it stands beside its value) nor mere arithmetic of ours."""
+    errors = {c.error for c in table.columns.values()}
+    ours = column.origin == "ours" and not column.record and bool(table.closed_form)
+    return column.name not in (*table.key, "note", *errors) and not ours
+
+
+def _is_constant(table: Table, column: Column) -> bool:
+    return len(table.rows) > 1 and len({line[column.name] for line in table.rows.values()}) == 1
+
+
+def _without_empty(made: Grid) -> Grid:
+    full = [i for i, _ in enumerate(made.headings) if any(line[i] for line in made.rows)]
+    rows = [[line[i] for i in full] for line in made.rows]
+    return Grid(made.title, [made.headings[i] for i in full], rows, made.remarks)
+
+
+def _few(rows: Sequence[str]) -> str:
+    return ", ".join(rows) if len(rows) < 4 else f"{rows[0]} and {len(rows) - 1} more rows"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{number} on {data}" for data, number in value.items())
+    return str(value)
+
+
+def _raw(value: Any) -> str:
+    return "" if value is None else repr(value)

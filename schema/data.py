@@ -1,0 +1,106 @@
+"""The recipe's `data:` section, and what is known of a data set by its name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from schema.section import Section, Word
+
+Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Classes = Annotated[int, Field(gt=0, le=1_000_000)]
+Pixels = Annotated[int, Field(gt=0, le=65_535)]  # a side; JPEG counts no further
+Border = Annotated[int, Field(ge=0, le=65_535)]
+Mean = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+Deviation = tuple[Annotated[float, Field(ge=0.001, le=1)], ...]
+Colour = tuple[float, ...]
+
+
+class AugmentConfig(Section):
+    """Changes of training images, in this order; only `resize` also applies to other images.
+
+    random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
+    crop_padding: pad with a border of that many black pixels, cut out a random old-sized window.
+    flip: mirror left and right with probability ½.
+    rotation: by an angle uniform in ± that many degrees; nearest pixel, black outside.
+    resize: to a square of that side (bilinear, antialiased); validation and test images too.
+    cutout: a square of that side in pixels around a random centre becomes the mean colour.
+    """
+
+    random_resized_crop: tuple[float, float] | None = None
+    crop_padding: Border = 0
+    flip: bool = False
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    resize: Pixels | None = None
+    cutout: Border = 0
+
+    @model_validator(mode="after")
+    def _scale(self) -> "AugmentConfig":
+        scale = self.random_resized_crop
+        if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("random_resized_crop is a range of areas such as [0.08, 1]")
+        return self
+
+
+class ColumnsConfig(Section):
+    """Column names of a table of images, where its feature types do not tell them apart."""
+
+    image: Word | None = None
+    label: Word | None = None
+
+
+class DataConfig(Section):
+    """The images, and how they are split and augmented.
+
+    name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic; or a
+        local folder; or a data set's id on the Hugging Face hub (`owner/name`).
+    path: the folder of a data set known by name; without it `data/<name>`, then the hub.
+    revision: commit or tag on the hub. configuration: the hub data set's configuration.
+    validation: number or fraction of training images that are held out (0: none).
+    train_subset: number of images to train on, chosen by the seed.
+    test_split: name of the split to test on (default: test, where it has labels, else validation).
+    stream: decode during training instead of keeping all images on the device (default: by size).
+    decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
+    num_classes, channels, train_images, test_images: of `synthetic` only.
+    """
+
+    name: Word
+    path: Word | None = None
+    revision: Word | None = None
+    configuration: Word | None = None
+    columns: ColumnsConfig = ColumnsConfig()
+    test_split: Word | None = None
+    validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
+    train_subset: Images | None = None
+    image_size: Pixels | None = None
+    stream: bool | None = None
+    decoder: Literal["workers", "gpu"] = "workers"
+    mean: Mean | None = None
+    std: Deviation | None = None
+    augment: AugmentConfig = AugmentConfig()
+    drop_last: bool = True
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    num_classes: Classes | None = None
+    channels: Annotated[int, Field(gt=0, le=4096)] | None = None
+    train_images: Images | None = None
+    test_images: Images | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "DataConfig":
+        generated = ("num_classes", "channels", "train_images", "test_images")
+        stated = [key for key in generated if getattr(self, key) is not None]
+        if stated and self.name != "synthetic":
+            raise ValueError(
+                f"{', '.join(stated)}: read from the data; only `synthetic` takes them"
+            )
+        if self.validation >= 1 and self.validation != int(self.validation):
+            raise ValueError("validation is a whole number of images, or a fraction such as 10%")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("revision names a version on the hub, path a local folder; write one")
+        if self.path is not None and self.name in ("digits", "synthetic"):
+            raise ValueError(f"{self.name} has no files; leave path away")
+        return self

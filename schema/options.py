@@ -1,0 +1,143 @@
+"""Options of a registered function, read from its source: *the signature is the schema*.
+
+The file is parsed, not imported, so that a recipe is checked without waiting for torch. An option
+is a keyword-only parameter annotated with plain types; what pruning hands over itself is not plain.
+"""
+
+import ast
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from schema.section import check_switch
+
+ROOT = Path(__file__).parent.parent
+LARGEST = 2**31  # of whole numbers; a seed may be that large
+FINITE = ConfigDict(allow_inf_nan=False, str_max_length=1000)
+PLAIN = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "Literal": Literal}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A keyword: the text of its annotation, and whether a recipe may leave it out."""
+
+    annotation: str
+    optional: bool
+
+
+Options = dict[str, Option]
+
+
+@cache
+def registry(module: str, name: str) -> dict[str, Options]:
+    """Options by key of the dictionary `name` that a module such as `pruning.criteria` defines.
+
+    Values must be plain names of functions or classes, defined there or imported from this project;
+    `**OTHER` takes another such dictionary in.
+    """
+    tree = _parsed(module)
+    made: dict[str, Options] = {}
+    table = _assigned(tree, name)
+    assert isinstance(table, ast.Dict), f"{module}.{name} is a plain dictionary"
+    for key, value in zip(table.keys, table.values, strict=True):
+        assert isinstance(value, ast.Name), f"{module}.{name}: values are plain names"
+        if key is None:
+            made |= registry(*_origin(tree, module, value.id))
+        else:
+            made[ast.literal_eval(key)] = _options(*_origin(tree, module, value.id))
+    return made
+
+
+def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The given options as the function's own types (`"1e-4"` as a float).
+
+    Raises:
+        ValueError: an unknown name or option (the nearest is proposed), a missing or a wrong one.
+    """
+    known = registry(module, name)
+    if key not in known:
+        raise ValueError(f"unknown name {key}{_near(key, known)}")
+    options = known[key]
+    for option in given:
+        if option not in options:
+            raise ValueError(f"{key} has no option {option}{_near(option, options)}")
+    missing = [o for o, option in options.items() if not option.optional and o not in given]
+    if missing:
+        raise ValueError(f"{key} needs {', '.join(missing)}; write it")
+    return {o: _typed(key, o, options[o].annotation, value) for o, value in given.items()}
+
+
+def _near(word: str, known: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(word[:80], known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f" ({hint}known: {', '.join(known) or 'none'})"
+
+
+def _typed(key: str, option: str, annotation: str, value: Any) -> Any:
+    kind = eval(annotation, {"__builtins__": {}}, PLAIN)
+    try:
+        if isinstance(value, bool):
+            check_switch(kind)
+        typed = TypeAdapter(kind, config=FINITE).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(
+            f"{option}: {value!r} of {key}: {error.errors()[0]['msg']}; write {annotation}"
+        ) from None
+    if isinstance(typed, int) and abs(typed) > LARGEST:
+        raise ValueError(f"{option}: {value!r} of {key}: write {LARGEST:,} or less")
+    return typed
+
+
+@cache
+def _parsed(module: str) -> ast.Module:
+    place = ROOT / module.replace(".", "/")
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    """Return the value that a name of the module's top level is set to."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return getattr(node, "value", None)
+    return None
+
+
+def _origin(tree: ast.Module, module: str, name: str) -> tuple[str, str]:
+    """The module that defines a name seen in `module`."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return node.module, alias.name
+    return module, name
+
+
+def _options(module: str, name: str) -> Options:
+    tree = _parsed(module)
+    node = next(n for n in tree.body if getattr(n, "name", None) == name)
+    if isinstance(node, ast.ClassDef):
+        node = next((n for n in node.body if getattr(n, "name", None) == "__init__"), None)
+        if node is None:
+            return {}
+    assert isinstance(node, ast.FunctionDef)
+    found: Options = {}
+    for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        annotation = arg.annotation
+        if isinstance(annotation, ast.Name) and annotation.id not in PLAIN:
+            annotation = _assigned(tree, annotation.id)  # an alias such as Padding = Literal[...]
+        if annotation is not None and _is_plain(annotation):
+            found[arg.arg] = Option(ast.unparse(annotation), default is not None)
+    return found
+
+
+def _is_plain(annotation: ast.expr) -> bool:
+    """Return True if a recipe can write such a value."""
+    nodes = list(ast.walk(annotation))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names <= PLAIN.keys() and not any(isinstance(n, ast.Attribute) for n in nodes)

@@ -1,0 +1,66 @@
+"""Faults of a recipe as one line each."""
+
+import difflib
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from schema.source import (
+    Key,
+    Source,
+)
+
+
+def problem(fault: dict[str, Any], source: Source, recipe: type[BaseModel]) -> str:
+    """Return where a fault that pydantic found in a recipe lies, what is wrong, what to write."""
+    key: Key = tuple(fault["loc"])
+    last = len(key) - 1 if fault["type"] in ("extra_forbidden", "missing") else None
+    named = tuple(k for i, k in enumerate(key) if i == last or not _is_branch(k))
+    where, dotted = source.locate(named), ".".join(map(str, named))
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(recipe, named[:-1])
+        near = difflib.get_close_matches(str(named[-1]), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        place = f" in {'.'.join(map(str, named[:-1]))}" if named[:-1] else ""
+        return f"{where}: unknown key {named[-1]}{place} ({hint}known: {', '.join(known)})"
+    if fault["type"] == "missing":
+        return f"{where}: {dotted} is missing; write it"
+    message = fault["msg"].removeprefix("Value error, ")
+    if "ctx" in fault and "expected" in fault["ctx"]:
+        message = f"{fault['input']!r} is not one of {fault['ctx']['expected']}"
+        near = difflib.get_close_matches(str(fault["input"]), message.split("'")[3::2], n=1)
+        message += f" (did you mean {near[0]}?)" if near else ""
+    return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
+
+
+def _is_branch(part: str | int) -> bool:
+    """Return True if pydantic added the word to say which member of a union it tried."""
+    return isinstance(part, str) and (part.endswith("Config") or "[" in part or part in _TYPES)
+
+
+_TYPES = {"bool", "str", "int", "float"}
+
+
+def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
+    """The keys a recipe may have below `key`, for the message about one it may not."""
+    current: Any = model
+    for part in key:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            return []
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(str(part))
+        current = _section_of(field.annotation) if field else None
+    is_section = isinstance(current, type) and issubclass(current, BaseModel)
+    if not is_section:
+        return []
+    return sorted(f.alias or name for name, f in current.model_fields.items())
+
+
+def _section_of(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType, list, Annotated):
+        found = (_section_of(a) for a in get_args(annotation))
+        return next((f for f in found if f is not None), None)
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation if is_section else None

@@ -1,0 +1,289 @@
+"""The recipe's `pruning:` section: a point in criterion × granularity × scope × schedule × …"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from schema.duration import Duration
+from schema.options import checked
+from schema.section import Section
+
+SIZES = ("channels", "params", "macs", "activation_bytes", "latency")
+AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
+CHANNEL_ONLY = frozenset(
+    {"taylor", "channel_norm", "bn_scale", "bn_taylor", "gate_decorator", "snap", "crop_s"}
+    | {"activation_taylor", "rs", "abs_rs", "mrs", "abs_mrs"}
+)
+"""Criteria whose scores mean something for channels only: signed by design, or one per channel."""
+
+
+def _fraction(value: Any) -> Any:
+    """`95%` is 0.95."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip().removesuffix("%")) / 100
+    return value
+
+
+def _word_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
+NONE = Duration(0, "it")
+
+
+class Choice(BaseModel):
+    """A name of a registry and the options of what it names: `grasp` or `{name: grasp, …}`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    registry: ClassVar[tuple[str, str]]
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _checked(cls, value: Any) -> Any:
+        value = {"name": value} if isinstance(value, str) else value
+        if not isinstance(value, dict) or "name" not in value:
+            return value
+        options = {k: v for k, v in value.items() if k != "name"}
+        made = checked(*cls.registry, str(value["name"]), options)
+        for option, number in made.items():
+            if isinstance(number, int | float) and not -(2**63) <= number < 2**63:
+                raise ValueError(f"{option}: {number} of {value['name']} is too large or no number")
+        return {"name": value["name"], **made}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that the recipe states."""
+        return dict(self.model_extra or {})
+
+
+class CriterionConfig(Choice):
+    """What is scored; options are the keyword arguments of the function in pruning/criteria.py."""
+
+    registry = ("pruning.criteria", "CRITERIA")
+
+
+class TriggerConfig(Choice):
+    """What decides, by watching, that rounds start; options as in pruning/schedule/triggers.py."""
+
+    registry = ("pruning.schedule.triggers", "TRIGGERS")
+
+
+class SelectionConfig(Choice):
+    """Who stays; options as in pruning/selection/selections.py."""
+
+    registry = ("pruning.selection.selections", "SELECTIONS")
+
+
+class CompensationConfig(Choice):
+    """What is done to the survivors after an event; options: COMPENSATIONS."""
+
+    registry = ("pruning.compensation.compensations", "COMPENSATIONS")
+
+
+class RegrowConfig(Choice):
+    """How removed weights may return; options as in pruning/selection/regrow.py."""
+
+    registry = ("pruning.selection.regrow", "REGROWTHS")
+
+
+class PenaltyConfig(Choice):
+    """What is added to the loss until pruning is over; options: PENALTIES."""
+
+    registry = ("pruning.application.penalty", "PENALTIES")
+
+
+class ScheduleConfig(Section):
+    """When and in how many rounds. Durations count positions in the learning-rate schedule.
+
+    `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
+    `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
+    start to end, or follow `every` that far, always before training's last step. `initial` is one
+    round more, at step 0.
+    """
+
+    start: Duration = NONE
+    wait: Duration = NONE
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 1
+    every: Duration = NONE
+    end: Duration | None = None
+    curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"
+    trigger: TriggerConfig | None = None
+    latest: Duration | None = None
+    initial: bool = False
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "ScheduleConfig":
+        if self.end is not None and (self.rounds > 1) == (self.every.amount > 0):
+            raise ValueError("end goes with rounds or with every; write exactly one of the two")
+        if self.end is not None and self.trigger is not None:
+            raise ValueError("end is unknown before the trigger fires; write rounds and every")
+        if self.latest is not None and self.trigger is None:
+            raise ValueError("latest bounds a trigger; write start, or add a trigger")
+        return self
+
+
+class RewindConfig(Section):
+    """After every round go back to this step: its weights, its place in the schedule, or both.
+
+    The optimizer starts empty. Frankle et al. 2020, arXiv:1912.05671 (`rewind: 500it`); learning
+    rate alone, Renda et al. 2020, arXiv:2003.02389 (`weights: false`). `after: last` goes back
+    once, when all rounds are over.
+    """
+
+    to: Duration
+    weights: bool = True
+    schedule: bool = True
+    after: Literal["round", "last"] = "round"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        return {"to": value} if isinstance(value, str) else value
+
+
+class CalibrationConfig(Section):
+    """Training images that scores are computed on: so many global batches of such a size."""
+
+    batches: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    class_balanced: bool = False
+
+
+class ImportanceConfig(Section):
+    """How weight scores become one per channel, and whether latency or size divides them.
+
+    What is left out is the criterion's own way, in pruning/amount/granularity.py.
+    """
+
+    reduce: Literal["sum", "mean", "l2", "rms", "max", "first"] | None = None
+    members: Literal["sum", "mean", "max", "first", "concat"] | None = None
+    absolute: Literal["none", "before", "after"] | None = None
+    per: Literal["latency", "macs", "activation_bytes"] | None = None
+    exponent: Annotated[float, Field(ge=0, le=100)] = 1.0
+
+
+class PruningConfig(Section):
+    """One pruning method. Amounts are fractions of the dense network, removed by the last round.
+
+    `except` names modules left alone; `classifier` stands for the last layer, `stem` for the first.
+    `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
+    In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
+    steps are accumulated.
+    """
+
+    criterion: CriterionConfig
+    granularity: Literal["weight", "channel"] = "weight"
+    scope: Literal["global", "layer", "erk"] = "global"
+    sparsity: Fraction | None = None
+    channels: Fraction | None = None
+    params: Fraction | None = None
+    macs: Fraction | None = None
+    activation_bytes: Fraction | None = None
+    latency: Fraction | None = None
+    compression_ratio: Annotated[float, Field(ge=1, le=1e9)] | None = None
+    tolerance: Fraction = 0.005
+    round_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    floor: Fraction | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    accumulate: bool = False
+    tick: Duration | None = None
+    importance: ImportanceConfig = ImportanceConfig()
+    selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
+    regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
+    penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
+    compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
+    rewind: RewindConfig | None = None
+    application: Literal["mask", "surgery", "mask_then_surgery"] = "mask"
+    excluded: list[str] = Field(default=[], alias="except")
+
+    @property
+    def amount(self) -> tuple[str, float] | None:
+        """The one amount that is stated: its name and value; None where the selection sets none."""
+        stated = [(name, getattr(self, name)) for name in AMOUNTS]
+        return next(((n, v) for n, v in stated if v is not None), None)
+
+    @property
+    def least(self) -> float | None:
+        """`floor` with its default."""
+        return 0.02 if self.floor is None and self.granularity == "channel" else self.floor
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "PruningConfig":
+        stated = [name for name in AMOUNTS if getattr(self, name) is not None]
+        if self.selection.name == "threshold":
+            if stated:
+                raise ValueError(f"selection: threshold sets its own size; remove {stated[0]}")
+        elif len(stated) != 1:
+            found = " and ".join(stated) or "none"
+            raise ValueError(f"write exactly one of {', '.join(AMOUNTS)}; found {found}")
+        return self
+
+    @model_validator(mode="after")
+    def _axes_agree(self) -> "PruningConfig":
+        name = self.amount[0] if self.amount else ""
+        channel = self.granularity == "channel"
+        criterion = self.criterion.name
+        wrong = {
+            f"{criterion} scores channels, not single weights; set granularity: channel, or choose"
+            " another criterion": criterion in CHANNEL_ONLY and not channel,
+            f"application: {self.application} removes whole channels; set granularity: channel":
+                self.application != "mask" and not channel,
+            f"{name} counts channels; set granularity: channel, or write sparsity":
+                name in SIZES and not channel,
+            "sparsity counts single weights; write channels, params or macs":
+                name == "sparsity" and channel,
+            "scope: erk shares out single weights; write global or layer":
+                self.scope == "erk" and channel,
+            "round_to counts channels; set granularity: channel": self.round_to > 1 and not channel,
+            "importance is for channels; set granularity: channel":
+                self.importance != ImportanceConfig() and not channel,
+            "regrow returns single weights; set granularity: weight":
+                self.regrow is not None and channel,
+            "a layer of no channels computes nothing; write a floor above 0 (0.001 leaves one)":
+                self.floor == 0 and channel,
+            "regrow: score returns weights as they were at the start; set schedule.every: 0it":
+                self.regrow is not None
+                and self.regrow.name == "score"
+                and self.schedule.every != NONE,
+            "regrow: score judges the weights as they were; set criterion: snip":
+                self.regrow is not None and self.regrow.name == "score" and criterion != "snip",
+            "accumulate is for taylor, bn_taylor and snip scores of channels":
+                self.accumulate
+                and not (channel and criterion in ("taylor", "bn_taylor", "snip")),
+            "a tick is there to be scored; set accumulate: true":
+                self.tick is not None and not self.accumulate,
+            "a tick ends with a round whose step is known; write start, and no trigger":
+                self.tick is not None and self.schedule.trigger is not None,
+            "regrow moves weights at one sparsity; set schedule.curve: constant":
+                self.regrow is not None
+                and self.regrow.name != "score"
+                and self.schedule.rounds > 1
+                and self.schedule.curve != "constant",
+            "penalty: group_lasso is over channels; set granularity: channel":
+                self.penalty is not None and self.penalty.name == "group_lasso" and not channel,
+            "rewind would undo mean_replacement; write one of the two":
+                self.rewind is not None and self.compensation.name == "mean_replacement",
+            "mean_replacement replaces channels; set granularity: channel":
+                self.compensation.name == "mean_replacement" and not channel,
+            f"selection: {self.selection.name} looks at channels; set granularity: channel":
+                self.selection.name != "top_k" and not channel,
+            "selection: bep shares the amount out by layers; set scope: layer":
+                self.selection.name == "bep" and self.scope != "layer",
+            "selection: bep ends at the whole amount; set schedule.curve: constant":
+                self.selection.name == "bep" and self.schedule.curve != "constant",
+            "selection: bep goes by what it measures itself; remove accumulate and importance.per":
+                self.selection.name == "bep"
+                and (self.accumulate or self.importance.per is not None),
+            "schedule.initial is the permissive cut of selection: bep; remove it":
+                self.schedule.initial and self.selection.name != "bep",
+            "selection: eagle_eye draws the share of each layer; set scope: global":
+                self.selection.name == "eagle_eye" and self.scope != "global",
+        }  # fmt: skip
+        for message, found in wrong.items():
+            if found:
+                raise ValueError(message)
+        return self

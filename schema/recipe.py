@@ -1,0 +1,112 @@
+"""The recipe: a strict, frozen schema; a key it does not name is an error."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from schema.claims import ClaimConfig
+from schema.data import DataConfig
+from schema.laboratory import LaboratoryConfig
+from schema.model import ModelConfig
+from schema.problems import problem
+from schema.pruning import PruningConfig
+from schema.section import Section
+from schema.source import (
+    RecipeError,
+    Source,
+    brief,
+    resolve,
+)
+from schema.training import (
+    CheckpointConfig,
+    CostConfig,
+    EvaluationConfig,
+    LogConfig,
+    TrainingConfig,
+)
+
+FAULTS = 20  # lines of a refusal
+
+
+class Recipe(Section):
+    """One experiment: what is trained, on what, how, and how it is pruned."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    processes: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
+    model: ModelConfig
+    data: DataConfig
+    training: TrainingConfig
+    pruning: PruningConfig | None = None
+    laboratory: LaboratoryConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    cost: CostConfig = CostConfig()
+    log: LogConfig = LogConfig()
+    claims: ClaimConfig | list[ClaimConfig] | None = None
+
+    def hash(self) -> str:
+        """Eight characters that change with any stated value that can change a result.
+
+        Values left at their defaults do not count, so adding an option later renames no old run.
+        """
+        whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log", "claims")
+        quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
+        values = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=quiet)
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def check_processes(self, processes: int) -> None:
+        """Check that the global batch divides over processes and accumulation.
+
+        Raises:
+            RecipeError: names the nearest batch sizes that do.
+        """
+        parts = processes * self.training.accumulation
+        size = self.training.batch_size
+        if size % parts:
+            below, above = size // parts * parts, (size // parts + 1) * parts
+            fitting = f"{below} or {above}" if below else str(above)
+            raise RecipeError(
+                f"training.batch_size {size} does not divide over {processes} processes ×"
+                f" {self.training.accumulation} accumulation; use {fitting}"
+            )
+        if self.processes not in (None, processes):
+            raise RecipeError(
+                f"the recipe asks for {self.processes} processes and {processes} run;"
+                f" launch with --num_processes {self.processes}"
+            )
+
+
+def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, Source]:
+    """The checked recipe of a file with `--set` settings over it, and where each value is from.
+
+    Raises:
+        RecipeError: every fault found, one a line.
+    """
+    source = resolve(Path(path), settings or [])
+    try:
+        return Recipe.model_validate(source.values), source
+    except ValidationError as error:
+        lines = sorted(
+            {brief(problem(dict(fault), source, Recipe), 1000) for fault in error.errors()}
+        )
+        more = [f"… and {len(lines) - FAULTS:,} more"] if len(lines) > FAULTS else []
+        raise RecipeError("\n".join(lines[:FAULTS] + more)) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema that lets editors complete and check recipes."""
+    made = Recipe.model_json_schema()
+    made["properties"]["extends"] = {
+        "type": "string",
+        "description": "the one recipe this builds on",
+    }
+    made["required"] = []  # a recipe that extends another need not repeat its sections
+    return made
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))

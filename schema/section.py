@@ -1,0 +1,61 @@
+"""Parts of a recipe: frozen, and an unknown key is an error."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ValidationInfo as Info
+
+Word = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen; an unknown key, inf, nan or pages of text are an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        str_max_length=1000,
+        coerce_numbers_to_str=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: Info) -> Any:
+        """A switch is no number: pydantic would take `on` for 1."""
+        values = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(one, bool) for one in values):
+            annotation = cls.model_fields[str(info.field_name)].annotation
+            check_switch(annotation)
+        return value
+
+
+def check_switch(annotation: Any) -> None:
+    """Refuse true and false where a type takes numbers only.
+
+    Raises:
+        ValueError: it does.
+    """
+    kinds = list(_kinds(annotation))
+    if (int in kinds or float in kinds) and bool not in kinds:
+        raise ValueError("on and off, yes and no, true and false are not numbers; write a number")
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        if not isinstance(part, str | int):  # the values of a Literal
+            yield from _kinds(part)
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Named(Section):
+    """A section whose bare word is its name: `optimizer: sgd` is `optimizer: {name: sgd}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_word(cls, value: Any) -> Any:
+        return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value

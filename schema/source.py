@@ -1,0 +1,184 @@
+"""Recipe files as plain values that remember where each came from."""
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from schema.values import (
+    BYTES,
+    DEPTH,
+    Key,
+    RecipeError,
+    Where,
+    brief,
+    parse,
+    scalar,
+)
+
+__all__ = ["Key", "RecipeError", "Source", "brief", "override", "read", "resolve", "scalar"]
+
+CHAIN = 16  # recipes that extend one another
+
+
+@dataclass
+class Source:
+    """A recipe's merged values, and for every key the file and line that set it."""
+
+    values: dict[str, Any]
+    where: dict[Key, Where] = field(default_factory=dict)
+    file: str = ""
+
+    def states(self, key: Key) -> bool:
+        """Return True if the recipe writes this key, itself or as a section's bare word."""
+        return key in self.where or (key[-1] == "name" and isinstance(self.value(key[:-1]), str))
+
+    def value(self, key: Key) -> Any:
+        """The value at a key, None where there is none."""
+        here: Any = self.values
+        for name in key:
+            here = here.get(name) if isinstance(here, dict) else None
+        return here
+
+    def locate(self, key: Key) -> str:
+        """`file:line` of a key, or of its nearest parent, or the file alone."""
+        for end in range(len(key), 0, -1):
+            if key[:end] in self.where:
+                file, line = self.where[key[:end]]
+                return f"{brief(file, 200)}:{line}" if line else brief(file, 200)
+        return brief(self.file, 200)
+
+
+def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) -> Source:
+    """The values of a recipe file over those of the one file it extends, or of `extends` instead.
+
+    Maps merge; everything else, lists too, is replaced.
+
+    Raises:
+        RecipeError: unreadable or malformed file, duplicate key, `extends` in a circle.
+    """
+    path = Path(path)
+    source = _read_one(path)
+    stated = source.values.pop("extends", None)
+    parent = stated if extends is None else extends
+    if parent is None:
+        return source
+    base = read(_base(path, parent, source, seen), (*seen, path.resolve()))
+    base.values.pop("claims", None)  # a claim is made by the file that writes it, not inherited
+    merge(base, source)
+    base.file = source.file
+    return base
+
+
+def _base(path: Path, parent: Any, source: Source, seen: tuple[Path, ...]) -> Path:
+    """The file that `path` extends.
+
+    Raises:
+        RecipeError: there is none, or they go in a circle.
+    """
+    where = source.locate(("extends",))
+    if not isinstance(parent, str) or not parent:
+        raise RecipeError(f"{where}: extends is the path of one recipe, relative to this one")
+    base, chain = path.parent / parent, (*seen, path.resolve())
+    try:
+        if not base.is_file():
+            raise FileNotFoundError
+        if base.resolve() in chain:
+            names = " → ".join(p.name for p in (*chain, base.resolve()))
+            raise RecipeError(
+                f"{brief(base)}: extends goes in a circle ({brief(names, 200)}); remove one of them"
+            )
+    except (OSError, ValueError):
+        raise RecipeError(
+            f"{where}: extends {brief(parent)}: no such file as {brief(base)}"
+            " (the path is relative to this recipe)"
+        ) from None
+    if len(chain) >= CHAIN:
+        raise RecipeError(f"{where}: {CHAIN} recipes extend one another; merge some of them")
+    return base
+
+
+def resolve(path: Path, settings: list[str]) -> Source:
+    """A recipe file's values with `--set` settings over them.
+
+    `--set extends=FILE` puts the same recipe on another baseline.
+    """
+    bases = [s.partition("=")[2] for s in settings if s.startswith("extends=")]
+    source = read(path, extends=bases[-1] if bases else None)
+    override(source, [s for s in settings if not s.startswith("extends=")])
+    return source
+
+
+def merge(base: Source, over: Source) -> None:
+    """Lay `over` on `base` in place: maps merge, everything else is replaced."""
+    replaced: set[Key] = set()
+
+    def lay(below: dict[str, Any], above: dict[str, Any], key: Key) -> None:
+        for name, value in above.items():
+            here = (*key, name)
+            if isinstance(value, dict) and "name" not in value and isinstance(below.get(name), str):
+                below[name] = {"name": below[name]}  # a bare word is its section's name
+                base.where[(*here, "name")] = base.where[here]
+            if isinstance(value, dict) and isinstance(below.get(name), dict):
+                lay(below[name], value, here)
+            else:
+                below[name] = value
+                replaced.add(here)
+
+    def is_replaced(key: Key) -> bool:
+        return any(key[:end] in replaced for end in range(1, len(key) + 1))
+
+    lay(base.values, over.values, ())
+    base.where = {key: where for key, where in base.where.items() if not is_replaced(key)}
+    base.where |= {key: where for key, where in over.where.items() if is_replaced(key)}
+
+
+def override(source: Source, settings: list[str]) -> None:
+    """Apply `key.sub=value` settings; a value may be any YAML, `{a: 1}` and `[1, 2]` included.
+
+    Raises:
+        RecipeError: a setting without `=` or with malformed YAML.
+    """
+    for setting in settings:
+        dotted, found, text = setting.partition("=")
+        key: Key = tuple(dotted.split("."))
+        if not found or not all(key) or len(key) > DEPTH:
+            raise RecipeError(
+                f"--set {brief(setting)}: write --set key=value, as in training.batch_size=64"
+            )
+        one = Source({}, {}, f"--set {setting}")
+        value = parse(text, one.file, key, one.where)
+        for name in reversed(key[1:]):
+            value = {name: value}
+        one.values = {str(key[0]): value}
+        one.where = {k: (one.file, 0) for k in one.where} | {key: (one.file, 0)}
+        merge(source, one)
+
+
+def _read_one(path: Path) -> Source:
+    source = Source({}, {}, str(path))
+    values = parse(_text(path), source.file, (), source.where)
+    if not isinstance(values, dict):
+        raise RecipeError(
+            f"{brief(path)}: a recipe is a map of keys, as in recipes/quickstart.yaml"
+        )
+    source.values = values
+    return source
+
+
+def _text(path: Path) -> str:
+    """Return the text of a regular file of limited size; a pipe might never end."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise RecipeError(f"{brief(path)}: not a regular file; give the path of a recipe file")
+        with path.open("rb") as file:
+            text = file.read(BYTES + 1)
+        if len(text) > BYTES:
+            raise RecipeError(f"{brief(path)}: longer than {BYTES // 1024} KiB; a recipe has a few")
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{brief(path)}: not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        fault = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"{brief(path)}: {fault}; give the path of a recipe file") from None

@@ -1,0 +1,142 @@
+"""How weights are trained, measured, kept and logged, as a recipe says it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from schema.duration import Duration
+from schema.section import Fraction, Named, Section, Word
+
+Images = Annotated[int, Field(gt=0, le=10_000_000)]
+
+
+Watts = Annotated[float, Field(gt=0, le=1_000_000)]
+
+
+class OptimizerConfig(Named):
+    """The optimizer. `timm/<name>` is any optimizer of timm, with its own `options`."""
+
+    name: str = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Fraction = 0.9
+    nesterov: bool = False
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    alpha: Fraction = 0.99
+    eps: Annotated[float, Field(ge=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_norm_and_bias: bool = True
+    options: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="after")
+    def _known(self) -> "OptimizerConfig":
+        known = ("sgd", "adam", "adamw", "rmsprop")
+        if self.name not in known and not self.name.startswith("timm/"):
+            raise ValueError(
+                f"unknown optimizer {self.name}; use {', '.join(known)} or timm/<name>"
+            )
+        if self.name == "sgd" and self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum; write momentum: 0.9, or nesterov: false")
+        own = [key for key in ("lr", "weight_decay") if key in self.options]
+        if own:
+            raise ValueError(f"options: {own[0]} is a key of the optimizer itself; write it there")
+        return self
+
+
+class LrScheduleConfig(Named):
+    """The learning rate as a pure function of the position: warm-up, then a curve.
+
+    `after_pruning`: until the last round of pruning is over the rate stays at the optimizer's `lr`.
+    """
+
+    curve: Literal["constant", "linear", "step", "exponential", "cosine", "one_cycle"] = "constant"
+    per: Literal["step", "epoch"] = "step"
+    warmup: Duration = Duration(0, "it")
+    warmup_start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    milestones: list[Duration] = Field(default=[], max_length=1000)
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    final: Annotated[float, Field(ge=0, le=1)] = 0.0
+    rise: Fraction = 0.3
+    start_divisor: Annotated[float, Field(ge=1, le=1e12)] = 25.0
+    final_divisor: Annotated[float, Field(ge=1, le=1e12)] = 1e4
+    cycle_momentum: tuple[Fraction, Fraction] | None = None
+    after_pruning: bool = False
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "LrScheduleConfig":
+        if (self.curve == "step") != bool(self.milestones):
+            raise ValueError("milestones go with curve: step; write both or neither")
+        return self
+
+
+class EmaConfig(Section):
+    """An exponential moving average of the weights, which is then what is evaluated."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
+    warmup: bool = False
+
+
+class TrainingConfig(Section):
+    """Everything that shapes the weights besides model, data and pruning."""
+
+    duration: Duration
+    batch_size: Images
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: LrScheduleConfig = LrScheduleConfig()
+    accumulation: Images = 1
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    label_smoothing: Fraction = 0.0
+    mixup: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    cutmix: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    ema: EmaConfig | None = None
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
+    deterministic: bool = False
+    sync_batchnorm: bool = False
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "TrainingConfig":
+        if self.duration.unit == "%" or not self.duration.amount:
+            raise ValueError(f"duration: {self.duration} is not a length; write 90ep or 500it")
+        for name in ("mixup", "cutmix"):
+            if 0 < getattr(self, name) < 0.001:
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} mixes nothing; write 0 or 0.001 on"
+                )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Moments at which the validation split is measured; the test split is, once, at the end."""
+
+    every: Duration = Duration(1, "ep")
+    batch_size: Images | None = None
+
+
+class CheckpointConfig(Section):
+    """Moments at which the whole state is written; the last `keep` of them are kept."""
+
+    every: Duration = Duration(1, "ep")
+    keep: Annotated[int, Field(ge=1, le=1_000_000)] = 2
+
+
+class CostConfig(Section):
+    """Energy and emissions; stated powers replace codecarbon's own estimates."""
+
+    tracker: Literal["codecarbon", "none"] = "codecarbon"
+    country: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USA"
+    pue: Annotated[float, Field(ge=1, le=100)] = 1.0
+    cpu_power_watts: Watts | None = None
+    ram_power_watts: Watts | None = None
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 5
+
+
+class LogConfig(Section):
+    """Distance of lines in the log, and a tracker of accelerate's that shows them, or none."""
+
+    every: Duration = Duration(50, "it")
+    tracker: str = "wandb"
+    mode: Literal["offline", "online"] = "offline"
+    project: Word = "prunezoo"
+    tags: list[str] = Field(default=[], max_length=1000)

@@ -1,0 +1,445 @@
+import copy
+import warnings
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import MODELS, build
+from models.axes.find import axes, masks, shrink
+from models.axes.trace import named_tensors
+from models.errors import ModelError
+from tests.support.tiers import slow_but
+
+
+def randomise(model):
+    """Weights behind which no channel can hide: none is 0, nothing saturates."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=(len(parameter) / parameter.numel()) ** 0.5)
+            else:
+                parameter.uniform_(0.2, 0.8)
+    return model.double().eval()
+
+
+def random_keep(found, least=1):
+    """Each axis loses its own random share of random units."""
+    keep = {}
+    for axis, width in found.widths.items():
+        kept = torch.randint(min(least, width), width + 1, ())
+        keep[axis] = torch.randperm(width) < kept
+    return keep
+
+
+def masked_copy(model, found, keep):
+    model = copy.deepcopy(model)
+    held = masks(found, keep)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in held:
+                parameter.mul_(held[name])
+    return model
+
+
+def check_equal(model, image, found, keep):
+    """The masked network and the shrunken one agree; returns the latter and its axes."""
+    small = copy.deepcopy(model)
+    left = shrink(small, found, keep)
+    with torch.no_grad():
+        expected, got = masked_copy(model, found, keep)(image), small(image)
+    assert expected.std() > 1e-3
+    # float64 through a hundred layers or so that keep the scale: some 1e-14 apart
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    assert {name: tuple(t.shape) for name, t in named_tensors(small).items()} == left.shapes
+    assert left.widths == {axis: int(kept.sum()) for axis, kept in keep.items()}
+    return small, left
+
+
+def free_share(found):
+    """Of all output channels of convolutions and linear layers."""
+    rows = [units for name in found.weights if (units := found.labels[name][0]) is not None]
+    return float((torch.cat(rows) >= 0).double().mean())
+
+
+# The share that cannot be pruned is the classifier, and in brackets what the code of the network
+# says in numbers, or mixes.
+TIMM = {
+    "resnet18": 0.82,
+    "resnet50": 0.96,
+    "resnext50_32x4d": 0.96,
+    "seresnet50": 0.96,
+    "resnest14d": 0.6,  # (convolutions in two groups, each of which goes whole or not)
+    "wide_resnet50_2": 0.96,
+    "resnetblur50": 0.92,  # (what a blur reads)
+    "vgg11_bn": 0.9,
+    "densenet121": 0.9,
+    "mobilenetv1_100": 0.9,
+    "mobilenetv2_100": 0.93,
+    "mobilenetv3_large_100": 0.94,
+    "mobilenetv3_small_100": 0.9,
+    "efficientnet_b0": 0.95,
+    "tf_efficientnetv2_b0": 0.95,
+    "regnetx_002": 0.9,
+    "regnety_002": 0.9,
+    "convnext_atto": 0.55,  # (LayerNorm over the residual channels)
+    "ghostnet_100": 0.93,
+    "dla34": 0.85,
+    "dla46_c": 0.75,
+    "inception_v3": 0.93,
+    "res2net50_14w_8s": 0.6,  # (split into pieces of a written width)
+    "skresnet18": 0.6,  # (likewise)
+    "hrnet_w18_small": 0.9,
+    "cspresnet50": 0.45,  # (likewise)
+    "cspdarknet53": 0.5,  # (likewise)
+    "darknet53": 0.93,
+    "repvgg_a0": 0.85,
+    "mixnet_s": 0.1,  # (likewise: every expanded width)
+    "mnasnet_100": 0.93,
+    "tinynet_a": 0.93,
+    "legacy_xception": 0.95,
+    "selecsls42": 0.9,
+    "ese_vovnet19b_dw": 0.9,
+    "hardcorenas_a": 0.9,
+    "fbnetc_100": 0.93,
+    "dpn48b": 0.65,  # (likewise)
+    "lcnet_050": 0.8,
+    "rexnet_100": 0.88,  # (sums with the first channels of a written number)
+}
+
+
+SMALL = ("resnet18", "regnetx_002", "mobilenetv2_100", "mobilenetv3_small_100", "convnext_atto")
+SMALL += ("lcnet_050", "dla46_c", "ese_vovnet19b_dw", "repvgg_a0")
+# Fewer blocks a stage show the same.
+FIFTY = ("resnet50", "seresnet50", "wide_resnet50_2", "resnext50_32x4d", "res2net50_14w_8s")
+
+
+@pytest.mark.parametrize("name", slow_but(SMALL, TIMM))
+def test_shrunken_is_masked_for_every_family(name):
+    torch.manual_seed(0)
+    options = {"mlp_ratio": 0.05} if name.startswith("vgg") else {}
+    options |= {"layers": (2, 1, 1, 1)} if name in FIFTY else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm on renamed models
+        model = randomise(timm.create_model(name, num_classes=100, **options))
+    size = 96 if name == "inception_v3" else 64
+    found = axes(model, torch.randn(1, 3, size, size, dtype=torch.float64))
+    assert free_share(found) >= TIMM[name]
+    image = torch.randn(2, 3, size, size, dtype=torch.float64)
+    check_equal(model, image, found, random_keep(found))
+
+
+ZOO = {  # options that make the large ones quick: narrower, or one block a stage
+    "alexnet": {"width": 0.125},
+    "vgg16_bn": {"mlp_ratio": 0.05},
+    "mobilenet_v1": {"width": 0.25},
+    "resnet56": {"depth": 14},
+    "resnext101_32x16d": {"layers": (1, 1, 1, 1), "base_width": 4},
+    "resnext101_32x48d": {"layers": (1, 1, 1, 1), "base_width": 4},
+    **{n: {"width": 0.125} for n in ("vgg_11", "bep_vgg16", "vgg_bn_drop", "earlycrop_vgg16")},
+    **{n: {"width": 0.125} for n in ("resnet18_cifar", "earlycrop_resnet18")},
+    **{n: {"width": 0.25} for n in ("small_conv", "medium_conv", "bep_small_cnn")},
+    **{n: {"layers": (1, 1, 1, 1)} for n in ("resnet18", "resnet34", "resnet50")},
+}
+
+
+@pytest.mark.parametrize(
+    "name", slow_but(MODELS.keys() - {"vgg16_bn", "mobilenet_v3_large"}, MODELS)
+)
+def test_every_zoo_network_shrinks_and_nothing_but_the_classifier_is_left_alone(name):
+    torch.manual_seed(0)
+    options = ZOO.get(name, {})
+    channels, size = (1, 28) if name == "mnist_cnn" else (3, {"alexnet": 227}.get(name, 32))
+    model = randomise(build(name, num_classes=7, in_channels=channels, **options))
+    image = torch.randn(2, channels, size, size, dtype=torch.float64)
+    found = axes(model, image[:1])
+    kinds = {reason.rpartition(": ")[2] for reason in found.fixed.values()}
+    assert kinds <= {"the image's channels", "the network's output", "channels padded with zeros"}
+    small, left = check_equal(model, image, found, random_keep(found, least=2))
+    assert_same_partition(axes(small, image[:1]), left)
+
+
+def assert_same_partition(traced, kept):
+    """What a new trace of the smaller network finds is what the removal said."""
+    assert traced.widths == kept.widths
+    assert traced.offsets == kept.offsets
+    for name, dims in kept.labels.items():
+        for units, again in zip(dims, traced.labels[name], strict=True):
+            assert (units is None) == (again is None)
+            assert units is None or torch.equal(units, again)
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward of them."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.run = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def conv(i, o, **options):
+    return nn.Conv2d(i, o, 3, padding=1, **options)
+
+
+IMAGE = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def used(forward, layers):
+    """The layers that `forward` names: those that never run are another test's."""
+    return {name: layer for name, layer in layers.items() if name in forward.__code__.co_names}
+
+
+def traced(forward, **layers):
+    torch.manual_seed(0)
+    model = randomise(Net(forward, **layers))
+    return model, axes(model, IMAGE[:1])
+
+
+def test_a_residual_stage_is_one_axis_named_by_what_its_producers_share():
+    torch.manual_seed(0)
+    model = timm.create_model("resnet50", num_classes=5)
+    found = axes(model, torch.randn(1, 3, 32, 32), probe=False)
+    assert found.widths["layer1"] == 256
+    assert found.widths["layer1.0.conv1"] == 64
+    thirds = [f"layer1.{i}.conv3.weight" for i in range(3)]
+    assert sorted(found.producers("layer1")) == sorted([*thirds, "layer1.0.downsample.0.weight"])
+    firsts = ["layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1", "layer2.0.downsample.0"]
+    assert sorted(found.readers("layer1")) == [f"{name}.weight" for name in firsts]
+    assert ("layer1.0.bn3.running_var", 0) in found.members("layer1")
+    assert set(found.fixed) == {"image", "fc"}
+    text = str(found).splitlines()
+    assert "layer1.0.conv1.weight: (layer1.0.conv1[64], conv1[64], ·, ·)" in text
+    assert "conv1.weight: (conv1[64], 3 stay, ·, ·)" in text
+    assert "fc stays: the network's output" in text
+
+
+def test_a_channel_owns_its_columns_behind_a_flatten():
+    model, found = traced(
+        lambda m, x: m.fc(F.relu(m.conv(x)).flatten(1)), conv=conv(3, 4), fc=nn.Linear(4 * 64, 5)
+    )
+    assert torch.equal(found.labels["fc.weight"][1], torch.arange(4).repeat_interleave(64))
+    check_equal(model, IMAGE, found, {"conv": torch.tensor([True, False, True, False])})
+
+
+def test_a_group_is_one_unit_of_all_it_reads_and_writes():
+    model, found = traced(
+        lambda m, x: m.out(m.grouped(F.relu(m.first(x)))).mean((2, 3)),
+        first=conv(3, 8),
+        grouped=conv(8, 12, groups=4),
+        out=conv(12, 5),
+    )
+    (axis,) = found.widths
+    assert found.widths[axis] == 4
+    assert found.labels["first.weight"][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert found.labels["grouped.weight"][0].tolist() == [i // 3 for i in range(12)]
+    assert found.labels["grouped.weight"][1] is None
+    small, _ = check_equal(model, IMAGE, found, {axis: torch.tensor([True, False, True, True])})
+    assert (small.grouped.groups, small.grouped.in_channels, small.grouped.out_channels) == (
+        3,
+        6,
+        9,
+    )
+
+
+def test_depthwise_with_a_channel_multiplier():
+    model, found = traced(
+        lambda m, x: m.out(m.depthwise(m.first(x))).mean((2, 3)),
+        first=conv(3, 4),
+        depthwise=conv(4, 8, groups=4),
+        out=conv(8, 5),
+    )
+    (axis,) = found.widths
+    small, _ = check_equal(model, IMAGE, found, {axis: torch.tensor([False, True, False, True])})
+    assert (small.depthwise.groups, small.depthwise.out_channels, small.out.in_channels) == (
+        2,
+        4,
+        4,
+    )
+
+
+MOVED = {
+    "concatenation": lambda m, x: torch.cat([m.a(x), m.b(x)], 1),
+    "sum": lambda m, x: m.a(x) + torch.sigmoid(m.b(x)),
+    "halves of one": lambda m, x: torch.cat(m.a(x).chunk(2, 1)[::-1], 1),
+    "gated halves": lambda m, x: torch.cat([torch.tanh(h) for h in m.a(x).chunk(2, 1)], 1),
+    "shuffle": lambda m, x: m.a(x).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2),
+    "channels last": lambda m, x: m.a(x).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "interpolation": lambda m, x: F.interpolate(m.a(x), scale_factor=2, mode="bilinear"),
+    "padding": lambda m, x: F.pad(m.a(x), (1, 1, 0, 0, 2, 3)),
+    "stack": lambda m, x: torch.stack([m.a(x), m.b(x)], 1).sum(1),
+    "attention over branches": lambda m, x: (
+        torch.stack([m.a(x), m.b(x)], 1).softmax(1).flatten(1, 2)
+    ),
+    "layer scale": lambda m, x: m.a(x) * m.bn.weight[:, None, None] + m.bn.bias.view(1, -1, 1, 1),
+    "batch norm by hand": lambda m, x: F.batch_norm(m.a(x), m.own.running_mean, m.own.running_var),
+    "prelu": lambda m, x: m.prelu(m.a(x)),
+    "shared weight": lambda m, x: m.a(x) * m.a(x.flip(2)),
+    "in place": lambda m, x: m.a(x).add_(m.b(x)).relu_(),
+    "expand": lambda m, x: m.a(x) * m.a(x).mean((2, 3), keepdim=True).expand(-1, -1, 8, 8),
+    "spatial gate": lambda m, x: (h := m.a(x)) * m.one(h).expand_as(h),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_channels_are_followed_through(name):
+    torch.manual_seed(0)
+    layers = {"a": conv(3, 8), "b": conv(3, 8), "one": conv(8, 1)}
+    layers |= {"bn": nn.BatchNorm2d(8), "prelu": nn.PReLU(8)}
+    layers["own"] = nn.BatchNorm2d(8, affine=False)
+    layers = used(MOVED[name], layers)
+    width = MOVED[name](nn.ModuleDict(layers), IMAGE.float()).shape[1]
+    model, found = traced(
+        lambda m, x: m.out(MOVED[name](m, x)).mean((2, 3)), out=conv(width, 5), **layers
+    )
+    assert sum(found.widths.values()) >= 4
+    check_equal(model, IMAGE, found, {a: torch.arange(w) % 3 > 0 for a, w in found.widths.items()})
+
+
+LEFT_ALONE = {
+    "a written slice": (lambda m, x: m.a(x)[:, 3:], "written in the code"),
+    "written pieces": (lambda m, x: torch.cat(m.a(x).split([3, 5], 1), 1), "written in the code"),
+    "a written shape": (lambda m, x: m.a(x).view(-1, 8, 8, 8), "written in the code"),
+    "a constant": (lambda m, x: m.a(x) * torch.ones(8, 1, 1).to(x), "not channels"),
+    "softmax": (lambda m, x: m.a(x).softmax(1), "over channels"),
+    "mean of channels": (lambda m, x: m.a(x) - m.a(x).mean(1, keepdim=True), "over channels"),
+    "layer norm": (lambda m, x: F.layer_norm(m.a(x), (8, 8, 8)), "over channels"),
+    "group norm": (lambda m, x: F.group_norm(m.a(x), 2), "over channels"),
+    "a picked channel": (lambda m, x: m.a(x) * m.a(x)[:, 3:4], "picked by its position"),
+    "an index": (lambda m, x: m.a(x)[:, 3].unsqueeze(1), "picked by its position"),
+    "a product of channels": (lambda m, x: gram(m.a(x)), "sums over channels"),
+    "a weight that is computed": (lambda m, x: F.conv2d(m.a(x), m.b.weight * 2), "no parameter"),
+    "transposed": (lambda m, x: F.conv_transpose2d(m.a(x), m.b.weight), "transposed"),
+    "channels as an image": (
+        lambda m, x: F.conv2d(m.a(x).mean(3).unsqueeze(1), m.one.weight[:, :1]),
+        "slides over channels",
+    ),
+}
+
+
+def gram(x):
+    """(N, C, H, W) → (N, C, H, H)."""
+    return x @ x.transpose(2, 3) + (x.flatten(2).transpose(1, 2) @ x.flatten(2)).mean()
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_cannot_be_removed_is_named_with_its_reason(name):
+    forward, reason = LEFT_ALONE[name]
+    torch.manual_seed(0)
+    layers = used(forward, {"a": conv(3, 8), "b": conv(8, 8), "one": conv(8, 1)})
+    layers["fc"] = nn.LazyLinear(5)
+    Net(lambda m, x: m.fc(forward(m, x).flatten(1)), **layers)(IMAGE.float())
+    model, found = traced(lambda m, x: m.fc(forward(m, x).flatten(1)), **layers)
+    assert reason in found.fixed["a"]
+    assert (found.labels["a.weight"][0] == -1).all()
+    with pytest.raises(ValueError, match="axis a is left alone"):
+        masks(found, {"a": torch.arange(8) > 0})
+    check_equal(model, IMAGE, found, random_keep(found))
+
+
+def test_an_operation_that_is_not_known_is_an_error_naming_the_module():
+    class Sorter(nn.Module):
+        def forward(self, x):
+            return torch.cummax(x, 1).values
+
+    model = nn.Sequential(conv(3, 8), nn.Sequential(nn.ReLU(), Sorter()))
+    with pytest.raises(ModelError, match=r"^1\.1: what aten\.cummax\.default does"):
+        axes(model, IMAGE.float())
+
+
+def test_the_model_is_left_as_found():
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet").train()
+    model.blocks[1].eval()
+    image = torch.randn(1, 3, 32, 32)
+    model(image.expand(2, -1, -1, -1)).sum().backward()
+    modes = [m.training for m in model.modules()]
+    values = {n: (id(t), t._version, t.grad) for n, t in named_tensors(model).items()}
+    state = torch.get_rng_state()
+    axes(model, image)
+    assert [m.training for m in model.modules()] == modes
+    for name, tensor in named_tensors(model).items():
+        assert (id(tensor), tensor._version) == values[name][:2]
+        assert tensor.grad is values[name][2]
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(RuntimeError, match="broken"):
+        axes(nn.Sequential(conv(3, 4).train(), Net(broken)), image)
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+
+
+def broken(model, x):
+    raise RuntimeError("broken")
+
+
+def test_a_branch_that_starts_at_zero_cannot_hide_a_written_size():
+    class Swap(nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, 4:], x[:, :4]], 1)
+
+    model, _ = traced(
+        lambda m, x: m.out(m.first(x) + m.norm(m.halves(m.second(x)))),
+        first=conv(3, 8), second=conv(3, 8), halves=Swap(), norm=nn.BatchNorm2d(8), out=conv(8, 5),
+    )  # fmt: skip
+    nn.init.zeros_(model.norm.weight)
+    assert "Swap: slice" in axes(model, IMAGE[:1]).fixed["first"]
+
+
+def test_masks_name_the_parameters_that_lose_something():
+    model, found = traced(
+        lambda m, x: m.b(m.bn(m.a(x))), a=conv(3, 4), bn=nn.BatchNorm2d(4), b=conv(4, 5)
+    )
+    keep = torch.tensor([True, False, True, True])
+    held = masks(found, {"a": keep})
+    assert held.keys() == {"a.weight", "a.bias", "bn.weight", "bn.bias", "b.weight"}
+    for name, mask in held.items():
+        assert mask.shape == model.get_parameter(name).shape
+        assert mask.dtype == torch.bool
+    assert torch.equal(held["a.weight"][:, 0, 0, 0], keep)
+    assert torch.equal(held["b.weight"][0, :, 0, 0], keep)
+    assert masks(found, {}) == {} == masks(found, {"a": torch.ones(4, dtype=torch.bool)})
+
+
+def test_shrink_keeps_gradients_flags_memory_format_and_hung_on_attributes():
+    model, found = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
+    model.to(memory_format=torch.channels_last)
+    model(IMAGE).sum().backward()
+    model.a.bias.requires_grad_(False)
+    model.b.weight.decays = True
+    gradient = model.b.weight.grad
+    shrink(model, found, {"a": torch.tensor([True, False, True, True])})
+    assert torch.equal(model.b.weight.grad, gradient[:, [0, 2, 3]])
+    assert model.b.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not model.a.bias.requires_grad
+    assert model.b.weight.requires_grad
+    assert model.b.weight.decays
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"a": torch.zeros(4, dtype=torch.bool)}, "axis a would be empty; keep at least one"),
+        ({"a": torch.ones(3, dtype=torch.bool)}, "give one bool for each of its 4 units"),
+        ({"a": torch.ones(4)}, "give one bool for each of its 4 units"),
+        ({"c": torch.ones(4, dtype=torch.bool)}, "unknown axis c; the network has a"),
+        ({"b": torch.ones(5, dtype=torch.bool)}, "axis b is left alone: the network's output"),
+    ],
+)
+def test_what_cannot_be_kept_is_an_error_and_changes_nothing(keep, message):
+    model, found = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
+    with pytest.raises(ValueError, match=message):
+        shrink(model, found, keep)
+    assert model.a.weight.shape == (4, 3, 3, 3)
+
+
+def test_axes_of_another_network_are_refused():
+    model, found = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
+    keep = {"a": torch.tensor([True, False, True, True])}
+    shrink(model, found, keep)
+    with pytest.raises(ValueError, match=r"a\.weight is \(3, 3, 3, 3\) and its axes say"):
+        shrink(model, found, keep)

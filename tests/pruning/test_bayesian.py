@@ -1,0 +1,283 @@
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import models
+from benchmarks.kill import outcome
+from models.axes.find import axes
+from pruning.amount.budget import Ask
+from pruning.amount.scope import floors
+from pruning.amount.sizes import Sizes, positions
+from pruning.criteria import CRITERIA
+from pruning.selection.bep.saliency import History, Taps
+from pruning.selection.bep.sizes import final_sizes
+from tests.support.runs import (
+    DIGITS,
+    SYNTHETIC,
+    launch_several,
+    losses,
+)
+from tests.support.tiers import slow_but
+from training.folder.log import read
+
+SMALL = (
+    "training.duration=4ep",
+    "data.validation=60%",  # leaves 8 steps an epoch
+    "checkpoint.every=3it",
+    "model.options.width=0.5",
+)
+BEP = (
+    "pruning={criterion: activation_taylor, granularity: channel, scope: layer, channels: 50%,"
+    " application: surgery, schedule: {start: 1ep, every: 1ep, end: 100%, curve: constant},"
+    " selection: {name: bep, latents: 2, dense_latents: 2, draws: 500}}"
+)
+BUCKETS = (
+    "pruning.selection.protocol=buckets",
+    "pruning.selection.every=2",
+    "pruning.selection.bucket=5",
+)
+LITE = ("pruning.schedule.initial=on", "pruning.selection.overhead=0.3")
+
+
+def events(folder: Path) -> list[dict]:
+    return [r for r in read(folder / "log.jsonl") if "prune/layers" in r and "eval/loss" not in r]
+
+
+def widths(event: dict) -> dict[str, int]:
+    return {axis: counts["kept"] for axis, counts in event["prune/layers"].items()}
+
+
+@pytest.mark.parametrize("extra", slow_but([(BUCKETS,)], [((),), (BUCKETS,), (LITE,)]))
+def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
+    status, folder = run_recipe(DIGITS, *SMALL, BEP, *extra)
+    assert status == 0
+    made = events(folder)
+    at = [event["step"] for event in made]
+    assert at == [0] * ("schedule.initial" in str(extra)) + [8, 16, 24]
+    sizes = [widths(event) for event in made]
+    for before, after in pairwise(sizes):
+        assert all(after[axis] <= before[axis] for axis in after)
+    for counts in made[-1]["prune/layers"].values():
+        assert counts["kept"] == counts["of"] // 2
+    if not extra:
+        assert any(sizes[0][axis] > sizes[-1][axis] for axis in sizes[0])
+
+
+@pytest.mark.slow
+def test_forecasts_are_logged_against_what_came_true(run_recipe):
+    _, folder = run_recipe(DIGITS, *SMALL, BEP, "pruning.selection.penalty=1e-7")
+    lines = [r for r in read(folder / "log.jsonl") if "forecast/truth" in r]
+    last = widths(events(folder)[-1])
+    assert {line["forecast/layer"] for line in lines} == set(last)
+    history = load_file(folder / "saliency.safetensors")
+    for line in lines:
+        truth = torch.tensor(line["forecast/truth"], dtype=torch.float64)
+        assert len(truth) == len(line["forecast/mean"]) == last[line["forecast/layer"]]
+        assert min(line["forecast/sd"]) >= 0
+        measured = history[line["forecast/layer"]][-1].double()
+        scale = (truth / measured).max()  # but for what was clipped
+        torch.testing.assert_close(truth, (scale * measured).clamp(max=10.0), rtol=1e-5, atol=0)
+
+
+def test_saliency_is_measured_thrice_an_epoch_and_training_does_not_notice(run_recipe):
+    record = BEP.replace("start: 1ep, every: 1ep, end: 100%", "start: 100%")
+    small = (*SMALL, "training.duration=2ep")
+    _, plain = run_recipe(DIGITS, *small, folder="plain")
+    _, watched = run_recipe(DIGITS, *small, record, folder="watched")
+    assert losses(watched) == losses(plain)
+    history = load_file(watched / "saliency.safetensors")
+    steps = history.pop("times") * 8
+    assert steps.tolist() == pytest.approx([0, 3, 5, 8, 11, 13, 16])
+    final = widths(events(watched)[0])
+    for axis, S in history.items():
+        best = S[-1].topk(final[axis]).values.min()
+        assert (S[-1] >= best).sum() == final[axis] == S.shape[1] // 2
+
+
+CRASHES = [((), 7), ((), 8), ((), 11), ((), 17), (BUCKETS, 11), (LITE, 8)]
+
+
+@pytest.mark.parametrize(("extra", "step"), slow_but([((), 8)], CRASHES))
+def test_a_crash_around_decisions_changes_nothing(run_recipe, whole_run, crash, extra, step):
+    settings = (*SMALL, BEP, *extra, "pruning.selection.penalty=1e-6")
+    whole = whole_run(DIGITS, *settings)
+    crash(*settings, step=step)
+    status, cut = run_recipe(DIGITS, *settings, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+@pytest.mark.slow
+def test_two_processes_decide_as_one(run_recipe, tmp_path):
+    paused = [DIGITS, *SYNTHETIC, BEP, "training.duration=4ep", "pruning.calibration.batch_size=16"]
+    asked = {"pauses": paused, "buckets": [*paused, *BUCKETS]}
+    launch_several(tmp_path / "two", asked)
+    for name, run in asked.items():
+        _, one = run_recipe(*run, folder=name)
+        folders = one, tmp_path / "two" / name
+        first, second = (json.loads((f / "summary.json").read_text()) for f in folders)
+        assert first["prune/hash"] == second["prune/hash"]
+        ours, theirs = (load_file(f / "saliency.safetensors") for f in folders)
+        for axis, S in ours.items():  # stored in float32
+            torch.testing.assert_close(theirs[axis], S, rtol=1e-5, atol=1e-9)
+
+
+class Step:
+    """As much of a training as a bucket asks for."""
+
+    def __init__(self, gradient_scale: float) -> None:
+        self.position, self.gradient_scale = 0, gradient_scale
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+
+@pytest.mark.parametrize("name", ["bep_small_cnn", "timm/resnet18", "timm/mobilenetv2_050"])
+def test_training_steps_give_the_scores_that_a_pass_of_their_own_would(name):
+    torch.manual_seed(0)
+    model = models.build(name, num_classes=10).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
+    found = axes(model, image)
+    taps = Taps(model, found, image, every=1, bucket=2)
+    batches = [(torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.randint(10, (4,)))] * 2
+    expected = CRITERIA["activation_taylor"](model, batches)
+    # BatchNorm in evaluation mode, as the criterion has it; taps ask that the rest trains
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    step: Any = Step(gradient_scale=0.25 * 8)
+    got = None
+    for images, labels in batches:
+        taps.prepare(step.position)
+        loss = nn.functional.cross_entropy(model(images), labels, reduction="sum")
+        (loss * step.gradient_scale).backward()
+        got = taps.observe(step)
+        step.position += 1
+    assert got is not None
+    for layer, score in got.items():
+        # rounded to float32 before positions of both signs are summed: in parts of the largest
+        wanted = expected[layer].float()
+        atol = 1e-6 * float(wanted.max())
+        torch.testing.assert_close(score, wanted, rtol=1e-5, atol=atol)
+    units = {n: found.labels[n][0] for n in found.weights}
+    scored = {n for n, ids in units.items() if ids is not None and (ids >= 0).any()}
+    assert set(got) == scored
+
+
+def test_a_step_that_is_not_finite_counts_for_nothing():
+    model = models.build("digits_cnn", num_classes=10, in_channels=1)
+    image = torch.zeros(1, 1, 8, 8)
+    taps = Taps(model, axes(model, image), image, every=1, bucket=3)
+    step: Any = Step(gradient_scale=1.0)
+    means = []
+    for factor in (1.0, float("inf"), 1.0):
+        taps.prepare(step.position)
+        x = torch.ones(2, 1, 8, 8)
+        model.train()
+        (model(x).sum() * factor).backward()
+        got = taps.observe(step)
+        step.position += 1
+        means.append(got)
+    assert means[:2] == [None, None]
+    assert all(torch.isfinite(score).all() for score in means[2].values())
+
+
+def test_a_map_made_by_a_function_is_refused_with_a_remedy():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).relu().mean((2, 3)))
+
+    image = torch.zeros(1, 1, 8, 8)
+    model = Functional()
+    with pytest.raises(ValueError, match=r"conv.weight.*nn.ReLU.*protocol: pauses"):
+        Taps(model, axes(model, image), image, every=1, bucket=1)
+
+
+def test_survivors_keep_their_history():
+    history = History()
+    history.add(0.0, {"a": torch.tensor([1.0, 2, 3])})
+    history.remove({"a": torch.tensor([True, False, True])})
+    history.add(1.0, {"a": torch.tensor([4.0, 5])})
+    assert history.of("a").tolist() == [[1, 3], [4, 5]]
+    assert history.times.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("removed", "label"), [(0.7, 223_884), (0.8, 95_028), (0.9, 24_348), (0.95, 6_188)]
+)
+def test_sizes_are_those_of_table_3(removed, label):
+    """2 × kernel weights are what the table prints, truncated: 223K, 95K, 24K, 6K."""
+    model, image = models.build("bep_small_cnn", num_classes=10), torch.zeros(1, 3, 32, 32)
+    found = axes(model, image)
+    sizes = Sizes(found, positions(model, image))
+    widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    ask = Ask("channels", removed, sum(widths.values()), floors(widths, 0.001), widths, "layer")
+    kept = final_sizes(sizes, ask, found, None)
+    keep = {axis: torch.arange(widths[axis]) < n for axis, n in kept.items()}
+    assert 2 * sizes.of("weights", keep) == label
+
+
+def test_residual_streams_lose_their_own_share_and_the_size_is_met():
+    model, image = models.build("timm/resnet18", num_classes=10), torch.zeros(1, 3, 64, 64)
+    found = axes(model, image)
+    sizes = Sizes(found, positions(model, image))
+    widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    dense = sizes.of("macs", {})
+    ask = Ask("macs", 0.6, dense, floors(widths, 0.001), widths, "layer")
+    kept = final_sizes(sizes, ask, found, 0.25)
+    for axis, n in kept.items():
+        if len(found.producers(axis)) > 1:
+            assert n == 3 * widths[axis] // 4
+    keep = {axis: torch.arange(widths[axis]) < n for axis, n in kept.items()}
+    assert sizes.of("macs", keep) == pytest.approx(0.4 * dense, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("pruning.scope=global", "set scope: layer"),
+        ("pruning.schedule.curve=linear", "schedule.curve: constant"),
+        ("pruning.selection.protocol=pause", "pauses"),
+        (
+            BEP.replace("{name: bep, latents: 2, dense_latents: 2, draws: 500}", "top_k"),
+            "remove it",
+        ),
+    ],
+)
+def test_faults_say_what_to_write(run_recipe, capsys, setting, message):
+    given = (setting, *LITE[:1]) if setting.startswith("pruning=") else (BEP, setting)
+    status, _ = run_recipe(DIGITS, *SMALL, *given)
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_criterion_that_steps_do_not_give_needs_pauses(run_recipe, capsys):
+    status, _ = run_recipe(DIGITS, *SMALL, BEP, *BUCKETS, "pruning.criterion=taylor")
+    assert status == 2
+    assert "activation_taylor" in capsys.readouterr().err
+    status, _ = run_recipe(DIGITS, *SMALL, BEP, "pruning.criterion=taylor", folder="any")
+    assert status == 0
+
+
+@pytest.mark.slow
+def test_the_permissive_cut_costs_what_is_allowed(run_recipe):
+    _, folder = run_recipe(DIGITS, *SMALL, BEP, *LITE, "pruning.selection.flops=params")
+    first = events(folder)[0]["prune/params_kept"]
+    last = events(folder)[-1]["prune/params_kept"]
+    overhead = (1 / 4) * (first / last - 1)  # (T0/T) (F(B_0)/F(B_s) − 1), methods B.12
+    assert 0.2 < overhead <= 0.3 + 1e-9

@@ -1,0 +1,339 @@
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import build
+from models.axes.find import axes, shrink
+from models.count import count
+from pruning.amount.budget import (
+    Ask,
+    BudgetError,
+    per_saving,
+    select_channels,
+)
+from pruning.amount.latency import Latency, latency_table
+from pruning.amount.scope import floors
+from pruning.amount.sizes import Sizes, positions
+
+IMAGE = torch.zeros(1, 3, 16, 16)
+
+
+class Residual(nn.Module):
+    """A stage whose blocks share their channels, with a strided shortcut before it."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.stem_bn = nn.BatchNorm2d(width)
+        self.short = nn.Conv2d(width, 2 * width, 1, stride=2)
+        self.a1 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.a2 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.b1 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.b2 = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.square = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.fc = nn.Linear(2 * width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem_bn(self.stem(x)).relu()
+        x = (self.short(x) + self.a2(self.a1(x).relu())).relu()
+        x = (x + self.b2(self.b1(x).relu())).relu()
+        x = (x + self.square(x)).relu()  # reads and writes the same channels
+        return self.fc(x.mean((2, 3)))
+
+
+def vgg() -> nn.Module:
+    layers: list[nn.Module] = []
+    for c_in, c_out in ((3, 16), (16, 24), (24, 40)):
+        layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def mobilenet() -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)]
+    for c_in, c_out in ((16, 32), (32, 48)):
+        layers += [nn.ReLU(), nn.Conv2d(c_in, c_in, 3, padding=1, groups=c_in)]
+        layers += [nn.BatchNorm2d(c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, 1)]
+        layers += [nn.BatchNorm2d(c_out)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
+
+
+FAMILIES = {"residual": Residual, "vgg": vgg, "mobilenet": mobilenet}
+MEASURES = ("params", "macs", "activation_bytes")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def network(request: pytest.FixtureRequest):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = FAMILIES[request.param]()
+    found = axes(model, IMAGE)
+    return model, found, Sizes(found, positions(model, IMAGE))
+
+
+def sizes_of(model: nn.Module) -> Sizes:
+    return Sizes(axes(model, IMAGE, probe=False), positions(model, IMAGE))
+
+
+def random_scores(sizes: Sizes, seed: int = 0) -> dict[str, torch.Tensor]:
+    stream = torch.Generator().manual_seed(seed)
+    return {a: torch.rand(sizes.widths[a], generator=stream) for a in sizes.prunable}
+
+
+def ask(sizes: Sizes, measure: str, removed: float, **keys) -> Ask:
+    widths = {a: sizes.widths[a] for a in sizes.prunable}
+    keys = {"floor": floors(widths, 0.02), "tolerance": 0.005} | keys
+    return Ask(measure, removed, sizes.of(measure, {}), widths=widths, **keys)
+
+
+def really(model: nn.Module, found, keep) -> dict[str, int]:
+    small = copy.deepcopy(model)
+    shrink(small, found, keep)
+    counted = count(small, IMAGE)
+    weights = sum(p.numel() for n, p in small.named_parameters() if p.dim() > 1)
+    return {m: getattr(counted, m) for m in MEASURES} | {"weights": weights}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sizes_equal_the_count_of_the_network_really_shrunk(network, seed: int):
+    model, found, sizes = network
+    stream = torch.Generator().manual_seed(seed)
+    keep = {}
+    for axis in sizes.prunable:
+        keep[axis] = torch.rand(sizes.widths[axis], generator=stream) < (seed + 1) / 5
+        keep[axis][0] = True
+    assert {m: sizes.of(m, keep) for m in (*MEASURES, "weights")} == really(model, found, keep)
+    assert sizes.of("channels", keep) == sum(int(k.sum()) for k in keep.values())
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("removed", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_budgets_are_met_within_half_a_percent(network, measure: str, removed: float, scope: str):
+    model, found, sizes = network
+    asked = ask(sizes, measure, removed, scope=scope, tolerance=1.0)
+    keep = select_channels(random_scores(sizes), sizes, asked)
+    size = really(model, found, keep)[measure]
+    assert size <= asked.limit
+    unit = min(float(s.min()) for s in sizes.savings(measure, keep).values())
+    assert asked.limit - size <= max(0.005 * asked.limit, 2 * unit)  # or no unit is that small
+    for axis, mask in keep.items():  # whatever filled it up, every axis keeps its best
+        scores = random_scores(sizes)[axis]
+        assert mask.all() or scores[mask].min() > scores[~mask].max()
+
+
+def test_one_unit_gives_way_where_the_order_alone_does_not_come_near(network):
+    _, _, sizes = network
+    met = {True: 0, False: 0}
+    for seed in range(30):
+        scores = random_scores(sizes, seed)
+        near, far = (ask(sizes, "macs", 0.5, tolerance=t) for t in (0.005, 1.0))
+        met[False] += sizes.of("macs", select_channels(scores, sizes, far)) >= 0.995 * far.limit
+        try:
+            keep = select_channels(scores, sizes, near)
+        except BudgetError:
+            continue
+        assert 0.995 * near.limit <= sizes.of("macs", keep) <= near.limit
+        for axis, mask in keep.items():
+            assert mask.all() or scores[axis][mask].min() > scores[axis][~mask].max()
+        met[True] += 1
+    assert met[True] > met[False]
+
+
+def test_half_a_percent_holds_on_a_network_of_usual_width():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Residual(width=64)
+    sizes = sizes_of(model)
+    for measure in ("channels", *MEASURES):
+        for removed in (0.1, 0.3, 0.5, 0.7, 0.9):
+            for scope in ("global", "layer"):
+                asked = ask(sizes, measure, removed, scope=scope)
+                keep = select_channels(random_scores(sizes), sizes, asked)
+                if (measure, scope) != ("channels", "layer"):
+                    size = sizes.of(measure, keep)
+                    assert 0.995 * asked.limit <= size <= asked.limit
+
+
+def test_channels_are_exactly_k_with_ties_to_the_earlier_axis(network):
+    _, _, sizes = network
+    total = sizes.of("channels", {})
+    flat = {a: torch.zeros(sizes.widths[a]) for a in sizes.prunable}
+    for removed in (0.3, 0.9):
+        keep = select_channels(flat, sizes, ask(sizes, "channels", removed))
+        assert sum(int(k.sum()) for k in keep.values()) == int(total * (1 - removed) + 1e-9)
+        for mask in keep.values():  # lower index first
+            assert mask.tolist() == sorted(mask.tolist(), reverse=True)
+
+
+def test_global_keeps_the_best_and_floors_hold(network):
+    _, _, sizes = network
+    first = sizes.prunable[0]
+    scores = random_scores(sizes)
+    scores[first] -= 10  # the worst of all: without a floor nothing would stay
+    keep = select_channels(scores, sizes, ask(sizes, "channels", 0.5))
+    assert keep[first].sum() == max(1, -(-sizes.widths[first] * 2 // 100))
+    assert keep[first][scores[first].argmax()]
+    kept = torch.cat([scores[a][keep[a]] for a in sizes.prunable if a != first])
+    gone = torch.cat([scores[a][~keep[a]] for a in sizes.prunable if a != first])
+    assert kept.min() > gone.max() or len(gone) == 0
+
+
+def test_layer_scope_keeps_the_papers_widths_in_every_axis():
+    """BEP's small CNN at 30 % has 9, 9, 19, 19 and 153 units: rounded down in every layer."""
+    widths = (32, 32, 64, 64, 512)
+    layers: list[nn.Module] = []
+    for c_in, c_out in zip((3, *widths[:3]), widths[:4], strict=True):
+        layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 512),
+                          nn.ReLU(), nn.Linear(512, 10))  # fmt: skip
+    sizes = sizes_of(model)
+    for removed, expected in ((0.7, [9, 9, 19, 19, 153]), (0.95, [1, 1, 3, 3, 25])):
+        asked = ask(sizes, "channels", removed, scope="layer")
+        keep = select_channels(random_scores(sizes), sizes, asked)
+        assert [int(k.sum()) for k in keep.values()] == expected
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("measure", ["channels", "macs"])
+def test_rounding_gives_multiples_or_whole_axes_and_never_more_than_asked(
+    network, measure: str, scope: str
+):
+    _, _, sizes = network
+    asked = ask(sizes, measure, 0.4, scope=scope, round_to=8)
+    keep = select_channels(random_scores(sizes), sizes, asked)
+    for axis, mask in keep.items():
+        assert int(mask.sum()) % 8 == 0 or mask.all()
+        scores = random_scores(sizes)[axis]
+        assert mask.all() or scores[mask].min() > scores[~mask].max()
+    if (measure, scope) != ("channels", "layer"):
+        assert sizes.of(measure, keep) <= asked.limit
+
+
+def test_units_that_are_gone_stay_gone(network):
+    _, _, sizes = network
+    once = select_channels(random_scores(sizes), sizes, ask(sizes, "channels", 0.3))
+    asked = ask(sizes, "channels", 0.6)
+    twice = select_channels(random_scores(sizes, 1), sizes, asked, alive=once)
+    assert all(not (twice[a] & ~once[a]).any() for a in twice)
+    assert sizes.of("channels", twice) == asked.limit
+
+
+def test_what_cannot_be_reached_is_said(network):
+    _, _, sizes = network
+    with pytest.raises(BudgetError, match="what must stay alone has"):
+        select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.9999))
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten())
+    small = sizes_of(model)
+    with pytest.raises(BudgetError, match=r"set tolerance: \d+(\.\d+)?%, or another size"):
+        select_channels(random_scores(small), small, ask(small, "macs", 0.5))
+
+
+def test_axes_left_out_stay_whole():
+    model = vgg()
+    found = axes(model, IMAGE, probe=False)
+    first = next(iter(found.widths))
+    sizes = Sizes(found, positions(model, IMAGE), left_out=lambda axis: axis == first)
+    keep = select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.3, tolerance=1.0))
+    assert first not in keep
+    assert sizes.of("channels", {}) == sum(found.widths.values()) - found.widths[first]
+
+
+# Latency
+
+
+def table(sizes: Sizes, milliseconds) -> Latency:
+    """A made-up table: `milliseconds(outputs, inputs)` on a grid of three widths."""
+    grids = {}
+    for name, out, into in sizes._terms.layers():
+        widths = sizes._fixed + sizes._per_kind @ sizes.counts({})
+        outputs, inputs = (torch.linspace(1, int(widths[i]), 3).numpy() for i in (out, into))
+        grids[name] = (outputs, inputs, milliseconds(outputs[:, None], inputs[None, :]))
+    return Latency(grids)
+
+
+def test_latency_budget_and_interpolation_are_exact_on_a_linear_table(network):
+    model, found, _ = network
+    bare = Sizes(found, positions(model, IMAGE))
+    latency = table(bare, lambda out, into: 0.5 * out + 0.25 * into)
+    sizes = Sizes(found, positions(model, IMAGE), latency=latency)
+    keep = select_channels(random_scores(sizes), sizes, ask(sizes, "latency", 0.5, tolerance=0.05))
+    small = copy.deepcopy(model)
+    shrink(small, found, keep)
+    weights = [m.weight for m in small.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    expected = sum(0.5 * w.shape[0] + 0.25 * w.shape[1] for w in weights)
+    assert sizes.of("latency", keep) == pytest.approx(expected, rel=1e-9)
+    assert sizes.of("latency", keep) <= 0.5 * sizes.of("latency", {})
+
+
+def test_measured_latency_grows_with_width_and_survives_a_checkpoint():
+    model = mobilenet()
+    found = latency_table(model, IMAGE, batch_size=4, points=3, seconds=0.001)
+    assert set(found.grids) == {f"{n}.weight" for n, m in model.named_modules()
+                                if isinstance(m, nn.Conv2d | nn.Linear)}  # fmt: skip
+    for outputs, inputs, times in found.grids.values():
+        assert (times > 0).all()
+        assert times.shape == (len(outputs), len(inputs))
+        assert (times[1:] >= times[:-1]).all()
+        assert (times[:, 1:] >= times[:, :-1]).all()
+    again = Latency.of(found.tensors())
+    sizes = {n: (int(o[-1]), int(i[-1])) for n, (o, i, _) in found.grids.items()}
+    assert again.milliseconds(sizes) == found.milliseconds(sizes)
+    assert sizes["3.weight"] == (16, 1)  # depthwise: one input to each output
+
+
+def test_savings_are_what_removing_one_unit_saves(network):
+    _, _, sizes = network
+    for measure in MEASURES:
+        saved = sizes.savings(measure, {})
+        for axis in sizes.prunable:
+            keep = {axis: torch.ones(sizes.widths[axis], dtype=torch.bool)}
+            keep[axis][0] = False
+            assert saved[axis][0] == sizes.of(measure, {}) - sizes.of(measure, keep)
+
+
+def test_importance_per_saving_prefers_cheap_units_and_refuses_signed_scores():
+    scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([2.0])}
+    saved = {"a": torch.tensor([1.0, 1.0]), "b": torch.tensor([4.0])}
+    assert per_saving(scores, saved, 1.0)["b"].tolist() == [0.5]
+    assert per_saving(scores, saved, 0.5)["b"].tolist() == [1.0]
+    assert per_saving(scores, saved, 0.0)["b"].tolist() == [2.0]
+    with pytest.raises(ValueError, match=r"set importance\.absolute: after"):
+        per_saving({"a": torch.tensor([-1.0])}, {"a": torch.tensor([1.0])}, 1.0)
+
+
+def test_the_readmes_example_halves_the_macs():
+    text = (Path(__file__).parents[2] / "pruning/README.md").read_text(encoding="utf-8")
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    model = Residual(width=64)
+    before = count(model, IMAGE).macs
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    exec(found[1], {"model": model, "image": IMAGE, "optimizer": optimizer})
+    assert 0.4975 * before <= count(model, IMAGE).macs <= 0.5 * before
+
+
+@pytest.mark.parametrize(
+    ("removed", "widths", "operations"),
+    [
+        (0.7, [9, 9, 19, 19, 153], 223_884),
+        (0.8, [6, 6, 12, 12, 102], 95_028),
+        (0.9, [3, 3, 6, 6, 51], 24_348),
+        (0.95, [1, 1, 3, 3, 25], 6_188),
+    ],
+)
+def test_one_fraction_of_every_layer_gives_the_networks_of_beps_table_3(
+    removed, widths, operations
+):
+    model, image = build("bep_small_cnn", num_classes=10), torch.zeros(1, 3, 32, 32)
+    found = axes(model, image)
+    sizes = Sizes(found, positions(model, image))
+    of = {axis: found.widths[axis] for axis in sizes.prunable}
+    ask = Ask("channels", removed, sum(of.values()), floors(of, 0.001), of, scope="layer")
+    keep = select_channels({axis: torch.rand(n) for axis, n in of.items()}, sizes, ask)
+    assert [int(kept.sum()) for kept in keep.values()] == widths
+    assert 2 * sizes.of("weights", keep) == operations  # what the paper prints as inference FLOPs

@@ -1,0 +1,185 @@
+import random as python_random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
+from pruning.criteria import CRITERIA
+from pruning.criteria.measuring import layer_weights
+from tests.support.criteria_networks import (
+    NETS,
+    data,
+    equal,
+    loss,
+    made,
+    stage,
+)
+
+
+def state(model):
+    return {
+        "tensors": {n: t.clone() for n, t in model.state_dict().items()},
+        "grads": {
+            n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()
+        },
+        "wanted": [p.requires_grad for p in model.parameters()],
+        "modes": [m.training for m in model.modules()],
+        "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+        "random": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "python": python_random.getstate(),
+    }
+
+
+def applicable(name, net):
+    return net != "mlp" or name != "bn_scale"
+
+
+CASES = [(name, net) for name in CRITERIA for net in NETS if applicable(name, net)]
+
+
+@pytest.mark.parametrize(("name", "net"), CASES)
+def test_scores_have_the_shapes_and_are_finite_and_the_same_again(name, net):
+    model = made(net)
+    first = CRITERIA[name](model, data(5, 3))
+    assert first
+    theta = layer_weights(model)
+    for key, score in first.items():
+        assert score.shape in (theta[key].shape, theta[key].shape[:1])
+        assert score.isfinite().all()
+        assert not score.requires_grad
+    assert equal(first, CRITERIA[name](model, data(5, 3)))
+
+
+def modes(name):
+    return [{}, {"train": True}] if "train" in (CRITERIA[name].__kwdefaults__ or {}) else [{}]
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "options"), [(*case, options) for case in CASES for options in modes(case[0])]
+)
+def test_scoring_leaves_everything_as_it_was(name, net, options):
+    model = made(net)
+    model.train()
+    next(model.children()).eval()
+    for parameter in list(model.parameters())[::2]:
+        parameter.grad = torch.ones_like(parameter)
+        parameter.requires_grad_(False)
+    before = state(model)
+    scores = CRITERIA[name](model, data(4), **options)
+    for score in scores.values():
+        score.add_(1)  # a score that shared memory with a weight would change it
+    assert equal(state(model), before)
+
+
+def rank(name, model, share, agreed):
+    """Scores of one rank whose i-th mean over ranks is agreed[i]; and every tensor it sent."""
+    sent = []
+
+    def reduce(tensor):
+        sent.append(tensor)
+        return agreed[len(sent) - 1] if len(sent) <= len(agreed) else tensor
+
+    return CRITERIA[name](model, share, reduce=reduce), sent
+
+
+AVERAGED = [n for n in CRITERIA if "reduce" in (CRITERIA[n].__kwdefaults__ or {})]
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_two_ranks_with_half_batches_score_as_one_with_the_whole(name):
+    """Both ranks run again for every mean they take, until all the means are agreed."""
+    whole = data(8, 8, dtype=torch.float64)
+    shares = [[(x[half], y[half]) for x, y in whole] for half in (slice(0, 4), slice(4, 8))]
+    model = made("residual", torch.float64)
+    agreed = []
+    while True:
+        (scores, ours), (others, theirs) = (rank(name, model, share, agreed) for share in shares)
+        if len(agreed) == len(ours):
+            break
+        agreed.append((ours[len(agreed)] + theirs[len(agreed)]) / 2)
+    assert equal(scores, others)
+    expected = CRITERIA[name](model, whole)
+    for key, score in scores.items():
+        torch.testing.assert_close(score, expected[key], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [n for n in AVERAGED if n != "gate_decorator"])
+def test_every_image_counts_the_same_in_batches_of_any_size(name):
+    images, labels = data(8, dtype=torch.float64)[0]
+    model = made("depthwise", torch.float64)
+    whole = CRITERIA[name](model, [(images, labels)])
+    uneven = CRITERIA[name](model, [(images[:1], labels[:1]), (images[1:], labels[1:])])
+    for key, score in whole.items():
+        torch.testing.assert_close(uneven[key], score, rtol=1e-9, atol=1e-14)
+
+
+def planted(model):
+    """Output channel 1 of the second layer writes and reads far more strongly than the others."""
+    with torch.no_grad():
+        model[1].weight.mul_(0.05)
+        model[1].bias.zero_()
+        model[1].weight[1] *= 100
+        model[3].weight[:, 1] *= 5
+    return model
+
+
+@pytest.mark.parametrize("name", [n for n in CRITERIA if n not in ("random", "bn_scale")])
+def test_a_planted_strong_channel_scores_highest(name):
+    """By size for the criteria that keep their sign, whose sign the planting does not choose."""
+    model = planted(made("mlp"))
+    axes = SimpleNamespace(
+        widths={"a": 8}, offsets={"a": 0}, labels={"1.weight": (torch.arange(8),)}
+    )
+    score = {"1.weight": CRITERIA[name](model, data(32))["1.weight"]}
+    found = channel_scores(score, axes, **CHANNEL_DEFAULTS.get(name, {}))["a"]
+    best = found.abs().argmax() if name in ("rs", "mrs", "grasp") else found.argmax()
+    assert best == 1
+
+
+def torch_pruning_group(model, conv):
+    dependencies = tp.DependencyGraph().build_dependency(model, data(1)[0][0])
+    out = list(range(conv.out_channels))
+    return dependencies.get_pruning_group(conv, tp.prune_conv_out_channels, out)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "importance"),
+    [
+        ("magnitude", {"reduce": "l2"}, tp.importance.MagnitudeImportance(2, "first", None)),
+        ("channel_norm", {}, tp.importance.MagnitudeImportance(1, "first", None)),
+        ("snip", {}, tp.importance.TaylorImportance("first", None, multivariable=False)),
+        ("taylor", {"absolute": "after"}, tp.importance.TaylorImportance("first", None, True)),
+    ],
+)
+def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
+    model, batches = made("depthwise"), data(8)
+    found = channel_scores(CRITERIA[name](model, batches), stage(model, "6.weight"), **options)["a"]
+    loss(model, batches).backward()
+    theirs = importance(torch_pruning_group(model, model[6])).double()
+    expected = theirs.sqrt() if name == "magnitude" else theirs  # theirs is not rooted
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+    # their sizes differ by a percent, or are 0: a channel that ReLU never lets through
+    assert torch.equal(found.argsort(stable=True), theirs.argsort(stable=True))
+
+
+def test_tied_batch_norms_sum_as_in_torch_pruning():
+    model = made("residual")
+    axes = stage(model, "stem.weight", "conv2.weight")
+    found = channel_scores(CRITERIA["bn_scale"](model, data(1)), axes)["a"]
+    norms = [nn.modules.batchnorm._BatchNorm]
+    importance = tp.importance.MagnitudeImportance(1, "sum", None, target_types=norms)
+    theirs = importance(torch_pruning_group(model, model.stem)).double()
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_lamp_is_torch_prunings_normalisation_of_squares():
+    weights = torch.randn(40)
+    model = nn.Linear(40, 1)
+    model.weight.data.copy_(weights)
+    theirs = tp.importance.LAMPImportance()._lamp(weights.square())
+    torch.testing.assert_close(CRITERIA["lamp"](model, [])["weight"][0], theirs)

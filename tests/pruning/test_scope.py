@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from pruning.amount.scope import (
+    floors,
+    keep_best,
+    keep_exactly,
+    kept,
+    select_weights,
+    share,
+)
+
+
+def brute(scores: torch.Tensor, k: int) -> list[int]:
+    order = sorted(range(scores.numel()), key=lambda i: (-scores.flatten()[i].item(), i))
+    return sorted(order[:k])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_exactly_k_highest_lower_index_first_under_ties(seed: int):
+    stream = torch.Generator().manual_seed(seed)
+    n = int(torch.randint(1, 60, (), generator=stream))
+    values = int(torch.randint(1, 6, (), generator=stream))  # few values: ties everywhere
+    scores = torch.randint(-values, values, (n,), generator=stream).float()
+    scores[torch.rand(n, generator=stream) < 0.1] = torch.inf
+    scores[torch.rand(n, generator=stream) < 0.1] = -torch.inf
+    for k in {0, 1, n // 2, n - 1, n}:
+        assert keep_exactly(scores, k).nonzero().flatten().tolist() == brute(scores, k)
+
+
+def test_all_equal_scores_keep_the_first_and_999_per_mille_is_exact():
+    assert keep_exactly(torch.zeros(7), 3).tolist() == [True] * 3 + [False] * 4
+    scores = torch.arange(10_000.0).view(100, 100)
+    mask = keep_exactly(scores, kept(10_000, 0.999))
+    assert mask.shape == scores.shape
+    assert mask.flatten().nonzero().flatten().tolist() == list(range(9_990, 10_000))
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_more_than_there_is_cannot_be_kept(k: int):
+    with pytest.raises(ValueError, match=r"cannot keep -?\d of 3 units; ask for 0 … 3"):
+        keep_exactly(torch.zeros(3), k)
+
+
+def test_nan_names_its_tensor():
+    with pytest.raises(ValueError, match="score of b is NaN"):
+        keep_best({"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}, 2, {"a": 0, "b": 0})
+
+
+def test_fractions_that_doubles_cannot_hold_are_taken_as_written():
+    assert [kept(10, s / 10) for s in range(1, 10)] == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert floors({"a": 100, "b": 50, "c": 1}, 0.02) == {"a": 2, "b": 1, "c": 1}
+    assert floors({"a": 100}, 0) == {"a": 0}
+    assert floors({"a": 10**9}, None) == {"a": 1}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shares_sum_exactly_and_stay_within_bounds(seed: int):
+    stream = torch.Generator().manual_seed(seed)
+    n = 8
+    high = torch.randint(1, 1000, (n,), generator=stream).tolist()
+    low = [int(torch.randint(0, h + 1, (), generator=stream)) for h in high]
+    weights = (torch.rand(n, generator=stream) + 0.01).tolist()
+    for total in (sum(low), (sum(low) + sum(high)) // 2, sum(high)):
+        counts = share(total, weights, low, high)
+        assert sum(counts) == total
+        assert all(lo <= c <= hi for lo, c, hi in zip(low, counts, high, strict=True))
+
+
+def test_floor_makes_collapse_impossible_and_0_reproduces_it():
+    scores = {"small": torch.zeros(100), "large": torch.arange(1.0, 101.0)}
+    collapsed = select_weights(scores, 50, floor=0)
+    assert collapsed["small"].sum() == 0
+    held = select_weights(scores, 50, floor=0.02)
+    assert held["small"].nonzero().flatten().tolist() == [0, 1]
+    assert held["large"].sum() == 48
+    assert held["large"][-48:].all()  # what the floor rescued is paid for by the next-lowest
+    assert select_weights(scores, 50)["small"].sum() == 1
+
+
+def test_floors_that_cannot_be_paid_for_are_an_error():
+    with pytest.raises(ValueError, match="the floors alone keep 20 units and 10 were asked for"):
+        select_weights({"a": torch.rand(100), "b": torch.rand(100)}, 10, floor=0.1)
+
+
+def test_layer_scope_keeps_one_fraction_in_each_and_the_exact_total():
+    stream = torch.Generator().manual_seed(0)
+    scores = {n: torch.rand(s, generator=stream) for n, s in {"a": 101, "b": 203, "c": 997}.items()}
+    masks = select_weights(scores, 333, scope="layer")
+    assert sum(int(m.sum()) for m in masks.values()) == 333
+    for mask in masks.values():
+        assert abs(int(mask.sum()) - mask.numel() * 333 / 1301) < 1
+
+
+def test_erk_densities_follow_dimensions_capped_at_one_with_exact_sum():
+    shapes = {"first": (8, 3, 3, 3), "conv": (64, 64, 3, 3), "fc": (10, 64)}
+    scores = {name: torch.rand(shape) for name, shape in shapes.items()}
+    total = sum(s.numel() for s in scores.values())
+    k = kept(total, 0.8)
+    masks = select_weights(scores, k, scope="erk")
+    density = {name: float(m.double().mean()) for name, m in masks.items()}
+    assert sum(int(m.sum()) for m in masks.values()) == k
+    assert density["first"] == 1  # capped
+    assert density["fc"] == 1
+    assert density["conv"] == pytest.approx((k - 216 - 640) / 36_864, abs=1e-9)
+    loose = select_weights(scores, kept(total, 0.99), scope="erk")  # nothing capped
+    ratio = {name: float(m.sum()) / sum(shapes[name]) for name, m in loose.items()}
+    assert max(ratio.values()) / min(ratio.values()) < 1.03
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+def test_removed_weights_never_return_and_masks_are_nested(scope: str):
+    stream = torch.Generator().manual_seed(1)
+    shapes = {"a": (8, 3, 3, 3), "b": (16, 8, 3, 3), "c": (10, 16)}
+    total = sum(torch.Size(s).numel() for s in shapes.values())
+    alive = None
+    for sparsity in (0.0, 0.5, 0.75, 0.9, 0.97):
+        scores = {n: torch.rand(s, generator=stream) for n, s in shapes.items()}
+        masks = select_weights(scores, kept(total, sparsity), scope=scope, alive=alive)
+        assert sum(int(m.sum()) for m in masks.values()) == kept(total, sparsity)
+        assert all(not (masks[n] & ~alive[n]).any() for n in masks) if alive else True
+        alive = masks
+
+
+def test_order_of_tensors_and_dtype_do_not_matter_without_ties():
+    stream = torch.Generator().manual_seed(2)
+    scores = {n: torch.rand(50, generator=stream) for n in "abc"}
+    forward = select_weights(scores, 60)
+    backward = select_weights(dict(reversed(scores.items())), 60)
+    doubled = select_weights({n: s.double() for n, s in scores.items()}, 60)
+    for name in scores:
+        assert torch.equal(forward[name], backward[name])
+        assert torch.equal(forward[name], doubled[name])

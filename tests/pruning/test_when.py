@@ -1,0 +1,270 @@
+"""When to prune: triggers, waiting, rewinding, ticks; EarlyCroP's metrics."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from pruning.events import plan_events
+from pruning.pruner import Pruner
+from schema.recipe import load
+from tests.support.runs import DIGITS, ROOT, TINY
+from tests.support.small_training import (
+    CHANNEL,
+    STEPS,
+    Training,
+    network,
+    recipe,
+)
+from training import loop
+from training.cost import Totals
+from training.earlycrop_metrics import earlycrop_metrics
+from training.lr import factor
+
+# ── rounds, triggers and rates ───────────────────────────────────────────────────────────────────
+EPI = {"name": "epi", "r": 1, "tau": 0.0, "ratios": [0.5]}
+
+
+def pruned(epochs: int = 8, **keys) -> tuple[Training, Pruner, list[dict]]:
+    training = Training(epochs=epochs)
+    pruner = Pruner(recipe(**keys), training)
+    told: list[dict] = []
+    pruner.tell = told.append
+    training.run(pruner)
+    return training, pruner, told
+
+
+def test_epi_is_told_every_epoch_and_rounds_wait_after_it_fires():
+    schedule = {"trigger": EPI, "latest": "3ep", "wait": "4it", "rounds": 3, "every": "2it"}
+    keys = CHANNEL | {"accumulate": True, "application": "mask_then_surgery", "schedule": schedule}
+    training, pruner, told = pruned(epochs=5, **keys)
+    assert [line["trigger/epochs"] for line in told] == [1, 2, 3]
+    assert [line["trigger/fired"] for line in told] == [False] * 3  # r + 5 epochs have not passed
+    assert all(sum(line["epi/structure_0.5"]) == 24 for line in told)  # of 8 + 16 + 24
+    assert ["epi/removed_0.5" in line for line in told] == [False, True, True]
+    assert pruner.started == 3 * STEPS + 4
+    hashes = [record["prune/hash"] for record in training.records]
+    assert len(set(hashes)) == 3
+    assert training.widths()[:-1] == [n["kept"] for n in pruner.last["prune/layers"].values()]
+    assert sum(training.widths()[:-1]) == 24
+
+
+def test_masks_last_while_rounds_last_and_removal_comes_with_the_last_round():
+    training = Training()
+    schedule = {"start": "1ep", "wait": "1it", "rounds": 3, "every": "2it"}
+    keys = CHANNEL | {"accumulate": True, "application": "mask_then_surgery", "schedule": schedule}
+    pruner = Pruner(recipe(**keys), training)
+    seen = []
+    while not pruner.over:
+        training.run(pruner, until=training.work + 1)
+        seen.append((training.work, len(training.records), training.widths()[:-1]))
+    widths = {rounds: w for _, rounds, w in seen}
+    assert widths[0] == widths[1] == widths[2] == [8, 16, 24]
+    assert sum(widths[3]) == 24
+    removed = [record["prune/asked"] for record in training.records]
+    assert removed == pytest.approx([1 - 0.5 ** (i / 3) for i in (1, 2, 3)])
+    kept = [sum(n["kept"] for n in r["prune/layers"].values()) for r in training.records]
+    assert kept == [int(48 * 0.5 ** (i / 3) + 1e-9) for i in (1, 2, 3)]
+
+
+def test_a_trigger_that_never_fires_shows_in_the_summary():
+    schedule = {"trigger": {"name": "drift", "threshold": 1e-9}}
+    _, pruner, _ = pruned(epochs=3, **CHANNEL, schedule=schedule)
+    assert pruner.summary() == {"prune/rounds_done": 0, "prune/rounds": 1}
+
+
+def test_a_random_epoch_follows_from_the_seed_of_the_run():
+    def epoch(of_run: int, **options) -> int:
+        training = Training(epochs=30)
+        training.seed = of_run
+        trigger = {"name": "random_epoch", "last": 30, **options}
+        made = Pruner(recipe(sparsity=0.5, schedule={"trigger": trigger}), training)
+        return made.trigger.epoch
+
+    assert epoch(3) == epoch(3)
+    assert len({epoch(seed) for seed in range(40)}) > 15
+    assert epoch(3, seed=5) == epoch(4, seed=5)
+
+
+def test_rewinding_after_the_last_round_keeps_the_weights_and_restarts_the_schedule():
+    training = Training(epochs=2)
+    schedule = {"start": "100%", "rounds": 3, "curve": "halving"}
+    back = {"to": "0it", "weights": False, "after": "last"}
+    config = recipe(sparsity=0.8, schedule=schedule, rewind=back)
+    pruner = Pruner(config, training)
+    training.run(pruner, until=2 * STEPS)
+    assert pruner.due(training)
+    before = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    record = pruner.prune(training)
+    assert record["prune/rounds_done"] == 3
+    assert training.position == 0
+    for name, parameter in training.model.named_parameters():
+        mask = pruner.method.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+        assert torch.equal(parameter.detach(), before[name] * mask)
+    training.run(pruner)
+    assert (training.position, training.work) == (2 * STEPS, 4 * STEPS)
+    assert [line[-11:] for line in plan_events(config, STEPS, 2 * STEPS)] == ["back to 0it"]
+
+
+def test_every_ltr_round_starts_from_bit_identical_weights():
+    training = Training(epochs=2)
+    keys = {"sparsity": 0.9, "schedule": {"start": "1ep", "rounds": 3, "curve": "halving"}}
+    pruner = Pruner(recipe(**keys, rewind="3it"), training)
+    training.run(pruner, until=3)
+    early = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    for number in range(3):
+        training.run(pruner, until=STEPS + 7 * number)
+        training.records.append(pruner.prune(training))
+        assert training.position == 3
+        for name, parameter in training.model.named_parameters():
+            mask = pruner.method.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+            assert torch.equal(parameter.detach(), early[name] * mask)
+    training.run(pruner)
+    assert training.work == 2 * STEPS + 3 * 7
+    asked = [record["prune/asked"] for record in training.records]
+    assert asked == pytest.approx([0.5, 0.7, 0.9])
+
+
+def test_the_structural_ticket_has_the_weights_of_the_start():
+    training = Training(epochs=3)
+    first = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+    keys = CHANNEL | {"application": "mask_then_surgery", "schedule": {"start": "1ep"}}
+    pruner = Pruner(recipe(**keys, rewind={"to": "0it", "after": "last"}), training)
+    training.run(pruner, until=STEPS)
+    assert pruner.due(training)
+    pruner.prune(training)
+    assert training.position == 0
+    assert training.widths()[:-1] != [8, 16, 24]
+    for name, tensor in pruner.method.fitted(first).items():
+        assert torch.equal(training.model.get_parameter(name), tensor)
+
+
+def test_rates_rest_until_pruning_is_over(run_recipe, monkeypatch):
+    rates: list[tuple[int, float, bool]] = []
+    step = loop.train_step
+
+    def noted(run, batch):
+        position = run.position
+        step(run, batch)
+        rates.append((position, run.optimizer.param_groups[0]["lr"], run.pruner.over))
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    settings = (
+        *TINY,
+        "training.lr_schedule={curve: one_cycle, cycle_momentum: [0.85, 0.95], after_pruning: on}",
+        "pruning={criterion: magnitude, sparsity: 50%, schedule: {start: 7it},"
+        " rewind: {to: 0it, weights: false, after: last}}",
+    )
+    _, folder = run_recipe(DIGITS, *settings)
+    made, _ = load(ROOT / DIGITS, list(settings))
+    config = made.training.lr_schedule
+    for position, rate, over in rates:
+        curve = factor(config, position, total=18, steps_per_epoch=2)
+        assert rate == pytest.approx(0.1 * (curve if over else 1))
+    assert [position for position, _, _ in rates] == [*range(7), *range(18)]
+    assert json.loads((folder / "summary.json").read_text())["run/steps"] == 25
+
+
+# ── ticks ────────────────────────────────────────────────────────────────────────────────────────
+TICKS = CHANNEL | {
+    "criterion": "bn_taylor",
+    "accumulate": True,
+    "tick": "3it",
+    "schedule": {"start": "5it", "rounds": 2, "every": "8it", "curve": "linear"},
+}
+
+
+def test_ticks_train_gates_only_and_score_their_own_steps():
+    training = Training(epochs=2)
+    pruner = Pruner(recipe(**TICKS), training)
+    gates = {id(p) for m in training.model if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    moved, counted = [], []
+    for _ in range(5):
+        before = {n: p.detach().clone() for n, p in training.model.named_parameters()}
+        training.run(pruner, until=training.work + 1)
+        now = dict(training.model.named_parameters())
+        moved.append({id(p) in gates for n, p in now.items() if not torch.equal(before[n], p)})
+        counted.append(float(pruner.method.accumulator.tensors["steps"]))
+    assert moved == [{True, False}] * 2 + [{True}] * 3
+    assert counted == [0, 0, 1, 2, 3]
+    training.run(pruner)
+    assert [r["prune/asked"] for r in training.records] == [0.25, 0.5]
+    assert training.records[-1]["prune/skipped_steps"] == 0
+
+
+def test_ticks_need_room_and_averages():
+    for keys in ({"tick": "6it"}, {"tick": "0it"}):
+        with pytest.raises(ValueError, match="shorten tick"):
+            Pruner(recipe(**TICKS | keys), Training())
+    with pytest.raises(ValueError, match="set accumulate: true"):
+        recipe(**TICKS | {"accumulate": False})
+    with pytest.raises(ValueError, match="write start, and no trigger"):
+        recipe(**TICKS | {"schedule": {"trigger": "epi"}})
+
+
+def test_skipped_steps_are_counted_through_surgery_and_in_the_record():
+    training = Training(epochs=3)
+    keys = CHANNEL | {"accumulate": True, "application": "surgery"}
+    schedule = {"start": "5it", "rounds": 2, "every": "5it"}
+    pruner = Pruner(recipe(**keys, schedule=schedule), training)
+    training.run(pruner, until=3)
+    for parameter in training.model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    pruner.observe(training)
+    training.optimizer.zero_grad()
+    training.run(pruner)
+    assert [r["prune/skipped_steps"] for r in training.records] == [1, 1]
+
+
+def test_watching_leaves_the_network_as_it_was():
+    training = Training()
+    before = {n: t.clone() for n, t in training.model.state_dict().items()}
+    keys = CHANNEL | {"criterion": "bn_taylor", "accumulate": True, "schedule": {"start": "1ep"}}
+    pruner = Pruner(recipe(**keys), training)
+    pruner.load_state_dict(pruner.state_dict(), training)
+    assert all(torch.equal(t, before[n]) for n, t in training.model.state_dict().items())
+    assert training.model.training
+
+
+# ── EarlyCroP's metrics ──────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("name", "classes", "printed"),
+    [
+        ("earlycrop_resnet18", 10, 397.8),
+        ("earlycrop_vgg16", 10, 1723),
+        ("earlycrop_resnet18", 20_000, 571.8),
+    ],
+)
+def test_disk_of_dense_networks_is_the_published_one(name: str, classes: int, printed: float):
+    with torch.device("meta"):
+        model = models.build(name, num_classes=classes)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    found = earlycrop_metrics(model, model, Totals(), torch.device("cpu"))
+    assert found["earlycrop/disk_megabits"] == pytest.approx(printed, rel=2e-4)
+
+
+def test_metrics_count_as_the_published_code():
+    masked, shrunk = Training(), Training()
+    dense = network()
+    for training, application in ((masked, "mask"), (shrunk, "surgery")):
+        Pruner(recipe(**CHANNEL | {"application": application}), training).prune(training)
+    totals = Totals(timed_steps=3, evaluation_batches=2)
+    totals.seconds |= {"train": 0.4, "evaluate": 0.1}
+    cpu = torch.device("cpu")
+    of_mask, of_small = (earlycrop_metrics(t.model, dense, totals, cpu) for t in (masked, shrunk))
+    weights = [p for n, p in shrunk.model.named_parameters() if "weight" in n]
+    left = sum(p.numel() for p in weights)
+    everything = 8 * 9 + 8 + 16 * 8 * 9 + 16 + 24 * 64 + 4 * 24  # BatchNorm scales too
+    assert of_small["earlycrop/weight_sparsity"] == 1 - left / everything
+    assert of_mask["earlycrop/weight_sparsity"] == pytest.approx(1 - left / everything)
+    assert of_small["earlycrop/node_sparsity"] == 0.5  # of 8 + 16 + 24
+    assert of_mask["earlycrop/node_sparsity"] == 0
+    assert of_mask["earlycrop/disk_megabits"] > of_small["earlycrop/disk_megabits"]
+    assert of_small["throughput/earlycrop_batch_milliseconds"] == pytest.approx(100)
+    assert of_small["cost/earlycrop_memory_allocated_bytes"] is None
+    stored = sum(t.numel() * t.element_size() for t in shrunk.model.state_dict().values())
+    assert of_small["model/stored_bytes"] == stored < 4 * everything

@@ -1,0 +1,199 @@
+"""Running and planning what a table still lacks."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+import tables
+from reporting import papers
+from reporting.claims import find_claims
+from reporting.jobs.cost_forecast import (
+    PlanError,
+    Rates,
+    benchmark,
+    forecast,
+    summed,
+)
+from reporting.jobs.launch import (
+    Places,
+    missing,
+    plan_jobs,
+    run_here,
+    run_jobs,
+)
+from reporting.records import Job, load_records
+from reporting.tables.command_line import seeds
+from tests.support.synthetic_runs import ROW, make_recipe, make_run
+
+# ── run ──────────────────────────────────────────────────────────────────────────────────────────
+TRAIN = """
+import json, pathlib, sys
+words = sys.argv[1:]
+folder = pathlib.Path(words[words.index("--output") + 1])
+folder.mkdir(parents=True, exist_ok=True)
+with (folder.parent / "calls").open("a") as calls:
+    calls.write(" ".join(words) + "\\n")
+if "seed=2" in words and "--resume" not in words:
+    sys.exit(75)
+seed = next(int(w[5:]) for w in words if w.startswith("seed="))
+summary = {"run/seed": seed, "eval/top1_percent": 50.0 + seed, "data/name": "cifar10"}
+(folder / "summary.json").write_text(json.dumps(summary))
+"""
+
+
+def places(project: Path) -> Places:
+    (project / "train.py").write_text(TRAIN)
+    return Places(project, project / "runs2", project / "results2")
+
+
+def jobs(project: Path, only: str = "*", seeds: tuple[int, ...] = (0, 1, 2)) -> list[Job]:
+    table, claims = papers.find_table("bep/3"), find_claims(project / "recipes")
+    return plan_jobs(table, claims, only=only, seeds=seeds, extra=())
+
+
+def test_run_does_what_is_missing_goes_on_after_a_break_and_never_twice(project):
+    where, todo = places(project), jobs(project, only="*,95K,*")
+    statuses = [status for _, status in run_jobs(todo, where, run_here, parallel=2)]
+    assert statuses == [0, 0, 75]
+    assert [job.seed for job in missing(todo, where)] == [2]
+    assert [s for _, s in run_jobs(missing(todo, where), where, run_here)] == [0]
+    assert missing(todo, where) == []
+    calls = (where.runs / "calls").read_text().splitlines()
+    assert len(calls) == 4
+    assert calls[-1].endswith("seed2 --resume")
+    assert 'log.tags=["bep", "bep/3", "CIFAR-10,95K,BEP,1e-4", "seed 2"]' in calls[-1]
+    assert all("--recipe recipes/bep/a.yaml --set seed=" in call for call in calls)
+
+
+@pytest.mark.slow
+def test_the_real_trainer_takes_the_command_and_gives_a_record(tmp_path):
+    recipe, quick = "recipes/quickstart.yaml", ("training.duration=8it", "cost.tracker=none")
+    job = Job("foresight/4.2/CIFAR-10,Random", recipe, extra=(*quick, "log.tracker=none"), seed=3)
+    where = Places(tables.ROOT, tmp_path / "runs", tmp_path / "results")
+    assert [status for _, status in run_jobs([job], where, run_here)] == [0]
+    (record,) = load_records(where.results)
+    assert (record.job, record.summary["run/seed"], record.summary["run/steps"]) == (job, 3, 8)
+    assert len(record.history["prunings"]) == 1
+    assert record.summary["derived/macs_removed_percent"] > 49
+    assert str(tmp_path) not in (tmp_path / record.path).read_text()
+    keys = {
+        c.record for t in list(papers.tables().values()) for c in t.columns.values() if c.record
+    }
+    unknown = {key for key in keys - record.summary.keys() if not key.startswith("prune/node")}
+    assert unknown <= {"cost/emissions_kgco2e"}, "papers/index.yaml names what no run measures"
+
+
+def test_a_finished_folder_is_collected_not_run_again(project):
+    where, (job,) = places(project), jobs(project, only="*,24K,*", seeds=(0,))
+    make_run(where.folder(job))
+    assert [s for _, s in run_jobs([job], where, run_here)] == [0]
+    assert where.record(job).exists()
+    assert not (where.runs / "calls").exists()
+
+
+def test_a_job_that_another_process_holds_is_left_to_it(project):
+    where, (job,) = places(project), jobs(project, only="*,24K,*", seeds=(0,))
+
+    def submit(inner: Job, _: Places) -> int:
+        ((_, status),) = run_jobs([inner], where, lambda *_: pytest.fail("ran twice"))
+        assert status == 75
+        make_run(where.folder(inner))
+        return 0
+
+    assert [s for _, s in run_jobs([job], where, submit)] == [0]
+
+
+def test_a_claims_settings_and_a_persons_go_to_train_and_make_experiments_of_their_own(project):
+    table, claims = papers.find_table("bep/3"), find_claims(project / "recipes")
+    (job,) = plan_jobs(table, claims, only="*,24K,*", seeds=[1], extra=["training.duration=5ep"])
+    assert job.settings == ["pruning.sparsity=99%", "training.duration=5ep", "seed=1"]
+    (plain,) = plan_jobs(table, claims, only="*,24K,*", seeds=[1], extra=[])
+    assert job.name != plain.name == "bep/3/CIFAR-10_24K_BEP_1e-4-seed1"
+
+
+def test_settings_of_a_machine_reach_train_but_not_the_record(project, monkeypatch, capsys):
+    where = places(project)
+    monkeypatch.setattr(tables, "ROOT", project)
+    words = ["--results", str(where.results), "--recipes", str(project / "recipes"), "run", "bep/3"]
+    words += ["--only", "*,24K,*", "--runs", str(where.runs)]
+    assert tables.main([*words, "--local", "data.path=/elsewhere"]) == 0
+    assert "--set data.path=/elsewhere" in (where.runs / "calls").read_text()
+    (record,) = load_records(where.results)
+    assert record.job == jobs(project, only="*,24K,*", seeds=(0,))[0]
+    assert "elsewhere" not in (project / record.path).read_text()
+    assert tables.main(words) == 0
+    assert "1 runs, 1 have a record, 0 to do" in capsys.readouterr().out
+    assert tables.main([*words, "--local", "training.batch_size=64"]) == 2
+    assert "may change a result; write --set training.batch_size=64" in capsys.readouterr().err
+
+
+def test_a_pattern_that_picks_nothing_is_an_error(project, capsys):
+    where = ["--recipes", str(project / "recipes"), "plan", "bep/3", "--only", "*,99K,*"]
+    assert tables.main(where) == 2
+    assert "--only *,99K,*: no row that a recipe claims" in capsys.readouterr().err
+
+
+# ── plan ─────────────────────────────────────────────────────────────────────────────────────────
+def test_plan_multiplies_what_was_measured(project):
+    (job,) = jobs(project, only="*,24K,*", seeds=(0,))
+    found = load_records(project / "results")
+    made = forecast(job, project, found, Rates(price_per_gpu_hour=3.0), "Synthetic Processor")
+    assert made.images == 150 * 50_000
+    assert made.hours == pytest.approx(7.5e6 / 1000 / 3600)
+    assert made.energy_kwh == pytest.approx(made.hours * 0.25)  # 0.5 kWh in 2 h
+    assert made.emissions_kgco2e == pytest.approx(made.energy_kwh * 0.4)
+    assert made.money == pytest.approx(3 * made.hours)
+    assert "3 records" in summed([made], "x").rows[0]
+
+
+def test_plan_takes_the_baseline_that_the_claim_names(project):
+    (project / "recipes/bep/other.yaml").write_text(
+        "model: other_cnn\ndata: mnist\ntraining: {duration: 2ep, batch_size: 8}\n"
+    )
+    job = Job(f"bep/3/{ROW}", "recipes/bep/a.yaml", ("extends=other.yaml",))
+    (project / "recipes/bep/a.yaml").write_text("extends: b.yaml\n")
+    with pytest.raises(PlanError, match="no record of other_cnn"):
+        forecast(job, project, [], Rates(), "Device")
+    made = forecast(job, project, [], Rates(images_per_second=1000.0), "Device")
+    assert made.images == 2 * 60_000
+
+
+def test_plan_leaves_out_what_it_does_not_know_and_says_so(project, capsys):
+    stated = "  - {row: 'bep/3/CIFAR-10,6K,SNIP', set: {model.name: unheard_of}}\n"
+    make_recipe(project / "recipes", "bep/c", stated)
+    where = ["--results", str(project / "results"), "--recipes", str(project / "recipes")]
+    chosen = ["plan", "bep/3", "--device", "Synthetic Processor", "--seeds", "4"]
+    recipes = {claim.recipe for claim in find_claims(project / "recipes")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROOT", project)
+        assert tables.main([*where, *chosen]) == 0
+    printed = capsys.readouterr()
+    assert recipes == {"recipes/bep/a.yaml", "recipes/bep/c.yaml"}
+    assert "12 runs, 3 have a record, 9 to do" in printed.out
+    assert "4 runs left out: recipes/bep/c.yaml: no record of unheard_of" in printed.err
+    assert "in all" in printed.out
+
+
+def test_plan_guesses_nothing(project):
+    (job,) = jobs(project, only="*,24K,*", seeds=(0,))
+    with pytest.raises(PlanError, match="no record of synthetic_cnn on cifar10 with Other"):
+        forecast(job, project, load_records(project / "results"), Rates(), "Other")
+    made = forecast(job, project, [], Rates(images_per_second=500.0), "Other")
+    assert made.energy_kwh is None
+    assert summed([made], "Other").rows[-1][3] == "?"
+
+
+def test_plan_can_measure_this_device(project):
+    job = Job(None, "recipes/base/digits/digits_cnn.yaml")
+    assert 1 < benchmark(job, tables.ROOT, steps=2) < 1e7
+
+
+@pytest.mark.parametrize(("text", "listed"), [("3", [0, 1, 2]), ("0,4", [0, 4]), ("3,", [3])])
+def test_seeds_are_a_number_of_them_or_a_list(text, listed):
+    assert seeds(text) == listed
+
+
+def test_no_seeds_are_an_error_that_says_what_to_write():
+    with pytest.raises(argparse.ArgumentTypeError, match="for seed 0 write 1"):
+        seeds("0")

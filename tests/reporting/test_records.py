@@ -1,0 +1,210 @@
+"""Records of runs, compared with the papers and shown beside them."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tables
+from reporting import papers
+from reporting.claims import find_claims
+from reporting.records import Job, RecordError, collect, load_records
+from reporting.tables import grid as show
+from reporting.tables.compare import compare, measured
+from tests.support.synthetic_runs import (
+    ROW,
+    SUMMARY,
+    make_recipe,
+    make_run,
+)
+
+ALL = list(papers.tables().values())
+
+
+# ── records and comparison ───────────────────────────────────────────────────────────────────────
+def rows_of(project: Path, table: str = "bep/3"):
+    claims, found = find_claims(project / "recipes"), load_records(project / "results")
+    return {r.row: r for r in compare(papers.find_table(table), claims, found)}
+
+
+def test_ours_is_mean_and_standard_error_over_seeds_and_its_difference(project):
+    row = rows_of(project)[ROW]
+    cell = papers.lookup(f"bep/3/{ROW}/val_acc")
+    ours = row.ours(cell.column)
+    assert (ours.mean, ours.seeds) == (70.0, 3)
+    assert ours.error == pytest.approx(1 / 3**0.5)
+    assert row.difference(cell) == pytest.approx(70.0 - 70.5)
+    assert row.status == "3 seeds"
+    assert row.differs == ()
+    assert row.cost("cost/gpu_hours") == 2.0
+
+
+def test_a_row_never_run_says_so(project):
+    rows = rows_of(project)
+    assert rows["CIFAR-10,24K,BEP,1e-4"].status == "not run"
+    assert rows["CIFAR-10,24K,BEP,1e-4"].claim.recipe == "recipes/bep/a.yaml"
+    assert rows["CIFAR-10,6K,SNIP"].claim is None
+    assert rows["CIFAR-10,6K,SNIP"].status == "not run"
+
+
+def test_units_are_converted_to_the_papers(tmp_path):
+    job = Job("earlycrop/1/SNIP", "recipes/x.yaml")
+    collect(make_run(tmp_path / "run"), tmp_path / "results", job)
+    table = papers.find_table("earlycrop/1")
+    row = next(r for r in compare(table, [], load_records(tmp_path / "results")) if r.row == "SNIP")
+    assert row.ours(table.columns["emissions_g"]).mean == pytest.approx(200)
+    assert row.ours(table.columns["weight_sparsity"]).mean == pytest.approx(96.1)
+    assert row.honest(table.columns["weight_sparsity"]).mean == pytest.approx(96.2)
+
+
+def test_other_data_epochs_hardware_and_settings_are_said(tmp_path):
+    job = Job("earlycrop/1/SNIP", "recipes/x.yaml", extra=("training.duration=5ep",))
+    folder = make_run(tmp_path / "run", run__epochs=5.0, data__name="digits")
+    collect(folder, tmp_path / "results", job)
+    table = papers.find_table("earlycrop/1")
+    row = next(r for r in compare(table, [], load_records(tmp_path / "results")) if r.row == "SNIP")
+    assert row.differs == (
+        "data digits",
+        "5 of 80 epochs",
+        "on Synthetic Processor",
+        "training.duration=5ep",
+    )
+
+
+def test_runs_of_different_experiments_are_never_averaged(project):
+    job = Job(f"bep/3/{ROW}", "recipes/bep/a.yaml", extra=("training.duration=5ep",), seed=7)
+    folder = make_run(project / "runs" / "short", seed=7, run__epochs=5.0, eval__top1_percent=1.0)
+    collect(folder, project / "results", job)
+    row = rows_of(project)[ROW]
+    assert row.ours(row.table.columns["val_acc"]).mean == 70.0
+    assert row.other_experiments == 1
+
+
+def test_a_claim_of_some_columns_is_no_evidence_for_others(project):
+    stated = "  - {row: earlycrop/1/SNIP, columns: [test_acc]}\n"
+    make_recipe(project / "recipes", "snip", stated)
+    job = Job("earlycrop/1/SNIP", "recipes/snip.yaml")
+    collect(make_run(project / "runs" / "b"), project / "results", job)
+    row = rows_of(project, "earlycrop/1")["SNIP"]
+    assert row.ours(row.table.columns["test_acc"]).mean == 70.0
+    assert row.ours(row.table.columns["emissions_g"]) is None
+
+
+def test_a_run_by_hand_is_filed_under_the_row_that_its_settings_make_it(project):
+    claims = find_claims(project / "recipes")
+    words = "train.py --recipe recipes/bep/a.yaml --set pruning.sparsity=99% --set seed=4"
+    folder = make_run(project / "runs" / "hand", seed=4, command=words + " --output /some/where")
+    path = collect(folder, project / "results", claims=claims)
+    assert path.relative_to(project).as_posix() == "results/bep/3/CIFAR-10_24K_BEP_1e-4-seed4.json"
+    assert json.loads(path.read_text())["environment"]["command"] == words
+    words = "train.py --recipe recipes/bep/a.yaml --set pruning={criterion: snip, sparsity: 9%}"
+    spaced = collect(make_run(project / "runs" / "c", command=words), project / "results")
+    assert json.loads(spaced.read_text())["job"]["extra"] == [words.partition("--set ")[2]]
+    other = make_run(project / "runs" / "other", command="train.py --recipe recipes/q.yaml")
+    assert collect(other, project / "results", claims=claims).parent.name == "other"
+
+
+def test_what_follows_from_a_summary(project):
+    summary = load_records(project / "results")[0].summary
+    assert summary["derived/measured_speedup"] == 2.5
+    assert summary["derived/first_pruning_epoch"] == 20
+    assert summary["derived/macs_removed_percent"] == pytest.approx(100 * (1 - 1e6 / 20_741_120))
+    spent = 3e13 / (20_741_120 * 7.5e6)
+    assert summary["derived/training_macs_removed_percent"] == pytest.approx(100 * (1 - spent))
+
+
+def test_a_segment_within_its_warm_up_has_no_rate(tmp_path):
+    segments = [{"timed_images": 0, "timed_seconds": 1e-9}, *SUMMARY["cost/segments"]]
+    folder = make_run(tmp_path / "run", cost__segments=segments)
+    assert json.loads((folder / "summary.json").read_text())["derived/measured_speedup"] == 2.5
+
+
+def test_an_unfinished_run_is_no_evidence(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RecordError, match=r"no summary.json; finish the run first"):
+        collect(tmp_path / "run", tmp_path / "results")
+
+
+def test_one_value_has_no_standard_error():
+    assert measured([3.0]).error is None
+    assert measured([]) is None
+
+
+def test_records_hold_what_figures_need(project):
+    record = load_records(project / "results")[0]
+    assert record.history["accuracy"] == [[50_000, 40.0], [7_500_000, 69.0]]
+    assert [p["prune/round"] for p in record.history["prunings"]] == [1, 2]
+    assert [f["forecast/layer"] for f in record.history["forecasts"]] == ["conv1"]
+    assert record.environment["commit"] == "c0ffee"
+    assert json.loads((project / record.path).read_text())["job"]["row"] == f"bep/3/{ROW}"
+
+
+# ── show ─────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("table", ALL, ids=lambda t: t.address)
+def test_show_rebuilds_the_papers_table_cell_by_cell(table):
+    text = show.as_csv(table, compare(table, [], []))
+    shown = list(csv.DictReader(io.StringIO(text)))
+    with (papers.FOLDER / "tables" / table.file).open(newline="") as stream:
+        printed = list(csv.DictReader(stream))
+    assert [{k: row[k] for k in printed[0]} for row in shown] == printed
+    assert all(row["status"] == "not run" for row in shown)
+    values = show.as_json(table, compare(table, [], []))
+    assert len(values["cells"]) == len(printed) * len(printed[0])
+
+
+@pytest.mark.parametrize("table", ALL, ids=lambda t: t.address)
+def test_figures_in_a_papers_own_count_are_labelled_wherever_they_are_shown(table):
+    rows = compare(table, [], [])
+    made = show.grid(table, rows)
+    for column in (c for c in table.columns.values() if c.convention):
+        assert any(f"{column.name}: paper convention: " in remark for remark in made.remarks)
+        if column.name in table.key:
+            assert show.CONVENTION in made.headings[0]
+        for heading in (h for h in made.headings if h.startswith(f"{column.name} ")):
+            assert show.CONVENTION in heading
+        cells = [
+            c for c in show.as_json(table, rows)["cells"] if c["address"].endswith(column.name)
+        ]
+        assert cells
+        assert all(c["paper_convention"] == column.convention for c in cells)
+        assert (
+            column.name
+            in next(csv.DictReader(io.StringIO(show.as_csv(table, rows))))["paper_convention"]
+        )
+
+
+def test_show_puts_ours_beside_theirs(project):
+    table = papers.find_table("bep/3")
+    made = show.grid(table, list(rows_of(project).values()))
+    line = next(line for line in made.rows if line[0] == ROW)
+    assert line[made.headings.index("val_acc [%]")] == "70.5 ± 3.2"
+    assert line[made.headings.index("ours val_acc")] == "70 ± 0.58"
+    assert line[made.headings.index("difference")] == "-0.5"
+    assert line[made.headings.index("cost")] == "2 GPU h, 0.2 kg CO2e"
+    assert f"| {ROW} |" in show.markdown(made)
+
+
+def test_show_all_is_fast_and_needs_no_torch(tmp_path):
+    code = (
+        "import sys, tables;"
+        "status = tables.main(['show', '--all', '--csv', '--output', sys.argv[1]]);"
+        "heavy = {'torch', 'timm', 'numpy', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(status or bool(heavy))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60, cwd=tables.ROOT
+    )
+    assert len(list(tmp_path.glob("*.csv"))) == 21
+
+
+def test_every_format_is_written_by_the_command(project, capsys):
+    where = ["--results", str(project / "results"), "--recipes", str(project / "recipes")]
+    for form in ("json", "csv", "markdown"):
+        assert tables.main([*where, "show", "bep/3", f"--{form}"]) == 0
+        assert ROW in capsys.readouterr().out
+    assert tables.main([*where, "show", "bep/9"]) == 2
+    assert "no table is called 'bep/9'" in capsys.readouterr().err

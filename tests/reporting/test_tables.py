@@ -1,0 +1,201 @@
+"""The papers' tables as data, FLOPs without training, and what recipes claim."""
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import pytest
+
+import tables
+from reporting import papers
+from reporting.claims import find_claims
+from reporting.tables.bep_flops import (
+    NETWORKS,
+    agreement,
+    bep_cnn,
+    bep_vgg16,
+    of_recipe,
+    of_table,
+    recompute,
+)
+from reporting.tables.compare import ClaimError, check_claims
+from schema.claims import ClaimConfig
+from tests.support.synthetic_runs import CLAIMS, ROW, make_recipe
+
+ALL = list(papers.tables().values())
+CLAIMED = {claim.row: claim for claim in find_claims(tables.ROOT / "recipes")}
+
+
+# ── the papers' tables as data ───────────────────────────────────────────────────────────────────
+def test_there_are_21_tables_and_every_file_is_indexed_once():
+    files = sorted(path.name for path in (papers.FOLDER / "tables").glob("*.csv"))
+    assert len(files) == 21
+    assert sorted(table.file for table in ALL) == files
+
+
+@pytest.mark.parametrize("table", ALL, ids=lambda t: t.address)
+def test_every_cell_has_one_address_that_finds_it_and_a_meaning(table):
+    cells = list(papers.cells(table))
+    assert (
+        len({cell.address for cell in cells}) == len(cells) == len(table.rows) * len(table.columns)
+    )
+    for cell in cells:
+        assert papers.lookup(cell.address) == cell
+        assert cell.column.definition
+    for column in table.columns.values():
+        assert column.error is None or column.error in table.columns
+
+
+@pytest.mark.parametrize("table", ALL, ids=lambda t: t.address)
+def test_a_measurable_column_holds_numbers_and_a_unit(table):
+    for column in (c for c in table.columns.values() if c.record):
+        texts = [line[column.name] for line in table.rows.values() if line[column.name]]
+        assert column.unit
+        assert all(papers.number(text) is not None for text in texts), column
+
+
+@pytest.mark.parametrize("table", ALL, ids=lambda t: t.address)
+def test_every_slip_names_a_cell_that_is_printed_otherwise(table):
+    for slip in table.slips:
+        rows = [row for row in table.rows if fnmatchcase(row, slip.rows)]
+        printed = {papers.cell(table, row, slip.column).value for row in rows}
+        assert rows
+        assert slip.should_be is None or isinstance(slip.should_be, int | float)
+        assert slip.should_be not in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("223K", 223e3),
+        ("8.5e12", 8.5e12),
+        (".3", 0.3),
+        ("10%", 10),
+        ("0.36 +- 0.13", 0.36),
+        ("2.5M", 2.5e6),
+        ("0-30", None),
+        ("10-50%", None),
+        ("norm, rand", None),
+        ("", None),
+    ],
+)
+def test_numbers_are_read_as_they_are_printed(text, value):
+    assert papers.number(text) == value
+
+
+def test_an_address_that_names_nothing_says_what_is_near():
+    with pytest.raises(papers.AddressError, match="no table is called 'bep/33'; near it: bep/3"):
+        papers.lookup("bep/33/x/y")
+    with pytest.raises(
+        papers.AddressError, match=r"no row of bep/3 .* near it: CIFAR-10,95K,BEP,1e-"
+    ):
+        papers.lookup("bep/3/CIFAR-10,95K,BEP,1e-5/val_acc")
+    with pytest.raises(papers.AddressError, match="no column of bep/3 is called 'acc'"):
+        papers.lookup(f"bep/3/{ROW}/acc")
+
+
+# ── FLOPs without training ───────────────────────────────────────────────────────────────────────
+def test_dense_flops_are_the_papers_and_real_counts():
+    assert bep_cnn(1.0, 10) == 2 * 1_250_144
+    assert bep_cnn(1.0, 100) == 2 * 1_296_224
+    macs = 332_111_872  # of VGG-16 with two hidden layers of 4096
+    assert 2 * macs < bep_vgg16(1.0, 10) < 2 * macs * 1.002
+
+
+@pytest.mark.parametrize("address", ["bep/3", "bep/F1"])
+def test_each_rows_recipe_trains_what_its_printed_figures_agree_with(address):
+    table = papers.find_table(address)
+    for row in table.rows:
+        ours, theirs = of_recipe(CLAIMED[f"{address}/{row}"]), of_table(table, row)
+        assert replace(ours, keep=theirs.keep) == theirs, row
+        assert ours.keep == pytest.approx(theirs.keep), row
+
+
+@pytest.mark.parametrize("address", ["bep/3", "bep/F1"])
+def test_flops_columns_follow_from_the_recipes_except_for_the_listed_slips(address):
+    table, checked, unequal = papers.find_table(address), 0, set()
+    for row, line in table.rows.items():
+        for column, again in recompute(table, row, CLAIMED[f"{address}/{row}"]).items():
+            if not line[column] or again.bound:
+                continue
+            checked += 1
+            verdict = agreement(line[column], again.value)
+            rounded = verdict == "rounded" or (verdict == "truncated" and column != "train_flops")
+            if not rounded:
+                unequal.add((row, column))
+    listed = {
+        (row, column)
+        for row, line in table.rows.items()
+        for column, again in recompute(table, row).items()
+        if table.slip(row, column) and line[column] and not again.bound
+    }
+    assert unequal == listed
+    assert checked == {"bep/3": 64 + 64 + 47, "bep/F1": 48 + 48 + 25}[address]
+
+
+@pytest.mark.parametrize("address", ["bep/3", "bep/F1"])
+def test_a_gradual_cut_costs_no_less_than_an_immediate_one(address):
+    table = papers.find_table(address)
+    bounds = [(r, recompute(table, r)["train_flops"]) for r in table.rows]
+    for row, again in ((r, a) for r, a in bounds if a.bound and table.rows[r]["train_flops"]):
+        printed = table.rows[row]["train_flops"]
+        least = float(printed) > again.value or agreement(printed, again.value) == "rounded"
+        assert least != bool(table.slip(row, "train_flops")), row
+
+
+def test_the_right_value_of_a_flops_slip_is_the_recomputed_one():
+    for table in (t for t in ALL if t.closed_form):
+        for row in table.rows:
+            for column, again in recompute(table, row).items():
+                slip = table.slip(row, column)
+                assert slip is None or agreement(f"{slip.should_be:g}", again.value) == "rounded"
+
+
+@pytest.mark.parametrize(
+    ("printed", "value", "verdict"),
+    [
+        ("1.7e+12", 1.66e12, "rounded"),
+        ("95K", 95_999, "truncated"),
+        ("95K", 96_500, "differs"),
+        ("8.5e+12", 8.5e11, "differs"),
+        ("96.0", 95.96, "rounded"),
+        ("26.6M", 26_655_938, "truncated"),
+    ],
+)
+def test_agreement_of_a_printed_figure(printed, value, verdict):
+    assert agreement(printed, value) == verdict
+
+
+def test_networks_named_in_the_index_are_known():
+    assert {t.closed_form["network"] for t in ALL if t.closed_form} == set(NETWORKS)
+
+
+# ── claims ───────────────────────────────────────────────────────────────────────────────────────
+def test_claims_are_read_as_written_and_not_inherited(tmp_path):
+    make_recipe(tmp_path / "recipes", "bep/a", CLAIMS)
+    (tmp_path / "recipes/bep/b.yaml").write_text("extends: a.yaml\n")
+    claims = find_claims(tmp_path / "recipes")
+    assert [c.row for c in claims] == [f"bep/3/{ROW}", "bep/3/CIFAR-10,24K,BEP,1e-4"]
+    assert claims[1].recipe == "recipes/bep/a.yaml"
+    assert claims[1].set == ("pruning.sparsity=99%",)
+    check_claims(claims)
+
+
+def test_a_claim_of_nothing_or_of_a_row_twice_is_an_error(tmp_path):
+    make_recipe(tmp_path / "recipes", "a", CLAIMS + '  - {row: "bep/3/CIFAR-10,95K,BEP,1e-5"}\n')
+    make_recipe(tmp_path / "recipes", "b", f'  - {{row: "bep/3/{ROW}"}}\n')
+    with pytest.raises(ClaimError) as error:
+        check_claims(find_claims(tmp_path / "recipes"))
+    first, second = str(error.value).splitlines()
+    assert "recipes/a.yaml: claims: no row of bep/3 is called" in first
+    assert second == f"recipes/b.yaml: claims bep/3/{ROW}, as recipes/a.yaml does; leave one"
+
+
+def test_claims_of_the_projects_recipes_hold():
+    check_claims(find_claims(tables.ROOT / "recipes"))
+
+
+def test_a_claim_is_strict():
+    with pytest.raises(ValueError, match="Extra inputs"):
+        ClaimConfig.model_validate({"row": "a/b/c", "expect": 3})
+    with pytest.raises(ValueError, match="pattern"):
+        ClaimConfig.model_validate({"row": "c"})

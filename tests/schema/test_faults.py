@@ -1,0 +1,300 @@
+"""Anything written in a recipe, or done to its file, ends in exit status 0 or in short lines."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import train
+from schema.recipe import RecipeError, load
+from tests.support.runs import DIGITS
+from training.data.data import info
+from training.folder.lock import give_back
+from training.folder.run_folder import take
+from training.memory import check_memory
+from training.rehearsal import rehearse, rehearse_early
+
+ROOT = Path(__file__).parents[2]
+QUICK = "recipes/quickstart.yaml"
+DEEP = "[" * 3000 + "]" * 3000
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.fixture
+def dry(monkeypatch, capsys):
+    """Run `train.py --dry-run` in this process; returns the exit status and what it said."""
+    monkeypatch.chdir(ROOT)
+
+    def run(recipe: str | Path, *settings: str, words: tuple[str, ...] = ()) -> tuple[int, str]:
+        sets = [f"--set={setting}" for setting in settings]
+        try:
+            status = train.main(["--recipe", str(recipe), "--dry-run", *sets, *words])
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else 1
+        return status, capsys.readouterr().err
+
+    return run
+
+
+FILES = {
+    "png": (b"\x89PNG\r\n\x1a\n", "r.yaml: not UTF-8 text; save it as UTF-8"),
+    "utf16": ("model: x".encode("utf-16"), "r.yaml: not UTF-8 text; save it as UTF-8"),
+    "latin1": ("model: é".encode("latin1"), "r.yaml: not UTF-8 text; save it as UTF-8"),
+    "nul": (
+        b"model: x\nseed: \0",
+        "r.yaml:2: the character U+0000 cannot stand in a recipe; remove",
+    ),
+    "control": (b'model: "a\\u0007"', "r.yaml:1: the character U+0007 in a value; write one plain"),
+    "surrogate": (
+        b'model: "\\ud800"',
+        "r.yaml:1: the character U+D800 in a value; write one plain",
+    ),
+    "escape": (b'model: "\\UFFFFFFFF"', "r.yaml: not YAML: "),
+    "directive": (b"%YAML " + b"9" * 5000 + b".1\n---\na: 1", "r.yaml: not YAML: "),
+    "two": (b"a: 1\n---\nb: 2\n", "r.yaml:2: not YAML: but found another document"),
+    "alias": (b"model: &a [*a]", "r.yaml:1: no anchors or aliases here; write the value itself"),
+    "bomb": (BOMB.encode(), "r.yaml:1: no anchors or aliases here; write the value itself"),
+    "merge": (b"x: {<<: {a: 1}}", "r.yaml:1: no anchors or merge keys here; use extends"),
+    "tag": (
+        b"model: !!python/name:os.system x",
+        "r.yaml:1: no tags such as tag:yaml.org,2002:pytho",
+    ),
+    "deep": (f"a: {DEEP}".encode(), "r.yaml:1: nested deeper than 20 levels"),
+    "keys": (
+        b"".join(b"k%d: 1\n" % i for i in range(11_000)),
+        "r.yaml:10000: more than 20,000 key",
+    ),
+    "long": (b"# " + b"x" * 300_000, "r.yaml: longer than 256 KiB; a recipe has a few"),
+    "list key": (b"{[a]: 1}", "r.yaml:1: a list or map as a key; write a word"),
+    "map key": (b"? {a: 1}\n: 2", "r.yaml:1: a list or map as a key; write a word"),
+    "number": (b"seed: " + b"9" * 5000, "has 5000 digits; write at most 40"),
+    "infinite": (b"seed: 1e999", "r.yaml:1: 1e999 is larger than any number; write a smaller one"),
+    "list": (b"- a\n", "r.yaml: a recipe is a map of keys"),
+    "empty": (b"", "r.yaml: a recipe is a map of keys"),
+    "extends list": (b"extends: [a, b]", "r.yaml:1: extends is the path of one recipe"),
+    "extends false": (b"extends: off", "r.yaml:1: extends is the path of one recipe"),
+    "extends long": (b"extends: " + b"a" * 5000, "r.yaml:1: extends aaaaaaaaa"),
+    "extends folder": (b"extends: .", "r.yaml:1: extends .: no such file as"),
+    "type word": (b"strConfig: 1\nint: 2", "r.yaml:2: unknown key int (known: checkpoint"),
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_file_that_is_no_recipe_is_one_line(content, dry, tmp_path):
+    data, message = FILES[content]
+    path = tmp_path / "r.yaml"
+    path.write_bytes(data)
+    status, said = dry(path)
+    assert status == 2
+    assert message in said.replace(f"{tmp_path}/", "")
+    assert max(map(len, said.splitlines())) < 1100
+    assert len(said.splitlines()) <= 21
+    assert "unexpected" not in said
+
+
+def test_a_path_that_is_no_file_is_one_line(dry, tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    os.mkfifo(tmp_path / "pipe")
+    paths = {
+        tmp_path / "a": "Too many levels of symbolic links; give the path of a recipe file",
+        tmp_path: "not a regular file; give the path of a recipe file",
+        tmp_path / "pipe": "not a regular file; give the path of a recipe file",
+        tmp_path / "none": "No such file or directory; give the path of a recipe file",
+        Path("x" * 5000): "File name too long; give the path of a recipe file",
+        Path("a\0b"): "a\\x00b: embedded null byte; give the path of a recipe file",
+        Path("/dev/zero"): "not a regular file; give the path of a recipe file",
+        Path(""): "not a regular file; give the path of a recipe file",
+    }
+    for path, message in paths.items():
+        status, said = dry(path)
+        assert (status, len(said.splitlines())) == (2, 1), path
+        assert message in said
+
+
+def test_a_long_chain_of_recipes_is_one_line(dry, tmp_path):
+    (tmp_path / "0.yaml").write_text("seed: 1")
+    for i in range(1, 1300):
+        (tmp_path / f"{i}.yaml").write_text(f"extends: {i - 1}.yaml\n")
+    status, said = dry(tmp_path / "1299.yaml")
+    assert status == 2
+    assert "16 recipes extend one another; merge some of them" in said
+
+
+def test_a_recipe_s_name_may_hold_what_a_pattern_means(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a[b]*.yaml"
+    path.write_text(f"extends: {ROOT / DIGITS}\n")
+    recipe, _ = load(path)
+    folders = [take(recipe, path.stem, None, False)[0] for _ in range(2)]
+    name = f"a[b]*-{recipe.hash()}-seed0"
+    assert [folder.name for folder in folders] == [name, f"{name}-2"]
+    for folder in folders:
+        give_back(folder)
+    (folders[1] / "log.jsonl").write_text("{}\n")
+    assert take(recipe, path.stem, None, True)[0] == folders[1]
+    give_back(folders[1])
+
+
+TOO_SMALL = "model: {0} on 1×8×8 cannot train on 64 at a time (RuntimeError: "
+SETTINGS = {
+    "data=nope": "data.name: nope is no folder, no data set known by name",
+    "data={name: digits, validation: 1437}": "digits: 1437 training images are too few",
+    "data={name: digits, train_subset: 63}": "training.batch_size 64 exceeds 63 training images",
+    "data={name: digits, mean: [0.1, 0.2, 0.3]}": "data.mean: 3 values for images of 1 channels",
+    "data={name: digits, stream: true}": "data.stream: digits is held in memory; write false",
+    "data={name: digits, decoder: gpu}": "data.decoder: gpu is for streamed images",
+    "data={name: digits, workers: 100000}": "data.workers: Input should be less than or equal to 2",
+    "data={name: synthetic, train_images: 1000000000000}": "less than or equal to 1000000000",
+    "data={name: synthetic, train_images: 900000000, image_size: 64}": "images: lower data.image_s",
+    "data={name: synthetic, image_size: 100000}": "data.image_size: Input should be less than or e",
+    "data={name: synthetic, image_size: 60000}": "memory: at least",
+    "data={name: synthetic, num_classes: 1000000000}": "data.num_classes: Input should be less tha",
+    "data.augment={crop_padding: 1000}": "crop_padding: 1000 pixels around images of 8 make some",
+    "data.augment={cutout: 1000}": "cutout: a square of 1000 pixels covers images of 8 wholly",
+    "data.augment={resize: 1}": "model: digits_cnn on 1×1×1 cannot train on 64 at a time",
+    "data.augment={resize: 100000}": "data.augment.resize: Input should be less than or equal to 6",
+    "model=&a [*a]": "--set model=&a [*a]: no anchors or aliases here",
+    f"model={DEEP}": "nested deeper than 20 levels",
+    "model=vgg_11": TOO_SMALL.format("vgg_11"),
+    "model=alexnet": TOO_SMALL.format("alexnet"),
+    "model=timm/vit_tiny_patch16_224": "AssertionError: Input height (8) doesn't match model (224)",
+    "model={name: timm/resnet18, options: {block: x}}": "model: timm/resnet18: timm cannot build i",
+    "model={name: timm/resnet18, options: {features_only: true}}": "has no option features_only",
+    "model={name: timm/resnet18, options: {drop_rate: 5}}": "drop_rate 5 is not a rate from 0 to 1",
+    "model={name: resnet18, options: {layers: [-1,1,1,1]}}": "is not a whole number from 0 to 1,00",
+    "model={name: resnet18, options: {layers: [20000,1,1,1]}}": "more than 10,000 layers; lower it",
+    "model={name: digits_cnn, options: {width: -1}}": "width -1 is not above 0",
+    "model={name: digits_cnn, options: {width: 1e9}}": "width 1000000000.0 is not above 0 and at m",
+    "model={name: digits_cnn, options: {width: 900000}}": "for weights: lower the network's width",
+    "model={name: digits_cnn, options: {num_classes: 3}}": "options: num_classes is not one of",
+    "model={name: digits_cnn, pretrained: true}": "digits_cnn has no pretrained weights",
+    "model={name: timm/resnet10t, pretrained: true, weights: x}": "both say where to start; write",
+    "model={name: digits_cnn, weights: /nope}": "/nope: no such file; give a model.safetensors",
+    "training.duration=100%": "training: duration: 100% is not a length; write 90ep or 500it",
+    "training.duration=0it": "training: duration: 0it is not a length; write 90ep or 500it",
+    "training.duration=0.0001ep": "training.duration: 0.0001ep is less than a step; write 1it or m",
+    f"training.duration={'9' * 400}ep": "is not a duration; write 90ep, 500it or 50%",
+    "training.batch_size=99999": "training.batch_size 99999 exceeds 1437 training images; lower it",
+    "training.batch_size=yes": "training.batch_size: on and off, yes and no, true and false are",
+    "training.optimizer.lr=inf": "training.optimizer.lr: Input should be a finite number",
+    "training.optimizer.lr=1e400": "1e400 is larger than any number; write a smaller one",
+    "training.optimizer.eps=nan": "training.optimizer.eps: Input should be a finite number",
+    "training.optimizer.eps=-1": "training.optimizer.eps: Input should be greater than or equal to",
+    "training.optimizer={name: adam, betas: [2, 2]}": "betas.0: Input should be less than 1",
+    "training.optimizer={name: rmsprop, alpha: -5}": "alpha: Input should be greater than or equal",
+    "training.optimizer={name: sgd, momentum: 0, nesterov: true}": "nesterov needs momentum; write",
+    "training.optimizer={name: sgd, options: {nope: 1}}": "sgd does not take these options",
+    "training.optimizer={name: sgd, options: {lr: 1}}": "options: lr is a key of the optimizer its",
+    "training.optimizer={name: sgd, options: {dampening: x}}": "sgd does not take these options",
+    "training.optimizer=timm/nope": "training.optimizer: timm has no nope; write timm/lamb",
+    "training.optimizer=timm/lmab": "training.optimizer: timm has no lmab; write timm/lamb",
+    "training.optimizer=timm/adahessian": "needs second derivatives, which training does not",
+    "training.mixup=1e308": "training.mixup: Input should be less than or equal to 1000",
+    "training.cutmix=1e-320": "training: cutmix: 1e-320 mixes nothing; write 0 or 0.001 on",
+    "training.lr_schedule={curve: one_cycle, cycle_momentum: [nan, 5]}": "cycle_momentum.0: Input ",
+    "pruning.schedule.start=200%": "pruning.schedule.start: 200% is more than the whole",
+    "pruning.schedule.start=60ep": "schedule: the last round would be at step 1320 and training en",
+    "pruning.schedule={start: 50%, end: 10%, rounds: 3}": "schedule: no round lies between start",
+    "pruning.schedule.rounds=100000000": "pruning.schedule.rounds: Input should be less than or",
+    "pruning.calibration.batches=999999999999": "batches: Input should be less than or equal to 10",
+    "pruning.calibration.batch_size=999999999": "batch_size: Input should be less than or equal to",
+    "pruning.tolerance=nan": "pruning.tolerance: Input should be a finite number",
+    "laboratory={every: 0it}": "laboratory: every: 0it is not a distance between two stops",
+    "laboratory={every: 50%}": "laboratory: every: 50%: the laboratory counts steps",
+    "laboratory={every: 1ep, iterative: {start: 1ep, each: 1e-9}}": "makes more than 1000 rounds",
+    "evaluation.every=0.00001ep": "evaluation.every: 0.00001ep is less than a step; write 1it or m",
+    "log.every=150%": "log.every: 150% is more than the whole; write 100% or less",
+    "log.tracker=nope": "log.tracker: nope is not a tracker; write wandb or none, or install one",
+    "log.tracker=aim": "log.tracker: aim is not installed; write wandb or none",
+    "cost.pue=inf": "cost.pue: Input should be a finite number",
+    "cost.cpu_power_watts=nan": "cost.cpu_power_watts: Input should be a finite number",
+    "cost.cpu_power_watts=-5": "cost.cpu_power_watts: Input should be greater than 0",
+    "cost.country=XXX": "cost.country: XXX: codecarbon knows no grid of that ISO code",
+    "seed=99999999999999999999": "seed: Input should be less than 2147483648",
+    "seed=-1": "seed: Input should be greater than or equal to 0",
+    ".=1": "--set .=1: write --set key=value",
+    f"{'.'.join(['a'] * 3000)}=1": "write --set key=value",
+    "=1": "--set =1: write --set key=value",
+    "extends=": "extends is the path of one recipe, relative to this one",
+    "extends=/etc/hostname": "a recipe is a map of keys",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s[:60])
+def test_a_setting_that_cannot_be_is_said_before_images_are_read(setting, dry):
+    status, said = dry(QUICK, setting)
+    assert status == 2
+    assert SETTINGS[setting] in said
+    assert "unexpected" not in said.replace("unexpected keyword", "")
+    assert max(map(len, said.splitlines())) < 1100
+
+
+SAME = (  # faults that once showed when training had begun
+    "training.optimizer=timm/adahessian",
+    "log.tracker=nope",
+    "cost.country=XXX",
+    "data.augment={crop_padding: 1000}",
+    "pruning.schedule.start=60ep",
+)
+
+
+@pytest.mark.parametrize("setting", SAME)
+def test_a_run_finds_what_a_dry_run_finds(setting, dry, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    recipe, _ = load(ROOT / QUICK, [setting])
+    with pytest.raises(RecipeError) as found:
+        rehearse_early(recipe, 1)
+    assert str(found.value) == dry(QUICK, setting)[1].strip()
+
+
+def test_a_last_batch_of_one_image_meets_batchnorm(dry):
+    data = "data={name: synthetic, image_size: 8, train_images: 65, drop_last: false}"
+    status, said = dry(DIGITS, "model={name: resnet56, options: {depth: 20}}", data)
+    assert status == 0, said  # maps of 2×2 have four values
+    data = data.replace("image_size: 8", "image_size: 4")
+    status, said = dry(DIGITS, "model={name: resnet56, options: {depth: 20}}", data)
+    assert status == 2
+    assert "cannot train on 1 at a time" in said
+    assert "write data.drop_last: true" in said
+
+
+def test_a_last_batch_has_an_image_for_every_process(dry):
+    data = "data={name: synthetic, image_size: 8, train_images: 66, drop_last: false}"
+    status, said = dry(DIGITS, data, words=("--processes", "4"))
+    assert status == 2
+    assert "leaves 2 of 66 images for the last batch, and a part of it would have 2 for 4" in said
+
+
+def test_many_processes_take_no_time(dry):
+    status, said = dry(
+        DIGITS, "data={name: synthetic, train_images: 9000000}", "training.batch_size=8000000",
+        words=("--processes", "500000"),
+    )  # fmt: skip
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1e3", "9" * 5000])
+def test_a_number_of_processes_is_one(number, dry):
+    status, said = dry(QUICK, words=(f"--processes={number}",))
+    assert status == 2
+    assert "is not a number of processes; write 1 or more" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_command_line_without_a_recipe_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--dry-run"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("the following arguments are required: --recipe; --help lists")
+
+
+def test_memory_that_a_machine_lacks_names_what_to_lower():
+    recipe, _ = load(ROOT / QUICK, ["training.batch_size=1024"])
+    about = info(recipe.data)
+    sizes = rehearse(recipe, about)
+    check_memory(recipe, about, sizes, 1, room=10**8)
+    with pytest.raises(RecipeError, match=r"feature maps: lower training.batch_size"):
+        check_memory(recipe, about, sizes, 1, room=10**6)

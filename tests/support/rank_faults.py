@@ -1,0 +1,42 @@
+"""Faults of one rank, met in a launch of several; each rank writes what it raised.
+
+python -m torch.distributed.run … tests/support/rank_faults.py FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from accelerate import PartialState  # noqa: E402
+
+from schema.recipe import RecipeError  # noqa: E402
+from training.ranks.faults import FAULTS, from_main, together  # noqa: E402
+
+
+def refuse() -> None:
+    raise RecipeError("not this folder")
+
+
+def main(folder: str) -> None:
+    ranks = PartialState(cpu=True)
+    told = [f"processes {ranks.num_processes}", from_main(lambda: f"made by {ranks.process_index}")]
+    with together():
+        told.append("no fault")
+    try:
+        with together():
+            if ranks.process_index == 1:
+                raise OSError(28, "No space left on device", "a/file")
+    except FAULTS as error:
+        told.append(f"{type(error).__name__} {error}")
+    try:
+        from_main(refuse)
+    except FAULTS as error:
+        told.append(f"{type(error).__name__} {error}")
+    (Path(folder) / f"{ranks.process_index}.txt").write_text("\n".join(told))
+    ranks.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,61 @@
+"""What tests that run train.py share: small recipes, launching, and comparing run folders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from training.folder.log import read
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "recipes/base/digits/digits_cnn.yaml"
+SYNTHETIC = (
+    "model=small_conv",
+    "data={name: synthetic, image_size: 32, train_images: 96, test_images: 50}",
+    "training.batch_size=16",
+    "training.duration=2ep",
+    "training.optimizer.lr=0.02",
+    "training.precision=fp64",
+)
+TINY = (
+    "training.duration=9ep",  # of two steps
+    "training.batch_size=280",
+    "data.validation=60%",
+    "model.options.width=0.5",
+    "checkpoint.every=5it",
+    "evaluation.every=9ep",
+)
+
+
+class Crash(BaseException):
+    """Stands for a power cut: nothing may catch it."""
+
+
+def losses(folder: Path) -> list[float]:
+    return [r["train/loss"] for r in read(folder / "log.jsonl") if "train/loss" in r]
+
+
+def launch(
+    folder: Path, processes: int, *settings: str, words: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    settings = ("log.tracker=none", "cost.tracker=none", "log.every=2it", *settings)
+    command = ["train.py", "--recipe", DIGITS, "--output", str(folder)]
+    return torchrun(processes, *command, *(f"--set={s}" for s in settings), *words)
+
+
+def launch_several(folder: Path, asked: dict[str, list[str]]) -> None:
+    """Runs on two processes, one after another, in folders of these names: [recipe, *settings]."""
+    done = torchrun(2, "tests/support/several_runs.py", str(folder), json.dumps(asked))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [sys.executable, *launcher, *words],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )

@@ -1,0 +1,86 @@
+"""Processes that read images: their ends and shortages are faults with a remedy."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from tests.support.image_files import opened, write_folders, write_photographs
+from tests.support.refusals import refused
+from training.data.data import DataError
+from training.data.layouts.folders import Files
+from training.data.layouts.workers import results
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def test_a_worker_that_the_system_ends_is_a_fault_with_a_remedy(tmp_path, monkeypatch):
+    write_photographs(tmp_path / "set")
+    data = opened(tmp_path / "set", image_size=32, workers=1)
+    monkeypatch.setattr(Files, "read", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match=r"set: the system ended a process .*set data.workers low"):
+        list(data.train_batches(0, 4))
+
+
+def no_memory(*_):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space (28)")
+
+
+def test_shared_memory_that_is_full_is_a_fault_and_no_wait_for_ever(tmp_path, monkeypatch):
+    write_photographs(tmp_path / "set")
+    data = opened(tmp_path / "set", image_size=32, workers=1)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_memory)
+    message = r"set: no shared memory left for batches \(.*No space \(28\)\); .*--shm-size"
+    with pytest.raises(DataError, match=message):
+        list(data.train_batches(0, 4))
+
+
+class Full(torch.utils.data.Dataset):
+    """Tensors that a worker cannot share."""
+
+    def __getitem__(self, index):
+        torch.Tensor.share_memory_ = no_memory  # in this worker alone
+        return torch.zeros(2), (index,)
+
+
+def test_a_worker_says_that_shared_memory_is_full():
+    with pytest.raises(DataError, match="here: no shared memory left for batches"):
+        list(results(Full(), range(2), 1, "here"))
+
+
+def test_processes_that_cannot_be_started(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    write_photographs(tmp_path / "set")
+    data = opened(tmp_path / "set", image_size=32, workers=1)
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter", refuse)
+    with pytest.raises(DataError, match=r"set: 1 processes cannot be started .*workers lower"):
+        list(data.train_batches(0, 4))
+
+
+def test_other_errors_of_a_worker_are_not_hidden(tmp_path, monkeypatch):
+    write_photographs(tmp_path / "set")
+    data = opened(tmp_path / "set", image_size=32, workers=0)
+    monkeypatch.setattr(Files, "read", lambda *_: (_ for _ in ()).throw(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        list(data.train_batches(0, 4))
+
+
+def test_more_images_than_memory_holds(tmp_path, monkeypatch):
+    write_folders(tmp_path / "set")
+    empty = torch.empty
+
+    def limited(*shape, **options):
+        if len(shape) == 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", limited)
+    refused(tmp_path / "set", r"9×3×12×12 pixels do not fit into memory; set data.stream: true")

@@ -1,0 +1,199 @@
+import time
+
+import pytest
+import torch
+
+from schema.training import CostConfig
+from training.cost import Cost, Totals
+
+
+def sizes(macs: int) -> dict[str, int]:
+    return {"macs": macs, "bep_flops": 3 * macs, "bep_weight_flops": 2}
+
+
+CPU = torch.device("cpu")
+OFF = CostConfig(tracker="none")
+
+
+class Clock:
+    """Seconds that pass where a test says so, and nowhere else."""
+
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def perf_counter(self):
+        return self.seconds
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("training.cost.time", clock)
+    return clock
+
+
+class FakeMeter:
+    """A meter of 100 W CPU, 50 W GPU and 10 W RAM whose clock the test sets."""
+
+    source = "fake"
+
+    def __init__(self):
+        self.hours = 0.0
+
+    def read(self):
+        cpu, gpu, ram = (watts * self.hours / 1e3 for watts in (100, 50, 10))
+        return {
+            "cpu_kwh": cpu,
+            "gpu_kwh": gpu,
+            "ram_kwh": ram,
+            "emissions_kgco2e": 0.4 * (cpu + gpu + ram),
+        }
+
+    def stop(self):
+        pass
+
+
+def metered(processes: int = 1, sum_over_ranks=lambda value: value) -> tuple[Cost, FakeMeter]:
+    cost = Cost(CostConfig(tracker="none"), CPU, processes, False, sum_over_ranks)
+    cost.config = CostConfig()
+    cost.meter = FakeMeter()
+    return cost, cost.meter
+
+
+def test_phases_exclude_one_another_and_add_up_to_the_wall_clock(clock):
+    cost = Cost(OFF, CPU)
+    with cost.phase("train"):
+        clock.sleep(2)
+        with cost.phase("evaluate"):
+            clock.sleep(3)
+        cost.add_wait(0.5)
+    summary = cost.summary()
+    phases = {k: v for k, v in summary.items() if k.endswith("_seconds") and "redone" not in k}
+    assert sum(phases.values()) == pytest.approx(summary["cost/wall_hours"] * 3600)
+    assert summary["cost/wall_hours"] == pytest.approx(5 / 3600)
+    assert phases["cost/evaluate_seconds"] == 3
+    assert phases["cost/data_wait_seconds"] == 0.5
+    assert phases["cost/train_seconds"] == 1.5
+
+
+def test_throughput_counts_training_and_its_waiting_only(clock):
+    cost = Cost(OFF, CPU)
+    with cost.phase("compile"):
+        cost.add_step(64, sizes(10))
+    with cost.phase("train"):
+        clock.sleep(2)
+        cost.add_step(64, sizes(10))
+        with cost.phase("evaluate"):
+            clock.sleep(5)
+        cost.add_wait(0.5)
+    assert cost.rate() == 64 / 2
+    assert cost.totals.forward_macs == 2 * 64 * 10
+    assert cost.summary()["bep/training_flops"] == 2 * 64 * 30
+    assert cost.summary()["bep/training_weight_flops"] == 2 * 64 * 2
+    assert cost.summary()["cost/training_flops"] == 6 * 2 * 64 * 10
+
+
+def test_segments_divide_what_was_timed():
+    cost = Cost(OFF, CPU)
+    for images in (10, 30):
+        with cost.phase("train"):
+            cost.add_step(images, sizes(1))
+        cost.end_segment({"macs": images})
+    assert [s["timed_images"] for s in cost.totals.segments] == [10, 30]
+    assert [s["macs"] for s in cost.totals.segments] == [10, 30]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_gpu_hours_are_wall_hours_times_devices(processes):
+    cost = Cost(OFF, CPU, processes)
+    cost.device = torch.device("cuda")
+    cost._synchronize = lambda: None
+    cost.started -= 3600
+    cost.device = CPU
+    summary = cost.summary()
+    assert summary["cost/device_hours"] == processes * summary["cost/wall_hours"]
+    assert summary["cost/wall_hours"] == 1
+    assert summary["cost/gpu_hours"] == 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_one_meter_a_node_counts_the_machine_once(ranks):
+    """Only the node's first rank has a meter; every rank ends with the machine's energy once."""
+    meters = [FakeMeter()] + [None] * (ranks - 1)
+    costs = []
+    for meter in meters:
+        cost = Cost(OFF, CPU, ranks, False)
+        cost.config, cost.meter = CostConfig(), meter
+        costs.append(cost)
+    meters[0].hours = 2.0
+    gained = [
+        torch.tensor(list((c.meter.read() if c.meter else dict.fromkeys("abcd", 0.0)).values()))
+        for c in costs
+    ]
+    total = torch.stack(gained).sum(0).double()
+    for cost in costs:
+        cost.sum_over_ranks = lambda value: total
+        cost.refresh_energy()
+        assert cost.summary()["cost/energy_kwh"] == pytest.approx(2 * 0.16)
+        assert cost.summary()["cost/emissions_kgco2e"] == pytest.approx(0.4 * 2 * 0.16)
+
+
+def test_totals_survive_a_crash_and_count_the_lost_work():
+    first, meter = metered()
+    meter.hours = 1.0
+    first.refresh_energy()
+    kept = Totals(**first.refresh().__dict__)
+    kept.wall_seconds = 3600.0
+    again, meter = metered()
+    again.resume(kept, {"cost/wall_seconds": 5400.0})
+    summary = again.summary()
+    assert summary["cost/redone_seconds"] == 1800
+    assert summary["cost/wall_hours"] == pytest.approx(1.5)
+    assert summary["cost/energy_kwh"] == pytest.approx(0.16 * 1.5)
+    meter.hours = 0.5
+    again.refresh_energy()
+    assert again.summary()["cost/energy_kwh"] == pytest.approx(0.16 * 2)
+
+
+def test_hours_are_summed_over_sessions_on_any_number_of_devices():
+    """Two sessions on one process, lost work of a third on four, and a fourth on two."""
+    totals = Totals(wall_seconds=3000.0)
+    totals.on(1, 0).update(sessions=2, wall_seconds=3000.0)
+    there = {"processes": 4, "gpus": 4, "sessions": 1, "wall_seconds": 100.0, "busy_seconds": 70.0}
+    here = totals.on(1, 0) | {"wall_seconds": 3200.0}
+    again = Cost(OFF, CPU, 2)
+    again.started -= 50
+    again.resume(totals, {"cost/wall_seconds": 3300.0, "cost/sessions": [here, there]})
+    summary = again.summary()
+    assert summary["cost/redone_seconds"] == 300
+    assert 3600 * summary["cost/wall_hours"] == pytest.approx(3350)
+    assert 3600 * summary["cost/device_hours"] == pytest.approx(3200 + 4 * 100 + 2 * 50)
+    assert 3600 * summary["cost/gpu_hours"] == pytest.approx(400)
+    counted = {s["processes"]: s["sessions"] for s in summary["cost/sessions"]}
+    assert counted == {1: 2, 4: 1, 2: 1}
+
+
+def test_lost_work_is_that_of_the_one_number_of_devices_there_was():
+    totals = Totals(wall_seconds=3000.0)
+    totals.on(4, 4).update(sessions=1, wall_seconds=3000.0)
+    again = Cost(OFF, CPU, 1)
+    again.resume(totals, {"cost/wall_seconds": 3300.0})
+    assert 3600 * again.summary()["cost/gpu_hours"] == pytest.approx(4 * 3300)
+
+
+@pytest.mark.parametrize("pue", [1.0, 2.0])
+def test_codecarbon_counts_offline_and_applies_pue_and_forced_power(pue):
+    start = time.perf_counter()
+    cost = Cost(CostConfig(pue=pue, cpu_power_watts=1000, ram_power_watts=500), CPU)
+    assert cost.meter is not None
+    assert cost.meter.tracker is not None  # it has started
+    time.sleep(0.2)
+    cost.refresh_energy()
+    cost.stop()
+    most = time.perf_counter() - start
+    assert 0.2 <= cost.totals.ram_kwh / (0.5 * pue) * 3600 <= most
+    assert cost.totals.emissions_kgco2e > 0
+    assert "CPU forced to 1000 W, RAM forced to 500 W" in cost.summary()["cost/energy_source"]

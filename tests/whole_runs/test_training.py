@@ -1,0 +1,288 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import torch._dynamo.utils as dynamo
+from safetensors.torch import load_file
+from torch import nn
+
+import models
+from benchmarks.kill import outcome
+from tests.support.runs import (
+    DIGITS,
+    ROOT,
+    SYNTHETIC,
+    launch_several,
+    losses,
+)
+from tests.support.tiers import slow_but
+from training import loop
+from training.folder import checkpoint
+from training.folder.log import read
+
+SHORT = ("training.duration=3ep", "checkpoint.every=8it", "model.options.width=0.5")
+PRUNED = (
+    "pruning={criterion: taylor, granularity: channel, macs: 50%, tolerance: 3%,"
+    " application: surgery, schedule: {start: 20it, every: 12it, rounds: 2, curve: linear}}"
+)
+
+
+def test_a_run_leaves_a_whole_folder(run_recipe):
+    status, folder = run_recipe(DIGITS, *SHORT, "data.validation=20%")
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["eval/images"] == 360
+    assert summary["run/steps"] == 3 * 17
+    assert summary["cost/training_flops"] == 6 * summary["run/images"] * summary["model/macs"]
+    assert summary["throughput/images_per_second"] > 0
+    assert (folder / "environment.json").exists()
+    resolved = (folder / "recipe.resolved.yaml").read_text()
+    assert f"lr: 0.1  # {DIGITS}:8" in resolved
+    assert "duration: 3ep  # --set training.duration=3ep" in resolved
+    records = read(folder / "log.jsonl")
+    assert [r["step"] for r in records] == sorted(r["step"] for r in records)
+    assert any("validation/top1_percent" in r for r in records)
+    model = models.load(folder / "model.safetensors")
+    assert sum(p.numel() for p in model.parameters()) == summary["model/params"]
+
+
+AVERAGED = ("training.optimizer=adamw", "training.ema={decay: 0.9}", "training.clip_norm=1.0")
+ACCUMULATED = ("training.optimizer=rmsprop", "training.accumulation=2", "training.mixup=0.2")
+MIXED = ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%")
+LAST = ("training.channels_last=on", PRUNED)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    slow_but([(AVERAGED,)], [((),), (AVERAGED,), (ACCUMULATED,), (MIXED,), (LAST,)]),
+)
+def test_a_crash_changes_nothing(run_recipe, crash, extra):
+    _, whole = run_recipe(DIGITS, *SHORT, *extra, folder="whole")
+    crash(*SHORT, *extra, step=29)
+    status, cut = run_recipe(DIGITS, *SHORT, *extra, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+@pytest.mark.slow
+def test_a_crash_between_training_and_evaluation(run_recipe, crash):
+    settings = (*SHORT, "data.validation=10%")
+    _, whole = run_recipe(DIGITS, *settings, folder="whole")
+    crash(*settings)
+    _, cut = run_recipe(DIGITS, *settings, folder="cut", resume=True)
+    assert outcome(cut) == outcome(whole)
+
+
+def test_costs_of_a_crashed_run_include_what_was_lost(run_recipe, crash):
+    crash(*SHORT, step=15)
+    _, folder = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
+    assert json.loads((folder / "summary.json").read_text())["cost/redone_seconds"] > 0
+
+
+def test_a_run_folder_is_never_overwritten(run_recipe, capsys):
+    run_recipe(DIGITS, *SHORT)
+    status, _ = run_recipe(DIGITS, *SHORT)
+    assert status == 2
+    assert "add --resume, or choose another folder" in capsys.readouterr().err
+
+
+def test_another_recipe_does_not_resume(run_recipe, crash, capsys):
+    crash(*SHORT, step=15)
+    status, _ = run_recipe(DIGITS, *SHORT, "training.batch_size=32", folder="cut", resume=True)
+    assert status == 2
+    assert "written with recipe" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_and_says_where(run_recipe, capsys):
+    status, folder = run_recipe(DIGITS, *SHORT, "training.optimizer.lr=1e30")
+    assert status == 3
+    told = capsys.readouterr().err
+    assert "the loss is NaN or infinite at step" in told
+    assert "training.clip_norm" in told
+    assert not (folder / "summary.json").exists()
+
+
+def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
+    _, whole = run_recipe(DIGITS, *SHORT, folder="whole")
+    with monkeypatch.context() as patched:
+        after = loop.after_step
+
+        def signalled(run):
+            if run.work == 11:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after(run)
+
+        patched.setattr(loop, "after_step", signalled)
+        status, folder = run_recipe(DIGITS, *SHORT, folder="cut")
+    assert status == 75
+    assert checkpoint.latest(folder / "checkpoints") is not None
+    status, cut = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+
+
+def test_accumulation_takes_the_same_steps(run_recipe):
+    _, one = run_recipe(DIGITS, *SYNTHETIC, folder="one")
+    _, two = run_recipe(DIGITS, *SYNTHETIC, "training.accumulation=4", folder="two")
+    assert losses(one) == pytest.approx(losses(two), rel=1e-10)  # float64: 4e-16 apart
+
+
+NORMED = ("model={name: resnet56, options: {depth: 8, width: 0.5}}", "training.sync_batchnorm=on")
+OFTEN = PRUNED.replace("20it", "3it").replace("12it", "4it")
+TWICE = {
+    name: [DIGITS, *SYNTHETIC, "log.every=2it", *extra]
+    for name, extra in {
+        "plain": (),
+        "BatchNorm": NORMED,
+        "pruned": (*NORMED, "model.options.option=B", OFTEN),
+    }.items()
+}
+
+
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory) -> Path:
+    """The folders of these runs on two processes, from one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    launch_several(folder, TWICE)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWICE)
+def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
+    """Up to the order of sums in float64, which twelve steps of SGD do not amplify: 4e-16 apart."""
+    _, one = run_recipe(*TWICE[name])
+    two = on_two / name
+    first, second = (json.loads((f / "summary.json").read_text()) for f in (one, two))
+    assert second["run/processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), rel=1e-10)
+    same = ["run/steps", "run/images", "eval/images", "eval/top1_percent", "cost/forward_macs"]
+    same += ["prune/hash", "prune/layers", "model/macs", "model/params"]
+    for key in same:
+        assert first.get(key) == second.get(key)
+    assert ("prune/hash" in first) == (name == "pruned")
+    ours, theirs = (load_file(f / "model.safetensors") for f in (one, two))
+    for key, tensor in ours.items():
+        torch.testing.assert_close(theirs[key], tensor, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_asking_for_two_and_getting_one_is_an_error(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "train.py",
+    ]
+    done = subprocess.run(
+        [*words, "--recipe", DIGITS, "--output", str(tmp_path / "run")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "2 processes were asked for and 1 runs" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_kill_9_changes_nothing(run_recipe, tmp_path):
+    """The short version of benchmarks/kill.py: one kill, really by the system."""
+    words = [sys.executable, "benchmarks/kill.py", "--kills", "1", "--processes", "1"]
+    done = subprocess.run(
+        [
+            *words,
+            "--recipe",
+            DIGITS,
+            "--folder",
+            str(tmp_path / "kill"),
+            "--set",
+            "training.duration=4ep",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1/1 identical" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_laboratory_is_not_noticed_by_training_and_survives_a_crash(run_recipe, crash):
+    small = (*SYNTHETIC, "training.precision=fp32", "checkpoint.every=5it")
+    config = (
+        "laboratory={every: 4it, images: 32, batch_size: 16, remove: [10%], layers: [all],"
+        " scores: [rand, abs_mrs]}"
+    )
+    _, off = run_recipe(DIGITS, *small, folder="off")
+    _, on = run_recipe(DIGITS, *small, config, folder="on")
+    assert losses(on) == losses(off)
+    assert tensors(on) == tensors(off)
+    crash(*small, config, step=9)
+    _, cut = run_recipe(DIGITS, *small, config, folder="cut", resume=True)
+    tables = [pd.read_parquet(folder / "laboratory.parquet") for folder in (on, cut)]
+    pd.testing.assert_frame_equal(*tables)
+    assert set(tables[0]["step"]) == {4, 8, 12}
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    return {k: v.numpy().tobytes() for k, v in load_file(folder / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("step", slow_but([20], [19, 20, 27, 32, 40]))
+def test_a_crash_around_prunings_changes_nothing(run_recipe, whole_run, crash, step):
+    settings = (DIGITS, *SHORT, PRUNED, "training.ema={decay: 0.9}")
+    whole = whole_run(*settings)
+    crash(*settings[1:], step=step)
+    status, cut = run_recipe(*settings, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+    assert outcome(whole)[2]["model/macs"] < 0.53 * outcome(whole)[2]["dense/macs"]
+
+
+def test_a_full_disk_is_one_line_and_its_own_status(run_recipe, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "checkpoints/x")
+
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    status, folder = run_recipe(DIGITS, *SHORT)
+    assert status == 4
+    told = capsys.readouterr().err
+    assert "can't write the checkpoint" in told
+    assert "No space left on device" in told
+    assert not (folder / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_an_event_compiles_the_step_once(run_recipe, monkeypatch):
+    """Graphs are compiled in the first step of each segment, and in no other step of training."""
+    compile_module, after, seen = nn.Module.compile, loop.after_step, []
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, mode=None: compile_module(self, backend="eager")
+    )
+
+    def noted(run):
+        after(run)
+        seen.append(dynamo.counters["stats"]["unique_graphs"])
+
+    monkeypatch.setattr(loop, "after_step", noted)
+    torch.compiler.reset()
+    dynamo.counters.clear()
+    pruning = "{criterion: magnitude, granularity: channel, channels: 50%, application: surgery,"
+    schedule = " schedule: {start: 4it, every: 6it, rounds: 3}}"
+    once = ("training.compile=true", "training.duration=2ep", "training.batch_size=128")
+    status, _ = run_recipe(DIGITS, *once, f"pruning={pruning}{schedule}")
+    assert status == 0
+    new = enumerate((b - a for a, b in pairwise([0, *seen])), start=1)
+    compiled = {step: graphs for step, graphs in new if graphs}
+    assert set(compiled) == {1, 5, 11, 17}
+    assert len(set(compiled.values())) == 1

@@ -1,0 +1,133 @@
+"""What a person sees: a live bar while it trains, then results, costs and where files are."""
+
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from training.earlycrop_metrics import earlycrop_metrics
+from training.folder.environment import write_json
+from training.folder.log import read
+from training.folder.run_folder import SUMMARY
+from training.history import derived, history
+from training.ranks.faults import together
+from training.run import Run
+
+
+class Report(AbstractContextManager["Report"]):
+    """Speaks on the main process only; the log and the summary hold everything that it says."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.console = Console(
+            quiet=not run.is_main, file=sys.stderr, highlight=False, markup=False
+        )
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+        )
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
+        self.live, self.said = self.console.is_terminal, 0
+
+    def __enter__(self) -> "Report":
+        run = self.run
+        self.say(f"{run.folder} · {run.facts()['run/device']} · {run.processes} process(es)")
+        values = run.recipe.model_dump(mode="json")
+        line = run.log.start_tracker(run.recipe.log, run.folder.name, values)
+        if line:
+            self.say(line)
+        if self.live:
+            self.bar.start()
+        self.task = self.bar.add_task("starts", total=run.total_steps, completed=run.position)
+        run.show = self.show
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+        self.run.cost.stop()
+        self.run.log.close()
+
+    def say(self, text: str) -> None:
+        """Print a line on the main process."""
+        self.console.print(text, soft_wrap=True)
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Move the bar; without a terminal, print a line a tenth of the way."""
+        run = self.run
+        rate = record.get("throughput/images_per_second")
+        text = f"epoch {record['epoch']:5.1f}  loss {record['train/loss']:.4f}"
+        text += f"  {rate:,.0f} images/s" if rate else ""
+        self.bar.update(self.task, description=text, completed=run.position, total=run.total_steps)
+        part = 10 * run.position // run.total_steps
+        if not self.live and part > self.said:
+            self.said = part
+            self.say(f"{100 * run.position / run.total_steps:3.0f} %  {text}")
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Log what a pruning did, and say it in a line."""
+        run = self.run
+        sizes = run.size()
+        run.log.write({"step": run.work, "images": run.progress.images} | record | sizes)
+        if self.live or not record.get("prune/quiet"):
+            self.say(
+                f"pruned at epoch {run.position / run.steps_per_epoch:.1f}:"
+                f" {sizes['model/params']:,} parameters, {sizes['model/macs']:,} MACs,"
+                f" weight sparsity {100 * sizes['model/sparsity']:.1f} %"
+            )
+
+    def finish(self, result: dict[str, float]) -> None:
+        """Write the summary, last of all files, and print both results and costs."""
+        run = self.run
+        run.cost.refresh_energy()
+        summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
+        summary |= earlycrop_metrics(run.model, run.dense_network, run.cost.totals, run.device)
+        with together():
+            if run.is_main:
+                summary = derived(summary, history(read(run.log.path))) | summary
+                for record in (*run.pruner.records(), summary):
+                    run.log.append({"step": run.work, "images": run.progress.images} | record)
+                write_json(run.folder / SUMMARY, summary)
+                self.bar.stop()
+                Console(highlight=False, markup=False).print(self.table(summary))
+
+    def table(self, s: dict[str, Any]) -> Table:
+        """Result and cost of the run, dense network beside the final one."""
+        table = Table(title=f"{s['model/name']} on {s['data/name']}", caption=str(self.run.folder))
+        table.add_column("")
+        table.add_column("dense", justify="right")
+        table.add_column("final", justify="right")
+        for name, key in (("parameters", "params"), ("MACs per image", "macs")):
+            table.add_row(name, f"{s['dense/' + key]:,}", f"{s['model/' + key]:,}")
+        first, last = (rate(s["cost/segments"][end]) for end in (0, -1))
+        table.add_row("training images/s", first, last)
+        table.add_row("test accuracy", "", f"{s['eval/top1_percent']:.2f} %")
+        table.add_row("wall clock", "", clock(s["cost/wall_hours"] * 3600))
+        table.add_row("GPU hours", "", f"{s['cost/gpu_hours']:.4f}")
+        if s["cost/energy_kwh"] is not None:
+            table.add_row("energy", "", f"{1e3 * s['cost/energy_kwh']:.2f} Wh")
+            table.add_row("emissions", "", f"{1e3 * s['cost/emissions_kgco2e']:.2f} g CO2e")
+            table.add_row("", "", s["cost/energy_source"])
+        return table
+
+
+def rate(segment: dict[str, float]) -> str:
+    """Images a second of a segment, or a dash where nothing was timed."""
+    seconds = segment["timed_seconds"]
+    return f"{segment['timed_images'] / seconds:,.0f}" if seconds > 0 else "–"
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,1 @@
+"""Images: stores, order, augmentation and the layouts they are read from."""

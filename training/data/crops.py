@@ -1,0 +1,67 @@
+"""What training and evaluation see of a streamed image: a crop of one size, on whatever device."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from schema.data import AugmentConfig
+from training.data.augment import FLIP, ON_DEVICE, crop_box
+from training.data.layouts import DataError
+from training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
+
+EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops (C, size, size) of images of any size; `draws` is an image's row of them, or None."""
+
+    size: int
+    augment: AugmentConfig
+
+    def crop(self, image: Tensor, draws: list[float] | None, where: str = "") -> Tensor:
+        """uint8 (C, H, W) → (C, size, size): random-resized-crop and flip, else the centre.
+
+        Raises:
+            DataError: see `centre_crop`.
+        """
+        scale = self.augment.random_resized_crop
+        if draws is None or scale is None:
+            cut = centre_crop(image, self.size, where)
+        else:
+            height, width = image.shape[1:]
+            top, left, h, w = crop_box(height, width, draws[ON_DEVICE:], scale)
+            cut = resize(image[:, top : top + h, left : left + w], self.size, self.size)
+        # inside a border the device mirrors, after the window is cut
+        flip = self.augment.flip and not self.augment.crop_padding
+        return cut.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else cut
+
+    def shrink(self, data: bytes, draws: list[float] | None, where: str = "") -> int:
+        """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8.
+
+        A random crop at least so many times as large as `size` is then the same up to rounding,
+        without pixels that resizing would drop.
+        """
+        scale = self.augment.random_resized_crop
+        if draws is None or scale is None:
+            return 1
+        sides = jpeg_size(data, where)
+        if sides is None:
+            return 1
+        shorter = min(crop_box(*sides, draws[ON_DEVICE:], scale)[2:])
+        return next(k for k in (8, 4, 2, 1) if k == 1 or shorter >= k * self.size)
+
+
+def centre_crop(image: Tensor, size: int, where: str = "") -> Tensor:
+    """The short side resized to 256/224 of `size` (bilinear, antialiased), then the centre.
+
+    Raises:
+        DataError: the image is so long that its resized whole has more than MOST_PIXELS.
+    """
+    short, short_now = round(size * EVALUATION_RATIO), min(image.shape[1:])
+    tall, wide = (int(short * side / short_now) for side in image.shape[1:])
+    if tall * wide > MOST_PIXELS:
+        sides = "×".join(map(str, image.shape[1:]))
+        raise DataError(f"{where}: {sides} pixels are too long a strip for crops of {size}; cut it")
+    top, left = round((tall - size) / 2), round((wide - size) / 2)
+    return resize(image, tall, wide)[:, top : top + size, left : left + size]

@@ -1,0 +1,86 @@
+"""From a recipe's `data:` section to its images, whatever their layout."""
+
+from pathlib import Path
+
+from schema.data import DataConfig
+from training.data.known import DATASETS
+from training.data.layouts import (
+    folders,
+    generated,
+    hub,
+    raw_files,
+    shards,
+)
+from training.data.layouts.files import faults_named
+from training.data.layouts.kinds import DataError, Splits
+
+GENERATED = {"digits": generated.digits, "synthetic": generated.synthetic}
+LAYOUTS = (
+    raw_files.idx_files,
+    raw_files.cifar_files,
+    shards.tar_shards,
+    hub.parquet_files,
+    folders.image_folders,
+)
+
+
+def open_splits(config: DataConfig) -> Splits:
+    """The recipe's images; pixels where the files hold pixels, else still encoded.
+
+    Raises:
+        DataError: nothing there, a part missing, or a file damaged; says what would fix it.
+    """
+    if config.name in GENERATED:
+        return GENERATED[config.name](config)
+    with faults_named(config.path or config.name):
+        folder = _folder(config)
+        if folder is None:
+            return hub.from_hub(config)
+        for layout in LAYOUTS:
+            splits = layout(folder, config)
+            if splits is not None:
+                return splits
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise DataError(
+        f"{folder}: no layout known ({there}); expected train/<class>/*.jpg and val/<class>/*.jpg,"
+        " parquet files, tar shards named …train….tar and …val….tar, MNIST's idx files or CIFAR's"
+        " batches (docs/data.md)"
+    )
+
+
+def _folder(config: DataConfig) -> Path | None:
+    """The local folder that the recipe means; None for a data set on the hub."""
+    if config.path is not None:
+        folder = Path(config.path).expanduser()
+        if not folder.is_dir():
+            raise DataError(f"data.path: no folder {folder}; {_remedy(config.name)}")
+        return folder
+    usual = Path("data") / config.name
+    named = usual if config.name in DATASETS else Path(config.name).expanduser()
+    if named.is_dir() and any(named.iterdir()):
+        return named
+    if config.name in DATASETS:
+        if DATASETS[config.name].hub is None:
+            raise DataError(f"{config.name} was not found in {usual}; {_remedy(config.name)}")
+        return None
+    if config.name.startswith(("/", ".", "~")) or config.name.count("/") != 1:
+        raise DataError(
+            f"data.name: {config.name} is no folder, no data set known by name"
+            f" ({', '.join([*DATASETS, 'synthetic'])}) and no hub id (owner/name)"
+        )
+    return None
+
+
+def _remedy(name: str) -> str:
+    """How to get a data set known by name."""
+    if name not in DATASETS:
+        return "give a folder that exists"
+    it = DATASETS[name]
+    if it.hub is None:
+        archive = str(it.source).split("/")[-1]
+        return (
+            f"run `mkdir -p data/{name} && curl -L {it.source} | tar -xz --strip-components=1"
+            f" -C data/{name}` ({archive}), or set data.path"
+        )
+    command = hub.download_command(it.hub, name)
+    return f"run `{command}`, or set data.path to a folder that holds {name}"

@@ -1,0 +1,226 @@
+"""Two ways to hold a split: pixels on the device, or encoded and decoded while training runs."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from schema.data import AugmentConfig, DataConfig
+from training.data import gpu_decoder
+from training.data.augment import ON_DEVICE, window
+from training.data.crops import Crops
+from training.data.known import known
+from training.data.layouts import (
+    DataError,
+    Encoded,
+    Pixels,
+    Splits,
+)
+from training.data.layouts.decoding import common_shape, decode, decode_all
+from training.data.layouts.files import faults_named
+from training.data.layouts.workers import results
+
+Filled = tuple[dict[str, "Store"], tuple[int, int]]
+LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
+
+
+class Pick(NamedTuple):
+    """A rank's share of a global batch: rows, draws (None: no augmentation), size of the whole."""
+
+    rows: Tensor
+    draws: Tensor | None
+    global_count: int
+
+    def to(self, device: torch.device) -> "Pick":
+        """On the device, with the draws that are needed there."""
+        draws = (
+            None if self.draws is None else self.draws[:, :ON_DEVICE].to(device, non_blocking=True)
+        )
+        return Pick(self.rows.to(device, non_blocking=True), draws, self.global_count)
+
+
+class Store(Protocol):
+    """A split's labels on the device, and its images in any order asked for."""
+
+    labels: Tensor
+
+    def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
+        """Windows (n, C, H, W), uint8 on the device, and their pick there, in the picks' order."""
+        ...
+
+
+class InMemory:
+    """All pixels on the device, inside the border that pad-crop needs."""
+
+    def __init__(self, pixels: Pixels, config: AugmentConfig, device: torch.device) -> None:
+        self.padding, self.flip, self.device = config.crop_padding, config.flip, device
+        self.bordered = F.pad(pixels.images.to(device), (self.padding,) * 4).contiguous()
+        self.labels = pixels.labels.to(device)
+
+    def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
+        """See Store."""
+        for pick in picks:
+            pick = pick.to(self.device)
+            yield window(self.bordered, pick.rows, pick.draws, self.padding, self.flip), pick
+
+
+class Streamed:
+    """Encoded images: workers decode and crop to (C, size, size), the device does the rest.
+
+    With `decoder: gpu` workers only read: decoding and cropping are the device's too.
+    """
+
+    def __init__(
+        self, source: Encoded, channels: int, size: int, config: DataConfig, device: torch.device
+    ) -> None:
+        self.on_gpu = config.decoder == "gpu"
+        if self.on_gpu:
+            gpu_decoder.check(device)
+        self.source, self.channels, self.crops = source, channels, Crops(size, config.augment)
+        self.dataset: Dataset[Any] = (
+            _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops)
+        )
+        self.config, self.device = config, device
+        self.labels = source.labels.to(device)
+
+    def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
+        """See Store. Workers are ahead by two batches each."""
+        workers, pin = self.config.workers, self.device.type == "cuda"
+        made = results(self.dataset, picks, workers, self.config.name, pin=pin)
+        padding, flip = self.config.augment.crop_padding, self.config.augment.flip
+        for batch, pick in made:
+            if self.on_gpu:
+                crops = self._decoded(batch, pick)
+            else:
+                crops = batch.to(self.device, non_blocking=True)
+            pick = pick.to(self.device)
+            if pick.draws is not None and padding:
+                place = torch.arange(len(crops), device=self.device)
+                bordered = F.pad(crops, (padding,) * 4).contiguous()
+                crops = window(bordered, place, pick.draws, padding, flip)
+            yield crops, pick
+
+    def _decoded(self, batch: tuple[Tensor, list[int]], pick: Pick) -> Tensor:
+        """Crops on the device, channels_last as a worker makes them."""
+        joined, sizes = batch
+        contents = joined.split(sizes)
+        where = [self.source.where(row) for row in pick.rows.tolist()]
+        images = gpu_decoder.decode_batch(contents, self.channels, self.device, where)
+        rows = [None] * len(images) if pick.draws is None else pick.draws.tolist()
+        crops = [self.crops.crop(*one) for one in zip(images, rows, where, strict=True)]
+        return torch.stack(crops).contiguous(memory_format=torch.channels_last)
+
+
+class _Decoded(Dataset[tuple[Tensor, Pick]]):
+    """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size) channels_last.
+
+    Decoders give pixels with their channels together; kept so, nothing is transposed on the way.
+    """
+
+    def __init__(self, source: Encoded, channels: int, crops: Crops) -> None:
+        self.source, self.channels, self.crops = source, channels, crops
+
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
+        rows = pick.rows.tolist()
+        shape = (len(rows), self.channels, self.crops.size, self.crops.size)
+        batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
+            draws = None if pick.draws is None else pick.draws[place].tolist()
+            where = self.source.where(row)
+            shrink = self.crops.shrink(data, draws, where)
+            image = decode(data, self.channels, where, shrink=shrink)
+            batch[place] = self.crops.crop(image, draws, where)
+        return batch, pick
+
+
+class _Joined(Dataset[tuple[tuple[Tensor, list[int]], Pick]]):
+    """What a worker does for a GPU that decodes: a batch's bytes, and how many are each image's."""
+
+    def __init__(self, source: Encoded) -> None:
+        self.source = source
+
+    def __getitem__(self, pick: Pick) -> tuple[tuple[Tensor, list[int]], Pick]:
+        contents = self.source.read(pick.rows.tolist())
+        joined = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8)
+        return (joined, [len(data) for data in contents]), pick
+
+
+def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
+    """The stores of `train` and `test`, and (channels, side) of their windows.
+
+    Raises:
+        DataError: images of a wrong shape, or an option that does not fit the kind of store.
+    """
+    with faults_named(config.path or config.name):
+        fill = _stream if _is_streamed(config, splits) else _load
+        return fill(config, splits, device)
+
+
+def _is_streamed(config: DataConfig, splits: Splits) -> bool:
+    pixels = isinstance(splits.train, Pixels)
+    if config.stream and pixels:
+        raise DataError(
+            f"{config.name} is stored as pixels; data.stream: true is for encoded images"
+        )
+    if config.stream is not None or pixels:
+        return bool(config.stream)
+    it = known(config)
+    if it is not None:
+        return it.streamed
+    assert not isinstance(splits.train, Pixels)
+    return max(common_shape(splits.train)[1:]) > LARGEST_IN_MEMORY
+
+
+def _stream(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
+    it = known(config)
+    size = config.image_size or (it.size if it else None)
+    if size is None:
+        raise DataError(f"{config.name}: images of this size are streamed; state data.image_size")
+    channels = it.channels if it else 3
+    stores: dict[str, Store] = {}
+    for name, source in (("train", splits.train), ("test", splits.test)):
+        assert not isinstance(source, Pixels)
+        stores[name] = Streamed(source, channels, size, config, device)
+    return stores, (channels, size)
+
+
+def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
+    if config.augment.random_resized_crop:
+        raise DataError(
+            f"{config.name}: random_resized_crop is for streamed images; use crop_padding,"
+            " or data.stream: true"
+        )
+    if config.decoder == "gpu":
+        raise DataError(
+            f"{config.name} is held in memory: data.decoder: gpu is for streamed images"
+        )
+    train, test = decode_all(splits, config.name.strip("/").replace("/", "-"))
+    shape = _one_shape(config, train, test)
+    stores: dict[str, Store] = {
+        "train": InMemory(train, config.augment, device),
+        "test": InMemory(test, AugmentConfig(), device),
+    }
+    return stores, shape
+
+
+def _one_shape(config: DataConfig, train: Pixels, test: Pixels) -> tuple[int, int]:
+    """(C, side) of images that are squares, all of one size, and of the size that is expected."""
+    channels, size, width = train.images.shape[1:]
+    if size != width or test.images.shape[1:] != train.images.shape[1:]:
+        shapes = " and ".join("×".join(map(str, p.images.shape[1:])) for p in (train, test))
+        raise DataError(
+            f"{config.name}: training and test images are {shapes}; images that are not squares of"
+            " one size need data.stream: true and data.image_size"
+        )
+    it = known(config)
+    expected = (it.channels, it.size) if it else (channels, config.image_size or size)
+    if config.image_size not in (None, size) or (channels, size) != expected:
+        wanted = config.image_size or expected[1]
+        raise DataError(
+            f"{config.name}: images are {channels}×{size}×{size}, expected {wanted} pixels a side;"
+            " to train at another size use data.augment.resize"
+        )
+    return channels, size

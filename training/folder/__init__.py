@@ -1,0 +1,1 @@
+"""The folder of a run: taken by one job, its log, its checkpoints, its environment."""

@@ -1,0 +1,89 @@
+"""Where a run runs: machine, versions, commit, launcher."""
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.files.disk import whole_file
+
+
+def asked_processes() -> int | None:
+    """The --num_processes of the `accelerate launch` above this process, if that is how it started.
+
+    `accelerate launch --cpu --num_processes 2` starts one process without a word; this notices.
+    """
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        words = psutil.Process().parent().cmdline()  # pyright: ignore[reportOptionalMemberAccess]
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word.startswith("--num_processes") or word.startswith("--num-processes"):
+                number = word.partition("=")[2] or following
+                return int(number) if number.isdigit() else None
+    return None
+
+
+def cpu_name() -> str:
+    """The processor's name and cores, as a result's hardware is told."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return f"{platform.machine()} CPU ({os.cpu_count()} cores)"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and commit that a result depends on."""
+    from importlib.metadata import version
+
+    names = (
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "datasets",
+        "gpytorch",
+        "codecarbon",
+        "numpy",
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in names},
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "command": shlex.join(["train.py", *sys.argv[1:]]),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's git commit, with + where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        ask = {"cwd": here, "capture_output": True, "text": True, "check": True}
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], **ask).stdout.strip()
+        return head + ("+" if dirty else "")
+    return None
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a whole JSON file or none of it."""
+    write_text(path, json.dumps(values, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none of it."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,198 @@
+"""One dict a line into log.jsonl, the record; any tracker of accelerate's shows the same."""
+
+import errno
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from models.files.disk import flush, whole_file
+from schema.training import LogConfig
+from training.ranks.faults import together
+
+# keys that differ between two equal runs
+VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
+
+
+class Log:
+    """The run's own append-only JSON lines, written by rank 0, and the tracker that views them."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.path, self.accelerator = folder / "log.jsonl", accelerator
+        self.bytes = 0  # of the file, on rank 0
+        self.tracking = False
+
+    def start_tracker(self, config: LogConfig, run_id: str, values: dict[str, Any]) -> str:
+        """Start the recipe's tracker; returns one line on where it writes. Never asks or fails.
+
+        A tracker that can't start is said in the line and left out: log.jsonl is the record.
+        W&B can't resume offline, it would upload each piece on its own and shift its steps; so a
+        resumed offline run is written anew from log.jsonl, and uploads as one run.
+        """
+        if config.tracker == "none":
+            return ""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_MODE", config.mode)
+        folder, offline = str(self.path.parent), os.environ["WANDB_MODE"] == "offline"
+        options = {
+            "dir": folder,
+            "id": run_id,
+            "name": run_id,
+            "resume": None if offline else "allow",
+            "tags": config.tags,
+        }
+        kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
+        try:
+            self.accelerator.init_trackers(config.project, config=values, init_kwargs=kwargs)
+        except Exception as error:
+            return (
+                f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
+            )
+        self.tracking = True
+        if config.tracker != "wandb":
+            return f"{config.tracker} logs to {folder}"
+        run: Any = self.accelerator.get_tracker("wandb", unwrap=True)
+        if run is not None and self.accelerator.is_main_process:
+            run.define_metric("images")
+            run.define_metric("*", step_metric="images")
+        if offline:
+            self._write_anew(run)
+            return f"W&B offline; to upload: wandb sync {folder}/wandb/offline-run-*"
+        return "W&B online"
+
+    def _write_anew(self, run: Any) -> None:
+        """Bring a W&B run up to the log, and remove what earlier sessions wrote of it."""
+        if run is None or not self.accelerator.is_main_process:
+            return
+        current = Path(run.dir).parent
+        for earlier in current.parent.glob(f"offline-run-*-{run.id}"):
+            if earlier != current:
+                shutil.rmtree(earlier)
+        for record in read(self.path):
+            self._track(record)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record; its `step` is the number of optimizer steps done.
+
+        Every rank calls this, and learns of a disk that failed on rank 0.
+        """
+        with together():
+            self.append(record)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """The same, for what only rank 0 has.
+
+        Raises:
+            OSError: it can't be written, or something else wrote to the file or deleted it.
+        """
+        if self.accelerator.is_main_process:
+            line = json.dumps(_plain(record)).encode() + b"\n"
+            try:
+                with self.path.open("ab") as file:
+                    if file.tell() != self.bytes:
+                        raise OSError(errno.ESTALE, "deleted or changed by something else")
+                    file.write(line)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from None
+            self.bytes += len(line)
+        self._track(record)
+
+    def _track(self, record: dict[str, Any]) -> None:
+        if self.tracking:
+            numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
+            self.accelerator.log(numbers, step=record["step"])
+
+    def flush(self) -> None:
+        """Wait until every record is on disk."""
+        if self.path.exists():
+            flush(self.path)
+
+    def last_costs(self) -> dict[str, Any]:
+        """Costs on the last whole line that has wall seconds; nothing where there is none."""
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+        for line in reversed(lines):
+            record = _record(line) or {}
+            seconds = record.get("cost/wall_seconds")
+            if isinstance(seconds, int | float) and 0 <= seconds < math.inf:
+                return {key: value for key, value in record.items() if key.startswith("cost/")}
+        return {}
+
+    def go_on(self, size: int) -> list[str]:
+        """Cut the log to the size it had at a checkpoint: what came after is done again.
+
+        Returns what was wrong with the rest: unreadable lines (a power cut leaves zeros in a file)
+        become blanks, so that the sizes in older checkpoints stay right.
+        """
+        if not self.accelerator.is_main_process:
+            return []
+        found = self.path.read_bytes() if self.path.exists() else b""
+        whole, unreadable = _mended(found[:size])
+        if unreadable:
+            with whole_file(self.path) as partial:
+                partial.write_bytes(whole)
+        elif len(whole) < len(found):
+            os.truncate(self.path, len(whole))
+        self.bytes, faults = len(whole), []
+        if unreadable:
+            faults.append(f"{unreadable} unreadable lines are left out")
+        if len(whole) < size:
+            faults.append(f"{size - len(whole)} bytes that the checkpoint counts are missing")
+        return faults
+
+    def close(self) -> None:
+        """Let the tracker finish its files."""
+        if self.tracking:
+            self.accelerator.end_training()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1] if line.strip()]
+
+
+def steady(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what differs between two equal runs (times and energies)."""
+    return {k: v for k, v in record.items() if not k.startswith(VOLATILE)}
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _mended(data: bytes) -> tuple[bytes, int]:
+    """The same number of bytes with blanks for unreadable lines, and how many lines those are.
+
+    A last line that was cut short is cut off.
+    """
+    *lines, last = data.split(b"\n")
+    mended, blank, unreadable = bytearray(), b"", 0
+    for line in lines:
+        if line.strip(b" ") and _record(line) is None:
+            unreadable += 1
+            line = b" " * len(line)
+        if line.strip(b" "):
+            mended += blank + line + b"\n"
+            blank = b""
+        else:
+            blank += line + b" "  # before the next line, of which it becomes a part
+    return bytes(mended + blank + (b"" if last.strip(b" ") else last)), unreadable
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: such a number is written as null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,0 @@
-"""Where images come from: any usual layout of files, the hub, or made on the spot."""
-
-from training.images.kinds import DataError, Encoded, Pixels, Splits
-from training.images.opening import open_splits
-
-__all__ = ["DataError", "Encoded", "Pixels", "Splits", "open_splits"]

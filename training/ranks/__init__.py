@@ -1,0 +1,1 @@
+"""Several processes as one: shares of a batch, order of sums, faults that all learn of."""
