@@ -103,4 +103,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupt)
-    sys.exit(main())
+    status = main()
+    from training.ending import leave
+
+    leave(status)

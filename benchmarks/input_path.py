@@ -32,7 +32,7 @@ from torchvision.datasets import ImageFolder
 
 from schema.data import AugmentConfig
 from training.data.data import DataConfig, open_data
-from training.data.layouts.prepare import main as prepare
+from training.data.prepare import main as prepare
 from training.data.stores import InMemory
 from training.random import generator
 

@@ -22,6 +22,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import train
 from training import loop
+from training.ending import leave
 
 QUIET = ("log.tracker=none", "cost.tracker=none")
 Session = dict[str, Any]
@@ -102,4 +103,4 @@ def main(note: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    leave(main(sys.argv[1]))

@@ -1,5 +1,6 @@
 """The end of a command that failed: one line on stderr, and an exit status."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -7,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from schema.source import RecipeError, brief
 
@@ -32,6 +33,25 @@ def end(
     with contextlib.suppress(OSError):  # nobody listens any more
         print(line, file=sys.stderr, flush=True)
     return status
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with this status; ranks that met through gloo do so without finalizing the interpreter.
+
+    A thread of gloo may drop its last reference to a tensor after the collective has returned. That
+    needs the interpreter's lock; a thread that asks for it during finalization is unwound through
+    C++ that allows no exception, and the process aborts (-6), now and then, after all its work.
+    """
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized() and distributed.get_backend() == "gloo":
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):  # nobody listens any more
+                    stream.flush()
+            os._exit(status)
+    sys.exit(status)
 
 
 def _answer(error: BaseException, folder: Path | None) -> tuple[str, int]:

@@ -1,6 +1,5 @@
 """How a run begins: a folder of its own, or the newest one of the same recipe to go on with."""
 
-import atexit
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +37,6 @@ def start(
         DataError: the data set is missing or broken.
     """
     ranks = PartialState(cpu=on_cpu())
-    if ranks.num_processes > 1 and on_cpu():  # gloo's threads abort a process that ends under them
-        atexit.register(ranks.destroy_process_group)
     folder, warning = from_main(lambda: take(recipe, stem, output, resume))
     try:
         _say(warning)

@@ -354,7 +354,7 @@ def test_both_inferences_answer_the_same_questions():
 @pytest.mark.slow
 def test_exact_inference_never_imports_gpytorch():
     code = (
-        "import sys, torch; from pruning.forecast import fit; "
+        "import sys, torch; from pruning.selection.bep.forecast import fit; "
         "fit(torch.arange(5.), torch.rand(5, 3), latents=2); assert 'gpytorch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

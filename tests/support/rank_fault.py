@@ -7,6 +7,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train
 from training import loop
+from training.ending import leave
 
 after = loop.after_step
 
@@ -18,4 +19,4 @@ def broken(run):
 
 
 loop.after_step = broken
-sys.exit(train.main())
+leave(train.main())

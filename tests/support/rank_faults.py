@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))
 from accelerate import PartialState  # noqa: E402
 
 from schema.recipe import RecipeError  # noqa: E402
+from training.ending import leave  # noqa: E402
 from training.ranks.faults import FAULTS, from_main, together  # noqa: E402
 
 
@@ -19,7 +20,7 @@ def refuse() -> None:
     raise RecipeError("not this folder")
 
 
-def main(folder: str) -> None:
+def main(folder: str) -> int:
     ranks = PartialState(cpu=True)
     told = [f"processes {ranks.num_processes}", from_main(lambda: f"made by {ranks.process_index}")]
     with together():
@@ -35,8 +36,8 @@ def main(folder: str) -> None:
     except FAULTS as error:
         told.append(f"{type(error).__name__} {error}")
     (Path(folder) / f"{ranks.process_index}.txt").write_text("\n".join(told))
-    ranks.destroy_process_group()
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    leave(main(*sys.argv[1:]))

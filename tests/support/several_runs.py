@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
 import train  # noqa: E402
+from training.ending import leave  # noqa: E402
 
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
 
@@ -31,4 +32,4 @@ def main(folder: str, asked: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))

@@ -80,7 +80,7 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     ]
     log = folder / "log.jsonl"
     log.write_text("".join(json.dumps(event) + "\n" for event in events))
-    summary = derived(summary, history(log)) | summary
+    summary = derived(summary, history(events)) | summary
     (folder / "summary.json").write_text(json.dumps(summary))
     with log.open("a") as stream:  # as training closes its log
         stream.write(json.dumps({"step": 3000, "prune/round": 2} | summary) + "\n")

@@ -119,3 +119,32 @@ def test_a_folder_s_name_is_no_markup(run_recipe, capsys):
     said = capsys.readouterr()
     assert f"{folder} · " in said.err
     assert "x[/bold]" in said.out.replace("\n", "").replace(" ", "")
+
+
+LEAVING = """
+import atexit, sys
+from torch import distributed
+from training.ending import leave
+
+class Held:
+    def __del__(self):
+        print("finalized")
+
+if sys.argv[1] == "ranks":
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+atexit.register(print, "at exit")
+sys.held = Held()  # as the interpreter's own, it lives until that is finalized
+print("trained")
+leave(75)
+"""
+
+
+@pytest.mark.parametrize("kind", ["alone", "ranks"])
+def test_ranks_leave_without_finalizing_the_interpreter(kind):
+    left = subprocess.run(
+        [sys.executable, "-c", LEAVING, kind], cwd=ROOT, capture_output=True, text=True
+    )
+    finalized = ["finalized"] if kind == "alone" else []  # where gloo's threads would abort it
+    assert left.stdout.splitlines() == ["trained", "at exit", *finalized], left.stderr
+    assert left.returncode == 75

@@ -132,7 +132,7 @@ def test_a_place_that_is_no_folder_is_one_line(at, output):
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from training import lock
+from training.folder import lock
 lock.take(Path(sys.argv[1]))
 forked = sys.argv[2] == "fork" and os.fork() == 0
 os.write(1, b"%s %d\\n" % (b"forked" if forked else b"held", os.getpid()))

@@ -1,6 +1,6 @@
 """Write a data set's images resized, once, as tar shards that training reads several times faster.
 
-python -m training.images.prepare imagenet --path /data/imagenet --output data/imagenet-256
+python -m training.data.prepare imagenet --path /data/imagenet --output data/imagenet-256
 """
 
 import argparse

@@ -20,7 +20,7 @@ from training.data.data import DataError
 from training.data.layouts import open_splits
 from training.data.layouts.decoding import decode, portable, resize
 from training.data.layouts.folders import image_folders
-from training.data.layouts.prepare import main, manifest_of, prepare
+from training.data.prepare import main, manifest_of, prepare
 
 FORM = {"short_side": 64, "encoding": "jpeg", "quality": 90, "shard_images": 5}
 CROPS = {"image_size": 32, "augment": {"random_resized_crop": (0.2, 1), "flip": True}}

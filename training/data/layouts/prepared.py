@@ -52,7 +52,7 @@ class Manifest:
         if missing:
             raise DataError(
                 f"{folder}: {len(missing)} of {len(self.rows())} shards are missing, the first"
-                f" {missing[0]}; run the same `python -m training.images.prepare` again, which"
+                f" {missing[0]}; run the same `python -m training.data.prepare` again, which"
                 " goes on where it stopped"
             )
 

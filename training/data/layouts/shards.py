@@ -85,7 +85,7 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
         found = " and ".join(str(len(s.labels)) for s in splits)
         raise DataError(
             f"{folder}: {found} images where {made.train} and {made.test} were written; find the"
-            f" damaged shard with `python -m training.images.prepare --verify --output {folder}`"
+            f" damaged shard with `python -m training.data.prepare --verify --output {folder}`"
         )
     if made is None:
         return Splits(*splits, num_classes=int(max(s.labels.max() for s in splits)) + 1)
