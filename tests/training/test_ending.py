@@ -134,7 +134,7 @@ if sys.argv[1] == "ranks":
     store = distributed.HashStore()
     distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 atexit.register(print, "at exit")
-sys.held = Held()  # as the interpreter's own, it lives until that is finalized
+held = Held()  # lives until the interpreter is finalized
 print("trained")
 leave(75)
 """
