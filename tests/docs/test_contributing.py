@@ -1,0 +1,74 @@
+"""The worked examples of CONTRIBUTING.md, done as they say in a copy of the project."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("schema", "models", "pruning", "training", "recipes", "tests", "papers")
+FILES = ("train.py", "pyproject.toml")
+QUICKLY = ["--set=training.duration=2ep", "--set=log.tracker=none", "--set=cost.tracker=none"]
+
+
+def section(title: str) -> str:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Pairs of a fenced block's language and its lines."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def follow(block: str, root: Path) -> None:
+    """Put a block into the file that its first line names: at the end, or below a line of it."""
+    first, _, code = block.partition("\n")
+    name, _, line = first.removeprefix("# ").partition(", below: ")
+    path = root / name
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not line:
+        path.write_text(f"{text}\n\n{code}" if text else code, encoding="utf-8")
+        return
+    begin = [i for i, one in enumerate(text.splitlines()) if one.strip().startswith(line)]
+    assert len(begin) == 1, f"{name}: {line!r} begins {len(begin)} lines"
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join([*lines[: begin[0] + 1], code, *lines[begin[0] + 1 :]]), "utf-8")
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["Your criterion in fifteen minutes", "Your model"])
+def test_the_worked_example_does_what_it_says(title, copy):
+    commands: list[str] = []
+    for language, block in blocks(section(title)):
+        if language == "sh":
+            commands += block.splitlines()
+        else:
+            follow(block, copy)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command)
+        assert words.pop(0) == "python"
+        trains = "train.py" in words and "--dry-run" not in words
+        done = subprocess.run(
+            [sys.executable, *words, *(QUICKLY if trains else [])],
+            cwd=copy,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if "pytest" in words:
+            assert re.search(r"[1-9]\d* passed|^\.+", done.stdout, re.MULTILINE), done.stdout
