@@ -19,6 +19,7 @@ from pruning.amount.sizes import Keep, Sizes, positions
 from pruning.application.masks import Hold, check_zero
 from pruning.application.surgery import prune_channels, rehearse_surgery
 from pruning.compensation.compensations import COMPENSATIONS, with_biases
+from pruning.criteria import CRITERIA
 from pruning.criteria.accumulated import Accumulator
 from pruning.criteria.from_recipe import (
     calibration,
@@ -72,8 +73,8 @@ class ChannelPruning:
     def _accumulator(self, state: State) -> Accumulator | None:
         if not self._config.accumulate:
             return None
-        name, known = self._config.criterion.name, getattr(self, "accumulator", None)
-        made = Accumulator(state.model, self.axes, name, state.example_input)
+        criterion, known = CRITERIA[self._config.criterion.name], getattr(self, "accumulator", None)
+        made = Accumulator(state.model, self.axes, criterion, state.example_input)
         if known is not None:
             made.tensors["skipped"] = known.tensors["skipped"]
         return made

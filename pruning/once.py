@@ -7,7 +7,6 @@ from torch.optim import Optimizer
 
 from models.axes.find import Axes, axes
 from pruning.amount.budget import Ask, select_channels
-from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.application.surgery import prune_channels
@@ -49,7 +48,7 @@ def prune_once(
         scores = CRITERIA[criterion](model, batches)
     except StopIteration:  # of an empty `batches`, where a criterion looks at the first one
         raise PruningError(f"{criterion} needs images to score with; give batches") from None
-    ranked = channel_scores(scores, found, **CHANNEL_DEFAULTS.get(criterion, {}))
+    ranked = CRITERIA[criterion].by_unit(scores, found)
     widths = {axis: found.widths[axis] for axis in sizes.prunable}
     check_complete(criterion, ranked, widths)
     ask = Ask(measure, removed, sizes.of(measure, {}), floor=floors(widths, 0.02), widths=widths)

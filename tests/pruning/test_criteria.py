@@ -7,9 +7,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
-from pruning.criteria import CRITERIA
+from pruning.amount.granularity import channel_scores
+from pruning.criteria import CRITERIA, Criterion
 from pruning.criteria.measuring import layer_weights
+from schema.options import traits
 from tests.support.criteria_networks import (
     NETS,
     data,
@@ -18,6 +19,12 @@ from tests.support.criteria_networks import (
     made,
     stage,
 )
+
+def test_a_recipe_is_checked_by_the_traits_that_pruning_goes_by():
+    stated = traits("pruning.criteria", "CRITERIA")
+    assert stated.keys() == CRITERIA.keys()
+    for name, criterion in CRITERIA.items():
+        assert criterion == Criterion(criterion.function, **stated[name])
 
 
 def state(model):
@@ -56,7 +63,9 @@ def test_scores_have_the_shapes_and_are_finite_and_the_same_again(name, net):
 
 
 def modes(name):
-    return [{}, {"train": True}] if "train" in (CRITERIA[name].__kwdefaults__ or {}) else [{}]
+    return (
+        [{}, {"train": True}] if "train" in (CRITERIA[name].function.__kwdefaults__ or {}) else [{}]
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def rank(name, model, share, agreed):
     return CRITERIA[name](model, share, reduce=reduce), sent
 
 
-AVERAGED = [n for n in CRITERIA if "reduce" in (CRITERIA[n].__kwdefaults__ or {})]
+AVERAGED = [n for n in CRITERIA if "reduce" in (CRITERIA[n].function.__kwdefaults__ or {})]
 
 
 @pytest.mark.parametrize("name", AVERAGED)
@@ -136,7 +145,7 @@ def test_a_planted_strong_channel_scores_highest(name):
         widths={"a": 8}, offsets={"a": 0}, labels={"1.weight": (torch.arange(8),)}
     )
     score = {"1.weight": CRITERIA[name](model, data(32))["1.weight"]}
-    found = channel_scores(score, axes, **CHANNEL_DEFAULTS.get(name, {}))["a"]
+    found = CRITERIA[name].by_unit(score, axes)["a"]
     best = found.abs().argmax() if name in ("rs", "mrs", "grasp") else found.argmax()
     assert best == 1
 
