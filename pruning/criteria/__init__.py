@@ -10,6 +10,7 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(weights.magnitude, reduce="l2", members="concat"),
     "pat_magnitude": Criterion(weights.pat_magnitude, reduce="rms", members="concat"),
     "channel_norm": Criterion(weights.channel_norm, per="channel"),
+    "fpgm": Criterion(weights.fpgm, per="channel"),
     "random": Criterion(weights.random, reduce="first", members="first"),
     "lamp": Criterion(weights.lamp),
     "lookahead": Criterion(lookahead.lookahead),

@@ -1,4 +1,6 @@
 import random as python_random
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +21,20 @@ from tests.support.criteria_networks import (
     made,
     stage,
 )
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_criterion_is_a_function_and_a_line():
+    """No other code names one that needs nothing special, so a new one touches no other place."""
+    folders = ("schema", "models", "pruning", "training", "reporting")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    lines = [line.strip() for path in files for line in path.read_text("utf-8").splitlines()]
+    assert [line for line in lines if re.search(r"\bfpgm\b", line)] == [
+        '"fpgm": Criterion(weights.fpgm, per="channel"),',
+        "def fpgm(model: nn.Module, batches: Batches) -> Scores:",
+    ]
+
 
 def test_a_recipe_is_checked_by_the_traits_that_pruning_goes_by():
     stated = traits("pruning.criteria", "CRITERIA")
