@@ -212,6 +212,11 @@ class PruningConfig(Section):
         return next(((n, v) for n, v in stated if v is not None), None)
 
     @property
+    def rewinds_each(self) -> bool:
+        """True where every round goes back to an earlier step."""
+        return self.rewind is not None and self.rewind.after == "round"
+
+    @property
     def least(self) -> float | None:
         """`floor` with its default."""
         return 0.02 if self.floor is None and self.granularity == "channel" else self.floor

@@ -13,6 +13,7 @@ from models.count import count
 from pruning.criteria import CRITERIA
 from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.events import plan_events, printed
+from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
 from tests.support.small_training import (
     CHANNEL,
@@ -359,10 +360,30 @@ def test_ranks_that_differ_are_found():
 
 def test_without_a_recipe_nothing_is_ever_due():
     training = Training(epochs=1)
-    pruner = Pruner(None, training)
+    pruner = NoPruning()
     training.run(pruner)
     assert training.records == []
     assert pruner.state_dict() == {"tensors": {}, "values": {}}
+
+
+def test_no_pruning_answers_what_a_pruner_answers():
+    pruner = Pruner(recipe(sparsity=0.5), Training())
+    calls = {name for name in dir(NoPruning) if not name.startswith("_")}
+    assert calls <= set(dir(pruner))
+    with pytest.raises(AssertionError, match="no round is due"):
+        NoPruning().prune(Training())
+
+
+def test_the_plan_of_a_forecast_says_so_until_the_last_round():
+    schedule = {"start": "1ep", "every": "1ep", "rounds": 2, "curve": "constant"}
+    lines = plan_events(
+        recipe(channels=0.5, granularity="channel", scope="layer", selection="bep",
+               schedule=schedule), 10, 100
+    )  # fmt: skip
+    assert lines == [
+        "step 10 (epoch 1): round 1 of 2, by forecast (50.0000% of channels in the end) removed",
+        "step 20 (epoch 2): round 2 of 2, 50.0000% of channels removed",
+    ]
 
 
 def test_the_plan_names_every_event():
