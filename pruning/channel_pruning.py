@@ -14,19 +14,17 @@ from models.axes.labels import (
 )
 from pruning.amount.budget import Ask, check_floor, per_saving
 from pruning.amount.latency import Latency, latency_table
-from pruning.amount.scope import Masks, floors
-from pruning.amount.sizes import Keep, Sizes, positions
+from pruning.amount.scope import floors
+from pruning.amount.sizes import Sizes, positions
 from pruning.application.masks import check_zero, hold_everywhere
 from pruning.application.surgery import prune_channels, rehearse_surgery
-from pruning.compensation.compensations import COMPENSATIONS, with_biases
+from pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
 from pruning.criteria import CRITERIA
 from pruning.criteria.accumulated import Accumulator
 from pruning.criteria.from_recipe import (
-    calibration,
     check_complete,
     check_positive,
     check_ranks,
-    handed,
     left_alone,
     rehearse_scores,
     unit_scores,
@@ -35,6 +33,7 @@ from pruning.rounds import Rounds
 from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
 from pruning.stateful import Stored, pack, unpack
 from pruning.training_view import State, digest, valueless
+from pruning.types import Keep, Masks
 from schema.pruning import PruningConfig
 
 MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
@@ -60,7 +59,9 @@ class ChannelPruning(Rounds):
         sizes.check()
         self.widths = {axis: self.axes.widths[axis] for axis in sizes.prunable}
         self.dense = {name: sizes.of(name, {}) for name in MEASURES}
-        self.kept: Keep = {a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()}
+        self.kept: dict[str, Tensor] = {
+            a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()
+        }
         self.alive: Keep = dict(self.kept)
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
         self.accumulator = self._accumulator(state)
@@ -195,11 +196,8 @@ class ChannelPruning(Rounds):
             hold_everywhere(state, self.masks)
 
     def _compensate(self, state: State, keep: Keep, stream: str) -> Axes:
-        chosen = self._config.compensation
-        compensate = COMPENSATIONS[chosen.name]
-        batches = calibration(self._config, state, stream) if chosen.name != "none" else []
-        options = handed(compensate, state, f"{chosen.name} {stream}") | chosen.options
-        return compensate(state.model, self.axes, keep, batches, **options)
+        draws = f"{self._config.compensation.name} {stream}"
+        return compensate(self._config, state, self.axes, keep, images=stream, draws=draws)
 
     def _remove(self, state: State, keep: Keep) -> None:
         """Surgery on network, average and optimizer."""

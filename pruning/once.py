@@ -1,7 +1,5 @@
 """Any convolutional network, made smaller in one call."""
 
-from collections.abc import Iterable
-
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -13,6 +11,7 @@ from pruning.application.surgery import prune_channels
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import check_complete
 from pruning.errors import PruningError
+from pruning.types import Batches
 
 _MEASURES = {"channels", "params", "macs", "activation_bytes"}
 
@@ -22,7 +21,7 @@ def prune_once(
     example_input: Tensor,
     *,
     criterion: str = "magnitude",
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    batches: Batches = (),
     optimizer: Optimizer | None = None,
     **amount: float,
 ) -> Axes:

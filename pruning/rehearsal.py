@@ -20,7 +20,8 @@ from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
 from pruning.laboratory.laboratory import axes_of, check_times
 from pruning.pruner import Pruner
-from pruning.training_view import Batches, valueless
+from pruning.training_view import valueless
+from pruning.types import Batches
 from schema.laboratory import LaboratoryConfig
 from schema.pruning import PruningConfig
 

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from models.axes.labels import Axes
-from pruning.amount.budget import Ask, Keep, Sizes
-from pruning.amount.scope import (
-    Masks,
-    Scores,
-    select_weights,
-)
+from pruning.amount.budget import Ask, Sizes
+from pruning.amount.scope import select_weights
 from pruning.selection.base import Selection
+from pruning.types import Keep, Masks, Scores
 
 if TYPE_CHECKING:
     from pruning.stateful import Stored

@@ -6,21 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import (
-    Masks,
-    Scores,
-    check_floors,
-    floors,
-    kept,
-)
+from pruning.amount.scope import check_floors, floors, kept
 from pruning.application.masks import check_zero, hold_everywhere
-from pruning.compensation.compensations import COMPENSATIONS
+from pruning.compensation.compensations import compensate
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import (
     calibration,
     check_complete,
     check_ranks,
-    handed,
     left_alone,
     scores,
 )
@@ -35,6 +28,7 @@ from pruning.training_view import (
     stream_seed,
     valueless,
 )
+from pruning.types import Masks, Scores
 from schema.pruning import PruningConfig
 
 
@@ -167,12 +161,9 @@ class WeightPruning(Rounds):
         hold_everywhere(state, self.masks)
 
     def _compensate(self, state: State) -> None:
-        chosen = self._config.compensation
-        if chosen.name != "none":
-            compensate = COMPENSATIONS[chosen.name]
-            batches = calibration(self._config, state, "compensation")
-            options = handed(compensate, state, chosen.name) | chosen.options
-            compensate(state.model, self.axes, {}, batches, **options)
+        name = self._config.compensation.name
+        if name != "none":
+            compensate(self._config, state, self.axes, {}, images="compensation", draws=name)
             hold_everywhere(state, self.masks)
 
     def _weights(self, state: State) -> dict[str, Tensor]:

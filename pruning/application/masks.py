@@ -9,11 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from pruning.errors import PruningError
+from pruning.types import Masks
 
 if TYPE_CHECKING:
     from pruning.training_view import State
-
-Masks = dict[str, Tensor]
 
 
 class Hold:

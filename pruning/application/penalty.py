@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.criteria import scoring
+from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError, bounded
 from pruning.stateful import Watcher
 

@@ -2,9 +2,8 @@
 
 from pruning.criteria import activations, curvature, gradients, lookahead, weights
 from pruning.criteria.criterion import Criterion
-from pruning.criteria.measuring import Batches, Reduce, Scores, identity, scoring
 
-__all__ = ["CRITERIA", "Batches", "Criterion", "Reduce", "Scores", "identity", "scoring"]
+__all__ = ["CRITERIA", "Criterion"]
 
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(weights.magnitude, reduce="l2", members="concat"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from pruning.amount.granularity import Absolute, Members, Reduction, channel_scores
-from pruning.criteria.measuring import Batches, Scores
+from pruning.types import Batches, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor

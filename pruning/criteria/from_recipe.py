@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from models.axes.find import Axes
-from pruning.criteria import CRITERIA, Scores
+from pruning.criteria import CRITERIA
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import PruningError
-from pruning.training_view import (
-    Batches,
-    State,
-    stream_seed,
-    valueless,
-)
+from pruning.training_view import State, stream_seed, valueless
+from pruning.types import Batches, Scores
 from schema.pruning import CriterionConfig, PruningConfig
 
 

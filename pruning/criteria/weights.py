@@ -6,14 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
-from pruning.criteria.measuring import (
-    Batches,
-    Scores,
-    layer_weights,
-    layers,
-    scoring,
-)
+from pruning.criteria.measuring import layer_weights, layers, scoring
 from pruning.errors import PruningError, bounded
+from pruning.types import Batches, Scores
 
 
 def magnitude(model: nn.Module, batches: Batches) -> Scores:

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pruning.amount.budget import Keep
 from pruning.stateful import Watcher
+from pruning.types import Keep
 
 if TYPE_CHECKING:
     from models.axes.find import Axes

@@ -15,6 +15,7 @@ from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.events import plan_events, printed
 from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
+from pruning.training_view import stream_seed
 from tests.support.small_training import (
     CHANNEL,
     STEPS,
@@ -24,6 +25,7 @@ from tests.support.small_training import (
     recipe,
 )
 from tests.support.tiers import slow_but
+from training.random import generator
 
 ONE_SHOT = {"start": "2ep"}
 ITERATIVE = {"start": "1ep", "rounds": 5}
@@ -420,6 +422,13 @@ def test_what_is_drawn_follows_from_the_seed_of_the_run(keys: dict):
     first, again, other = (drawn(seed, **keys) for seed in (3, 3, 4))
     assert all(torch.equal(mask, again[name]) for name, mask in first.items())
     assert any(not torch.equal(mask, other[name]) for name, mask in first.items())
+
+
+def test_seeds_of_pruning_are_those_of_the_stream_of_that_name():
+    training = Training()
+    training.seed = 7
+    seed = stream_seed(training, "calibration 3")
+    assert seed == generator(7, "pruning/calibration 3").initial_seed() == 5931392435053127058
 
 
 def test_a_seed_that_the_recipe_states_wins():

@@ -10,7 +10,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pruning.amount.budget import Keep
 from pruning.amount.scope import keep_best, keep_exactly
 from pruning.criteria.from_recipe import (
     by_unit,
@@ -35,6 +34,7 @@ from pruning.selection.bep.saliency import (
 from pruning.selection.bep.sizes import final_sizes, permissive_sizes
 from pruning.stateful import Stored, Watcher, pack, unpack
 from pruning.training_view import stream_seed
+from pruning.types import Keep
 from schema.pruning import CriterionConfig
 
 if TYPE_CHECKING:
