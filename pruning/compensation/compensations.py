@@ -70,7 +70,7 @@ def mean_replacement(
         found = with_biases(axes, added)
         if network is model and optimizer:
             new = [tensor for tensor in added.values() if isinstance(tensor, nn.Parameter)]
-            _bias_group(model, optimizer).extend(new)
+            _train(optimizer, model, new)
     return found
 
 
@@ -86,11 +86,16 @@ def with_biases(axes: Axes, added: dict[str, Tensor]) -> Axes:
     )
 
 
-def _bias_group(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of the group that trains the model's biases; the last group if it has none."""
-    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+def _train(optimizer: Optimizer, model: nn.Module, new: list[nn.Parameter]) -> None:
+    """Add biases to the group that trains the model's biases; to the last group if it has none."""
+    biases = {id(p) for n, p in model.named_parameters() if n.endswith("bias") and p.dim() == 1}
     groups = [group["params"] for group in optimizer.param_groups]
-    return next((g for g in groups if any(id(p) in biases for p in g)), groups[-1])
+    group = next((g for g in groups if any(id(p) in biases for p in g)), groups[-1])
+    group.extend(new)
+    # The model's order: an optimizer's states are stored by place, and a run that goes on builds
+    # its optimizer from the model as it is then.
+    place = {id(p): i for i, p in enumerate(model.parameters())}
+    group.sort(key=lambda p: place.get(id(p), len(place)))
 
 
 def bn_recalibrate(
