@@ -64,6 +64,7 @@ class ChannelPruning(Rounds):
         }
         self.alive: Keep = dict(self.kept)
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        self.accumulator: Accumulator | None = None
         self.accumulator = self._accumulator(state)
         name, value = config.amount or ("", 0.0)
         if config.importance.per is not None and not config.accumulate:
@@ -74,12 +75,13 @@ class ChannelPruning(Rounds):
         self.removed = 1 - 1 / value if name == "compression_ratio" else value
 
     def _accumulator(self, state: State) -> Accumulator | None:
+        """A new average for the network as it is now, which goes on counting skipped steps."""
         if not self._config.accumulate:
             return None
-        criterion, known = CRITERIA[self._config.criterion.name], getattr(self, "accumulator", None)
+        criterion = CRITERIA[self._config.criterion.name]
         made = Accumulator(state.model, self.axes, criterion, state.example_input)
-        if known is not None:
-            made.tensors["skipped"] = known.tensors["skipped"]
+        if self.accumulator is not None:
+            made.tensors["skipped"] = self.accumulator.tensors["skipped"]
         return made
 
     def _sizes(self) -> Sizes:
@@ -97,7 +99,7 @@ class ChannelPruning(Rounds):
             self.accumulator.observe()
 
     def forget(self) -> None:
-        """Starts the average of training's own scores anew."""
+        """Begin the average of training's own scores again."""
         if self.accumulator is not None:
             self.accumulator.reset()
 
@@ -225,7 +227,7 @@ class ChannelPruning(Rounds):
         return {name: take(t, cut[name]) if name in cut else t for name, t in tensors.items()}
 
     def got(self, state: State) -> dict[str, Any]:
-        """What is really left, counted anew on the network as it is now."""
+        """Sizes that are really left, counted again on the network as it is now."""
         sizes = self._sizes()
         left = {name: sizes.of(name, self.alive) for name in self.dense}
         for name, parameter in state.model.named_parameters():

@@ -41,11 +41,7 @@ class Pruner:
         self.trigger = _trigger(config, self.method.removed, state)
         self.started = None if self.trigger else self.schedule.start
         self.tick = self.schedule.tick(config.tick, state.steps_per_epoch, state.total_steps)
-        self.term: Penalty | None = None
-        if config.penalty is not None:
-            term: Penalty = PENALTIES[config.penalty.name](**config.penalty.options)
-            term.check(state.model)
-            self.term = term
+        self.term = _penalty(config, state)
         self.snapshot: Snapshot | None = None
         if config.rewind is not None:
             self.snapshot = Snapshot(config.rewind, state, self.schedule.start)
@@ -222,9 +218,18 @@ class Pruner:
         self.method.load_state_dict(unpack(stored, "method"), state)
 
 
-def _trigger(config: PruningConfig, removed: float, state: State) -> Trigger | None:
-    asked = config.schedule.trigger
-    if asked is None:
+def _penalty(config: PruningConfig, state: State) -> Penalty | None:
+    named = config.penalty
+    if named is None:
         return None
-    options = handed(TRIGGERS[asked.name], state, asked.name) | asked.options
-    return TRIGGERS[asked.name](removed, config.granularity, **options)
+    term: Penalty = PENALTIES[named.name](**named.options)
+    term.check(state.model)
+    return term
+
+
+def _trigger(config: PruningConfig, removed: float, state: State) -> Trigger | None:
+    named = config.schedule.trigger
+    if named is None:
+        return None
+    options = handed(TRIGGERS[named.name], state, named.name) | named.options
+    return TRIGGERS[named.name](removed, config.granularity, **options)

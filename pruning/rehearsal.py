@@ -31,7 +31,7 @@ MakeOptimizer = Callable[[nn.Module], Optimizer]
 
 
 class Sketch:
-    """A training without values, as a pruner sees it: `pruning.state.State`."""
+    """A training without values, as a pruner sees it: `pruning.training_view.State`."""
 
     seed = work = position = 0
     ema = None

@@ -81,7 +81,7 @@ class Rounds:
         raise NotImplementedError
 
     def got(self, state: "State") -> dict[str, Any]:
-        """What is really left, counted again on the network as it is now."""
+        """Sizes that are really left, counted again on the network as it is now."""
         raise NotImplementedError
 
     def state_dict(self) -> "Stored":

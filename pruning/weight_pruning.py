@@ -175,7 +175,7 @@ class WeightPruning(Rounds):
         return digest(self.masks)
 
     def got(self, state: State) -> dict[str, Any]:
-        """What is really left, counted anew from the tensors of the network."""
+        """Weights that are really left, counted again from the tensors of the network."""
         weights = self._weights(state)
         layers = {
             name: {"kept": int(mask.sum()), "of": mask.numel()} for name, mask in self.masks.items()

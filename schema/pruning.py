@@ -54,7 +54,7 @@ class Choice(BaseModel):
 
 
 class CriterionConfig(Choice):
-    """What is scored; options are the keyword arguments of the function in pruning/criteria.py."""
+    """What is scored; options are the keyword arguments of the function in pruning/criteria/."""
 
     registry = ("pruning.criteria", "CRITERIA")
 
