@@ -14,30 +14,32 @@ from models.axes.labels import (
 )
 from pruning.amount.budget import Ask, check_floor, per_saving
 from pruning.amount.latency import Latency, latency_table
-from pruning.amount.scope import Masks, floors
-from pruning.amount.sizes import Keep, Sizes, positions
-from pruning.application.masks import Hold, check_zero
+from pruning.amount.scope import floors
+from pruning.amount.sizes import Sizes, positions
+from pruning.application.masks import check_zero, hold_everywhere
 from pruning.application.surgery import prune_channels, rehearse_surgery
-from pruning.compensation.compensations import COMPENSATIONS, with_biases
+from pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
+from pruning.criteria import CRITERIA
 from pruning.criteria.accumulated import Accumulator
 from pruning.criteria.from_recipe import (
-    calibration,
     check_complete,
     check_positive,
     check_ranks,
-    handed,
     left_alone,
     rehearse_scores,
     unit_scores,
 )
+from pruning.rounds import Rounds
 from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
+from pruning.stateful import Stored, pack, unpack
 from pruning.training_view import State, digest, valueless
+from pruning.types import Keep, Masks
 from schema.pruning import PruningConfig
 
 MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
 
 
-class ChannelPruning:
+class ChannelPruning(Rounds):
     """Which units of the named axes stay; removed ones are masked or really gone.
 
     `kept` are the units of the dense network that still exist; `alive` are the units of the network
@@ -57,25 +59,29 @@ class ChannelPruning:
         sizes.check()
         self.widths = {axis: self.axes.widths[axis] for axis in sizes.prunable}
         self.dense = {name: sizes.of(name, {}) for name in MEASURES}
-        self.kept: Keep = {a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()}
+        self.kept: dict[str, Tensor] = {
+            a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()
+        }
         self.alive: Keep = dict(self.kept)
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        self.accumulator: Accumulator | None = None
         self.accumulator = self._accumulator(state)
         name, value = config.amount or ("", 0.0)
         if config.importance.per is not None and not config.accumulate:
             check_positive(config, "which cannot be divided by what a unit saves")
         self.selection.check(config, state)
         self.selection.attach(config, state, self.axes)
-        self.measure = {"compression_ratio": "params", "": "channels"}.get(name, name)
+        self.amount = {"compression_ratio": "params", "": "channels"}.get(name, name)
         self.removed = 1 - 1 / value if name == "compression_ratio" else value
 
     def _accumulator(self, state: State) -> Accumulator | None:
+        """A new average for the network as it is now, which goes on counting skipped steps."""
         if not self._config.accumulate:
             return None
-        name, known = self._config.criterion.name, getattr(self, "accumulator", None)
-        made = Accumulator(state.model, self.axes, name, state.example_input)
-        if known is not None:
-            made.tensors["skipped"] = known.tensors["skipped"]
+        criterion = CRITERIA[self._config.criterion.name]
+        made = Accumulator(state.model, self.axes, criterion, state.example_input)
+        if self.accumulator is not None:
+            made.tensors["skipped"] = self.accumulator.tensors["skipped"]
         return made
 
     def _sizes(self) -> Sizes:
@@ -88,12 +94,12 @@ class ChannelPruning:
 
     def observe(self, state: State) -> None:
         """Sees a training step after backward."""
-        self.selection.observe(state)
+        super().observe(state)
         if self.accumulator is not None:
             self.accumulator.observe()
 
     def forget(self) -> None:
-        """Starts the average of training's own scores anew."""
+        """Begin the average of training's own scores again."""
         if self.accumulator is not None:
             self.accumulator.reset()
 
@@ -160,9 +166,9 @@ class ChannelPruning:
 
     def _ask(self, removed: float) -> Ask:
         return Ask(
-            measure=self.measure,
+            measure=self.amount,
             removed=removed,
-            dense=self.dense.get(self.measure, 0.0),  # latency is measured at the first round
+            dense=self.dense.get(self.amount, 0.0),  # latency is measured at the first round
             floor=floors(self.widths, self._config.least),
             widths=self.widths,
             scope=self._config.scope,
@@ -172,7 +178,7 @@ class ChannelPruning:
 
     def _measure_latency(self, state: State) -> None:
         """The table, once for the dense network; the mean over ranks, so that all agree."""
-        if self.latency is None and "latency" in (self.measure, self._config.importance.per):
+        if self.latency is None and "latency" in (self.amount, self._config.importance.per):
             table = latency_table(
                 state.model, state.example_input, batch_size=self._config.calibration.batch_size
             )
@@ -184,25 +190,16 @@ class ChannelPruning:
         if when == "before":
             self.axes = self._compensate(state, keep, stream)
         self.alive = keep
-        self._hold(state)
+        hold_everywhere(state, self.masks)
         if removes:
             self._remove(state, keep)
         if when == "after":
             self.axes = self._compensate(state, keep, stream)
-            self._hold(state)
+            hold_everywhere(state, self.masks)
 
     def _compensate(self, state: State, keep: Keep, stream: str) -> Axes:
-        chosen = self._config.compensation
-        compensate = COMPENSATIONS[chosen.name]
-        batches = calibration(self._config, state, stream) if chosen.name != "none" else []
-        options = handed(compensate, state, f"{chosen.name} {stream}") | chosen.options
-        return compensate(state.model, self.axes, keep, batches, **options)
-
-    def _hold(self, state: State) -> None:
-        """Zeros where something is masked, in network, optimizer and average."""
-        Hold(state.model, self.masks, state.optimizer).weights()
-        if state.ema is not None:
-            Hold(state.ema, self.masks).weights()
+        draws = f"{self._config.compensation.name} {stream}"
+        return compensate(self._config, state, self.axes, keep, images=stream, draws=draws)
 
     def _remove(self, state: State, keep: Keep) -> None:
         """Surgery on network, average and optimizer."""
@@ -230,7 +227,7 @@ class ChannelPruning:
         return {name: take(t, cut[name]) if name in cut else t for name, t in tensors.items()}
 
     def got(self, state: State) -> dict[str, Any]:
-        """What is really left, counted anew on the network as it is now."""
+        """Sizes that are really left, counted again on the network as it is now."""
         sizes = self._sizes()
         left = {name: sizes.of(name, self.alive) for name in self.dense}
         for name, parameter in state.model.named_parameters():
@@ -239,8 +236,8 @@ class ChannelPruning:
                 check_zero(name, parameter, mask)
         skipped = {"skipped_steps": self.accumulator.skipped} if self.accumulator else {}
         return skipped | {
-            "measure": self.measure,
-            "got": 1 - left[self.measure] / self.dense[self.measure],
+            "measure": self.amount,
+            "got": 1 - left[self.amount] / self.dense[self.amount],
             "layers": {
                 axis: {"kept": int(alive.sum()), "of": self.widths[axis]}
                 | self.selection.told(axis)
@@ -257,34 +254,30 @@ class ChannelPruning:
         kept = {f"kept/{axis}": kept for axis, kept in self.kept.items()}
         return digest(kept | {f"alive/{axis}": alive for axis, alive in self.alive.items()})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Stored:
         """Units kept and alive, the latency table, what selection and averages remember."""
-        parts = {"kept": self.kept, "alive": self.alive}
-        parts["latency"] = self.latency.tensors() if self.latency else {}
-        parts["selection"] = self.selection.state_dict()["tensors"]
-        parts["accumulator"] = self.accumulator.tensors if self.accumulator else {}
-        tensors = {f"{part}/{n}": t for part, named in parts.items() for n, t in named.items()}
-        values = {"dense": self.dense, "selection": self.selection.state_dict()["values"]}
-        return {"tensors": tensors, "values": values}
+        tensors = {
+            "kept": self.kept,
+            "alive": self.alive,
+            "latency": self.latency.tensors() if self.latency else {},
+            "accumulator": self.accumulator.tensors if self.accumulator else {},
+        }
+        parts = {name: {"tensors": part} for name, part in tensors.items()}
+        return pack(parts | {"selection": self.selection.state_dict()}, {"dense": self.dense})
 
-    def load_state_dict(self, state_dict: dict[str, Any], state: State) -> None:
+    def load_state_dict(self, stored: Stored, state: State) -> None:
         """Takes over what `state_dict` gave; the network has its shape already."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in state_dict["tensors"].items():
-            part, _, name = key.partition("/")
-            parts.setdefault(part, {})[name] = tensor
-        values = state_dict["values"]
-        self.kept = {axis: parts["kept"][axis].cpu() for axis in self.widths}
-        self.alive = {axis: parts["alive"][axis].cpu() for axis in self.widths}
-        self.dense = values["dense"]
-        self.latency = Latency.of(parts["latency"]) if "latency" in parts else None
+        tensors = {part: unpack(stored, part)["tensors"] for part in ("kept", "alive", "latency")}
+        self.kept = {axis: tensors["kept"][axis].cpu() for axis in self.widths}
+        self.alive = {axis: tensors["alive"][axis].cpu() for axis in self.widths}
+        self.dense = stored["values"]["dense"]
+        self.latency = Latency.of(tensors["latency"]) if tensors["latency"] else None
         self.axes = self._axes_now(state)
         self.selection.attach(self._config, state, self.axes)
-        selection = {"tensors": parts.get("selection", {}), "values": values["selection"]}
-        self.selection.load_state_dict(selection)
+        self.selection.load_state_dict(unpack(stored, "selection"))
         self.accumulator = self._accumulator(state)
         if self.accumulator is not None:
-            self.accumulator.tensors = parts["accumulator"]
+            self.accumulator.tensors = unpack(stored, "accumulator")["tensors"]
 
     def _axes_now(self, state: State) -> Axes:
         """The axes of the network as `kept` left it, by the names of the dense one."""

@@ -3,7 +3,9 @@
 from itertools import groupby
 from typing import Any
 
+from pruning.errors import NoEffect
 from pruning.schedule.schedule import Schedule
+from pruning.selection.selections import SELECTIONS
 from schema.pruning import PruningConfig
 
 Record = dict[str, Any]
@@ -26,6 +28,27 @@ def record(asked: Record, got: Record) -> Record:
         wanted = asked["compression_ratio_asked"]
         made["prune/compression_error"] = (wanted - ratio) / wanted
     return made
+
+
+def asked(config: PruningConfig, removed: float) -> Record:
+    """The amount removed by the last round, and the recipe's compression ratio, if it has one."""
+    name, value = config.amount or ("", 0.0)
+    ratio = value if name == "compression_ratio" else None
+    return {"asked": removed if name else None, "compression_ratio_asked": ratio}
+
+
+def check_effect(config: PruningConfig, removed: float, event: Record) -> None:
+    """Refuse a last event after which the network is as large as the dense one.
+
+    Raises:
+        NoEffect: something was to go.
+    """
+    wanted = config.amount is None or removed > 0
+    if wanted and event["prune/compression_ratio"] == 1:
+        raise NoEffect(
+            "all rounds are over and nothing was removed: the amount is less than one unit, or"
+            " no score was below the threshold; ask for more, or raise the threshold"
+        )
 
 
 def printed(event: Record) -> str:
@@ -55,8 +78,7 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
     """
     schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
     steps = schedule.steps()
-    each = config.rewind is not None and config.rewind.after == "round"
-    visits = groupby(range(schedule.rounds), lambda n: (steps[n], each and n))
+    visits = groupby(range(schedule.rounds), lambda n: (steps[n], config.rewinds_each and n))
     groups = [list(numbers) for _, numbers in visits]
     shown = groups if len(groups) <= SHOWN else [*groups[: SHOWN - 1], groups[-1]]
     lines = [
@@ -80,8 +102,8 @@ def _planned(
     name, value = config.amount or ("", 0.0)
     asked = 1 - 1 / value if name == "compression_ratio" else value
     removed = f"{schedule.sparsity(asked, last):.4%} of {name}" if name else "by score"
-    if config.selection.name == "bep" and not ends:
-        removed = f"by forecast ({removed} in the end)"
-    goes = ends or (config.rewind is not None and config.rewind.after == "round")
+    if not ends:
+        removed = SELECTIONS[config.selection.name].midway.format(removed)
+    goes = ends or config.rewinds_each
     back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
     return f"{where}: round {numbers} of {schedule.rounds}, {removed} removed{back}"

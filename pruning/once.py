@@ -1,19 +1,17 @@
 """Any convolutional network, made smaller in one call."""
 
-from collections.abc import Iterable
-
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.axes.find import Axes, axes
 from pruning.amount.budget import Ask, select_channels
-from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.application.surgery import prune_channels
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import check_complete
 from pruning.errors import PruningError
+from pruning.types import Batches
 
 _MEASURES = {"channels", "params", "macs", "activation_bytes"}
 
@@ -23,7 +21,7 @@ def prune_once(
     example_input: Tensor,
     *,
     criterion: str = "magnitude",
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    batches: Batches = (),
     optimizer: Optimizer | None = None,
     **amount: float,
 ) -> Axes:
@@ -49,7 +47,7 @@ def prune_once(
         scores = CRITERIA[criterion](model, batches)
     except StopIteration:  # of an empty `batches`, where a criterion looks at the first one
         raise PruningError(f"{criterion} needs images to score with; give batches") from None
-    ranked = channel_scores(scores, found, **CHANNEL_DEFAULTS.get(criterion, {}))
+    ranked = CRITERIA[criterion].by_unit(scores, found)
     widths = {axis: found.widths[axis] for axis in sizes.prunable}
     check_complete(criterion, ranked, widths)
     ask = Ask(measure, removed, sizes.of(measure, {}), floor=floors(widths, 0.02), widths=widths)

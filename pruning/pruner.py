@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -10,86 +9,70 @@ from pruning.application.masks import Hold, freeze_but_gates
 from pruning.application.penalty import PENALTIES, Penalty
 from pruning.channel_pruning import ChannelPruning
 from pruning.compensation.rewind import Snapshot
-from pruning.errors import NoEffect, PruningError
-from pruning.events import Record, record
+from pruning.criteria.from_recipe import handed
+from pruning.errors import PruningError
+from pruning.events import Record, asked, check_effect, record
+from pruning.rounds import Rounds
 from pruning.schedule.schedule import Schedule
 from pruning.schedule.triggers import TRIGGERS, Trigger
-from pruning.training_view import State, agree, stream_seed
+from pruning.stateful import Stored, Watcher, pack, unpack
+from pruning.training_view import State, agree
 from pruning.weight_pruning import WeightPruning
 from schema.pruning import PruningConfig
-
-Part = dict[str, Any]
 
 
 class Pruner:
     """A recipe's pruning of one training: `due`, `prune`, and between them `observe` and `hold`.
 
-    Made with the dense network; without a recipe it is never due. All rounds that are due at one
-    point of training run in one `prune`. What it stores is tensors and plain values.
+    Made with the dense network. All rounds that are due at one point of training run in one
+    `prune`. What it stores is tensors and plain values.
     """
 
-    def __init__(self, config: PruningConfig | None, state: State) -> None:
+    def __init__(self, config: PruningConfig, state: State) -> None:
         self.config = config
         self.done = 0  # rounds over
         self.tell: Callable[[Record], None] = lambda record: None  # takes what a trigger measured
         self.last: Record = {}  # the last event
         self._seen = -1  # work at which `due` last looked at the network
         self._hold: Hold | None = None
-        if config is None:
-            return
         self.schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
         by = ChannelPruning if config.granularity == "channel" else WeightPruning
-        self.method: ChannelPruning | WeightPruning = by(config, state)
+        self.method: Rounds = by(config, state)
         self.trigger = _trigger(config, self.method.removed, state)
         self.started = None if self.trigger else self.schedule.start
         self.tick = self.schedule.tick(config.tick, state.steps_per_epoch, state.total_steps)
-        self.term: Penalty | None = None
-        if config.penalty is not None:
-            term: Penalty = PENALTIES[config.penalty.name](**config.penalty.options)
-            term.check(state.model)
-            self.term = term
+        self.term = _penalty(config, state)
         self.snapshot: Snapshot | None = None
         if config.rewind is not None:
             self.snapshot = Snapshot(config.rewind, state, self.schedule.start)
-        self._check_steps(config, state)
+        epochs = self.trigger.earliest() if self.trigger else None
+        self.schedule.check(config, epochs, state.steps_per_epoch, state.total_steps)
 
-    def _check_steps(self, config: PruningConfig, state: State) -> None:
-        """Refuse rounds that cannot come, and averages over no step."""
-        schedule, trigger = self.schedule, config.schedule.trigger
-        epochs = None if self.trigger is None else self.trigger.earliest()
-        first = schedule.earliest(epochs, state.steps_per_epoch)
-        last = first + (schedule.rounds - schedule.initial - 1) * schedule.every
-        if trigger is not None and last > state.total_steps:
-            raise PruningError(
-                f"schedule: with trigger {trigger.name} the first round comes at step {first} or"
-                f" later and the last at {last}, and training ends at {state.total_steps}; write an"
-                " earlier latest, or train longer"
-            )
-        again = schedule.rounds > 1 and not schedule.every and config.application == "surgery"
-        if config.accumulate and (first == 0 or again):
-            when = "the first round is at step 0" if first == 0 else "rounds follow at one step"
-            key = "start" if first == 0 else "every"
-            raise PruningError(
-                f"accumulate: {when}, and no training step is seen before it; write schedule.{key}:"
-                " 1ep, or accumulate: false"
-            )
+    @property
+    def rounds(self) -> int:
+        """Number of rounds in all."""
+        return self.schedule.rounds
+
+    @property
+    def over(self) -> bool:
+        """True once all rounds are over."""
+        return self.done >= self.rounds
 
     def rehearse(self, state: State) -> None:
         """Raise PruningError where a round would fail; `state` has the network without values."""
-        last = self.schedule.sparsity(self.method.removed, self.schedule.rounds - 1)
-        self.method.rehearse(state, last)
+        self.method.rehearse(state, self.schedule.sparsity(self.method.removed, self.rounds - 1))
 
     # ── the four calls of training ───────────────────────────────────────────────────────────────
     def due(self, state: State) -> bool:
-        """Whether a round is due now. Looks at the network once a step, at the ends of epochs."""
-        if self.config is None or self.done >= self.schedule.rounds:
+        """Return True if a round is due; looks at the network once a step, at ends of epochs."""
+        if self.over:
             return False
         self._watch(state)
         return self.schedule.due(state.position, self.done, self.started)
 
     def observe(self, state: State) -> None:
         """Sees a step's gradients: after backward, unscaled and averaged, before clipping."""
-        if self.config is None or (self.over and not self._to_the_end):
+        if self.over and not self.method.to_the_end:
             return
         if not self.tick:
             self.method.observe(state)
@@ -97,38 +80,27 @@ class Pruner:
             self.method.observe(state)
             freeze_but_gates(state.model)
 
-    @property
-    def _to_the_end(self) -> bool:
-        return isinstance(self.method, ChannelPruning) and self.method.selection.to_the_end
-
     def _ticking(self, state: State) -> bool:
         assert self.started is not None, "a tick has no trigger"
         left = self.started + self.done * self.schedule.every - state.position
         return 0 < left <= self.tick
 
     def measures(self, state: State) -> bool:
-        """Whether what decides wants to look at the network between two steps; at the end too."""
-        if self.config is None or not isinstance(self.method, ChannelPruning):
-            return False
+        """Return True if the method asks to `measure` between two steps; at the end too."""
         ends = state.position >= state.total_steps
-        return (not self.over or ends) and self.method.selection.measures(state)
+        return (not self.over or ends) and self.method.measures(state)
 
     def measure(self, state: State) -> None:
-        """Looks; training goes on as if it had not."""
-        assert isinstance(self.method, ChannelPruning)
-        self.method.selection.measure(state)
+        """Measure the network without changing it."""
+        self.method.measure(state)
 
     def history(self) -> dict[str, Tensor]:
-        """What was measured so far: `times` (n,) in epochs and (n, width) of every axis, if any."""
-        if self.config is None or not isinstance(self.method, ChannelPruning):
-            return {}
-        return self.method.selection.past()
+        """`times` (n,) in epochs of all measurements and (n, width) of every axis, if any."""
+        return self.method.history()
 
     def records(self) -> list[Record]:
         """Lines for the log once training is over: what was forecast, and what came true."""
-        if self.config is None or not isinstance(self.method, ChannelPruning):
-            return []
-        return self.method.selection.records()
+        return self.method.records()
 
     def hold_gradients(self, state: State) -> None:
         """Gradients of removed weights become zero: after `observe`, before clipping."""
@@ -140,11 +112,10 @@ class Pruner:
 
     @property
     def penalty(self) -> Callable[[State], Tensor] | None:
-        """What to add to the mean loss until the last round, if anything."""
-        if self.config is None or self.term is None or self.done >= self.schedule.rounds:
+        """The term to add to the mean loss until the last round, if any."""
+        if self.term is None or self.over:
             return None
-        term, axes = self.term, getattr(self.method, "axes", None)
-        return lambda state: term(state, axes)
+        return partial(self.term, axes=self.method.axes)
 
     # ── pruning ──────────────────────────────────────────────────────────────────────────────────
     def prune(self, state: State) -> Record:
@@ -160,62 +131,36 @@ class Pruner:
             return self._prune(state, numbers)
         except PruningError as error:
             where = f"pruning at step {state.work}, round {numbers[-1] + 1}"
-            raise type(error)(f"{where} of {self.schedule.rounds}: {error}") from None
+            raise type(error)(f"{where} of {self.rounds}: {error}") from None
 
     def _prune(self, state: State, numbers: list[int]) -> Record:
         removed = [self.schedule.sparsity(self.method.removed, n) for n in numbers]
-        self.method.rounds(state, removed, numbers[0], self.schedule.rounds)
+        self.method.rounds(state, removed, numbers[0], self.rounds)
         self.done = numbers[-1] + 1
-        if self.snapshot is not None and (self.done == self.schedule.rounds or self._each_rewinds):
+        if self.snapshot is not None and (self.over or self.config.rewinds_each):
             self.snapshot.restore(state, self.method.fitted)
         self._hold = None
         self._holding(state).weights()
         mark = self.method.digest()
         agree(state, mark, "what pruning keeps")
-        self.last = self._record(state, removed[-1], mark)
-        return self.last
+        done = {"rounds_done": self.done, "rounds": self.rounds}
+        wanted = asked(self.config, removed[-1])
+        made = record(done | wanted | {"hash": f"{mark:012x}"}, self.method.got(state))
+        if self.over:
+            check_effect(self.config, self.method.removed, made)
+        self.last = made
+        return made
 
     def _due_now(self, state: State) -> list[int]:
         """Numbers of the rounds due here; where each round rewinds the schedule, only the first."""
-        numbers = range(self.done, self.schedule.rounds)
+        numbers = range(self.done, self.rounds)
         due = [n for n in numbers if self.schedule.due(state.position, n, self.started)]
         assert due, "prune was called when no round is due"
-        return due[:1] if self._each_rewinds else due
-
-    @property
-    def _each_rewinds(self) -> bool:
-        rewind = self.config.rewind if self.config is not None else None
-        return rewind is not None and rewind.after == "round"
-
-    def _record(self, state: State, removed: float, mark: int) -> Record:
-        assert self.config is not None
-        name, value = self.config.amount or ("", 0.0)
-        asked = {
-            "rounds_done": self.done,
-            "rounds": self.schedule.rounds,
-            "asked": removed if name else None,
-            "compression_ratio_asked": value if name == "compression_ratio" else None,
-            "hash": f"{mark:012x}",
-        }
-        made = record(asked, self.method.got(state))
-        wanted = not name or self.method.removed > 0
-        if self.done == self.schedule.rounds and wanted and made["prune/compression_ratio"] == 1:
-            raise NoEffect(
-                "all rounds are over and nothing was removed: the amount is less than one unit, or"
-                " no score was below the threshold; ask for more, or raise the threshold"
-            )
-        return made
-
-    @property
-    def over(self) -> bool:
-        """Whether all rounds are over; so too where there are none."""
-        return self.config is None or self.done >= self.schedule.rounds
+        return due[:1] if self.config.rewinds_each else due
 
     def summary(self) -> Record:
-        """What the last event recorded, for the run's summary; fewer rounds than asked show."""
-        if self.config is None:
-            return {}
-        return {"prune/rounds_done": self.done, "prune/rounds": self.schedule.rounds} | self.last
+        """The last event, for the run's summary; how many rounds are over, so that it is seen."""
+        return {"prune/rounds_done": self.done, "prune/rounds": self.rounds} | self.last
 
     # ── watching and holding ─────────────────────────────────────────────────────────────────────
     def _watch(self, state: State) -> None:
@@ -225,72 +170,66 @@ class Pruner:
         if self.snapshot is not None:
             self.snapshot.watch(state)
         if self.term is not None:
-            self.term.prepare(state, getattr(self.method, "axes", None))
+            self.term.prepare(state, self.method.axes)
         epochs, rest = divmod(state.position, state.steps_per_epoch)
         if rest:
             return
-        if self.started is None:
-            self._ask_trigger(state, epochs)
+        if self.trigger is not None and self.started is None:
+            self._ask(self.trigger, state, epochs)
         if not self.tick and (self.started is None or state.position < self.started):
             self.method.forget()  # scores averaged over training are those of one epoch
 
-    def _ask_trigger(self, state: State, epochs: int) -> None:
-        assert self.trigger is not None
+    def _ask(self, trigger: Trigger, state: State, epochs: int) -> None:
         ranking = partial(self.method.ranking, state, f"trigger {epochs}")
-        measured = self.trigger.observe(epochs, state.model, ranking)
+        measured = trigger.observe(epochs, state.model, ranking)
         latest = self.schedule.latest
-        fired = self.trigger.fired and state.position >= self.schedule.start
+        fired = trigger.fired and state.position >= self.schedule.start
         if fired or (latest is not None and state.position >= latest):
             self.started = state.position + self.schedule.wait
-            self.trigger.tensors = {}  # what it compared with is of no more use
+            trigger.tensors = {}  # what it compared with is of no more use
         if measured:
             self.tell({"trigger/epochs": epochs, "trigger/fired": fired} | measured)
 
     def _holding(self, state: State) -> Hold:
         if self._hold is None:
-            masks = self.method.masks if self.config is not None else {}
-            self._hold = Hold(state.model, masks, state.optimizer)
+            self._hold = Hold(state.model, self.method.masks, state.optimizer)
         return self._hold
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
-    def _parts(self) -> dict[str, Any]:
-        if self.config is None:
-            return {}
+    def _parts(self) -> dict[str, Watcher]:
         parts = {"trigger": self.trigger, "penalty": self.term, "snapshot": self.snapshot}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def state_dict(self) -> Part:
+    def state_dict(self) -> Stored:
         """Everything a resumed run needs, as {"tensors": …, "values": …}."""
-        if self.config is None:
-            return {"tensors": {}, "values": {}}
-        stored = {name: part.state_dict() for name, part in self._parts().items()}
-        stored["method"] = self.method.state_dict()
-        tensors = {f"{n}/{k}": t for n, part in stored.items() for k, t in part["tensors"].items()}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        parts["method"] = self.method.state_dict()
         own = {"done": self.done, "started": self.started, "seen": self._seen, "last": self.last}
-        return {"tensors": tensors, "values": {n: p["values"] for n, p in stored.items()} | own}
+        return pack(parts, own)
 
-    def load_state_dict(self, stored: Part, state: State) -> None:
+    def load_state_dict(self, stored: Stored, state: State) -> None:
         """Takes over what `state_dict` gave, once model and optimizer have their shapes."""
         self._hold = None
-        if self.config is None:
-            return
         values = stored["values"]
         self.done, self.started = values["done"], values["started"]
         self._seen, self.last = values["seen"], values["last"]
         for name, part in self._parts().items():
-            part.load_state_dict(_part(stored, name))
-        self.method.load_state_dict(_part(stored, "method"), state)
+            part.load_state_dict(unpack(stored, name))
+        self.method.load_state_dict(unpack(stored, "method"), state)
 
 
-def _part(stored: Part, name: str) -> Part:
-    prefix = f"{name}/"
-    own = {k.removeprefix(prefix): t for k, t in stored["tensors"].items() if k.startswith(prefix)}
-    return {"tensors": own, "values": stored["values"][name]}
+def _penalty(config: PruningConfig, state: State) -> Penalty | None:
+    named = config.penalty
+    if named is None:
+        return None
+    term: Penalty = PENALTIES[named.name](**named.options)
+    term.check(state.model)
+    return term
 
 
 def _trigger(config: PruningConfig, removed: float, state: State) -> Trigger | None:
-    asked = config.schedule.trigger
-    if asked is None:
+    named = config.schedule.trigger
+    if named is None:
         return None
-    drawn = {"seed": stream_seed(state, asked.name)} if asked.name == "random_epoch" else {}
-    return TRIGGERS[asked.name](removed, config.granularity, **drawn | asked.options)
+    options = handed(TRIGGERS[named.name], state, named.name) | named.options
+    return TRIGGERS[named.name](removed, config.granularity, **options)

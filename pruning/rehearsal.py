@@ -20,7 +20,8 @@ from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
 from pruning.laboratory.laboratory import axes_of, check_times
 from pruning.pruner import Pruner
-from pruning.training_view import Batches, valueless
+from pruning.training_view import valueless
+from pruning.types import Batches
 from schema.laboratory import LaboratoryConfig
 from schema.pruning import PruningConfig
 
@@ -30,7 +31,7 @@ MakeOptimizer = Callable[[nn.Module], Optimizer]
 
 
 class Sketch:
-    """A training without values, as a pruner sees it: `pruning.state.State`."""
+    """A training without values, as a pruner sees it: `pruning.training_view.State`."""
 
     seed = work = position = 0
     ema = None

@@ -1,21 +1,96 @@
-"""One round over channels or weights, as a selection sees it."""
+"""Rounds of pruning as a pruner sees them, and one round as a selection sees it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pruning.amount.budget import Ask, Keep, Sizes
-from pruning.amount.scope import (
-    Masks,
-    Scores,
-    select_weights,
-)
+from models.axes.labels import Axes
+from pruning.amount.budget import Ask, Sizes
+from pruning.amount.scope import select_weights
+from pruning.selection.base import Selection
+from pruning.types import Keep, Masks, Scores
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
+    from pruning.stateful import Stored
     from pruning.training_view import State
+
+
+NO_AXES = Axes({}, {}, {}, {}, {}, (), frozenset())  # of single weights
+
+
+class Rounds:
+    """Rounds over channels or over weights; whatever only one of the two does is nothing here."""
+
+    removed: float  # the fraction of the dense network that goes by the last round
+    axes: Axes = NO_AXES
+    selection = Selection()  # decides and measures nothing
+
+    @property
+    def masks(self) -> Masks:
+        """True = keep, for every parameter that has masked entries."""
+        raise NotImplementedError
+
+    @property
+    def to_the_end(self) -> bool:
+        """True if training's steps are observed although all rounds are over."""
+        return self.selection.to_the_end
+
+    def ranking(self, state: "State", stream: str) -> Scores:
+        """Scores of all that may go, by axis or by weight."""
+        raise NotImplementedError
+
+    def rehearse(self, state: "State", removed: float) -> None:
+        """Raise PruningError where the last round would fail, on a network without values."""
+        raise NotImplementedError
+
+    def rounds(self, state: "State", removed: list[float], first: int, of: int) -> None:
+        """Score, select and remove once for each fraction, all at the same point of training."""
+        raise NotImplementedError
+
+    def observe(self, state: "State") -> None:
+        """Sees a training step after backward."""
+        self.selection.observe(state)
+
+    def forget(self) -> None:
+        """Begin again to average over steps."""
+
+    def measures(self, state: "State") -> bool:
+        """Return True to `measure` the network now, between two steps."""
+        return self.selection.measures(state)
+
+    def measure(self, state: "State") -> None:
+        """Measure the network without changing it."""
+        self.selection.measure(state)
+
+    def history(self) -> dict[str, Tensor]:
+        """`times` (n,) in epochs of all measurements and (n, width) of every axis, if any."""
+        return self.selection.past()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Lines for the log once training is over."""
+        return self.selection.records()
+
+    def fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named tensors of the dense network, sliced to the network as it is now."""
+        return tensors
+
+    def digest(self) -> int:
+        """The same number on two ranks if and only if they keep the same."""
+        raise NotImplementedError
+
+    def got(self, state: "State") -> dict[str, Any]:
+        """Sizes that are really left, counted again on the network as it is now."""
+        raise NotImplementedError
+
+    def state_dict(self) -> "Stored":
+        """All that a resumed run needs."""
+        raise NotImplementedError
+
+    def load_state_dict(self, stored: "Stored", state: "State") -> None:
+        """Takes over what `state_dict` gave; the network has its shape already."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -30,7 +105,7 @@ class ChannelRound:
     sizes: Sizes
     ask: Ask
     alive: Keep
-    axes: "Axes"
+    axes: Axes
     state: "State"
     stream: str
 

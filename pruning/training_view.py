@@ -1,7 +1,7 @@
 """What pruning sees of training, and the check that all ranks agree."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pruning.errors import PruningError
-
-Batches = Iterable[tuple[Tensor, Tensor]]
+from pruning.types import Batches
+from schema.seeds import seed_of
 
 
 class State(Protocol):
@@ -80,8 +80,7 @@ class State(Protocol):
 
 def stream_seed(state: State, stream: str) -> int:
     """A seed below 2⁶³ for the draws of this name: the same on all ranks and after a restart."""
-    words = f"{state.seed}/pruning/{stream}".encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
+    return seed_of(state.seed, f"pruning/{stream}")
 
 
 @contextmanager

@@ -6,38 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import (
-    Masks,
-    Scores,
-    check_floors,
-    floors,
-    kept,
-)
-from pruning.application.masks import Hold, check_zero
-from pruning.compensation.compensations import COMPENSATIONS
+from pruning.amount.scope import check_floors, floors, kept
+from pruning.application.masks import check_zero, hold_everywhere
+from pruning.compensation.compensations import compensate
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import (
     calibration,
     check_complete,
     check_ranks,
-    handed,
     left_alone,
     scores,
 )
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import NoEffect, PruningError, bounded
-from pruning.rounds import WeightRound
+from pruning.rounds import Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
+from pruning.stateful import Stored
 from pruning.training_view import (
     State,
     digest,
     stream_seed,
     valueless,
 )
+from pruning.types import Masks, Scores
 from schema.pruning import PruningConfig
 
 
-class WeightPruning:
+class WeightPruning(Rounds):
     """Masks over the weights of convolutions and linear layers.
 
     `sparsity` is the fraction removed of the prunable weights. `compression_ratio` r is of the
@@ -46,7 +41,7 @@ class WeightPruning:
     """
 
     def __init__(self, config: PruningConfig, state: State) -> None:
-        self.masks: Masks = {}  # for every prunable weight; none before the first round
+        self._masks: Masks = {}  # for every prunable weight; none before the first round
         self._config = config
         spared = left_alone(state.model, config.excluded)
         parameters = dict(state.model.named_parameters())
@@ -78,6 +73,11 @@ class WeightPruning:
                 f" at most {self.total / fixed:.4g} can be reached, or shorten except"
             )
         return 1 - left / self.prunable
+
+    @property
+    def masks(self) -> Masks:
+        """True = keep, for every prunable weight; none before the first round."""
+        return self._masks
 
     def ranking(self, state: State, stream: str) -> Scores:
         """Scores of all prunable weights."""
@@ -157,45 +157,25 @@ class WeightPruning:
         if dense is not None:
             for name, weight in self._weights(state).items():
                 weight.copy_(dense[name])
-        self.masks = masks
-        self._hold(state)
-
-    def _hold(self, state: State) -> None:
-        """Zeros where something is masked, in network, optimizer and average."""
-        Hold(state.model, self.masks, state.optimizer).weights()
-        if state.ema is not None:
-            Hold(state.ema, self.masks).weights()
+        self._masks = masks
+        hold_everywhere(state, self.masks)
 
     def _compensate(self, state: State) -> None:
-        chosen = self._config.compensation
-        if chosen.name != "none":
-            compensate = COMPENSATIONS[chosen.name]
-            batches = calibration(self._config, state, "compensation")
-            axes: Any = None  # single weights have none
-            options = handed(compensate, state, chosen.name) | chosen.options
-            compensate(state.model, axes, {}, batches, **options)
-            self._hold(state)
+        name = self._config.compensation.name
+        if name != "none":
+            compensate(self._config, state, self.axes, {}, images="compensation", draws=name)
+            hold_everywhere(state, self.masks)
 
     def _weights(self, state: State) -> dict[str, Tensor]:
         parameters = dict(state.model.named_parameters())
         return {name: parameters[name] for name in self._names}
-
-    def observe(self, state: State) -> None:
-        """Sees a training step; single weights are scored on calibration images only."""
-
-    def forget(self) -> None:
-        """Nothing is averaged over steps."""
-
-    def fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the dense network, whose shape masks leave as it is."""
-        return tensors
 
     def digest(self) -> int:
         """The same number on two ranks if and only if they keep the same weights."""
         return digest(self.masks)
 
     def got(self, state: State) -> dict[str, Any]:
-        """What is really left, counted anew from the tensors of the network."""
+        """Weights that are really left, counted again from the tensors of the network."""
         weights = self._weights(state)
         layers = {
             name: {"kept": int(mask.sum()), "of": mask.numel()} for name, mask in self.masks.items()
@@ -213,10 +193,10 @@ class WeightPruning:
             "weight_sparsity_of_layer_weights": (self.prunable - left) / self.layer_weights,
         }
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Stored:
         """The masks."""
         return {"tensors": dict(self.masks), "values": {}}
 
-    def load_state_dict(self, state_dict: dict[str, Any], state: State) -> None:
+    def load_state_dict(self, stored: Stored, state: State) -> None:
         """Takes over what `state_dict` gave."""
-        self.masks = dict(state_dict["tensors"])
+        self._masks = dict(stored["tensors"])

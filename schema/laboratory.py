@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from schema.duration import Duration
-from schema.pruning import Section
+from schema.section import Section
 
 Score = Literal["rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"]
 MOST = 1_000_000  # units, images, steps

@@ -36,19 +36,34 @@ Options = dict[str, Option]
 def registry(module: str, name: str) -> dict[str, Options]:
     """Options by key of the dictionary `name` that a module such as `pruning.criteria` defines.
 
-    Values must be plain names of functions or classes, defined there or imported from this project;
-    `**OTHER` takes another such dictionary in.
+    Values are functions or classes, `f` or `module.f`, defined there or imported from this project,
+    or calls whose first argument is one; `**OTHER` takes another such dictionary in.
     """
+    return {key: _options(*place) for key, (place, _) in _entries(module, name).items()}
+
+
+@cache
+def traits(module: str, name: str) -> dict[str, dict[str, Any]]:
+    """Literal keywords of each line by key: `"snap": Criterion(snap, per="channel")` has one."""
+    return {key: found for key, (_, found) in _entries(module, name).items()}
+
+
+def _entries(module: str, name: str) -> dict[str, tuple[tuple[str, str], dict[str, Any]]]:
+    """Where the function or class of each key is defined, and the keywords of its line."""
     tree = _parsed(module)
-    made: dict[str, Options] = {}
+    made: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {}
     table = _assigned(tree, name)
     assert isinstance(table, ast.Dict), f"{module}.{name} is a plain dictionary"
     for key, value in zip(table.keys, table.values, strict=True):
-        assert isinstance(value, ast.Name), f"{module}.{name}: values are plain names"
+        named, keywords = value, []
+        if isinstance(value, ast.Call):
+            named, keywords = value.args[0], value.keywords
+        place = _place(tree, module, named)
         if key is None:
-            made |= registry(*_origin(tree, module, value.id))
+            made |= _entries(*place)
         else:
-            made[ast.literal_eval(key)] = _options(*_origin(tree, module, value.id))
+            found = {str(word.arg): ast.literal_eval(word.value) for word in keywords}
+            made[ast.literal_eval(key)] = place, found
     return made
 
 
@@ -106,6 +121,14 @@ def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return getattr(node, "value", None)
     return None
+
+
+def _place(tree: ast.Module, module: str, named: ast.expr) -> tuple[str, str]:
+    """The module that defines `snip` or `gradients.snip`, and its name there."""
+    if isinstance(named, ast.Attribute) and isinstance(named.value, ast.Name):
+        return ".".join(_origin(tree, module, named.value.id)), named.attr
+    assert isinstance(named, ast.Name), f"{module}: a registry's values are names or calls on one"
+    return _origin(tree, module, named.id)
 
 
 def _origin(tree: ast.Module, module: str, name: str) -> tuple[str, str]:

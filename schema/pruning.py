@@ -5,16 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from schema.duration import Duration
-from schema.options import checked
+from schema.options import checked, traits
+from schema.pruning_rules import NONE, SIZES, check_rules
 from schema.section import Section
 
-SIZES = ("channels", "params", "macs", "activation_bytes", "latency")
 AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
-CHANNEL_ONLY = frozenset(
-    {"taylor", "channel_norm", "bn_scale", "bn_taylor", "gate_decorator", "snap", "crop_s"}
-    | {"activation_taylor", "rs", "abs_rs", "mrs", "abs_mrs"}
-)
-"""Criteria whose scores mean something for channels only: signed by design, or one per channel."""
 
 
 def _fraction(value: Any) -> Any:
@@ -29,7 +24,6 @@ def _word_none(value: Any) -> Any:
 
 
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
-NONE = Duration(0, "it")
 
 
 class Choice(BaseModel):
@@ -60,9 +54,20 @@ class Choice(BaseModel):
 
 
 class CriterionConfig(Choice):
-    """What is scored; options are the keyword arguments of the function in pruning/criteria.py."""
+    """What is scored; options are the keyword arguments of the function in pruning/criteria/."""
 
     registry = ("pruning.criteria", "CRITERIA")
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """Keywords of the criterion's line in the registry."""
+        return traits(*self.registry)[self.name]
+
+    @property
+    def accumulating(self) -> str:
+        """Names of the criteria that training's own gradients give."""
+        known = traits(*self.registry)
+        return ", ".join(name for name, found in known.items() if "accumulates" in found)
 
 
 class TriggerConfig(Choice):
@@ -207,6 +212,11 @@ class PruningConfig(Section):
         return next(((n, v) for n, v in stated if v is not None), None)
 
     @property
+    def rewinds_each(self) -> bool:
+        """True where every round goes back to an earlier step."""
+        return self.rewind is not None and self.rewind.after == "round"
+
+    @property
     def least(self) -> float | None:
         """`floor` with its default."""
         return 0.02 if self.floor is None and self.granularity == "channel" else self.floor
@@ -223,67 +233,6 @@ class PruningConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _axes_agree(self) -> "PruningConfig":
-        name = self.amount[0] if self.amount else ""
-        channel = self.granularity == "channel"
-        criterion = self.criterion.name
-        wrong = {
-            f"{criterion} scores channels, not single weights; set granularity: channel, or choose"
-            " another criterion": criterion in CHANNEL_ONLY and not channel,
-            f"application: {self.application} removes whole channels; set granularity: channel":
-                self.application != "mask" and not channel,
-            f"{name} counts channels; set granularity: channel, or write sparsity":
-                name in SIZES and not channel,
-            "sparsity counts single weights; write channels, params or macs":
-                name == "sparsity" and channel,
-            "scope: erk shares out single weights; write global or layer":
-                self.scope == "erk" and channel,
-            "round_to counts channels; set granularity: channel": self.round_to > 1 and not channel,
-            "importance is for channels; set granularity: channel":
-                self.importance != ImportanceConfig() and not channel,
-            "regrow returns single weights; set granularity: weight":
-                self.regrow is not None and channel,
-            "a layer of no channels computes nothing; write a floor above 0 (0.001 leaves one)":
-                self.floor == 0 and channel,
-            "regrow: score returns weights as they were at the start; set schedule.every: 0it":
-                self.regrow is not None
-                and self.regrow.name == "score"
-                and self.schedule.every != NONE,
-            "regrow: score judges the weights as they were; set criterion: snip":
-                self.regrow is not None and self.regrow.name == "score" and criterion != "snip",
-            "accumulate is for taylor, bn_taylor and snip scores of channels":
-                self.accumulate
-                and not (channel and criterion in ("taylor", "bn_taylor", "snip")),
-            "a tick is there to be scored; set accumulate: true":
-                self.tick is not None and not self.accumulate,
-            "a tick ends with a round whose step is known; write start, and no trigger":
-                self.tick is not None and self.schedule.trigger is not None,
-            "regrow moves weights at one sparsity; set schedule.curve: constant":
-                self.regrow is not None
-                and self.regrow.name != "score"
-                and self.schedule.rounds > 1
-                and self.schedule.curve != "constant",
-            "penalty: group_lasso is over channels; set granularity: channel":
-                self.penalty is not None and self.penalty.name == "group_lasso" and not channel,
-            "rewind would undo mean_replacement; write one of the two":
-                self.rewind is not None and self.compensation.name == "mean_replacement",
-            "mean_replacement replaces channels; set granularity: channel":
-                self.compensation.name == "mean_replacement" and not channel,
-            f"selection: {self.selection.name} looks at channels; set granularity: channel":
-                self.selection.name != "top_k" and not channel,
-            "selection: bep shares the amount out by layers; set scope: layer":
-                self.selection.name == "bep" and self.scope != "layer",
-            "selection: bep ends at the whole amount; set schedule.curve: constant":
-                self.selection.name == "bep" and self.schedule.curve != "constant",
-            "selection: bep goes by what it measures itself; remove accumulate and importance.per":
-                self.selection.name == "bep"
-                and (self.accumulate or self.importance.per is not None),
-            "schedule.initial is the permissive cut of selection: bep; remove it":
-                self.schedule.initial and self.selection.name != "bep",
-            "selection: eagle_eye draws the share of each layer; set scope: global":
-                self.selection.name == "eagle_eye" and self.scope != "global",
-        }  # fmt: skip
-        for message, found in wrong.items():
-            if found:
-                raise ValueError(message)
+    def _parts_agree(self) -> "PruningConfig":
+        check_rules(self)
         return self

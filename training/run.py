@@ -21,6 +21,7 @@ from models.count import count, weight_sparsity
 from models.files.tensor_files import save_tensors
 from models.paper_counts import bep_flops, bep_weight_flops, image_sizes
 from pruning.errors import PruningError
+from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
 from schema.laboratory import LaboratoryConfig
 from schema.recipe import Recipe, RecipeError
@@ -84,7 +85,7 @@ class Run:
         self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
         self.wrapped, self.stepper = self.model, self.optimizer
         try:
-            self.pruner = Pruner(recipe.pruning, self)
+            self.pruner = Pruner(recipe.pruning, self) if recipe.pruning else NoPruning()
         except PruningError as error:
             raise RecipeError(f"pruning: {error}") from None
         self.pruner.tell = self.tell

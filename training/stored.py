@@ -84,7 +84,7 @@ def check_pruner(run: "Run", values: Mapping[str, Any]) -> None:
     """Raise ValueError unless the rounds that are over are rounds of this recipe."""
     if run.recipe.pruning is None:
         return
-    done, started, rounds = values["done"], values["started"], run.pruner.schedule.rounds
+    done, started, rounds = values["done"], values["started"], run.pruner.rounds
     if not (type(done) is int and 0 <= done <= rounds):
         raise ValueError(f"{done!r} of {rounds} rounds are over")
     if started is not None and type(started) is not int:
@@ -112,8 +112,7 @@ def _highest(run: "Run", values: Mapping[str, Any]) -> dict[str, float]:
     work = values["progress"]["work"]
     images = work * run.recipe.training.batch_size
     position = min(work, run.total_steps)  # rewinding lets it go back, never ahead
-    rounds = run.pruner.schedule.rounds if run.recipe.pruning is not None else 0
-    total = run.total_steps * (1 + rounds)  # each round may rewind once
+    total = run.total_steps * (1 + run.pruner.rounds)  # each round may rewind once
     found: dict[str, float] = {
         "work": total,
         "position": position,

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import Counts, keep_best, kept
-from pruning.amount.sizes import Array, Keep, Sizes
+from pruning.amount.scope import keep_best, kept
+from pruning.amount.sizes import Array, Sizes
 from pruning.errors import BudgetError, NoEffect, PruningError
+from pruning.types import Counts, Keep
 
 __all__ = ["Ask", "BudgetError", "Keep", "Sizes", "per_saving", "select_channels"]
 

@@ -1,7 +1,7 @@
 """From scores of weights or output channels to one score per unit of every named axis."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -112,29 +112,3 @@ def _by_axis(value: Tensor, scored: Tensor, axes: "Axes") -> dict[str, Tensor]:
             )
         found[axis] = value[place]
     return found
-
-
-SIGNED = frozenset({"taylor", "bn_taylor", "snap", "crop_s", "grasp", "rs", "mrs"})
-"""Criteria whose scores may be negative; `obd` too, unless its Hessian is Gauss-Newton's."""
-
-SIGNED_GROUP: dict[str, Any] = {"reduce": "sum", "absolute": "after"}
-
-CHANNEL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "magnitude": {"reduce": "l2", "members": "concat"},
-    "pat_magnitude": {"reduce": "rms", "members": "concat"},
-    "random": {"reduce": "first", "members": "first"},
-    "snip": {"absolute": "before"},
-    "gradient": {"absolute": "before"},
-    "taylor": SIGNED_GROUP,
-    "bn_taylor": SIGNED_GROUP,
-    "snap": SIGNED_GROUP,
-    "crop_s": SIGNED_GROUP,
-}
-"""Options of `channel_scores` by criterion; {} where missing: the plain sum, sign kept."""
-
-
-def is_signed(criterion: str, options: Mapping[str, Any], collapse: Mapping[str, Any]) -> bool:
-    """Whether a unit's score may be negative, given options of criterion and `channel_scores`."""
-    exact = criterion == "obd" and options.get("hessian", "gauss_newton") != "gauss_newton"
-    positive = collapse.get("absolute", "none") != "none" or collapse.get("reduce") in ("l2", "rms")
-    return (criterion in SIGNED or exact) and not positive

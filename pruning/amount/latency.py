@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from models.modes import evaluating
+from pruning.types import LAYERS
 
 Array = np.ndarray
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from pruning.errors import BudgetError, PruningError
-
-Scores = dict[str, Tensor]
-Masks = dict[str, Tensor]
-Counts = dict[str, int]
+from pruning.types import Counts, Keep, Masks, Scores
 
 
 def keep_exactly(scores: Tensor, k: int) -> Tensor:
@@ -115,7 +112,7 @@ def layer_counts(
     return dict(zip(names, found, strict=True))
 
 
-def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Masks | None = None) -> Masks:
+def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Keep | None = None) -> Masks:
     """True for the k best of all tensors together, or for each tensor's own k.
 
     A tensor keeps at least its floor: its best units up to the floor are taken first and the rest
@@ -132,14 +129,14 @@ def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Masks | Non
     own = {name: alive[name] if alive else torch.ones_like(s, dtype=torch.bool)
            for name, s in scores.items()}  # fmt: skip
     if isinstance(k, dict):
-        return {name: _keep_among(s, own[name], k[name], name) for name, s in scores.items()}
+        return {name: keep_among(s, own[name], k[name], name) for name, s in scores.items()}
     floor = {name: min(floor[name], int(own[name].sum())) for name in scores}
-    first = {name: _keep_among(s, own[name], floor[name], name) for name, s in scores.items()}
+    first = {name: keep_among(s, own[name], floor[name], name) for name, s in scores.items()}
     check_floors(floor, k)
     rest = k - sum(floor.values())
     flat = torch.cat([scores[n].detach().flatten() for n in scores])
     open_ = torch.cat([(own[n] & ~first[n]).flatten() for n in scores])
-    keep = _keep_among(flat, open_, rest, "the network")
+    keep = keep_among(flat, open_, rest, "the network")
     parts = keep.split([s.numel() for s in scores.values()])
     return {
         name: first[name] | part.view(s.shape)
@@ -173,7 +170,7 @@ def select_weights(
     return keep_best(scores, layer_counts(shapes, k, scope, low, left), least, alive)
 
 
-def _keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:
+def keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:
     """Exactly k of the allowed entries."""
     found = int(allowed.sum())
     if k > found:

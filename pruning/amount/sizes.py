@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from models.count import count
 from pruning.errors import PruningError
+from pruning.types import Keep
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
     from pruning.amount.latency import Latency
 
-Keep = dict[str, Tensor]
 Array = np.ndarray
 
 

@@ -1,6 +1,7 @@
 """Masks held through training: removed weights get no gradient, no momentum and stay zero."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from pruning.errors import PruningError
+from pruning.types import Masks
 
-Masks = dict[str, Tensor]
+if TYPE_CHECKING:
+    from pruning.training_view import State
 
 
 class Hold:
@@ -59,6 +62,13 @@ class Hold:
             for value in state.get(parameter, {}).values():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     yield value, mask.to(value.dtype)
+
+
+def hold_everywhere(state: "State", masks: Masks) -> None:
+    """Zeros where something is masked, in network, optimizer and averaged copy."""
+    Hold(state.model, masks, state.optimizer).weights()
+    if state.ema is not None:
+        Hold(state.ema, masks).weights()
 
 
 def check_zero(name: str, parameter: Tensor, mask: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.criteria import scoring
+from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError, bounded
 from pruning.stateful import Watcher
 
@@ -25,10 +25,10 @@ class Penalty(Watcher):
     def check(self, model: nn.Module) -> None:
         """Raise PruningError where the network lacks what the term is over."""
 
-    def prepare(self, state: "State", axes: "Axes | None") -> None:
+    def prepare(self, state: "State", axes: "Axes") -> None:
         """Sets what depends on the network; called between steps, before the first one."""
 
-    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+    def __call__(self, state: "State", axes: "Axes") -> Tensor:
         """The term to add to the mean loss, a scalar with gradient."""
         raise NotImplementedError
 
@@ -51,7 +51,7 @@ class L1Bn(Penalty):
                 "penalty: l1_bn needs BatchNorm scales and this network has none; remove penalty"
             )
 
-    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+    def __call__(self, state: "State", axes: "Axes") -> Tensor:
         """The term."""
         total = torch.stack([scale.abs().sum() for scale in _scales(state.model)]).sum()
         return self.coefficient * total
@@ -77,20 +77,19 @@ class GroupLasso(Penalty):
         self.ratio, self.coefficient = ratio, coefficient
 
     @torch.no_grad()
-    def prepare(self, state: "State", axes: "Axes | None") -> None:
+    def prepare(self, state: "State", axes: "Axes") -> None:
         """Sets the coefficient, unless it is known."""
         if self.coefficient is None:
             share = self.ratio / (1 - self.ratio)
             self.coefficient = share * _loss(state) / float(_norms(state, axes))
 
-    def __call__(self, state: "State", axes: "Axes | None") -> Tensor:
+    def __call__(self, state: "State", axes: "Axes") -> Tensor:
         """The term."""
         assert self.coefficient is not None, "prepare comes before the first step"
         return self.coefficient * _norms(state, axes)
 
 
-def _norms(state: "State", axes: "Axes | None") -> Tensor:
-    assert axes is not None
+def _norms(state: "State", axes: "Axes") -> Tensor:
     norms = [
         torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
         for name, parameter in state.model.named_parameters()

@@ -1,13 +1,13 @@
 """What is done for the survivors: nothing, new statistics, new biases, a new start.
 
-A compensation `f(model, axes, keep, batches, *, optimizer, ema, reduce, **options) -> Axes` changes
-the model (and its averaged copy) in place and returns the axes with those of tensors it added.
-`f.when` says whether it wants the network before or after the removal.
+A compensation `f(model, axes, keep, batches, **options) -> Axes` changes the model in place and
+returns the axes with those of tensors it added. It is given what it has parameters for of
+`optimizer`, `ema` (the averaged copy, which it treats as it treats the model) and `reduce`.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,58 +18,27 @@ from models.axes.labels import Axes
 from models.layers import initialise
 from models.modes import evaluating
 from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.compensation.mean_replacement import (
-    Batches,
-    Keep,
-    measure,
-    propagate,
-)
+from pruning.compensation.mean_replacement import measure, propagate
+from pruning.criteria.from_recipe import calibration, handed
 from pruning.errors import PruningError
+from pruning.training_view import State
+from pruning.types import Batches, Keep, Reduce, identity
+from schema.pruning import PruningConfig
 
-Reduce = Callable[[Tensor], Tensor]
 
+@dataclass(frozen=True)
+class Compensation:
+    """`function(model, axes, keep, batches, **options)` → Axes, before or after the removal."""
 
-class Compensation(Protocol):
-    """A function that compensates, and when it does so."""
-
+    function: Callable[..., Axes]
     when: Literal["before", "after"]
 
-    def __call__(
-        self, model: nn.Module, axes: Axes, keep: Keep, batches: Batches, **options: Any
-    ) -> Axes:
-        """Compensates in place; returns the axes, with those of tensors that were added."""
-        ...
 
-
-def _at(when: Literal["before", "after"]) -> Callable[[Callable[..., Axes]], Compensation]:
-    def mark(function: Any) -> Compensation:
-        function.when = when
-        return function
-
-    return mark
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """One process is its own mean."""
-    return tensor
-
-
-@_at("before")
-def none(
-    model: nn.Module,
-    axes: Axes,
-    keep: Keep,
-    batches: Batches,
-    *,
-    optimizer: Optimizer | None = None,
-    ema: nn.Module | None = None,
-    reduce: Reduce = _alone,
-) -> Axes:
+def none(model: nn.Module, axes: Axes, keep: Keep, batches: Batches) -> Axes:
     """Nothing: the survivors stay as they are."""
     return axes
 
 
-@_at("before")
 def mean_replacement(
     model: nn.Module,
     axes: Axes,
@@ -78,7 +47,7 @@ def mean_replacement(
     *,
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    reduce: Reduce = _alone,
+    reduce: Reduce = identity,
     padding: Literal["paper", "mean", "exact"] = "paper",
     value: Literal["post", "column", "pre"] = "post",
 ) -> Axes:
@@ -101,7 +70,7 @@ def mean_replacement(
         found = with_biases(axes, added)
         if network is model and optimizer:
             new = [tensor for tensor in added.values() if isinstance(tensor, nn.Parameter)]
-            _bias_group(model, optimizer).extend(new)
+            _train(optimizer, model, new)
     return found
 
 
@@ -117,23 +86,26 @@ def with_biases(axes: Axes, added: dict[str, Tensor]) -> Axes:
     )
 
 
-def _bias_group(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """The parameters of the group that trains the model's biases; the last group if it has none."""
-    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+def _train(optimizer: Optimizer, model: nn.Module, new: list[nn.Parameter]) -> None:
+    """Add biases to the group that trains the model's biases; to the last group if it has none."""
+    biases = {id(p) for n, p in model.named_parameters() if n.endswith("bias") and p.dim() == 1}
     groups = [group["params"] for group in optimizer.param_groups]
-    return next((g for g in groups if any(id(p) in biases for p in g)), groups[-1])
+    group = next((g for g in groups if any(id(p) in biases for p in g)), groups[-1])
+    group.extend(new)
+    # The model's order: an optimizer's states are stored by place, and a run that goes on builds
+    # its optimizer from the model as it is then.
+    place = {id(p): i for i, p in enumerate(model.parameters())}
+    group.sort(key=lambda p: place.get(id(p), len(place)))
 
 
-@_at("after")
 def bn_recalibrate(
     model: nn.Module,
     axes: Axes,
     keep: Keep,
     batches: Batches,
     *,
-    optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    reduce: Reduce = _alone,
+    reduce: Reduce = identity,
 ) -> Axes:
     """Running statistics of every BatchNorm become plain averages over the batches.
 
@@ -174,7 +146,6 @@ def _recalibrate(
         norm.get_buffer("num_batches_tracked").copy_(tracked)
 
 
-@_at("after")
 def reinitialise(
     model: nn.Module,
     axes: Axes,
@@ -183,7 +154,6 @@ def reinitialise(
     *,
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    reduce: Reduce = _alone,
     scheme: Literal["default", "xavier", "kaiming", "orthogonal"] = "default",
     seed: int = 0,
 ) -> Axes:
@@ -200,9 +170,20 @@ def reinitialise(
     return axes
 
 
-COMPENSATIONS: dict[str, Compensation] = {
-    "none": none,
-    "bn_recalibrate": bn_recalibrate,
-    "mean_replacement": mean_replacement,
-    "reinitialise": reinitialise,
+def compensate(
+    config: PruningConfig, state: State, axes: Axes, keep: Keep, *, images: str, draws: str
+) -> Axes:
+    """The recipe's compensation, with calibration images and random draws of these streams."""
+    chosen = config.compensation
+    function = COMPENSATIONS[chosen.name].function
+    batches = calibration(config, state, images) if chosen.name != "none" else []
+    options = handed(function, state, draws) | chosen.options
+    return function(state.model, axes, keep, batches, **options)
+
+
+COMPENSATIONS = {
+    "none": Compensation(none, when="before"),
+    "bn_recalibrate": Compensation(bn_recalibrate, when="after"),
+    "mean_replacement": Compensation(mean_replacement, when="before"),
+    "reinitialise": Compensation(reinitialise, when="after"),
 }

@@ -8,7 +8,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Reduce = Callable[[Tensor], Tensor]
+from pruning.types import Reduce
+
+
+def normalised(
+    x: Tensor,
+    average: Callable[[Tensor], Tensor],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x − μ) / √(σ² + ε) · γ + β, and μ, σ² (÷ n), each (C,).
+
+    `average` takes a tensor of x's shape, (N, C, …), to its means by channel over all ranks. Two
+    passes (mean, then centred squares), since one pass cancels digits.
+    """
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    mean = average(x)
+    centred = x - mean.view(shape)
+    variance = average(centred * centred)
+    y = centred * torch.rsqrt(variance + eps).view(shape)
+    y = y if weight is None else y * weight.view(shape)
+    return (y if bias is None else y + bias.view(shape)), mean, variance
 
 
 class WholeBatch(TorchFunctionMode):
@@ -42,16 +63,12 @@ class WholeBatch(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(x, running_mean, running_var, weight, bias, eps=eps)
-        dims, shape = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
-        mean = self._mean(x.mean(dims))
-        centred = x - mean.view(shape)
-        variance = self._mean(centred.square().mean(dims))
+        dims = [0, *range(2, x.dim())]
+        y, mean, variance = normalised(x, lambda t: self._mean(t.mean(dims)), weight, bias, eps)
         for running, now in ((running_mean, mean), (running_var, variance)):
             if running is not None:
                 running.lerp_(now.detach().to(running.dtype), momentum)
-        y = centred * (variance + eps).rsqrt().view(shape)
-        y = y if weight is None else y * weight.view(shape)
-        return y if bias is None else y + bias.view(shape)
+        return y
 
     def _mean(self, value: Tensor) -> Tensor:
         mean: Tensor = _Mean.apply(value, self._reduce)  # pyright: ignore[reportAssignmentType]

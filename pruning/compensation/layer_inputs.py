@@ -1,7 +1,7 @@
 """What layers read and write while a network runs, column by column."""
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.modes import evaluating
 from pruning.errors import PruningError
+from pruning.types import Reduce
 
 if TYPE_CHECKING:
     from models.axes.labels import Axes
@@ -148,9 +149,7 @@ def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, s
     return found
 
 
-def unit_squares(
-    axes: "Axes", read: dict[str, Reading], reduce: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
+def unit_squares(axes: "Axes", read: dict[str, Reading], reduce: Reduce) -> dict[str, Tensor]:
     """Axis → mean square (width,) of each unit, over images and positions, as a reader reads it.
 
     Where several layers read an axis, it is the average over all their columns.

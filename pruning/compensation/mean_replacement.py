@@ -6,7 +6,6 @@ that is read makes eq. 4 exact, and by section 3.3 it is the optimum), and zero 
 accounted for exactly.
 """
 
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Literal, NamedTuple
 
@@ -25,9 +24,8 @@ from pruning.compensation.layer_inputs import (
     writing,
 )
 from pruning.errors import PruningError
+from pruning.types import Batches, Keep, Reduce, identity
 
-Keep = dict[str, Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
 Padding = Literal["paper", "mean", "exact"]
 Value = Literal["post", "column", "pre"]
 
@@ -46,7 +44,7 @@ def measure(
     batches: Batches,
     *,
     value: Value = "post",
-    reduce: Callable[[Tensor], Tensor] | None = None,
+    reduce: Reduce = identity,
 ) -> Measured:
     """What stands for each column that a layer reads; the network is left as found.
 
@@ -67,9 +65,7 @@ def measure(
         written = stack.enter_context(writing(model, axes)) if value == "pre" else {}
         for images, _ in batches:
             model(images)
-    means = stand_ins(axes, read, value, written)
-    if reduce is not None:
-        means = {name: reduce(mean) for name, mean in means.items()}
+    means = {n: reduce(mean) for n, mean in stand_ins(axes, read, value, written).items()}
     sizes = {name: meter.size for name, meter in read.items()}
     return Measured(means, sizes, norms(model, read, batches[0][0][:1]))
 

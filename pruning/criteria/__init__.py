@@ -1,60 +1,38 @@
-"""All criteria: pure functions (model, batches, **options) → Scores, higher = keep."""
+"""All criteria: pure functions (model, batches, **options) → Scores, higher = keep; a line each."""
 
-from collections.abc import Callable
+from pruning.criteria import activations, curvature, gradients, lookahead, weights
+from pruning.criteria.criterion import Criterion
 
-from pruning.criteria.activations import (
-    abs_mrs,
-    abs_rs,
-    activation,
-    activation_taylor,
-    mrs,
-    rs,
-)
-from pruning.criteria.curvature import crop, crop_s, grasp, obd
-from pruning.criteria.gradients import (
-    bn_taylor,
-    gate_decorator,
-    gradient,
-    snap,
-    snip,
-    synflow,
-    taylor,
-)
-from pruning.criteria.lookahead import lookahead
-from pruning.criteria.measuring import (
-    Batches,
-    Reduce,
-    Scores,
-    identity,
-    scoring,
-)
-from pruning.criteria.weights import bn_scale, channel_norm, lamp, magnitude, pat_magnitude, random
+__all__ = ["CRITERIA", "Criterion"]
 
-__all__ = ["CRITERIA", "Batches", "Reduce", "Scores", "identity", "scoring"]
-
-CRITERIA: dict[str, Callable[..., Scores]] = {
-    "magnitude": magnitude,
-    "pat_magnitude": pat_magnitude,
-    "channel_norm": channel_norm,
-    "random": random,
-    "lamp": lamp,
-    "lookahead": lookahead,
-    "bn_scale": bn_scale,
-    "gradient": gradient,
-    "snip": snip,
-    "taylor": taylor,
-    "bn_taylor": bn_taylor,
-    "gate_decorator": gate_decorator,
-    "snap": snap,
-    "synflow": synflow,
-    "grasp": grasp,
-    "crop": crop,
-    "crop_s": crop_s,
-    "obd": obd,
-    "activation": activation,
-    "activation_taylor": activation_taylor,
-    "rs": rs,
-    "abs_rs": abs_rs,
-    "mrs": mrs,
-    "abs_mrs": abs_mrs,
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": Criterion(weights.magnitude, reduce="l2", members="concat"),
+    "pat_magnitude": Criterion(weights.pat_magnitude, reduce="rms", members="concat"),
+    "channel_norm": Criterion(weights.channel_norm, per="channel"),
+    "fpgm": Criterion(weights.fpgm, per="channel"),
+    "random": Criterion(weights.random, reduce="first", members="first"),
+    "lamp": Criterion(weights.lamp),
+    "lookahead": Criterion(lookahead.lookahead),
+    "bn_scale": Criterion(weights.bn_scale, per="channel"),
+    "gradient": Criterion(gradients.gradient, absolute="before"),
+    "snip": Criterion(gradients.snip, absolute="before", accumulates="weights"),
+    "taylor": Criterion(
+        gradients.taylor, per="channel", signed=True, absolute="after", accumulates="weights"
+    ),
+    "bn_taylor": Criterion(
+        gradients.bn_taylor, per="channel", signed=True, absolute="after", accumulates="norms"
+    ),
+    "gate_decorator": Criterion(gradients.gate_decorator, per="channel"),
+    "snap": Criterion(gradients.snap, per="channel", signed=True, absolute="after"),
+    "synflow": Criterion(gradients.synflow),
+    "grasp": Criterion(curvature.grasp, signed=True),
+    "crop": Criterion(curvature.crop),
+    "crop_s": Criterion(curvature.crop_s, per="channel", signed=True, absolute="after"),
+    "obd": Criterion(curvature.obd, signed={"hessian": ("exact", "hutchinson")}),
+    "activation": Criterion(activations.activation),
+    "activation_taylor": Criterion(activations.activation_taylor, per="channel"),
+    "rs": Criterion(activations.rs, per="channel", signed=True),
+    "abs_rs": Criterion(activations.abs_rs, per="channel"),
+    "mrs": Criterion(activations.mrs, per="channel", signed=True),
+    "abs_mrs": Criterion(activations.abs_mrs, per="channel"),
 }

@@ -12,8 +12,7 @@ from pruning.stateful import Watcher
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
-
-ACCUMULATED = ("taylor", "bn_taylor", "snip")
+    from pruning.criteria.criterion import Criterion
 
 
 class Accumulator(Watcher):
@@ -25,11 +24,14 @@ class Accumulator(Watcher):
     out and counted in `skipped`. Nothing waits for the device before `mean`.
     """
 
-    def __init__(self, model: nn.Module, axes: "Axes", name: str, example_input: Tensor) -> None:
+    def __init__(
+        self, model: nn.Module, axes: "Axes", criterion: "Criterion", example_input: Tensor
+    ) -> None:
         super().__init__()
-        self._signed = name != "snip"
+        self._signed = bool(criterion.signed)
+        images = [(example_input, example_input)]
         with scoring(model):  # statistics stay as they are
-            after = norms(model, [(example_input, example_input)]) if name == "bn_taylor" else {}
+            after = norms(model, images) if criterion.accumulates == "norms" else {}
         parameters = dict(model.named_parameters())
         self._spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
         weights = [n for n in axes.weights if axes.labels[n][0] is not None]

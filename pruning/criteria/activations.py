@@ -9,17 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning.criteria.maps import Maps
-from pruning.criteria.measuring import (
-    Batches,
-    Reduce,
-    Scores,
-    identity,
-    layer_weights,
-    layers,
-    mean_over_images,
-    scoring,
-)
+from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
 from pruning.criteria.weights import channel_norm, random
+from pruning.types import Batches, Reduce, Scores, identity
 
 Statistics = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
 Absolute = Literal["inside", "after"]

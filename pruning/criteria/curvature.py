@@ -9,11 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from pruning.criteria.measuring import (
-    Batches,
-    Reduce,
-    Scores,
     gates,
-    identity,
     layer_weights,
     mean_curvature,
     mean_gradient,
@@ -21,6 +17,7 @@ from pruning.criteria.measuring import (
     scoring,
 )
 from pruning.errors import bounded
+from pruning.types import Batches, Reduce, Scores, identity
 
 
 def grasp(

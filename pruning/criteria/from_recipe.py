@@ -9,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from models.axes.find import Axes
-from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores, is_signed
-from pruning.criteria import CRITERIA, Scores
+from pruning.criteria import CRITERIA
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import PruningError
-from pruning.training_view import (
-    Batches,
-    State,
-    stream_seed,
-    valueless,
-)
+from pruning.training_view import State, stream_seed, valueless
+from pruning.types import Batches, Scores
 from schema.pruning import CriterionConfig, PruningConfig
 
 
@@ -46,7 +41,7 @@ def scores(
     only some criteria ask for (`axes`, `weights`).
     """
     chosen = criterion or config.criterion
-    function = CRITERIA[chosen.name]
+    function = CRITERIA[chosen.name].function
     options = handed(function, state, stream, **context) | chosen.options
     images = calibration(config, state, stream) if batches is None else batches
     network = model or state.model
@@ -130,21 +125,21 @@ def by_unit(
     config: PruningConfig, scores: Scores, axes: Axes, criterion: CriterionConfig | None = None
 ) -> dict[str, Tensor]:
     """Scores of weights or output channels as one for every unit, the recipe's way."""
-    return channel_scores(scores, axes, **_collapse(config, criterion or config.criterion))
+    chosen = criterion or config.criterion
+    return CRITERIA[chosen.name].by_unit(scores, axes, **_collapse(config))
 
 
-def _collapse(config: PruningConfig, criterion: CriterionConfig) -> dict[str, Any]:
-    """Options of `channel_scores`: the recipe's, else the criterion's own."""
-    stated = config.importance.model_dump(
+def _collapse(config: PruningConfig) -> dict[str, str]:
+    """The options of `channel_scores` that the recipe states."""
+    return config.importance.model_dump(
         include={"reduce", "members", "absolute"}, exclude_none=True
     )
-    return CHANNEL_DEFAULTS.get(criterion.name, {}) | stated
 
 
 def check_positive(config: PruningConfig, why: str) -> None:
     """Refuse a criterion whose scores of units may be negative, where that means nothing."""
     criterion = config.criterion
-    if is_signed(criterion.name, criterion.options, _collapse(config, criterion)):
+    if CRITERIA[criterion.name].is_signed(criterion.options, **_collapse(config)):
         raise PruningError(
             f"criterion {criterion.name}: scores may be negative, {why}; set"
             " importance.absolute: after"

@@ -8,17 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pruning.criteria.maps import norms
-from pruning.criteria.measuring import (
-    Batches,
-    Reduce,
-    Scores,
-    gates,
-    identity,
-    layer_weights,
-    mean_gradient,
-    scoring,
-)
+from pruning.criteria.measuring import gates, layer_weights, mean_gradient, scoring
 from pruning.errors import PruningError
+from pruning.types import Batches, Reduce, Scores, identity
 
 
 def snip(

@@ -8,12 +8,8 @@ from torch import Tensor, nn
 from models.axes.find import Axes
 from models.axes.find import axes as axes_of
 from pruning.criteria.maps import norms
-from pruning.criteria.measuring import (
-    Batches,
-    Scores,
-    layer_weights,
-    scoring,
-)
+from pruning.criteria.measuring import layer_weights, scoring
+from pruning.types import Batches, Scores
 
 
 def lookahead(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pruning.criteria.measuring import Batches, layers
+from pruning.criteria.measuring import layers
 from pruning.errors import PruningError
+from pruning.types import Batches
 
 # fmt: off
 POINTWISE = frozenset({

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -12,18 +12,9 @@ from torch import Tensor, nn
 
 from models.modes import modes_kept
 from pruning.errors import PruningError
+from pruning.types import LAYERS, Batches, Reduce, identity
 
-Scores = dict[str, Tensor]
-Batches = Iterable[tuple[Tensor, Tensor]]
-Reduce = Callable[[Tensor], Tensor]
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 Key = TypeVar("Key")
-
-
-def identity(tensor: Tensor) -> Tensor:
-    """The `reduce` of a single process: its mean over ranks is what it has."""
-    return tensor
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -6,14 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning.criteria.maps import norms
-from pruning.criteria.measuring import (
-    Batches,
-    Scores,
-    layer_weights,
-    layers,
-    scoring,
-)
+from pruning.criteria.measuring import layer_weights, layers, scoring
 from pruning.errors import PruningError, bounded
+from pruning.types import Batches, Scores
 
 
 def magnitude(model: nn.Module, batches: Batches) -> Scores:
@@ -46,6 +41,18 @@ def _norm(layer: nn.Module, p: float, bias: bool) -> Tensor:
     if bias and layer.bias is not None:
         rows = torch.cat([rows, layer.get_parameter("bias").detach()[:, None]], dim=1)
     return torch.linalg.vector_norm(rows, p, dim=1)
+
+
+def fpgm(model: nn.Module, batches: Batches) -> Scores:
+    """Σ_j ‖W_n − W_j‖₂ of each output channel n over all channels j of its layer, (O,).
+
+    FPGM, He et al. 2019, arXiv:1811.00250, eq. 5–6: those nearest the geometric median go first,
+    as the others can stand for them. Biases are left out. Only channels of one layer compare.
+    """
+    rows = {name: w.detach().flatten(1) for name, w in layer_weights(model).items()}
+    # Pair by pair: the product form cancels digits where channels are alike.
+    exact = "donot_use_mm_for_euclid_dist"
+    return {name: torch.cdist(w, w, compute_mode=exact).sum(1) for name, w in rows.items()}
 
 
 def random(model: nn.Module, batches: Batches, *, seed: int = 0) -> Scores:

@@ -1,6 +1,6 @@
 """A copy of a network on which pruning is tried out and undone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
@@ -11,14 +11,8 @@ from models.axes.labels import Axes, masks
 from models.modes import evaluating
 from pruning.application.masks import Hold
 from pruning.compensation.layer_inputs import Reading, norms, reading
-from pruning.compensation.mean_replacement import (
-    Batches,
-    Keep,
-    Measured,
-    Padding,
-    propagate,
-    stand_ins,
-)
+from pruning.compensation.mean_replacement import Measured, Padding, propagate, stand_ins
+from pruning.types import Batches, Keep, Reduce
 
 
 class Bench:
@@ -36,7 +30,7 @@ class Bench:
         batches: list[tuple[Tensor, Tensor]],
         *,
         padding: Padding = "paper",
-        reduce: Callable[[Tensor], Tensor],
+        reduce: Reduce,
     ) -> None:
         self.axes, self.batches, self.reduce = axes, batches, reduce
         self.padding: Padding = padding

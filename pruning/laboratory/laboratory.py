@@ -5,7 +5,7 @@ notices: weights, gradients, statistics, modes and random numbers of the model a
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, Protocol
@@ -18,11 +18,10 @@ from models.axes.labels import Axes
 from pruning.amount.granularity import channel_scores
 from pruning.amount.scope import keep_exactly
 from pruning.compensation.layer_inputs import unit_squares
-from pruning.compensation.mean_replacement import Batches, Keep
-from pruning.criteria import identity
 from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
 from pruning.laboratory.bench import Bench
+from pruning.types import Batches, Keep, Reduce, identity
 from schema.duration import Duration
 from schema.laboratory import LaboratoryConfig
 
@@ -73,7 +72,7 @@ class Laboratory:
         *,
         steps_per_epoch: int = 1,
         seed: int = 0,
-        reduce: Callable[[Tensor], Tensor] = identity,
+        reduce: Reduce = identity,
         notes: Row | None = None,
         held_out: Batches = (),
     ) -> None:
@@ -136,7 +135,7 @@ class Laboratory:
         known: dict[tuple[Any, ...], list[Row]] = {}  # scores that agree need one measurement
         for layers, amount, score in product(config.layers, config.remove, config.scores):
             chosen = axes_of(bench.model, self.axes, layers)
-            keep = {a: keep_best(scores[score][a], amount) for a in chosen}
+            keep = {a: without_lowest(scores[score][a], amount) for a in chosen}
             for propagated in (False, True):
                 key = (layers, propagated, packed(keep))
                 if key not in known:
@@ -180,7 +179,7 @@ class Laboratory:
             scores = self._scores(bench, step + done)[score]
             for axis in axes:
                 alive = scores[axis].masked_fill(~keep[axis], -math.inf)
-                keep[axis] = keep_best(alive, config.each * done)
+                keep[axis] = without_lowest(alive, config.each * done)
             bench.prune(keep, bias_propagation=propagated)
             images = self._tuning_images(config.steps, config.batch_size, step, done)
             for _ in bench.fine_tune(images, keep, config.lr):
@@ -262,7 +261,7 @@ def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
     return list(dict.fromkeys(written[f"{name}.weight"] for name in found))
 
 
-def keep_best(scores: Tensor, remove: float) -> Tensor:
+def without_lowest(scores: Tensor, remove: float) -> Tensor:
     """All but the lowest: a fraction (float, rounded half up, at least one) or a number (int).
 
     One unit always stays.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pruning.errors import PruningError
 from schema.duration import Duration
-from schema.pruning import ScheduleConfig
+from schema.pruning import PruningConfig, ScheduleConfig
 
 
 def constant(target: float, i: int, n: int) -> float:
@@ -140,6 +140,31 @@ class Schedule:
         ends = [max(epochs, -(-self.start // steps_per_epoch))]
         ends += [] if self.latest is None else [-(-self.latest // steps_per_epoch)]
         return min(ends) * steps_per_epoch + self.wait
+
+    def check(
+        self, config: PruningConfig, epochs: int | None, steps_per_epoch: int, total_steps: int
+    ) -> None:
+        """Refuse rounds that cannot come, and averages over no step; arguments as of `earliest`.
+
+        Raises:
+            PruningError: says which key to change.
+        """
+        trigger, first = config.schedule.trigger, self.earliest(epochs, steps_per_epoch)
+        last = first + (self.rounds - self.initial - 1) * self.every
+        if trigger is not None and last > total_steps:
+            raise PruningError(
+                f"schedule: with trigger {trigger.name} the first round comes at step {first} or"
+                f" later and the last at {last}, and training ends at {total_steps}; write an"
+                " earlier latest, or train longer"
+            )
+        again = self.rounds > 1 and not self.every and config.application == "surgery"
+        if config.accumulate and (first == 0 or again):
+            when = "the first round is at step 0" if first == 0 else "rounds follow at one step"
+            key = "start" if first == 0 else "every"
+            raise PruningError(
+                f"accumulate: {when}, and no training step is seen before it; write schedule.{key}:"
+                " 1ep, or accumulate: false"
+            )
 
     def tick(self, length: Duration | None, steps_per_epoch: int, total_steps: int) -> int:
         """Length of a tick in steps; 0 for none.

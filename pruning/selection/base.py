@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pruning.amount.budget import Keep
-from pruning.rounds import ChannelRound
 from pruning.stateful import Watcher
+from pruning.types import Keep
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
+    from pruning.rounds import ChannelRound
     from pruning.training_view import State
     from schema.pruning import PruningConfig
 
@@ -19,18 +19,20 @@ class Selection(Watcher):
 
     `sized` selections meet the recipe's amount exactly; those that are not `scored` rank the units
     themselves, and their rounds have no scores; those that `ranks` marks go by scores alone; some
-    watch on `to_the_end`, all rounds over.
+    watch on `to_the_end`, all rounds over. `midway` is how a dry run shows what a round before the
+    last removes.
     """
 
     sized = True
     scored = True
     ranks = False
     to_the_end = False
+    midway = "{}"
 
     def check(self, config: "PruningConfig", state: "State") -> None:
         """Raise PruningError for what the rest of the recipe makes impossible."""
 
-    def rehearse(self, round: ChannelRound) -> None:
+    def rehearse(self, round: "ChannelRound") -> None:
         """Raise PruningError for what would fail at a round without scores or values."""
 
     def attach(self, config: "PruningConfig", state: "State", axes: "Axes") -> None:
@@ -61,6 +63,6 @@ class Selection(Watcher):
         """Lines for the log at the end of training."""
         return []
 
-    def keep(self, round: ChannelRound) -> Keep:
+    def keep(self, round: "ChannelRound") -> Keep:
         """The units that stay, for every scored axis."""
         raise NotImplementedError

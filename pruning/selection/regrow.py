@@ -4,12 +4,9 @@ import math
 
 import torch
 
-from pruning.amount.scope import (
-    Masks,
-    Scores,
-    keep_exactly,
-)
+from pruning.amount.scope import keep_among
 from pruning.rounds import WeightRound
+from pruning.types import Masks, Scores
 
 
 def score(round: WeightRound) -> Masks:
@@ -44,15 +41,9 @@ def _exchanged(round: WeightRound, growth: Scores, fraction: float) -> Masks:
     for name, score in round.scores.items():
         alive = round.alive[name]
         count = min(int(share * int(alive.sum())), int((~alive).sum()))
-        stay = _best_among(score, alive, int(alive.sum()) - count)
-        masks[name] = stay | _best_among(growth[name].abs(), ~stay, count)
+        stay = keep_among(score, alive, int(alive.sum()) - count, name)
+        masks[name] = stay | keep_among(growth[name].abs(), ~stay, count, name)
     return masks
-
-
-def _best_among(scores: torch.Tensor, allowed: torch.Tensor, k: int) -> torch.Tensor:
-    keep = torch.zeros_like(allowed)
-    keep[allowed] = keep_exactly(scores[allowed], k)
-    return keep
 
 
 def _noise(scores: Scores, seed: int) -> Scores:

@@ -13,14 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models.axes.labels import Axes
 from models.axes.removal import shrink
 from models.modes import evaluating
-from pruning.amount.budget import BudgetError, Keep, select_channels
+from pruning.amount.budget import BudgetError, select_channels
 from pruning.compensation.compensations import bn_recalibrate
 from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.criteria import scoring
+from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError, bounded
 from pruning.rounds import ChannelRound
 from pruning.selection.base import Selection
-from pruning.training_view import Batches, stream_seed
+from pruning.training_view import stream_seed
+from pruning.types import Batches, Keep
 
 Images = list[tuple[Tensor, Tensor]]
 AT_ONCE = 10  # batches of images in memory while gates learn

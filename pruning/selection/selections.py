@@ -6,13 +6,14 @@ A selection may watch training like a trigger; what it remembers goes into check
 import math
 from typing import Any
 
-from pruning.amount.budget import Keep, select_channels
+from pruning.amount.budget import select_channels
 from pruning.amount.scope import keep_best
 from pruning.errors import bounded
 from pruning.rounds import ChannelRound
 from pruning.selection.base import Selection
 from pruning.selection.bep.selection import BayesianEarlyPruning
 from pruning.selection.search import EagleEye, PruneFromScratch
+from pruning.types import Keep
 
 __all__ = ["SELECTIONS", "ChannelRound", "Selection", "Threshold", "TopK"]
 

@@ -1,4 +1,6 @@
 import random as python_random
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,9 +9,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
-from pruning.criteria import CRITERIA
+from pruning.amount.granularity import channel_scores
+from pruning.criteria import CRITERIA, Criterion
 from pruning.criteria.measuring import layer_weights
+from schema.options import traits
 from tests.support.criteria_networks import (
     NETS,
     data,
@@ -18,6 +21,26 @@ from tests.support.criteria_networks import (
     made,
     stage,
 )
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_criterion_is_a_function_and_a_line():
+    """No other code names one that needs nothing special, so a new one touches no other place."""
+    folders = ("schema", "models", "pruning", "training", "reporting")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    lines = [line.strip() for path in files for line in path.read_text("utf-8").splitlines()]
+    assert [line for line in lines if re.search(r"\bfpgm\b", line)] == [
+        '"fpgm": Criterion(weights.fpgm, per="channel"),',
+        "def fpgm(model: nn.Module, batches: Batches) -> Scores:",
+    ]
+
+
+def test_a_recipe_is_checked_by_the_traits_that_pruning_goes_by():
+    stated = traits("pruning.criteria", "CRITERIA")
+    assert stated.keys() == CRITERIA.keys()
+    for name, criterion in CRITERIA.items():
+        assert criterion == Criterion(criterion.function, **stated[name])
 
 
 def state(model):
@@ -56,7 +79,9 @@ def test_scores_have_the_shapes_and_are_finite_and_the_same_again(name, net):
 
 
 def modes(name):
-    return [{}, {"train": True}] if "train" in (CRITERIA[name].__kwdefaults__ or {}) else [{}]
+    return (
+        [{}, {"train": True}] if "train" in (CRITERIA[name].function.__kwdefaults__ or {}) else [{}]
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,7 @@ def rank(name, model, share, agreed):
     return CRITERIA[name](model, share, reduce=reduce), sent
 
 
-AVERAGED = [n for n in CRITERIA if "reduce" in (CRITERIA[n].__kwdefaults__ or {})]
+AVERAGED = [n for n in CRITERIA if "reduce" in (CRITERIA[n].function.__kwdefaults__ or {})]
 
 
 @pytest.mark.parametrize("name", AVERAGED)
@@ -136,7 +161,7 @@ def test_a_planted_strong_channel_scores_highest(name):
         widths={"a": 8}, offsets={"a": 0}, labels={"1.weight": (torch.arange(8),)}
     )
     score = {"1.weight": CRITERIA[name](model, data(32))["1.weight"]}
-    found = channel_scores(score, axes, **CHANNEL_DEFAULTS.get(name, {}))["a"]
+    found = CRITERIA[name].by_unit(score, axes)["a"]
     best = found.abs().argmax() if name in ("rs", "mrs", "grasp") else found.argmax()
     assert best == 1
 

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_channel_norms_by_hand():
     unit = CRITERIA["channel_norm"](model, [], p=2, bias=True)["6.weight"]
     squares = rows(conv.weight.detach().square()) + conv.bias.detach().square()
     torch.testing.assert_close(unit, squares.sqrt())
+
+
+def test_fpgm_at_the_corners_of_a_simplex_and_its_centre():
+    """Corners are √2 from one another and √¾ from the centre, which is the geometric median."""
+    model = nn.Conv2d(1, 5, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.cat([torch.eye(4), torch.full((1, 4), 1 / 4)]).view(5, 1, 2, 2))
+    score = CRITERIA["fpgm"](model, [])["weight"]
+    corner, centre = 3 * math.sqrt(2) + math.sqrt(3 / 4), 4 * math.sqrt(3 / 4)
+    torch.testing.assert_close(score, torch.tensor([corner] * 4 + [centre]))
 
 
 def test_random_is_uniform_and_another_seed_draws_anew():

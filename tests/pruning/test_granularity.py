@@ -4,9 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pruning.amount.granularity import CHANNEL_DEFAULTS, channel_scores
+from pruning.amount.granularity import channel_scores
 from pruning.criteria import CRITERIA
-from schema.pruning import CHANNEL_ONLY
 from tests.support.criteria_networks import data, made
 
 
@@ -107,13 +106,8 @@ def test_a_half_scored_axis_is_an_error():
         channel_scores({"w": ONE[:2]}, chain(w=[0, 1]))
 
 
-def test_tables_name_criteria_that_exist():
-    assert CRITERIA.keys() >= CHANNEL_DEFAULTS.keys()
-    assert CRITERIA.keys() >= CHANNEL_ONLY
-
-
 def test_criteria_with_one_score_per_channel_are_for_channels_only():
     model = made("residual")
     for name, criterion in CRITERIA.items():
         if any(score.dim() == 1 for score in criterion(model, data(2)).values()):
-            assert name in CHANNEL_ONLY
+            assert criterion.per == "channel", name

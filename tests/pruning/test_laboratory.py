@@ -12,7 +12,7 @@ from models.axes.find import axes, masks
 from pruning.compensation.compensations import mean_replacement
 from pruning.laboratory import table as laboratory_table
 from pruning.laboratory.bench import Bench
-from pruning.laboratory.laboratory import Laboratory, axes_of, keep_best
+from pruning.laboratory.laboratory import Laboratory, axes_of, without_lowest
 from schema.laboratory import SCORES, LaboratoryConfig
 
 
@@ -245,7 +245,7 @@ def test_words_and_names_of_layers():
 )
 def test_how_many_units_stay(width, remove, left):
     scores = torch.arange(width).flip(0).double()
-    keep = keep_best(scores, remove)
+    keep = without_lowest(scores, remove)
     assert keep.sum() == left
     assert keep[:left].all()
 

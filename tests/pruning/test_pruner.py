@@ -13,7 +13,9 @@ from models.count import count
 from pruning.criteria import CRITERIA
 from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.events import plan_events, printed
+from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
+from pruning.training_view import stream_seed
 from tests.support.small_training import (
     CHANNEL,
     STEPS,
@@ -23,6 +25,7 @@ from tests.support.small_training import (
     recipe,
 )
 from tests.support.tiers import slow_but
+from training.random import generator
 
 ONE_SHOT = {"start": "2ep"}
 ITERATIVE = {"start": "1ep", "rounds": 5}
@@ -359,10 +362,30 @@ def test_ranks_that_differ_are_found():
 
 def test_without_a_recipe_nothing_is_ever_due():
     training = Training(epochs=1)
-    pruner = Pruner(None, training)
+    pruner = NoPruning()
     training.run(pruner)
     assert training.records == []
     assert pruner.state_dict() == {"tensors": {}, "values": {}}
+
+
+def test_no_pruning_answers_what_a_pruner_answers():
+    pruner = Pruner(recipe(sparsity=0.5), Training())
+    calls = {name for name in dir(NoPruning) if not name.startswith("_")}
+    assert calls <= set(dir(pruner))
+    with pytest.raises(AssertionError, match="no round is due"):
+        NoPruning().prune(Training())
+
+
+def test_the_plan_of_a_forecast_says_so_until_the_last_round():
+    schedule = {"start": "1ep", "every": "1ep", "rounds": 2, "curve": "constant"}
+    lines = plan_events(
+        recipe(channels=0.5, granularity="channel", scope="layer", selection="bep",
+               schedule=schedule), 10, 100
+    )  # fmt: skip
+    assert lines == [
+        "step 10 (epoch 1): round 1 of 2, by forecast (50.0000% of channels in the end) removed",
+        "step 20 (epoch 2): round 2 of 2, 50.0000% of channels removed",
+    ]
 
 
 def test_the_plan_names_every_event():
@@ -399,6 +422,13 @@ def test_what_is_drawn_follows_from_the_seed_of_the_run(keys: dict):
     first, again, other = (drawn(seed, **keys) for seed in (3, 3, 4))
     assert all(torch.equal(mask, again[name]) for name, mask in first.items())
     assert any(not torch.equal(mask, other[name]) for name, mask in first.items())
+
+
+def test_seeds_of_pruning_are_those_of_the_stream_of_that_name():
+    training = Training()
+    training.seed = 7
+    seed = stream_seed(training, "calibration 3")
+    assert seed == generator(7, "pruning/calibration 3").initial_seed() == 5931392435053127058
 
 
 def test_a_seed_that_the_recipe_states_wins():

@@ -9,7 +9,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import train
 from pruning.application.penalty import GroupLasso, L1Bn
-from pruning.criteria import CRITERIA
+from pruning.criteria import CRITERIA, Criterion
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.events import SHOWN, plan_events
@@ -276,7 +276,7 @@ def test_a_trigger_that_latest_forces_needs_no_time_of_its_own():
 
 def event(criterion, monkeypatch, **keys) -> Training:
     """A training in which a criterion of one's own scores the first round."""
-    monkeypatch.setitem(CRITERIA, "mine", criterion)
+    monkeypatch.setitem(CRITERIA, "mine", Criterion(criterion))
     training = Training()
     config = recipe(**keys)
     config = config.model_copy(

@@ -20,21 +20,15 @@ from pruning.amount.budget import (
     check_floor,
     select_channels,
 )
-from pruning.amount.granularity import (
-    CHANNEL_DEFAULTS,
-    SIGNED,
-    channel_scores,
-    is_signed,
-)
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.compensation.compensations import COMPENSATIONS
-from pruning.criteria import CRITERIA
+from pruning.criteria import CRITERIA, Criterion
 from pruning.errors import PruningError
 from pruning.pruner import Pruner
 from pruning.rehearsal import check_laboratory
 from schema.laboratory import LaboratoryConfig
-from schema.pruning import CHANNEL_ONLY, PruningConfig
+from schema.pruning import PruningConfig
 from schema.recipe import RecipeError, load
 from tests.support.runs import DIGITS, ROOT
 from tests.support.small_training import (
@@ -136,7 +130,7 @@ def test_criteria_of_channels_are_judged_without_values(criterion, model):
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-@pytest.mark.parametrize("criterion", sorted(CRITERIA.keys() - CHANNEL_ONLY))
+@pytest.mark.parametrize("criterion", [n for n in CRITERIA if CRITERIA[n].per == "weight"])
 def test_criteria_of_weights_are_judged_without_values(criterion, model):
     agree(recipe(criterion=criterion, sparsity=0.5), NETWORKS[model])
 
@@ -205,10 +199,9 @@ found = axes(model, torch.zeros(1, 1, 8, 8))
 def test_criteria_with_negative_scores_are_known(criterion):
     scores = CRITERIA[criterion](training_of(model).model, [images(3, 16)])
     if any(bool((score < 0).any()) for score in scores.values()):
-        assert criterion in SIGNED
-    collapse = CHANNEL_DEFAULTS.get(criterion, {})
-    units = channel_scores(scores, found, **collapse)
-    if not is_signed(criterion, {}, collapse):
+        assert CRITERIA[criterion].signed
+    units = CRITERIA[criterion].by_unit(scores, found)
+    if not CRITERIA[criterion].is_signed({}):
         assert all(bool((score >= 0).all()) for score in units.values())
 
 
@@ -249,7 +242,7 @@ def _with_a_criterion_that_lacks_a_layer(monkeypatch, asked):
     def lacking(model, batches, *, reduce=None):
         return {"last.weight": torch.ones(len(model.last.weight))}
 
-    monkeypatch.setitem(CRITERIA, "activation_taylor", lacking)
+    monkeypatch.setitem(CRITERIA, "activation_taylor", Criterion(lacking))
     criterion = asked.pruning.criterion.model_copy(update={"name": "activation_taylor"})
     pruning = asked.pruning.model_copy(update={"criterion": criterion})
     return asked.model_copy(update={"pruning": pruning}), info(asked.data)
@@ -261,7 +254,7 @@ def test_what_asks_for_values_is_left_to_its_round(monkeypatch):
         assert all(w.abs().max().item() > 0 for w in weights.values())
         return {name: w.detach().abs() for name, w in weights.items()}
 
-    monkeypatch.setitem(CRITERIA, "magnitude", looks)
+    monkeypatch.setitem(CRITERIA, "magnitude", Criterion(looks))
     assert agree(recipe(sparsity=0.5), plain()) is None
 
 

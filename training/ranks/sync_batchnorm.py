@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruning.compensation.global_batchnorm import normalised
+
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -39,24 +41,19 @@ def release(model: nn.Module) -> None:
 
 
 def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """(x − μ) / √(σ² + ε) · γ + β with μ, σ² over images and positions of all ranks.
-
-    Two passes (mean, then centred squares), since one pass cancels digits.
-    """
+    """`normalised` by mean and variance over images and positions of all ranks."""
     if not norm.training:
         return type(norm).forward(norm, x)
     dims = [0, *range(2, x.dim())]
-    shape = [1, -1, *[1] * (x.dim() - 2)]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     count = _sum(wide.new_tensor(float(x.numel() // x.shape[1])))
-    mean = _sum(wide.sum(dims)) / count
-    centred = wide - mean.view(shape)
-    variance = _sum((centred * centred).sum(dims)) / count
+
+    def average(value: Tensor) -> Tensor:
+        return _sum(value.sum(dims)) / count
+
+    y, mean, variance = normalised(wide, average, norm.weight, norm.bias, norm.eps)
     if norm.track_running_stats:
         _track(norm, mean.detach(), variance.detach() * count / (count - 1))
-    y = centred * torch.rsqrt(variance + norm.eps).view(shape)
-    if norm.affine:
-        y = y * norm.weight.view(shape) + norm.bias.view(shape)
     return y.to(x.dtype)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pruning.selection.bep.forecast import Forecast
 from pruning.stateful import Watcher
+from pruning.types import Keep
 
 _RANGE = 10.0
 
@@ -39,7 +40,7 @@ class Foretold(Watcher):
             self.tensors[f"{len(self.made)}/{kind}"] = whole
         self.made.append({"axis": axis, "epoch": now, "upper": forecast.scaling.upper})
 
-    def remove(self, keep: dict[str, Tensor]) -> None:
+    def remove(self, keep: Keep) -> None:
         """Drops the units that are gone."""
         for number, one in enumerate(self.made):
             if one["axis"] not in keep:

@@ -16,6 +16,7 @@ from models.modes import evaluating
 from pruning.criteria.maps import Maps
 from pruning.errors import PruningError
 from pruning.stateful import Watcher
+from pruning.types import Keep
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
@@ -46,7 +47,7 @@ class History(Watcher):
             before = self.tensors.get(axis, row[:0])
             self.tensors[axis] = torch.cat([before, row])
 
-    def remove(self, keep: dict[str, Tensor]) -> None:
+    def remove(self, keep: Keep) -> None:
         """Drops the units that are gone; survivors keep all that was measured of them."""
         for axis, kept in keep.items():
             if axis in self.tensors:

@@ -10,7 +10,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pruning.amount.budget import Keep
 from pruning.amount.scope import keep_best, keep_exactly
 from pruning.criteria.from_recipe import (
     by_unit,
@@ -33,8 +32,9 @@ from pruning.selection.bep.saliency import (
     pause_due,
 )
 from pruning.selection.bep.sizes import final_sizes, permissive_sizes
-from pruning.stateful import Watcher
+from pruning.stateful import Stored, Watcher, pack, unpack
 from pruning.training_view import stream_seed
+from pruning.types import Keep
 from schema.pruning import CriterionConfig
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class BayesianEarlyPruning(Selection):
 
     scored = False
     to_the_end = True  # so that forecasts can be held against what came true
+    midway = "by forecast ({} in the end)"
     remembered = ("sizes", "budgets", "measured", "decided")
 
     def __init__(
@@ -275,25 +276,20 @@ class BayesianEarlyPruning(Selection):
         parts = {"history": self.history, "foretold": self.foretold, "taps": self.taps}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Stored:
         """All that a resumed run needs."""
-        stored = {name: part.state_dict() for name, part in self._parts().items()}
-        tensors = {f"{n}/{k}": t for n, part in stored.items() for k, t in part["tensors"].items()}
-        values = super().state_dict()["values"]
-        return {"tensors": tensors, "values": values | {n: p["values"] for n, p in stored.items()}}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return pack(parts, super().state_dict()["values"])
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Stored) -> None:
         """Takes over what `state_dict` gave."""
-        parts = self._parts()
-        own = {k: v for k, v in state["values"].items() if k not in parts}
+        own = {name: state["values"][name] for name in self.remembered}
         super().load_state_dict({"tensors": {}, "values": own})
-        for name, part in parts.items():
-            tensors = {
-                key.removeprefix(f"{name}/"): tensor if name == "taps" else tensor.cpu()
-                for key, tensor in state["tensors"].items()
-                if key.startswith(f"{name}/")
-            }
-            part.load_state_dict({"tensors": tensors, "values": state["values"][name]})
+        for name, part in self._parts().items():
+            stored = unpack(state, name)
+            if part is not self.taps:  # whose sums are on the model's device
+                stored["tensors"] = {n: tensor.cpu() for n, tensor in stored["tensors"].items()}
+            part.load_state_dict(stored)
 
 
 def _criterion(name: str) -> CriterionConfig:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from pruning.amount.budget import Ask, select_channels
-from pruning.amount.scope import Counts, kept
+from pruning.amount.scope import kept
 from pruning.amount.sizes import Sizes
 from pruning.selection.bep.algorithm import permissive_size
+from pruning.types import Counts
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
