@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("schema", "models", "pruning", "training", "recipes", "tests", "papers")
-FILES = ("train.py", "pyproject.toml")
+FOLDERS = "schema models pruning training reporting recipes tests papers benchmarks".split()
+FILES = ("train.py", "tables.py", "pyproject.toml")
 QUICKLY = ["--set=training.duration=2ep", "--set=log.tracker=none", "--set=cost.tracker=none"]
 
 
