@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help train quick test lint clean
+.PHONY: help train quick test lint docs clean
 
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py
 STAMP := runs/quickstart/$(shell date +%Y%m%d-%H%M%S)
@@ -26,6 +26,9 @@ lint: $(READY) ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(READY) ## the pages of this checkout as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv .venv
