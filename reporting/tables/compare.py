@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reporting import papers
-from reporting.claims import Claim, ClaimError
+from reporting.claims import Claim
 from reporting.papers import Cell, Column, Table
 from reporting.records import Record, numbers
 
@@ -91,30 +90,6 @@ def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) ->
         others = max(0, len(experiments) - 1)
         rows.append(Comparison(table, row, claimed.get(address), best, others))
     return rows
-
-
-def check_claims(claims: Iterable[Claim]) -> None:
-    """Whether every claim names a row and columns that exist, and no row is claimed twice.
-
-    Raises:
-        ClaimError: every fault, one a line.
-    """
-    faults, seen = [], {}
-    for claim in claims:
-        try:
-            papers.split(claim.row)
-            for column in claim.columns:
-                papers.lookup(f"{claim.row}/{column}")
-        except papers.AddressError as error:
-            faults.append(f"{claim.recipe}: claims: {error}")
-            continue
-        if claim.row in seen:
-            faults.append(
-                f"{claim.recipe}: claims {claim.row}, as {seen[claim.row]} does; leave one"
-            )
-        seen[claim.row] = claim.recipe
-    if faults:
-        raise ClaimError("\n".join(faults))
 
 
 def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
