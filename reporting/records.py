@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,6 +95,11 @@ class Record:
 def numbers(records: Sequence[Record], key: str) -> list[float]:
     """A figure of each record that has measured it."""
     return [value for record in records if (value := record.number(key)) is not None]
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """The standard error of a mean, s/√n, s with n − 1; None of fewer than two values."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def split_row(address: str) -> tuple[str, str]:

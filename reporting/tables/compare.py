@@ -9,7 +9,7 @@ from typing import Any
 
 from reporting.claims import Claim
 from reporting.papers import Cell, Column, Table
-from reporting.records import Record, numbers
+from reporting.records import Record, numbers, standard_error
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class Comparison:
 
 
 def measured(values: Sequence[float]) -> Measured | None:
-    """Mean and standard error s/√n of some runs, s with n − 1; None of nothing."""
+    """Mean and standard error of some runs; None of no run."""
     if not values:
         return None
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return Measured(statistics.fmean(values), error, len(values))
+    return Measured(statistics.fmean(values), standard_error(values), len(values))
 
 
 def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) -> list[Comparison]:
