@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reporting import papers
 from reporting.claims import Claim
 from reporting.papers import Cell, Column, Table
 from reporting.records import Record, numbers, standard_error
@@ -41,6 +42,10 @@ class Comparison:
     def differs(self) -> tuple[str, ...]:
         """What these runs did otherwise than the paper."""
         return differences(self.table, self.row, self.records[0]) if self.records else ()
+
+    def cell(self, column: str) -> Cell:
+        """The row's cell as printed."""
+        return papers.cell(self.table, self.row, column)
 
     def ours(self, column: Column) -> Measured | None:
         """What the runs gave for a column; None where nothing was measured or claimed."""
