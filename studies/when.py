@@ -82,7 +82,7 @@ def test(record: Record) -> float:
 
 def fired(record: Record) -> bool:
     """Whether EPI found the structure stable; else pruning began at the recipe's `latest`."""
-    return bool(record.history["watched"][-1]["trigger/fired"])
+    return bool(record.history.get("watched", [])[-1]["trigger/fired"])
 
 
 def validation(record: Record) -> float:
