@@ -26,7 +26,7 @@ from reporting.jobs.launch import (
 from reporting.papers import Table
 from reporting.tables.beside import beside
 from reporting.tables.command_line import parse
-from reporting.tables.compare import check_claims, compare
+from reporting.tables.compare import compare
 from reporting.tables.grid import grid
 from reporting.tables.printing import SUFFIX, print_grid, render
 
@@ -155,10 +155,8 @@ def write_readme(asked: argparse.Namespace) -> int:
 
 
 def claimed(asked: argparse.Namespace) -> list[Claim]:
-    """The claims of all recipes, checked against the papers' tables."""
-    claims = find_claims(asked.recipes)
-    check_claims(claims)
-    return claims
+    """The claims that --claims holds."""
+    return find_claims(asked.claims)
 
 
 def chosen(asked: argparse.Namespace) -> list[Table]:
@@ -177,7 +175,7 @@ def jobs_of(asked: argparse.Namespace) -> list[records.Job]:
     claims, pick = claimed(asked), {"only": asked.only, "seeds": asked.seeds, "extra": asked.set}
     jobs = [job for table in chosen(asked) for job in plan_jobs(table, claims, **pick)]
     if not jobs:
-        raise ReportingError(f"--only {asked.only}: no row that a recipe claims; `show` lists them")
+        raise ReportingError(f"--only {asked.only}: no such row has a recipe; `show` lists them")
     return jobs
 
 

@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(plan(recipe, source, processes=asked.processes), flush=True)
             return 0
+        from reporting.conventions import conventions
         from training.console import Report
         from training.loop import evaluate, evaluate_best, train_until_due
         from training.start import start
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
                         report.event(run.pruner.prune(run))
                     run.save()
             run.finish()
-            report.finish(evaluate(run, "test") | evaluate_best(run))
+            report.finish(evaluate(run, "test") | evaluate_best(run), conventions)
         return 0
     except (Exception, KeyboardInterrupt) as error:
         from training.ending import end

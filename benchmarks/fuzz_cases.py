@@ -61,7 +61,7 @@ def _plausible(draw: st.DrawFn) -> Case:
     """Some values are replaced by others that their keys may have, and often the network."""
     values = draw(_recipes())
     for path in draw(st.lists(st.sampled_from(_fields()), min_size=1, max_size=3)):
-        if path[0] in values or path[0] not in ("pruning", "laboratory", "claims"):
+        if path[0] in values or path[0] not in ("pruning", "laboratory"):
             _put(values, path, draw(_fitting(path)))
     if draw(st.booleans()):
         model: dict[str, Any] = {"name": draw(st.sampled_from(words.MODELS))}

@@ -1,10 +1,12 @@
-"""Parameters, multiply-accumulates, activations; sparsity; and the papers' own ways to count."""
+"""Parameters, multiply-accumulates, activations; sparsity; bytes of a file."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.pooling import _MaxPoolNd
 
 from models.modes import evaluating
 
@@ -32,12 +34,36 @@ class Count:
     `params`: every parameter. `macs`: multiply-accumulates of convolutions and linear layers;
     nothing for biases, normalisation, activations, pooling, or attention's own products.
     `activation_bytes`: 4 bytes for each output value of those layers.
+
+    The others are sums over layers of which papers make operations of their own: the entries of
+    convolutions' and linear layers' weights, their outputs that a bias is added to, the outputs and
+    channels of normalisations, the outputs of max-pooling.
     """
 
     params: int
     macs: int
     activation_bytes: int
     layers: dict[str, LayerCount]
+    weights: int
+    biased_outputs: int
+    norm_outputs: int
+    norm_channels: int
+    max_pool_outputs: int
+
+    @property
+    def image_sizes(self) -> dict[str, int]:
+        """MACs and the numbers that papers count otherwise, by name."""
+        return {name: getattr(self, name) for name in IMAGE_SIZES}
+
+
+IMAGE_SIZES = (
+    "macs",
+    "weights",
+    "biased_outputs",
+    "norm_outputs",
+    "norm_channels",
+    "max_pool_outputs",
+)
 
 
 def count(model: nn.Module, example_input: Tensor) -> Count:
@@ -46,25 +72,39 @@ def count(model: nn.Module, example_input: Tensor) -> Count:
     Costs one forward pass in evaluation mode, nothing on the meta device. Masked weights count:
     they are stored and multiplied. Model, modes and statistics are left as found.
     """
-    outputs = output_sizes(model, example_input, Weighted)
     layers: dict[str, LayerCount] = {}
-    for name, values in outputs.items():
+    biased = norm_outputs = norm_channels = max_pool_outputs = 0
+    for name, outputs in _output_sizes(model, example_input).items():
         module = model.get_submodule(name)
-        assert isinstance(module, Weighted)
-        positions = values // module.weight.shape[0]
-        params = sum(parameter.numel() for parameter in module.parameters())
-        macs = positions * module.weight.numel()
-        layers[name] = LayerCount(params, macs, positions, values)
+        if isinstance(module, _MaxPoolNd):
+            max_pool_outputs += outputs
+        elif isinstance(module, _NormBase):
+            norm_outputs += outputs
+            norm_channels += module.num_features
+        elif isinstance(module, Weighted):
+            layers[name] = _layer_count(module, outputs)
+            biased += outputs * (module.bias is not None)
     return Count(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(layer.macs for layer in layers.values()),
         activation_bytes=sum(4 * layer.outputs for layer in layers.values()),
         layers=layers,
+        weights=sum(weight.numel() for weight in layer_weights(model)),
+        biased_outputs=biased,
+        norm_outputs=norm_outputs,
+        norm_channels=norm_channels,
+        max_pool_outputs=max_pool_outputs,
     )
 
 
-def output_sizes(model: nn.Module, example_input: Tensor, kinds) -> dict[str, int]:
-    """Module name → output values for one image, of modules of these `kinds`, in order of use."""
+def _layer_count(layer: Weighted, outputs: int) -> LayerCount:
+    positions = outputs // layer.weight.shape[0]
+    params = sum(parameter.numel() for parameter in layer.parameters())
+    return LayerCount(params, positions * layer.weight.numel(), positions, outputs)
+
+
+def _output_sizes(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+    """Module name → output values for one image, of the modules that count, in order of use."""
     values: dict[str, int] = {}
 
     def record(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
@@ -75,7 +115,7 @@ def output_sizes(model: nn.Module, example_input: Tensor, kinds) -> dict[str, in
 
     with ExitStack() as stack, evaluating(model):
         for name, module in model.named_modules():
-            if isinstance(module, kinds):
+            if isinstance(module, Weighted | _NormBase | _MaxPoolNd):
                 handle = module.register_forward_hook(record(name))
                 stack.callback(handle.remove)
         model(example_input)
@@ -98,9 +138,6 @@ def weight_sparsity(model: nn.Module, dense: nn.Module | None = None) -> float:
 def layer_weights(model: nn.Module) -> list[Tensor]:
     """Weights of convolutions and linear layers, without biases."""
     return [module.weight for module in model.modules() if isinstance(module, Weighted)]
-
-
-# Conventions of the papers, to be compared with their tables and with nothing else
 
 
 def stored_bytes(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""What was asked of a pruning and what was got: plain data for the log, a table for people."""
+"""What was asked of a pruning and what was got, as plain data for the log."""
 
 from itertools import groupby
 from typing import Any
@@ -49,23 +49,6 @@ def check_effect(config: PruningConfig, removed: float, event: Record) -> None:
             "all rounds are over and nothing was removed: the amount is less than one unit, or"
             " no score was below the threshold; ask for more, or raise the threshold"
         )
-
-
-def printed(event: Record) -> str:
-    """A table of every layer or axis: kept, dense, removed; then the totals."""
-    layers = event["prune/layers"]
-    width = max([len(name) for name in layers] + [5])
-    lines = [f"{'layer':{width}}  {'kept':>10}  {'of':>10}  removed"]
-    for name, counts in layers.items():
-        removed = 1 - counts["kept"] / counts["of"]
-        lines.append(f"{name:{width}}  {counts['kept']:>10,}  {counts['of']:>10,}  {removed:7.2%}")
-    if event["prune/asked"] is not None:
-        lines.append(
-            f"{event['prune/measure']}: {event['prune/asked']:.4%} asked,"
-            f" {event['prune/got']:.4%} removed"
-        )
-    lines.append(f"compression ratio {event['prune/compression_ratio']:.4g}")
-    return "\n".join(lines)
 
 
 SHOWN = 50  # points of training that a dry run lists

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from reporting import papers
 from reporting.claims import Claim
+from reporting.conventions import bep_inference
 from reporting.errors import RecordError
 from reporting.json_files import (
     RecordFile,
@@ -19,7 +21,7 @@ from reporting.json_files import (
     parse_object,
     read_object,
 )
-from training.history import HISTORY, history
+from training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
@@ -61,13 +63,17 @@ class Job:
         return [*self.set, *self.extra, f"seed={self.seed}"]
 
 
+def _nothing() -> History:
+    return History(accuracy=[], prunings=[], forecasts=[])
+
+
 @dataclass(frozen=True)
 class Record:
     """What a run was and what it gave: `history` is what the figures need of its log."""
 
     job: Job
-    summary: dict[str, Any]
-    history: dict[str, Any] = field(default_factory=dict)
+    summary: Summary
+    history: History = field(default_factory=_nothing)
     environment: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     path: str = ""
@@ -94,6 +100,11 @@ class Record:
 def numbers(records: Sequence[Record], key: str) -> list[float]:
     """A figure of each record that has measured it."""
     return [value for record in records if (value := record.number(key)) is not None]
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """The standard error of a mean, s/√n, s with n − 1; None of fewer than two values."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def split_row(address: str) -> tuple[str, str]:
@@ -131,7 +142,7 @@ def collect(
     record = Record(
         job=job or _job_of(summary, environment, claims),
         summary=summary,
-        history=history(_events(folder / "log.jsonl")),
+        history=_history(folder / "log.jsonl"),
         environment=environment,
         weights=weights,
     )
@@ -168,8 +179,8 @@ def _load(path: Path, results: Path) -> Record:
         except papers.AddressError as error:
             raise RecordError(f"{path}: job.row: {error}") from None
     rest = {key: value for key, value in values.items() if key not in ("job", "history")}
-    told = HISTORY | values.get("history", {})
-    return Record(job, history=told, path=path.relative_to(results.parent).as_posix(), **rest)
+    past = History(**_nothing() | values.get("history", {}))
+    return Record(job, history=past, path=path.relative_to(results.parent).as_posix(), **rest)
 
 
 def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequence[Claim]) -> Job:
@@ -202,7 +213,14 @@ def _options(command: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
+def _history(log: Path) -> History:
+    """A log's history; its prunings with BEP's counts of the networks that they left."""
+    past = history(_events(log))
+    past["prunings"] = [event | bep_inference(event) for event in past["prunings"]]
+    return past
+
+
+def _events(path: Path) -> list[Event]:
     """The lines of a log.
 
     Raises:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from schema.claims import ClaimConfig
 from schema.data import DataConfig
 from schema.laboratory import LaboratoryConfig
 from schema.model import ModelConfig
@@ -45,14 +44,13 @@ class Recipe(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     cost: CostConfig = CostConfig()
     log: LogConfig = LogConfig()
-    claims: ClaimConfig | list[ClaimConfig] | None = None
 
     def hash(self) -> str:
         """Eight characters that change with any stated value that can change a result.
 
         Values left at their defaults do not count, so adding an option later renames no old run.
         """
-        whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log", "claims")
+        whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log")
         quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
         values = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=quiet)
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

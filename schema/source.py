@@ -65,7 +65,6 @@ def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) ->
     if parent is None:
         return source
     base = read(_base(path, parent, source, seen), (*seen, path.resolve()))
-    base.values.pop("claims", None)  # a claim is made by the file that writes it, not inherited
     merge(base, source)
     base.file = source.file
     return base

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from reporting.jobs.study import Study, carry_out
-from reporting.records import Job, Record
+from reporting.records import Job, Record, standard_error
 
 SIZES = {"95K": "80%", "24K": "90%"}
 SHORT = ("training.duration=8ep", "training.channels_last=true")  # the latter for a CPU's sake
@@ -82,8 +82,8 @@ def value(record: Record, key: str) -> float:
 def cell(records: list[Record], key: str, times: float, shape: str) -> str:
     values = [times * value(record, key) for record in records]
     mean = shape.format(statistics.fmean(values))
-    spread = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{mean} ± {spread:.2f}" if key == "eval/top1_percent" and spread else mean
+    error = standard_error(values)
+    return f"{mean} ± {error:.2f}" if key == "eval/top1_percent" and error else mean
 
 
 def table(found: dict[tuple[str, str], list[Record]]) -> str:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from reporting.jobs.study import Study, carry_out
+from reporting.pages.palette import BLACK, OKABE_ITO
 from reporting.records import Job, Record
 
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
@@ -36,7 +37,7 @@ STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "Random": ("random", ()),
     "OBD": ("obd", ()),
 }
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = (*OKABE_ITO, BLACK)
 Found = dict[str, dict[int, list[Record]]]
 
 

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from reporting.pages.palette import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 from studies.penalty_records import (
     NotRunError,
     ever_selected,
@@ -34,13 +35,13 @@ from studies.penalty_records import (
 )
 
 matplotlib.use("agg")
-COLOURS = {  # Okabe and Ito's palette, told apart by colour-blind readers
-    "abs_mrs": "#0072B2",
-    "abs_rs": "#56B4E9",
-    "norm": "#009E73",
-    "rand": "#000000",
-    "mrs": "#D55E00",
-    "rs": "#E69F00",
+COLOURS = {
+    "abs_mrs": BLUE,
+    "abs_rs": SKY,
+    "norm": GREEN,
+    "rand": BLACK,
+    "mrs": VERMILION,
+    "rs": ORANGE,
 }
 LIMITS = (-0.1, 0.4)  # of the paper's scatter plots
 
@@ -98,8 +99,8 @@ def figure_2(table: pd.DataFrame) -> Figure:
     twin = right.twinx()
     for prefix, name, style in (("", "training subset", "-"), ("held_out_", "held out", "--")):
         if f"{prefix}loss" in intact:
-            curve(right, intact, "step", f"{prefix}loss", color="#0072B2", ls=style, label=name)
-            curve(twin, intact, "step", f"{prefix}top1_percent", color="#D55E00", ls=style)
+            curve(right, intact, "step", f"{prefix}loss", color=BLUE, ls=style, label=name)
+            curve(twin, intact, "step", f"{prefix}top1_percent", color=VERMILION, ls=style)
     right.set(xlabel="iteration", ylabel="loss (blue)")
     right.legend(fontsize=6)
     twin.set_ylabel("top-1 in % (orange)")
@@ -238,7 +239,7 @@ def figure_11(table: pd.DataFrame) -> Figure:
     The paper names the random score and keeps the other, shown below the diagonal, to its legend.
     """
     steps = [0, *tuning_steps(table)]
-    clouds = (("bp_norm", "bp_abs_mrs", "#0072B2"), ("bp_abs_mrs", "bp_rand", "#E69F00"))
+    clouds = (("bp_norm", "bp_abs_mrs", BLUE), ("bp_abs_mrs", "bp_rand", ORANGE))
     ends = (-0.5, 1.5)
     figure, plots = canvas(len(steps), "Figure 11")
     for axes, n in zip(plots, steps, strict=True):

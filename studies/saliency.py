@@ -25,12 +25,12 @@ from torch import Tensor
 from models.files.tensor_files import load_tensors
 from pruning.selection.bep.exact import decay_kernel
 from pruning.selection.bep.forecast import Forecast, Inference, fit
+from reporting.pages.palette import BLACK, BLUE, OKABE_ITO, SKY, VERMILION
+from reporting.records import standard_error
 
 matplotlib.use("agg")
-# Okabe and Ito's palette, told apart by colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SEEN, HELD_OUT, FORECAST = "#000000", "#56B4E9", "#D55E00"
-plt.rc("axes", titlesize=9, labelsize=9, prop_cycle=plt.cycler(color=COLOURS))
+SEEN, HELD_OUT, FORECAST = BLACK, SKY, VERMILION
+plt.rc("axes", titlesize=9, labelsize=9, prop_cycle=plt.cycler(color=OKABE_ITO))
 plt.rc("axes.formatter", limits=(-2, 3))
 SIZES = {"small": 26 / 150, "medium": 40 / 150, "large": 75 / 150}  # fraction of training seen
 MEASURED = ("first", "latest")  # measurements taken for a forecast
@@ -130,9 +130,8 @@ def _table(
 
 def _cell(rows: pd.DataFrame) -> str:
     values = -1e-4 * rows["log_likelihood"].to_numpy()
-    if len(values) > 1:
-        error = values.std(ddof=1) / np.sqrt(len(values))
-    else:
+    error = standard_error(values.tolist())
+    if error is None:  # one run
         error = 1e-4 * rows["over_elements"].to_numpy()[0]
     return f"{values.mean():.3g} ({error:.2g})"
 
@@ -210,7 +209,7 @@ def figure_5(history: History) -> Figure:
     figure, plots = canvas(1, len(history.layers))
     first, last = history.times[0].item(), history.times[-1].item()
     for axes, (name, S) in zip(plots[0], history.layers.items(), strict=True):
-        axes.scatter(S[0], S[-1], s=8, color=COLOURS[0], alpha=0.6, lw=0)
+        axes.scatter(S[0], S[-1], s=8, color=BLUE, alpha=0.6, lw=0)
         axes.set(title=f"{name}, rank correlation {spearman(S[0], S[-1]):.2f}")
         axes.set_xlabel(f"saliency at epoch {first:.2g}")
     plots[0, 0].set_ylabel(f"saliency at epoch {last:.3g}")

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from reporting.jobs.study import Study, carry_out
-from reporting.records import Job, Record
+from reporting.pages.palette import GREEN, VERMILION
+from reporting.records import Job, Record, standard_error
 
 RATIOS = (0.5, 0.8)
 EPOCHS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32)  # of 40
@@ -32,7 +33,7 @@ DIGITS = (
     "pruning.schedule.rounds=8",
 )
 KINDS = {"PaT": "fixed_epoch", "lottery ticket": "lottery_ticket", "EPI": "epi"}
-COLOURS = {"PaT": "#009E73", "lottery ticket": "#777777", "EPI": "#D55E00"}
+COLOURS = {"PaT": GREEN, "lottery ticket": "#777777", "EPI": VERMILION}
 QUIET = ("log.tracker=none", "log.every=10ep", "checkpoint.every=40ep")
 
 
@@ -81,7 +82,7 @@ def test(record: Record) -> float:
 
 def fired(record: Record) -> bool:
     """Whether EPI found the structure stable; else pruning began at the recipe's `latest`."""
-    return bool(record.history["watched"][-1]["trigger/fired"])
+    return bool(record.history.get("watched", [])[-1]["trigger/fired"])
 
 
 def validation(record: Record) -> float:
@@ -90,7 +91,7 @@ def validation(record: Record) -> float:
 
 def spread(values: Sequence[float]) -> float:
     """Standard error of the mean; 0 of one value, for which there is none."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return standard_error(values) or 0.0
 
 
 def curve(found: Points, kind: str, ratio: float) -> dict[int, list[Record]]:

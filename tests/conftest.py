@@ -98,8 +98,8 @@ def crash(run_recipe, monkeypatch):
 
 @pytest.fixture
 def project(tmp_path):
-    """A made-up checkout: one recipe with two claims, and three seeds of its first row."""
-    make_recipe(tmp_path / "recipes", "bep/a", CLAIMS)
+    """A made-up checkout: one recipe of two claimed rows, and three seeds of its first row."""
+    make_recipe(tmp_path, "bep/a", CLAIMS)
     for seed, accuracy in enumerate((69.0, 70.0, 71.0)):
         job = Job(f"bep/3/{ROW}", "recipes/bep/a.yaml", seed=seed)
         folder = make_run(tmp_path / "runs" / job.name, seed=seed, eval__top1_percent=accuracy)

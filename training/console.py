@@ -1,6 +1,7 @@
 """What a person sees: a live bar while it trains, then results, costs and where files are."""
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import nn
 
-from training.earlycrop_metrics import earlycrop_metrics
 from training.folder.environment import write_json
 from training.folder.log import read
 from training.folder.run_folder import SUMMARY
-from training.history import derived, history
+from training.history import Summary, derived, history
 from training.ranks.faults import together
 from training.run import Run
+
+Conventions = Callable[[Summary, nn.Module, nn.Module], Summary]
 
 
 class Report(AbstractContextManager["Report"]):
@@ -85,12 +88,15 @@ class Report(AbstractContextManager["Report"]):
                 f" weight sparsity {100 * sizes['model/sparsity']:.1f} %"
             )
 
-    def finish(self, result: dict[str, float]) -> None:
-        """Write the summary, last of all files, and print both results and costs."""
+    def finish(self, result: dict[str, float], conventions: Conventions) -> None:
+        """Write the summary, last of all files, and print both results and costs.
+
+        `conventions`: figures that follow from the summary, the final and the dense network.
+        """
         run = self.run
         run.cost.refresh_energy()
         summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
-        summary |= earlycrop_metrics(run.model, run.dense_network, run.cost.totals, run.device)
+        summary |= conventions(summary, run.model, run.dense_network)
         with together():
             if run.is_main:
                 summary = derived(summary, history(read(run.log.path))) | summary

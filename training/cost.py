@@ -15,6 +15,7 @@ from schema.training import CostConfig
 from training.phases import PHASES
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
+RETIRED = ("bep_flops", "bep_weight_flops")  # sums that older checkpoints have too
 
 
 @dataclass
@@ -33,8 +34,6 @@ class Totals:
     ram_kwh: float = 0.0
     emissions_kgco2e: float = 0.0
     forward_macs: float = 0.0
-    bep_flops: float = 0.0
-    bep_weight_flops: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
     sessions: list[dict[str, float]] = field(default_factory=list)  # one entry a number of devices
 
@@ -163,10 +162,8 @@ class Cost:
             self.totals.seconds["train"] -= seconds
 
     def add_step(self, images: int, sizes: Mapping[str, int]) -> None:
-        """Count a training step of a network of these sizes an image (see `image_sizes`)."""
+        """Count a training step of a network of these sizes an image (`Count.image_sizes`)."""
         self.totals.forward_macs += images * sizes["macs"]
-        self.totals.bep_flops += images * sizes["bep_flops"]
-        self.totals.bep_weight_flops += images * sizes["bep_weight_flops"]
         if self.stack[-1] == "train":
             self.totals.timed_steps += 1
             self.totals.timed_images += images
@@ -177,13 +174,19 @@ class Cost:
         seconds = self._training_seconds()
         return self.totals.timed_images / seconds if seconds > 0 else None
 
-    def end_segment(self, facts: dict[str, float]) -> None:
-        """Note what the steps since the last segment did, beside facts of its network."""
+    def end_segment(self, step: int, images: int, sizes: Mapping[str, int]) -> None:
+        """Note what a segment did; `step` and `images` are those of the run so far.
+
+        `sizes` are its network's, for one image.
+        """
         self._switch()
-        seen = self.totals.segments
-        images = self.totals.timed_images - sum(s["timed_images"] for s in seen)
-        seconds = self._training_seconds() - sum(s["timed_seconds"] for s in seen)
-        seen.append(facts | {"timed_images": images, "timed_seconds": seconds})
+        before = self.totals.segments
+        timed_images = self.totals.timed_images - sum(s["timed_images"] for s in before)
+        seconds = self._training_seconds() - sum(s["timed_seconds"] for s in before)
+        segment = {"end": step, **sizes, "timed_images": timed_images, "timed_seconds": seconds}
+        if all("images" in s for s in before):  # an older checkpoint's segments have none
+            segment["images"] = images - sum(s["images"] for s in before)
+        before.append(segment)
 
     def refresh(self) -> Totals:
         """The totals up to now."""
@@ -198,8 +201,6 @@ class Cost:
 
     def refresh_energy(self) -> None:
         """Add what all nodes' meters gained; every rank calls it, at checkpoints and at the end."""
-        if self.config.tracker == "off":
-            return
         nothing: dict[str, float] = dict.fromkeys(ENERGIES, 0.0)
         reading = self.meter.read() if self.meter else nothing
         gained = [reading[name] - self.metered.get(name, 0.0) for name in ENERGIES]
@@ -244,9 +245,8 @@ class Cost:
         """Flat keys with units.
 
         Hours of devices are sums over sessions of wall clock × devices, as a run may be resumed on
-        another number of them; energy is that of all nodes' machines. `training_flops` is the
-        honest figure, 2 a MAC and three passes (forward, and backward to inputs and to weights);
-        `bep/…` are the forward pass's alone, as BEP counts them: see models/count.py.
+        another number of them; energy is that of all nodes' machines. `training_flops` is 2 a MAC
+        and three passes (forward, and backward to inputs and to weights).
         """
         t = self.refresh()
         training = self._training_seconds()
@@ -259,7 +259,10 @@ class Cost:
             "cost/gpu_hours": t.hours("wall_seconds", "gpus"),
             "cost/gpu_busy_hours": t.hours("busy_seconds", "gpus"),
             "cost/redone_seconds": t.redone_seconds,
+            "cost/timed_steps": t.timed_steps,
+            "cost/evaluation_batches": t.evaluation_batches,
             "cost/peak_memory_bytes": t.peak_memory_bytes or None,
+            "cost/memory_allocated_bytes": self._allocated_bytes(),
             "cost/energy_kwh": kwh if metered else None,
             "cost/cpu_energy_kwh": t.cpu_kwh if metered else None,
             "cost/gpu_energy_kwh": t.gpu_kwh if metered else None,
@@ -272,8 +275,6 @@ class Cost:
             "cost/sessions": t.sessions,
             "cost/forward_macs": t.forward_macs,
             "cost/training_flops": 6 * t.forward_macs,
-            "bep/training_flops": t.bep_flops,
-            "bep/training_weight_flops": t.bep_weight_flops,
             "throughput/images_per_second": self.rate(),
             "throughput/batch_milliseconds": 1e3 * training / t.timed_steps
             if t.timed_steps
@@ -292,6 +293,10 @@ class Cost:
         now = time.perf_counter()
         self.totals.seconds[self.stack[-1]] += now - self.phase_started
         self.phase_started = now
+
+    def _allocated_bytes(self) -> int | None:
+        cuda = self.device.type == "cuda"
+        return torch.cuda.memory_allocated(self.device) if cuda else None
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -1,20 +1,30 @@
 """Figures derived from a run's log."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 ACCURACY = "validation/top1_percent"
-HISTORY: dict[str, Any] = {"accuracy": [], "prunings": [], "forecasts": []}
+Event = dict[str, Any]  # a line of the log: `step`, `images`, and figures by flat keys with units
+Summary = dict[str, Any]  # a run's figures by flat keys with units
 
 
-def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
-    """What follows from a run: the last pruning's figures, MACs removed (%), the speed-up.
+class History(TypedDict):
+    """What figures need of a log."""
+
+    accuracy: list[list[float]]  # images, top-1 in %
+    prunings: list[Event]
+    forecasts: list[Event]
+    watched: NotRequired[list[Event]]  # by a trigger
+
+
+def derived(summary: Summary, past: History) -> Summary:
+    """Figures that follow from a run: the last pruning's, MACs removed (%), the speed-up.
 
     MACs removed from training is 1 − forward MACs spent / those the dense network would have.
     The measured speed-up is images/s of the last segment over the first; it needs two, and one
     number of devices all the time.
     """
-    last = told["prunings"][-1] if told["prunings"] else {}
+    last = past["prunings"][-1] if past["prunings"] else {}
     values = {key: value for key, value in last.items() if key.startswith("prune/")}
     dense, small = summary.get("dense/macs"), summary.get("model/macs")
     if dense and small:
@@ -22,7 +32,7 @@ def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     spent, images = summary.get("cost/forward_macs"), summary.get("run/images")
     if dense and spent and images:
         values["derived/training_macs_removed_percent"] = 100 * (1 - spent / (dense * images))
-    prunings, steps = told["prunings"], summary.get("run/steps")
+    prunings, steps = past["prunings"], summary.get("run/steps")
     if prunings and steps:  # not images: an epoch may drop its last, smaller batch
         values["derived/first_pruning_epoch"] = prunings[0]["step"] * summary["run/epochs"] / steps
     rates = [
@@ -35,16 +45,18 @@ def derived(summary: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def history(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the figures need of a log's events: accuracy, triggers, prunings, forecasts."""
+def history(events: Sequence[Event]) -> History:
+    """Accuracy, prunings and forecasts of a log's events, and what triggers watched."""
     curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
     during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
     prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
     watched = [_flat(e) for e in events if "trigger/epochs" in e]
     forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
-    found = {"accuracy": curve, "prunings": prunings, "forecasts": forecasts}
-    return found | ({"watched": watched} if watched else {})
+    found = History(accuracy=curve, prunings=prunings, forecasts=forecasts)
+    if watched:
+        found["watched"] = watched
+    return found
 
 
-def _flat(event: dict[str, Any]) -> dict[str, Any]:
+def _flat(event: Event) -> Event:
     return {k: v for k, v in event.items() if isinstance(v, int | float | str)}

@@ -19,7 +19,6 @@ import models
 from models.axes.find import axes
 from models.count import count, weight_sparsity
 from models.files.tensor_files import save_tensors
-from models.paper_counts import bep_flops, bep_weight_flops, image_sizes
 from pruning.errors import PruningError
 from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
@@ -184,7 +183,7 @@ class Run:
     def begin_segment(self) -> None:
         """Wrap, compile and prepare what the last pruning may have reshaped."""
         # what looks at one image comes first: compiled, the model would be compiled for it too
-        self.image_sizes = image_sizes(self.model, self.example_input)
+        self.image_sizes = count(self.model, self.example_input).image_sizes
         if self.recipe.laboratory is not None:
             self._open_laboratory(self.recipe.laboratory)
         if self.recipe.training.compile:
@@ -234,7 +233,7 @@ class Run:
     def end_segment(self) -> None:
         """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
         self.check_loss()
-        self.cost.end_segment({"end": self.work, "macs": self.image_sizes["macs"]})
+        self.cost.end_segment(self.work, self.progress.images, self.image_sizes)
         history = self.pruner.history()
         with together():
             if history and self.is_main:
@@ -352,12 +351,10 @@ class Run:
         now = count(self.model, self.example_input)
         return {
             "model/params": now.params,
-            "model/macs": now.macs,
+            **{f"model/{name}": number for name, number in now.image_sizes.items()},
             "model/activation_bytes": now.activation_bytes,
             "model/sparsity": weight_sparsity(self.model, self.dense_network),
             "model/theoretical_speedup": self.dense.macs / now.macs,
-            "bep/inference_flops": bep_flops(self.model, self.example_input),
-            "bep/inference_weight_flops": bep_weight_flops(self.model),
         }
 
     def facts(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from models.files.model_file import reshape, widths
 from schema.recipe import Recipe, RecipeError
 from training import stored
 from training.build import build_averager, build_optimizer
-from training.cost import Totals
+from training.cost import RETIRED, Totals
 from training.folder import checkpoint
 from training.folder.checkpoint import Checkpoint, CheckpointError
 from training.folder.environment import write_json
@@ -139,7 +139,7 @@ def _load(run: "Run", path: "Path") -> int:
 
 
 def _totals(values: dict[str, Any], run: "Run") -> Totals:
-    totals = Totals(**values["totals"])
+    totals = Totals(**{k: v for k, v in values["totals"].items() if k not in RETIRED})
     if not totals.sessions:  # an older checkpoint: all sessions were on one number of processes
         processes = values["processes"]
         sums = totals.on(processes, processes if run.device.type == "cuda" else 0)

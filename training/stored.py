@@ -1,6 +1,6 @@
 """The values of a checkpoint, checked before any is believed: a checksum says who wrote nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from torch import Tensor
 from torch.optim import Optimizer
 
-from training.cost import Totals
+from training.cost import RETIRED, Totals
 from training.folder.checkpoint import CheckpointError, number
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check_values(path: Path, values: Mapping[str, Any], run: "Run") -> None:
         optimizer=_Optimizer,
         pruner=dict[str, Any],
         scaler=dict[str, float] | None,
-        totals=_table(Totals, required=False),
+        totals=_table(Totals, required=False, retired=RETIRED),
         log_bytes=Annotated[int, Field(ge=0, le=HIGHEST)],
     )
     try:
@@ -97,9 +97,13 @@ class _Optimizer(BaseModel):
     state: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], dict[str, Any]]
 
 
-def _table(kind: type, *, required: bool) -> Any:
-    """The schema of a dataclass; numbers are at least 0 or what `LOWEST` says."""
-    types, made = get_type_hints(kind), {}
+def _table(kind: type, *, required: bool, retired: Sequence[str] = ()) -> Any:
+    """The schema of a dataclass; numbers are at least 0 or what `LOWEST` says.
+
+    `retired`: numbers that it had once, which are not read.
+    """
+    types = get_type_hints(kind)
+    made: dict[str, Any] = dict.fromkeys(retired, (float, 0.0))
     for field in fields(kind):
         number = types[field.name] in (int, float)
         limit = Field(ge=LOWEST.get(field.name, 0), le=HIGHEST) if number else Field()

@@ -16,8 +16,6 @@ from reporting.claims import Claim
 from reporting.papers import Table
 from reporting.records import Job, collect, is_finished, split_row
 
-STOPPED = 75  # train.py's exit status after a signal: saved, to be resumed
-
 
 @dataclass(frozen=True)
 class Places:

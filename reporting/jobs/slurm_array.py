@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from submitit import AutoExecutor
@@ -33,7 +34,11 @@ class Task:
         self.training = start_here(job, places)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
         _wait(self.training)
-        return self.training.wait()
+        status = self.training.wait()
+        if status == os.EX_TEMPFAIL:  # stopped by a signal that was not sent from here
+            # Slurm queues the task again; a result would tell the submitter that it has ended
+            sys.exit(status)
+        return status
 
     def checkpoint(self, job: Job) -> DelayedSubmission:
         """What submitit calls on the warning: let the training save and stop, then queue it."""

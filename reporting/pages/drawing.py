@@ -24,7 +24,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy import clip, log10
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A00", "#7F7F7F")
+from reporting.pages.palette import OKABE_ITO
+
+COLOURS = (*OKABE_ITO, "#8A8A00", "#7F7F7F")
 MARKERS = "osD^vPX*<>"
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "**")
 TIP = re.compile(r'<g id="tip-([^"]*)">')

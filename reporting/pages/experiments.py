@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reporting.papers import find_table
-from reporting.records import LOCAL, Record, numbers, split_row
+from reporting.records import LOCAL, Record, numbers, split_row, standard_error
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
 UNSAID = (*LOCAL, "evaluation.")  # what names no method
@@ -36,9 +36,8 @@ class Experiment:
         return statistics.fmean(known) if known else None
 
     def error(self, key: str) -> float | None:
-        """The standard error of that mean, s/√n with n − 1; None of one seed."""
-        known = numbers(self.records, key)
-        return statistics.stdev(known) / len(known) ** 0.5 if len(known) > 1 else None
+        """The standard error of that mean; None of one seed."""
+        return standard_error(numbers(self.records, key))
 
 
 @dataclass(frozen=True)

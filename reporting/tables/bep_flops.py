@@ -152,10 +152,7 @@ def _resolved(claim: Claim) -> Source:
 
 @cache
 def _baseline(path: Path, *bases: str) -> Source:
-    source = resolve(path, list(bases))
-    source.values.pop("claims", None)
-    source.where = {key: where for key, where in source.where.items() if key[:1] != ("claims",)}
-    return source
+    return resolve(path, list(bases))
 
 
 def _name(section: Any) -> str:

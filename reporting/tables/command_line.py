@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
     parser.add_argument("--traceback", action="store_true", help="of an error nobody foresaw")
-    parser.add_argument("--recipes", type=Path, default=ROOT / "recipes", help="recipes that claim")
+    parser.add_argument("--claims", type=Path, default=ROOT / "papers/claims", help="rows' recipes")
     made = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {
         name: made.add_parser(name, help=(do.__doc__ or "").splitlines()[0])

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reporting import papers
-from reporting.claims import Claim, ClaimError
+from reporting.claims import Claim
 from reporting.papers import Cell, Column, Table
-from reporting.records import Record, numbers
+from reporting.records import Record, numbers, standard_error
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Comparison:
         """What these runs did otherwise than the paper."""
         return differences(self.table, self.row, self.records[0]) if self.records else ()
 
+    def cell(self, column: str) -> Cell:
+        """The row's cell as printed."""
+        return papers.cell(self.table, self.row, column)
+
     def ours(self, column: Column) -> Measured | None:
         """What the runs gave for a column; None where nothing was measured or claimed."""
         return self._of(column, column.record, column.times)
@@ -69,11 +73,10 @@ class Comparison:
 
 
 def measured(values: Sequence[float]) -> Measured | None:
-    """Mean and standard error s/√n of some runs, s with n − 1; None of nothing."""
+    """Mean and standard error of some runs; None of no run."""
     if not values:
         return None
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return Measured(statistics.fmean(values), error, len(values))
+    return Measured(statistics.fmean(values), standard_error(values), len(values))
 
 
 def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) -> list[Comparison]:
@@ -91,30 +94,6 @@ def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) ->
         others = max(0, len(experiments) - 1)
         rows.append(Comparison(table, row, claimed.get(address), best, others))
     return rows
-
-
-def check_claims(claims: Iterable[Claim]) -> None:
-    """Whether every claim names a row and columns that exist, and no row is claimed twice.
-
-    Raises:
-        ClaimError: every fault, one a line.
-    """
-    faults, seen = [], {}
-    for claim in claims:
-        try:
-            papers.split(claim.row)
-            for column in claim.columns:
-                papers.lookup(f"{claim.row}/{column}")
-        except papers.AddressError as error:
-            faults.append(f"{claim.recipe}: claims: {error}")
-            continue
-        if claim.row in seen:
-            faults.append(
-                f"{claim.recipe}: claims {claim.row}, as {seen[claim.row]} does; leave one"
-            )
-        seen[claim.row] = claim.recipe
-    if faults:
-        raise ClaimError("\n".join(faults))
 
 
 def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reporting.papers import Cell, Column, Table, cell
+from reporting.papers import Cell, Column, Table
 from reporting.tables.bep_flops import agreement, recompute
 from reporting.tables.compare import Comparison, Measured
 
@@ -18,6 +18,7 @@ SLIP = "‡"  # on every figure that contradicts the rest of its paper
 RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
 FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet begins to compute
 AMOUNT = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?[KM%]?", re.IGNORECASE)
+GridColumn = tuple[str, Callable[[Comparison], str]]  # heading, and a row's text
 OURS = "*"  # on every heading of a column that is our arithmetic, not printed in the paper
 
 
@@ -34,23 +35,39 @@ class Grid:
 def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
     """Theirs, ours, difference, cost and what differs, one line a row of the paper."""
     shown = [c for c in table.columns.values() if _is_shown(table, c)]
-    constant = {c.name: table.rows[rows[0].row][c.name] for c in shown if _is_constant(table, c)}
-    shown = [c for c in shown if c.name not in constant]
-    measured = [c for c in shown if any(row.ours(c) for row in rows)]
-    counted = any(table.columns[name].convention for name in table.key)
-    headings = [f"row {CONVENTION}" if counted else "row", *(heading(c) for c in shown)]
-    if table.closed_form:
-        headings += [f"{name} recomputed [FLOPs] {CONVENTION}" for name in RECOMPUTED.values()]
-    for column in measured:
-        headings += [f"ours {column.name}", "difference"]
-        headings += [f"honest {column.name}"] if column.honest else []
-    headings += ["runs", "cost", "what differs"]
-    lines = [_line(table, row, shown, measured) for row in rows]
+    constant = [c for c in shown if _is_constant(table, c)]
+    columns = [
+        *_theirs(table, [c for c in shown if c not in constant]),
+        *(column for c in shown if c not in constant for column in _ours(c, rows)),
+        *LAST,
+    ]
+    full = [(name, texts) for name, text in columns if any(texts := [text(row) for row in rows])]
+    lines = [list(line) for line in zip(*(texts for _, texts in full), strict=True)]
     title = f"{table.address} · {table.paper} · {table.about}"
-    everywhere = [f"in every row: {name} {value}" for name, value in constant.items()]
+    everywhere = [f"in every row: {c.name} {table.rows[rows[0].row][c.name]}" for c in constant]
     unclaimed = sum(row.claim is None for row in rows)
-    claims = [f"{unclaimed} of {len(rows)} rows are claimed by no recipe yet"] if unclaimed else []
-    return _without_empty(Grid(title, headings, lines, everywhere + claims + remarks(table)))
+    missing = [f"{unclaimed} of {len(rows)} rows have no recipe yet"] if unclaimed else []
+    return Grid(title, [name for name, _ in full], lines, everywhere + missing + remarks(table))
+
+
+def _theirs(table: Table, shown: Sequence[Column]) -> Iterator[GridColumn]:
+    """The row's name, the printed columns, and what follows from the recipe without training."""
+    counted = any(table.columns[name].convention for name in table.key)
+    yield f"row {CONVENTION}" if counted else "row", lambda row: row.row
+    for column in shown:
+        yield heading(column), lambda row, c=column: text_of(row.cell(c.name))
+    for name, short in RECOMPUTED.items() if table.closed_form else ():
+        yield f"{short} recomputed [FLOPs] {CONVENTION}", lambda row, n=name: _recomputed(row, n)
+
+
+def _ours(column: Column, rows: Sequence[Comparison]) -> Iterator[GridColumn]:
+    """A column as our runs measured it; nothing where none did."""
+    if not any(row.ours(column) for row in rows):
+        return
+    yield f"ours {column.name}", lambda row: measured_text(row.ours(column))
+    yield "difference", lambda row: _signed(row.difference(row.cell(column.name)))
+    if column.honest:
+        yield f"honest {column.name}", lambda row: measured_text(row.honest(column))
 
 
 def heading(column: Column) -> str:
@@ -117,7 +134,7 @@ def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
         figures = recompute(table, row.row, row.claim)
         line += [repr(figures[name].value) if name in figures else "" for name in again]
         for column in extra:
-            ours, gap = row.ours(column), row.difference(cell(table, row.row, column.name))
+            ours, gap = row.ours(column), row.difference(row.cell(column.name))
             line += [_raw(ours and ours.mean), _raw(ours and ours.error), _raw(gap)]
         costs = [_raw(row.cost(key)) for key in ("cost/gpu_hours", "cost/emissions_kgco2e")]
         write([*line, row.status, "; ".join(row.differs), *costs, conventions])
@@ -138,9 +155,7 @@ def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:
         "paper": table.paper,
         "about": table.about,
         "protocol": table.protocol,
-        "cells": [
-            _cell_json(row, cell(table, row.row, name)) for row in rows for name in table.columns
-        ],
+        "cells": [_cell_json(row, row.cell(name)) for row in rows for name in table.columns],
     }
 
 
@@ -190,33 +205,21 @@ def as_text(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _line(
-    table: Table, row: Comparison, shown: Sequence[Column], measured: Sequence[Column]
-) -> list[str]:
-    line = [row.row, *(text_of(cell(table, row.row, c.name)) for c in shown)]
-    if table.closed_form:
-        line += _recomputed(row)
-    for column in measured:
-        gap = row.difference(cell(table, row.row, column.name))
-        line += [measured_text(row.ours(column)), "" if gap is None else f"{gap:+.3g}"]
-        line += [measured_text(row.honest(column))] if column.honest else []
-    more = f" (+{row.other_experiments} other)" if row.other_experiments else ""
-    return [*line, row.status + more, _cost(row), "; ".join(row.differs)]
-
-
-def _recomputed(row: Comparison) -> list[str]:
+def _recomputed(row: Comparison, name: str) -> str:
     """The FLOPs that follow from the recipe, marked where the paper prints others."""
-    figures, printed = recompute(row.table, row.row, row.claim), row.table.rows[row.row]
-    texts = []
-    for name in RECOMPUTED:
-        again, theirs = figures.get(name), printed[name]
-        if again is None:
-            texts.append("")
-            continue
-        same = ("rounded", "truncated") if name == "inference_flops_label" else ("rounded",)
-        unequal = theirs and not again.bound and agreement(theirs, again.value) not in same
-        texts.append(f"{'≥ ' if again.bound else ''}{again.value:.3g}{' ≠' if unequal else ''}")
-    return texts
+    again, theirs = (
+        recompute(row.table, row.row, row.claim).get(name),
+        row.table.rows[row.row][name],
+    )
+    if again is None:
+        return ""
+    same = ("rounded", "truncated") if name == "inference_flops_label" else ("rounded",)
+    unequal = theirs and not again.bound and agreement(theirs, again.value) not in same
+    return f"{'≥ ' if again.bound else ''}{again.value:.3g}{' ≠' if unequal else ''}"
+
+
+def _runs(row: Comparison) -> str:
+    return row.status + (f" (+{row.other_experiments} other)" if row.other_experiments else "")
 
 
 def _cost(row: Comparison) -> str:
@@ -238,12 +241,6 @@ def _is_constant(table: Table, column: Column) -> bool:
     return len(table.rows) > 1 and len({line[column.name] for line in table.rows.values()}) == 1
 
 
-def _without_empty(made: Grid) -> Grid:
-    full = [i for i, _ in enumerate(made.headings) if any(line[i] for line in made.rows)]
-    rows = [[line[i] for i in full] for line in made.rows]
-    return Grid(made.title, [made.headings[i] for i in full], rows, made.remarks)
-
-
 def _few(rows: Sequence[str]) -> str:
     return ", ".join(rows) if len(rows) < 4 else f"{rows[0]} and {len(rows) - 1} more rows"
 
@@ -254,5 +251,16 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
+def _signed(gap: float | None) -> str:
+    return "" if gap is None else f"{gap:+.3g}"
+
+
 def _raw(value: Any) -> str:
     return "" if value is None else repr(value)
+
+
+LAST: tuple[GridColumn, ...] = (
+    ("runs", _runs),
+    ("cost", _cost),
+    ("what differs", lambda row: "; ".join(row.differs)),
+)

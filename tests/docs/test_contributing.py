@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = "schema models pruning training reporting recipes tests papers benchmarks".split()
+FOLDERS = [
+    "schema",
+    "models",
+    "pruning",
+    "training",
+    "reporting",
+    "recipes",
+    "tests",
+    "papers",
+    "benchmarks",
+]
 FILES = ("train.py", "tables.py", "pyproject.toml")
 QUICKLY = ["--set=training.duration=2ep", "--set=log.tracker=none", "--set=cost.tracker=none"]
 

@@ -13,7 +13,7 @@ from reporting.records import Job, Record
 from schema.recipe import load
 from studies import early, foresight, when
 
-CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "recipes")}
+CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "papers/claims")}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import nn
 import models
 from pruning.events import plan_events
 from pruning.pruner import Pruner
+from reporting.conventions import earlycrop
 from schema.recipe import load
 from tests.support.runs import DIGITS, ROOT, TINY
 from tests.support.small_training import (
@@ -19,8 +20,6 @@ from tests.support.small_training import (
     recipe,
 )
 from training import loop
-from training.cost import Totals
-from training.earlycrop_metrics import earlycrop_metrics
 from training.lr import factor
 
 # ── rounds, triggers and rates ───────────────────────────────────────────────────────────────────
@@ -229,6 +228,15 @@ def test_watching_leaves_the_network_as_it_was():
 
 
 # ── EarlyCroP's metrics ──────────────────────────────────────────────────────────────────────────
+COSTS = {
+    "cost/timed_steps": 3,
+    "cost/evaluation_batches": 2,
+    "cost/train_seconds": 0.4,
+    "cost/evaluate_seconds": 0.1,
+    "cost/memory_allocated_bytes": None,
+}
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "printed"),
     [
@@ -243,7 +251,7 @@ def test_disk_of_dense_networks_is_the_published_one(name: str, classes: int, pr
     model.to_empty(device="cpu")
     for parameter in model.parameters():
         nn.init.ones_(parameter)
-    found = earlycrop_metrics(model, model, Totals(), torch.device("cpu"))
+    found = earlycrop(COSTS, model, model)
     assert found["earlycrop/disk_megabits"] == pytest.approx(printed, rel=2e-4)
 
 
@@ -252,10 +260,7 @@ def test_metrics_count_as_the_published_code():
     dense = network()
     for training, application in ((masked, "mask"), (shrunk, "surgery")):
         Pruner(recipe(**CHANNEL | {"application": application}), training).prune(training)
-    totals = Totals(timed_steps=3, evaluation_batches=2)
-    totals.seconds |= {"train": 0.4, "evaluate": 0.1}
-    cpu = torch.device("cpu")
-    of_mask, of_small = (earlycrop_metrics(t.model, dense, totals, cpu) for t in (masked, shrunk))
+    of_mask, of_small = (earlycrop(COSTS, t.model, dense) for t in (masked, shrunk))
     weights = [p for n, p in shrunk.model.named_parameters() if "weight" in n]
     left = sum(p.numel() for p in weights)
     everything = 8 * 9 + 8 + 16 * 8 * 9 + 16 + 24 * 64 + 4 * 24  # BatchNorm scales too

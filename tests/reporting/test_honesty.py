@@ -17,7 +17,8 @@ DOCUMENTS = documents(tables.ROOT)
 # ── this project's own words ─────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_generated_tables_are_what_the_records_say(path):
-    claims, found = find_claims(tables.ROOT / "recipes"), load_records(tables.ROOT / "results")
+    claims = find_claims(tables.ROOT / "papers/claims")
+    found = load_records(tables.ROOT / "results")
     assert regenerate(path.read_text(), claims, found) == path.read_text(), "run tables.py readme"
 
 

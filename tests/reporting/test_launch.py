@@ -48,7 +48,7 @@ def places(project: Path) -> Places:
 
 
 def jobs(project: Path, only: str = "*", seeds: tuple[int, ...] = (0, 1, 2)) -> list[Job]:
-    table, claims = papers.find_table("bep/3"), find_claims(project / "recipes")
+    table, claims = papers.find_table("bep/3"), find_claims(project / "papers/claims")
     return plan_jobs(table, claims, only=only, seeds=seeds, extra=())
 
 
@@ -105,7 +105,7 @@ def test_a_job_that_another_process_holds_is_left_to_it(project):
 
 
 def test_a_claims_settings_and_a_persons_go_to_train_and_make_experiments_of_their_own(project):
-    table, claims = papers.find_table("bep/3"), find_claims(project / "recipes")
+    table, claims = papers.find_table("bep/3"), find_claims(project / "papers/claims")
     (job,) = plan_jobs(table, claims, only="*,24K,*", seeds=[1], extra=["training.duration=5ep"])
     assert job.settings == ["pruning.sparsity=99%", "training.duration=5ep", "seed=1"]
     (plain,) = plan_jobs(table, claims, only="*,24K,*", seeds=[1], extra=[])
@@ -115,7 +115,14 @@ def test_a_claims_settings_and_a_persons_go_to_train_and_make_experiments_of_the
 def test_settings_of_a_machine_reach_train_but_not_the_record(project, monkeypatch, capsys):
     where = places(project)
     monkeypatch.setattr(tables, "ROOT", project)
-    words = ["--results", str(where.results), "--recipes", str(project / "recipes"), "run", "bep/3"]
+    words = [
+        "--results",
+        str(where.results),
+        "--claims",
+        str(project / "papers/claims"),
+        "run",
+        "bep/3",
+    ]
     words += ["--only", "*,24K,*", "--runs", str(where.runs)]
     assert tables.main([*words, "--local", "data.path=/elsewhere"]) == 0
     assert "--set data.path=/elsewhere" in (where.runs / "calls").read_text()
@@ -129,9 +136,9 @@ def test_settings_of_a_machine_reach_train_but_not_the_record(project, monkeypat
 
 
 def test_a_pattern_that_picks_nothing_is_an_error(project, capsys):
-    where = ["--recipes", str(project / "recipes"), "plan", "bep/3", "--only", "*,99K,*"]
+    where = ["--claims", str(project / "papers/claims"), "plan", "bep/3", "--only", "*,99K,*"]
     assert tables.main(where) == 2
-    assert "--only *,99K,*: no row that a recipe claims" in capsys.readouterr().err
+    assert "--only *,99K,*: no such row has a recipe" in capsys.readouterr().err
 
 
 # ── plan ─────────────────────────────────────────────────────────────────────────────────────────
@@ -160,11 +167,12 @@ def test_plan_takes_the_baseline_that_the_claim_names(project):
 
 
 def test_plan_leaves_out_what_it_does_not_know_and_says_so(project, capsys):
-    stated = "  - {row: 'bep/3/CIFAR-10,6K,SNIP', set: {model.name: unheard_of}}\n"
-    make_recipe(project / "recipes", "bep/c", stated)
-    where = ["--results", str(project / "results"), "--recipes", str(project / "recipes")]
+    stated = "- recipe: {'bep/3/CIFAR-10,6K,SNIP': recipes/bep/c.yaml}\n"
+    stated += "  set: {'bep/3/*': {model.name: unheard_of}}\n"
+    make_recipe(project, "bep/c", stated)
+    where = ["--results", str(project / "results"), "--claims", str(project / "papers/claims")]
     chosen = ["plan", "bep/3", "--device", "Synthetic Processor", "--seeds", "4"]
-    recipes = {claim.recipe for claim in find_claims(project / "recipes")}
+    recipes = {claim.recipe for claim in find_claims(project / "papers/claims")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tables, "ROOT", project)
         assert tables.main([*where, *chosen]) == 0

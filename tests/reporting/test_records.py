@@ -27,7 +27,7 @@ ALL = list(papers.tables().values())
 
 # ── records and comparison ───────────────────────────────────────────────────────────────────────
 def rows_of(project: Path, table: str = "bep/3"):
-    claims, found = find_claims(project / "recipes"), load_records(project / "results")
+    claims, found = find_claims(project / "papers/claims"), load_records(project / "results")
     return {r.row: r for r in compare(papers.find_table(table), claims, found)}
 
 
@@ -85,8 +85,8 @@ def test_runs_of_different_experiments_are_never_averaged(project):
 
 
 def test_a_claim_of_some_columns_is_no_evidence_for_others(project):
-    stated = "  - {row: earlycrop/1/SNIP, columns: [test_acc]}\n"
-    make_recipe(project / "recipes", "snip", stated)
+    stated = "- {recipe: {earlycrop/1/SNIP: recipes/snip.yaml}, columns: [test_acc]}\n"
+    make_recipe(project, "snip", stated)
     job = Job("earlycrop/1/SNIP", "recipes/snip.yaml")
     collect(make_run(project / "runs" / "b"), project / "results", job)
     row = rows_of(project, "earlycrop/1")["SNIP"]
@@ -95,7 +95,7 @@ def test_a_claim_of_some_columns_is_no_evidence_for_others(project):
 
 
 def test_a_run_by_hand_is_filed_under_the_row_that_its_settings_make_it(project):
-    claims = find_claims(project / "recipes")
+    claims = find_claims(project / "papers/claims")
     words = "train.py --recipe recipes/bep/a.yaml --set pruning.sparsity=99% --set seed=4"
     folder = make_run(project / "runs" / "hand", seed=4, command=words + " --output /some/where")
     path = collect(folder, project / "results", claims=claims)
@@ -202,7 +202,7 @@ def test_show_all_is_fast_and_needs_no_torch(tmp_path):
 
 
 def test_every_format_is_written_by_the_command(project, capsys):
-    where = ["--results", str(project / "results"), "--recipes", str(project / "recipes")]
+    where = ["--results", str(project / "results"), "--claims", str(project / "papers/claims")]
     for form in ("json", "csv", "markdown"):
         assert tables.main([*where, "show", "bep/3", f"--{form}"]) == 0
         assert ROW in capsys.readouterr().out

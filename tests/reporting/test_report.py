@@ -375,7 +375,7 @@ def test_a_block_that_wandb_would_not_accept_is_an_error(compared, monkeypatch):
 
 def test_the_command_writes_all_of_it(results, tmp_path, capsys):
     (tmp_path / "none").mkdir()
-    where = ["--results", str(results), "--recipes", str(tmp_path / "none")]
+    where = ["--results", str(results), "--claims", str(tmp_path / "none")]
     assert tables.main([*where, "report", "--wandb", "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out.split()
     assert [Path(p).name for p in printed] == ["wandb.json", "report.html"]

@@ -33,7 +33,7 @@ ADDRESSES = [
         (["zoo", "--output", "/proc/x/y"], 4, "/proc/x/y: No such file or directory; choose"),
         (["plan", "bep/3", "--set", "x"], 2, "--set x: write --set key=value, as in"),
         (["plan", "bep/3", "--set", ""], 2, "--set : write --set key=value, as in"),
-        (["--recipes", "/nope", "show", "bep/3"], 2, "/nope: no such folder; give the one that"),
+        (["--claims", "/nope", "show", "bep/3"], 2, "/nope: no such folder; give the papers/"),
         (["run", "bep/3", "--launcher", "'a"], 2, "--launcher 'a: No closing quotation; close it"),
         (
             ["plan", "bep/3", "--seeds", "999999999"],
@@ -84,24 +84,31 @@ def test_a_wrong_command_line_is_one_line(arguments, status, line, capsys, monke
     assert found[1].startswith(line)
 
 
-def test_a_claim_or_recipe_that_cannot_be_read_is_named(tmp_path, capsys):
+def test_a_claim_that_cannot_be_read_is_named(tmp_path, capsys):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.yaml").write_text("")
+    folder = tmp_path / "papers" / "claims"
+    folder.mkdir(parents=True)
     faults = {
         "a: [": "not YAML (",
         "\x00": "not YAML (",
-        "- a": "not a recipe, which is a map of sections",
-        "claims: 5": "claims: Input should be a valid dictionary",
-        "claims: {row: a}": "claims.row: String should match pattern",
-        "claims: &a [*a]": "not YAML (found unconstructable recursive node",
-        "claims: {row: bep/3/x}": "no row of bep/3 is called 'x'",
+        "a: b": "not a list of claims, each with the key recipe",
+        "- 5": "item 1: : Input should be a valid dictionary",
+        "- {row: a}": "item 1: recipe: Field required",
+        "- {recipe: {}, expect: 3}": "item 1: expect: Extra inputs are not permitted",
+        "- &a [*a]": "not YAML (found unconstructable recursive node",
+        "- {recipe: {a: b, a: c}}": "not YAML (a is written twice)",
+        "- {recipe: {bep/3/x: recipes/a.yaml}}": "recipe: no row fits bep/3/x; `tables.py show`",
+        "- {recipe: {earlycrop/1/SNIP: recipes/b.yaml}}": "recipes/b.yaml: no such file in",
     }
     for text, fault in faults.items():
-        (tmp_path / "a.yaml").write_text(text)
-        status, line = said(["--recipes", str(tmp_path), "show", "bep/3"], capsys)
+        (folder / "a.yaml").write_text(text)
+        status, line = said(["--claims", str(folder), "show", "bep/3"], capsys)
         assert status == 2
         assert "a.yaml: " in line
         assert fault in line
-    (tmp_path / "a.yaml").write_bytes(b"\x89PNG")
-    assert "a.yaml: not YAML" in said(["--recipes", str(tmp_path), "show"], capsys)[1]
+    (folder / "a.yaml").write_bytes(b"\x89PNG")
+    assert "a.yaml: not YAML" in said(["--claims", str(folder), "show"], capsys)[1]
 
 
 def test_any_address_is_found_or_refused_by_name():

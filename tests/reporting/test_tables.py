@@ -1,5 +1,7 @@
-"""The papers' tables as data, FLOPs without training, and what recipes claim."""
+"""The papers' tables as data, FLOPs without training, and whose rows have recipes."""
 
+import hashlib
+import json
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -7,7 +9,8 @@ import pytest
 
 import tables
 from reporting import papers
-from reporting.claims import find_claims
+from reporting.claims import ClaimError, find_claims
+from reporting.jobs.launch import plan_jobs
 from reporting.tables.bep_flops import (
     NETWORKS,
     agreement,
@@ -17,12 +20,10 @@ from reporting.tables.bep_flops import (
     of_table,
     recompute,
 )
-from reporting.tables.compare import ClaimError, check_claims
-from schema.claims import ClaimConfig
 from tests.support.synthetic_runs import CLAIMS, ROW, make_recipe
 
 ALL = list(papers.tables().values())
-CLAIMED = {claim.row: claim for claim in find_claims(tables.ROOT / "recipes")}
+CLAIMED = {claim.row: claim for claim in find_claims(tables.ROOT / "papers/claims")}
 
 
 # ── the papers' tables as data ───────────────────────────────────────────────────────────────────
@@ -170,32 +171,51 @@ def test_networks_named_in_the_index_are_known():
 
 
 # ── claims ───────────────────────────────────────────────────────────────────────────────────────
-def test_claims_are_read_as_written_and_not_inherited(tmp_path):
-    make_recipe(tmp_path / "recipes", "bep/a", CLAIMS)
-    (tmp_path / "recipes/bep/b.yaml").write_text("extends: a.yaml\n")
-    claims = find_claims(tmp_path / "recipes")
-    assert [c.row for c in claims] == [f"bep/3/{ROW}", "bep/3/CIFAR-10,24K,BEP,1e-4"]
-    assert claims[1].recipe == "recipes/bep/a.yaml"
-    assert claims[1].set == ("pruning.sparsity=99%",)
-    check_claims(claims)
+def test_a_claim_has_the_settings_of_every_pattern_that_fits_in_order_and_as_written(tmp_path):
+    stated = f"""- recipe: {{"bep/3/CIFAR-10,*,BEP,*": recipes/bep/a.yaml}}
+  set:
+    "*,1e-4": {{pruning.channels: null, pruning.selection.penalty: 1e-4}}
+    "bep/3/{ROW}": {{pruning.except: [hidden], pruning.channels: 80%}}
+"""
+    make_recipe(tmp_path, "bep/a", stated)
+    claims = {c.row: c for c in find_claims(tmp_path / "papers/claims")}
+    assert len(claims) == 12
+    assert {c.recipe for c in claims.values()} == {"recipes/bep/a.yaml"}
+    assert claims["bep/3/CIFAR-10,95K,BEP,1e-2"].set == ()
+    other, both = (claims[f"bep/3/CIFAR-10,{size},BEP,1e-4"].set for size in ("24K", "95K"))
+    assert other == ("pruning.channels=null", "pruning.selection.penalty=1e-4")
+    assert both == ("pruning.channels=80%", other[1], "pruning.except=['hidden']")
 
 
 def test_a_claim_of_nothing_or_of_a_row_twice_is_an_error(tmp_path):
-    make_recipe(tmp_path / "recipes", "a", CLAIMS + '  - {row: "bep/3/CIFAR-10,95K,BEP,1e-5"}\n')
-    make_recipe(tmp_path / "recipes", "b", f'  - {{row: "bep/3/{ROW}"}}\n')
+    make_recipe(tmp_path, "a", CLAIMS.replace("bep/a", "a").replace("val_acc", "x"))
+    stated = "- {recipe: {bep/3/*: recipes/b.yaml}, set: {'bep/3/*,BEP,1e-5': {seed: 1}}}\n"
+    make_recipe(tmp_path, "b", stated + "- {recipe: {bep/3: recipes/b.yaml}, columns: [x]}\n")
+    claims = tmp_path / "papers/claims"
     with pytest.raises(ClaimError) as error:
-        check_claims(find_claims(tmp_path / "recipes"))
-    first, second = str(error.value).splitlines()
-    assert "recipes/a.yaml: claims: no row of bep/3 is called" in first
-    assert second == f"recipes/b.yaml: claims bep/3/{ROW}, as recipes/a.yaml does; leave one"
+        find_claims(claims)
+    assert str(error.value).replace(str(claims), "claims").splitlines() == [
+        "claims/a.yaml: columns: no column of bep/3 is called 'x'; near it: "
+        "dataset; inference_flops_label; inference_flops_recomputed_2x_kernel_weights",
+        "claims/b.yaml: set: no row of these recipes fits bep/3/*,BEP,1e-5",
+        "claims/b.yaml: recipe: no row fits bep/3; `tables.py show` lists them",
+        f"claims: bep/3/{ROW} is claimed by several patterns; leave one",
+        "claims: bep/3/CIFAR-10,24K,BEP,1e-4 is claimed by several patterns; leave one",
+    ]
 
 
-def test_claims_of_the_projects_recipes_hold():
-    check_claims(find_claims(tables.ROOT / "recipes"))
+# Rows, recipes, settings, seeds and columns of all planned jobs: a change of the notation keeps it.
+PLANNED = "0870cfc90d86ad16"
 
 
-def test_a_claim_is_strict():
-    with pytest.raises(ValueError, match="Extra inputs"):
-        ClaimConfig.model_validate({"row": "a/b/c", "expect": 3})
-    with pytest.raises(ValueError, match="pattern"):
-        ClaimConfig.model_validate({"row": "c"})
+def test_the_projects_claims_plan_the_same_jobs():
+    """A change here is a change of what the project reproduces, and renames experiments."""
+    claims = list(CLAIMED.values())
+    jobs = [job for t in ALL for job in plan_jobs(t, claims, only="*", seeds=[0, 3], extra=())]
+    planned = [
+        [job.row, job.recipe, job.set, job.extra, job.seed, job.name, CLAIMED[job.row].columns]
+        for job in jobs
+        if job.row
+    ]
+    assert len(planned) == 2 * 497
+    assert hashlib.sha256(json.dumps(planned).encode()).hexdigest()[:16] == PLANNED

@@ -9,8 +9,10 @@ import tables
 from training.history import derived, history
 
 ROW = "CIFAR-10,95K,BEP,1e-4"
-CLAIMS = f"""  - {{row: "bep/3/{ROW}"}}
-  - {{row: "bep/3/CIFAR-10,24K,BEP,1e-4", set: {{pruning.sparsity: 99%}}, columns: [val_acc]}}
+CLAIMS = f"""- recipe: {{"bep/3/{ROW}": recipes/bep/a.yaml}}
+- recipe: {{"bep/3/CIFAR-10,24K,BEP,1e-4": recipes/bep/a.yaml}}
+  set: {{"bep/3/*": {{pruning.sparsity: 99%}}}}
+  columns: [val_acc]
 """
 SUMMARY = {
     "run/device": "Synthetic Processor",
@@ -87,17 +89,18 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     return folder
 
 
-def make_recipe(folder: Path, name: str, claims: str) -> Path:
-    """A recipe file with the given claims block and enough else to be planned."""
-    path = folder / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def make_recipe(root: Path, name: str, claims: str) -> None:
+    """A checkout's recipe with enough to be planned, and a file of claims of the same name."""
+    path = root / "recipes" / f"{name}.yaml"
+    stated = root / "papers/claims" / f"{path.stem}.yaml"
+    for file in (path, stated):
+        file.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "model: {name: synthetic_cnn}\n"
         "data: {name: cifar10}\n"
         "training: {duration: 150ep, batch_size: 32}\n"
-        f"claims:\n{claims}"
     )
-    return path
+    stated.write_text(claims)
 
 
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from training.cost import Cost, Totals
 
 
 def sizes(macs: int) -> dict[str, int]:
-    return {"macs": macs, "bep_flops": 3 * macs, "bep_weight_flops": 2}
+    return {"macs": macs, "weights": 2}
 
 
 CPU = torch.device("cpu")
@@ -91,19 +91,29 @@ def test_throughput_counts_training_and_its_waiting_only(clock):
         cost.add_wait(0.5)
     assert cost.rate() == 64 / 2
     assert cost.totals.forward_macs == 2 * 64 * 10
-    assert cost.summary()["bep/training_flops"] == 2 * 64 * 30
-    assert cost.summary()["bep/training_weight_flops"] == 2 * 64 * 2
     assert cost.summary()["cost/training_flops"] == 6 * 2 * 64 * 10
 
 
-def test_segments_divide_what_was_timed():
+def test_segments_divide_what_was_done_and_what_was_timed():
     cost = Cost(OFF, CPU)
-    for images in (10, 30):
+    for step, images in ((1, 10), (2, 30)):
+        with cost.phase("compile"):
+            cost.add_step(5, sizes(1))
         with cost.phase("train"):
             cost.add_step(images, sizes(1))
-        cost.end_segment({"macs": images})
-    assert [s["timed_images"] for s in cost.totals.segments] == [10, 30]
-    assert [s["macs"] for s in cost.totals.segments] == [10, 30]
+        cost.end_segment(step, cost.totals.timed_images + 5 * step, sizes(images))
+    segments = cost.totals.segments
+    assert [s["end"] for s in segments] == [1, 2]
+    assert [s["images"] for s in segments] == [15, 35]
+    assert [s["timed_images"] for s in segments] == [10, 30]
+    assert [(s["macs"], s["weights"]) for s in segments] == [(10, 2), (30, 2)]
+
+
+def test_segments_after_an_older_checkpoints_do_not_take_its_images():
+    cost = Cost(OFF, CPU)
+    cost.totals.segments = [{"end": 1, "macs": 1, "timed_images": 10, "timed_seconds": 1.0}]
+    cost.end_segment(2, 40, sizes(1))
+    assert "images" not in cost.totals.segments[1]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 8])

@@ -10,7 +10,7 @@ for time in plan.decisions():
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -179,13 +179,3 @@ def permissive_size(
         middle = (low + high) / 2
         low, high = (middle, high) if flops(middle) <= limit else (low, middle)
     return low
-
-
-def train_flops(history: Sequence[tuple[float, float]], total: float, images: int) -> float:
-    """FLOPs of training as BEP's tables print them: forward only, each image once an epoch.
-
-    history: (epoch from which on, inference FLOPs), by rising epoch and from 0. The paper leaves
-    out backward passes and the passes that measure saliency; our own cost report counts both.
-    """
-    ends = [start for start, _ in history[1:]] + [total]
-    return images * sum((end - start) * f for (start, f), end in zip(history, ends, strict=True))

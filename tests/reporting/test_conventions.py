@@ -1,0 +1,88 @@
+"""BEP's training FLOPs from a run's segments: its own tables' figures, and our records'."""
+
+import pytest
+import torch
+
+import tables
+from models import build
+from models.count import count
+from reporting.conventions import bep_flops, bep_inference, bep_weight_flops, spent
+from reporting.records import Record, load_records
+
+RECORDS = [
+    r for r in load_records(tables.ROOT / "results") if "bep/training_weight_flops" in r.summary
+]
+
+
+def dense_flops(record: Record) -> dict[str, int]:
+    """BEP's two counts of the network before it was pruned."""
+    with torch.device("meta"):
+        model = build(record.summary["model/name"], num_classes=10)
+    assert count(model, torch.zeros(1, 3, 32, 32)).params == record.summary["dense/params"]
+    sizes = count(model, torch.zeros(1, 3, 32, 32)).image_sizes
+    return bep_inference({f"model/{name}": number for name, number in sizes.items()})
+
+
+def of_networks(record: Record, name: str) -> float | None:
+    """The training FLOPs of a record, from the networks that its prunings left."""
+    prunings = record.history["prunings"]
+    flops = [dense_flops(record)[name], *(event[name] for event in prunings)]
+    ends = [*(event["images"] for event in prunings), record.summary["run/images"]]
+    starts = [0, *ends[:-1]]
+    segments = [
+        {"images": end - start, "flops": each}
+        for start, end, each in zip(starts, ends, flops, strict=True)
+    ]
+    return spent(segments, lambda segment: segment["flops"])
+
+
+SMALL_CNN = [r for r in RECORDS if r.summary["model/name"] == "bep_small_cnn"]
+
+
+def test_there_are_records_of_the_small_cnn():
+    assert len(SMALL_CNN) >= 16
+
+
+@pytest.mark.parametrize("record", SMALL_CNN, ids=lambda record: record.path)
+@pytest.mark.parametrize("count", ["flops", "weight_flops"])
+def test_training_flops_of_records_are_their_segments_to_the_digit(record: Record, count: str):
+    assert of_networks(record, f"bep/inference_{count}") == record.summary[f"bep/training_{count}"]
+
+
+def test_each_segment_counts_its_own_images_of_its_own_network():
+    sizes = {"macs": 3, "biased_outputs": 5, "norm_outputs": 7, "norm_channels": 11}
+    sizes |= {"max_pool_outputs": 13, "weights": 17}
+    assert bep_flops(sizes) == 6 + 5 + 14 + 66 + 52
+    segments = [sizes | {"images": 10}, sizes | {"images": 2, "weights": 1}]
+    assert spent(segments, bep_weight_flops) == 10 * 34 + 2 * 2
+    assert spent(segments, bep_flops) == 12 * 143
+    assert spent([], bep_flops) == 0
+
+
+def test_a_run_with_an_older_checkpoints_segments_has_no_training_flops():
+    assert spent([{"macs": 3, "weights": 17}], bep_weight_flops) is None
+    assert bep_inference({"model/macs": 3}) == {}
+
+
+@pytest.mark.parametrize(
+    ("final", "expected"),
+    [(223_884, 3.956e12), (95_028, 3.118e12), (24_348, 2.659e12), (6_188, 2.541e12)],
+)
+def test_training_flops_of_pruning_once_after_20_epochs_are_the_papers(final, expected):
+    epoch = 50_000
+    dense, small = {"weights": 2_500_288 // 2}, {"weights": final // 2}
+    segments = [dense | {"images": 20 * epoch}, small | {"images": 130 * epoch}]
+    assert spent(segments, bep_weight_flops) == pytest.approx(expected, rel=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("flops", "epochs", "images", "printed", "digits"),
+    [
+        (2_500_288, 150, 50_000, 1.88e13, 3e-3),
+        (664_200_000, 248, 50_000, 8.2e15, 5e-3),
+        (7_300_000_000, 100, 1_281_167, 9.35e17, 1e-3),
+    ],
+)
+def test_training_flops_of_dense_networks_are_the_papers(flops, epochs, images, printed, digits):
+    segments = [{"images": epochs * images, "weights": flops // 2}]
+    assert spent(segments, bep_weight_flops) == pytest.approx(printed, rel=digits)

@@ -1,0 +1,64 @@
+"""A task of a Slurm array: its status is that of its last start, not of one that was cut short."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from submitit.helpers import DelayedSubmission
+from submitit.local.local import LocalJob
+
+import tables
+from reporting.jobs.launch import Places, run_jobs
+from reporting.jobs.slurm_array import Task
+from reporting.records import Job
+
+TRAIN = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
+folder.mkdir(exist_ok=True)
+if "--resume" not in sys.argv:
+    sys.exit(75)  # as after a signal
+(folder / "summary.json").write_text(json.dumps({"run/seed": 0}))
+"""
+LOCAL = {"JOB_ID": "1", "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0"}
+LOCAL |= {"GLOBALID": "0", "LOCALID": "0"}
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "train.py").write_text(TRAIN)
+    return Places(tmp_path, tmp_path / "runs", tmp_path / "results")
+
+
+def start(folder: Path) -> int:
+    """Start the task as the array does; its exit status."""
+    env = {f"SUBMITIT_LOCAL_{name}": value for name, value in LOCAL.items()}
+    env |= {"SUBMITIT_EXECUTOR": "local", "PYTHONPATH": str(tables.ROOT)}
+    command = [sys.executable, "-m", "submitit.core._submit", str(folder)]
+    return subprocess.run(command, env=os.environ | env, capture_output=True).returncode
+
+
+@pytest.mark.slow
+def test_a_task_that_is_queued_again_and_ends_well_has_the_status_0(places, tmp_path):
+    folder, job = tmp_path / "array", Job(None, "recipes/a.yaml")
+    folder.mkdir()
+    DelayedSubmission(Task(places), job).dump(folder / "1_submitted.pkl")
+    results = tmp_path / "array" / "1_0_result.pkl"
+    assert start(folder) == 75
+    assert not results.exists(), "the one who submitted it would take this for its end"
+    assert start(folder) == 0
+    assert results.exists()
+    assert LocalJob(folder, "1").result() == 0
+    assert places.record(job).exists()
+
+
+def test_a_task_whose_job_another_process_does_ends_with_75_as_its_result(places):
+    job = Job(None, "recipes/a.yaml")
+
+    def submit(inner: Job, _: Places) -> int:
+        assert Task(places)(inner) == 75
+        return 1
+
+    assert [status for _, status in run_jobs([job], places, submit)] == [1]
