@@ -67,7 +67,7 @@ class CriterionConfig(Choice):
     def accumulating(self) -> str:
         """Names of the criteria that training's own gradients give."""
         known = traits(*self.registry)
-        return ", ".join(name for name, found in known.items() if "accumulates" in found)
+        return ", ".join(name for name, found in known.items() if found.get("accumulates"))
 
 
 class TriggerConfig(Choice):

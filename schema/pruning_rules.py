@@ -39,7 +39,7 @@ def _channels(p: "PruningConfig") -> bool:
 
 
 def _accumulates(p: "PruningConfig") -> bool:
-    return _channels(p) and "accumulates" in p.criterion.traits
+    return _channels(p) and p.criterion.traits.get("accumulates") is not None
 
 
 def _regrows_by_score(p: "PruningConfig") -> bool:
