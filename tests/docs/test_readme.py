@@ -1,4 +1,5 @@
 import re
+import subprocess
 from pathlib import Path
 
 from models.count import count
@@ -28,3 +29,24 @@ def test_the_readme_shows_a_recipe_and_commands_that_exist():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M)
     for name in re.findall(r"^make (\w+)", text, flags=re.M):
         assert name in targets
+
+
+def lines_to_read(path: Path) -> list[tuple[int, str]]:
+    """Lines of prose and settings, without tables and code of a page and commands of a recipe."""
+    kept, code = [], False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        code ^= path.suffix == ".md" and line.startswith("```")
+        if not (code or line.startswith(("|", "# accelerate launch"))):
+            kept.append((number, line))
+    return kept
+
+
+def test_pages_and_recipes_fit_a_screen():
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md", "*.yaml"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    pages = [
+        name for name in names.splitlines() if not name.startswith(("results/", "docs/map.md"))
+    ]
+    wide = [f"{n}:{i}" for n in pages for i, line in lines_to_read(ROOT / n) if len(line) > 120]
+    assert pages
+    assert not wide, "break these lines within 120 characters"
