@@ -3,6 +3,7 @@ import subprocess
 from pathlib import Path
 
 from models.count import count
+from training.folder.environment import VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,3 +51,8 @@ def test_pages_and_recipes_fit_a_screen():
     wide = [f"{n}:{i}" for n in pages for i, line in lines_to_read(ROOT / n) if len(line) > 120]
     assert pages
     assert not wide, "break these lines within 120 characters"
+
+
+def test_one_version_everywhere():
+    assert f"\n## {VERSION}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()

@@ -14,11 +14,13 @@ import torch
 
 from models.files.disk import whole_file
 
+VERSION = "0.1.0"  # of this project; CHANGELOG.md says what it brought
+
 
 def asked_processes() -> int | None:
-    """The --num_processes of the `accelerate launch` above this process, if that is how it started.
+    """The --num_processes of the `accelerate launch` above this process, if there is one.
 
-    `accelerate launch --cpu --num_processes 2` starts one process without a word; this notices.
+    `accelerate launch --cpu --num_processes 2` starts a single process and says nothing; a run that asks here can say so.
     """
     import psutil
 
@@ -32,7 +34,7 @@ def asked_processes() -> int | None:
 
 
 def cpu_name() -> str:
-    """The processor's name and cores, as a result's hardware is told."""
+    """The processor's name and number of cores, for a result's hardware."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -57,7 +59,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in names},
+        "packages": {"prunezoo": VERSION} | {name: version(name) for name in names},
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cpu": cpu_name(),
