@@ -20,7 +20,7 @@ VERSION = "0.1.0"  # of this project; CHANGELOG.md says what it brought
 def asked_processes() -> int | None:
     """The --num_processes of the `accelerate launch` above this process, if there is one.
 
-    `accelerate launch --cpu --num_processes 2` starts a single process and says nothing; a run that asks here can say so.
+    `accelerate launch --cpu --num_processes 2` starts a single process and does not say so.
     """
     import psutil
 
