@@ -40,7 +40,7 @@ MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
 
 
 class ChannelPruning(Rounds):
-    """Which units of the named axes stay; removed ones are masked or really gone.
+    """Units of the named axes that stay; removed ones are masked or really gone.
 
     `kept` are the units of the dense network that still exist; `alive` are the units of the network
     as it is now that are not masked. The amount is a fraction of the dense network.
@@ -161,7 +161,7 @@ class ChannelPruning(Rounds):
 
     @property
     def _untouched(self) -> bool:
-        """Whether no unit has gone yet."""
+        """True until the first unit has gone."""
         return all(bool(kept.all()) for kept in (*self.kept.values(), *self.alive.values()))
 
     def _ask(self, removed: float) -> Ask:

@@ -1,4 +1,4 @@
-"""What was asked of a pruning and what was got, as plain data for the log."""
+"""A pruning as plain data for the log: the amount asked for, and the amount removed."""
 
 from itertools import groupby
 from typing import Any
@@ -75,7 +75,7 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
 def _planned(
     config: PruningConfig, schedule: Schedule, rounds: list[int], at: int, steps_per_epoch: int
 ) -> str:
-    """What happens at a step where these rounds are due."""
+    """Description of the rounds that are due at a step."""
     last, ends = rounds[-1], rounds[-1] == schedule.rounds - 1
     where = f"step {at} (epoch {at / steps_per_epoch:g})"
     if config.schedule.trigger is not None:

@@ -66,7 +66,7 @@ class Sketch:
     def calibration(
         self, batches: int, batch_size: int, *, class_balanced: bool = False, stream: str = ""
     ) -> Batches:
-        """Two images in place of so many, if so many can be drawn.
+        """Two images in place of `batches` × `batch_size`, if that many can be drawn.
 
         Raises:
             PruningError: the images do not divide among processes or classes.

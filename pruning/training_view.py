@@ -1,4 +1,4 @@
-"""What pruning sees of training, and the check that all ranks agree."""
+"""Training as pruning sees it, and the check that all ranks agree."""
 
 import hashlib
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ class State(Protocol):
     def calibration(
         self, batches: int, batch_size: int, *, class_balanced: bool = False, stream: str = ""
     ) -> Batches:
-        """This rank's share of so many batches of training images, drawn for the stream's name."""
+        """This rank's share of `batches` batches of training images, drawn by the stream's name."""
         ...
 
     def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
@@ -70,7 +70,7 @@ class State(Protocol):
 
     @property
     def gradient_scale(self) -> float:
-        """What the last backward pass multiplied the gradient of one image's own loss by."""
+        """Factor that the last backward pass put on the gradient of one image's own loss."""
         ...
 
     def reduce(self, tensor: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def digest(tensors: dict[str, Tensor]) -> int:
 
 
 def agree(state: State, number: int, what: str) -> None:
-    """Whether all ranks hold the same number.
+    """True if all ranks hold the same number.
 
     Raises:
         PruningError: on the ranks that differ from the mean over all.

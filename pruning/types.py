@@ -1,4 +1,4 @@
-"""What the parts of pruning hand to one another."""
+"""Types that the parts of pruning hand to one another."""
 
 from collections.abc import Callable, Iterable
 

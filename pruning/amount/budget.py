@@ -181,7 +181,7 @@ class _Order:
         return self._sizes.counts_of(self._units[: self._ends[blocks - 1]])
 
     def longest(self, limit: float) -> int:
-        """How many blocks, from the first, stay within the limit.
+        """Number of blocks, counted from the first, that stay within the limit.
 
         Raises:
             BudgetError: the floors alone do not.

@@ -1,4 +1,4 @@
-"""How long layers take at other widths, measured on the device at hand."""
+"""Times of layers at other widths, measured on the device at hand."""
 
 from dataclasses import dataclass
 

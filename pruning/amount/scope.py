@@ -100,7 +100,7 @@ def share(
 def layer_counts(
     shapes: Mapping[str, Sequence[int]], k: int, scope: str, low: Counts, high: Counts
 ) -> Counts:
-    """How many weights each layer keeps so that all keep exactly k.
+    """Number of weights that each layer keeps, exactly k together.
 
     layer: the same fraction in each. erk (Erdős–Rényi-kernel, Mocanu 2018, Evci et al. 2020,
     arXiv:1911.11134): density of a layer ∝ (sum of its dimensions) / (product of them), at most 1.

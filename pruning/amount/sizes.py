@@ -1,4 +1,4 @@
-"""What a network costs as a function of which channels stay, without building the network."""
+"""Sizes of a network as a function of the channels that stay, without building it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -75,18 +75,18 @@ class Sizes:
         )
 
     def counts(self, keep: Keep) -> Array:
-        """How many units of each kind stay; an axis that `keep` lacks stays whole."""
+        """Number of units of each kind that stay; an axis that `keep` lacks stays whole."""
         mask = np.ones(len(self.kinds), dtype=bool)
         for axis, kept in keep.items():
             mask[self.spans[axis]] = kept.cpu().numpy()
         return self.counts_of(np.flatnonzero(mask))
 
     def counts_of(self, units: Array) -> Array:
-        """How many units of each kind are among these global ids."""
+        """Number of units of each kind among these global ids."""
         return np.bincount(self.kinds[units], minlength=self._per_kind.shape[1])
 
     def total(self, measure: str, counts: Array) -> float:
-        """The size of the network that keeps so many units of each kind.
+        """Size of the network that keeps `counts` units of each kind.
 
         channels: prunable units. weights: of convolutions and linear layers. params, macs,
         activation_bytes: as `models.count`, whole network. latency: milliseconds of convolutions
@@ -105,7 +105,7 @@ class Sizes:
         return self.total(measure, self.counts(keep))
 
     def least(self, measure: str, widths: Mapping[str, int]) -> float:
-        """A size that no network with so many units of each prunable axis is below.
+        """Lower bound on the size of a network with this number of units on each prunable axis.
 
         Where the units of an axis differ in kind, the least of each length counts.
         """
@@ -117,7 +117,7 @@ class Sizes:
         return int((coefficient * lengths[first] * lengths[second]).sum())
 
     def savings(self, measure: str, keep: Keep) -> dict[str, Tensor]:
-        """What the removal of each single unit would save, (width,) for every prunable axis."""
+        """Size that the removal of each single unit would save, (width,) for each prunable axis."""
         counts = self.counts(keep)
         whole, saved = self.total(measure, counts), np.zeros(len(counts))
         for kind in np.flatnonzero(counts):
@@ -150,7 +150,7 @@ class _Terms:
     def add(
         self, name: str, shape: tuple[int, ...], labels: tuple[Tensor | None, ...], positions: int
     ) -> None:
-        """Takes in one parameter; `positions` is 0 for what is no conv or linear weight."""
+        """Takes in one parameter; `positions` is 0 for all but conv and linear weights."""
         pruned = {d for d, label in enumerate(labels) if label is not None}
         dims = sorted(pruned | ({0, 1} if positions else set()))
         assert len(dims) <= 2, f"{name}: channels lie along at most two dimensions"

@@ -72,7 +72,7 @@ def hold_everywhere(state: "State", masks: Masks) -> None:
 
 
 def check_zero(name: str, parameter: Tensor, mask: Tensor) -> None:
-    """Whether what is masked is zero.
+    """Raise unless masked entries are zero.
 
     Raises:
         PruningError: a masked entry is NaN or infinite, which no mask turns into zero.

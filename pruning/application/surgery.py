@@ -40,7 +40,7 @@ def prune_channels(
         optimizer: its groups are pointed to the new parameters and its states sliced: states of the
             parameter's shape, with some dimensions of size 1 (torch's Adafactor), without one
             dimension (timm's), one factor per dimension (Kron). Counters stay. A second moment that
-            the optimizer would factor differently at the new shape starts anew, with a warning.
+            the optimizer would factor differently at the new shape starts again, with a warning.
         ema: the averaged copy, a module of the model's structure.
         tensors: dictionaries by parameter name (masks, accumulated scores), changed in place; a
             tensor has its parameter's shape, or (O,).
@@ -184,7 +184,7 @@ def _point(
 def _fits(
     optimizer: Optimizer, group: dict[str, Any], parameter: nn.Parameter, state: State
 ) -> bool:
-    """Whether the optimizer itself would lay out such a state for such a parameter.
+    """True if the optimizer itself would lay out such a state for such a parameter.
 
     Only factored states can differ: a twin without states makes one step on zeros to show them.
     """

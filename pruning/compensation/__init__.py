@@ -1,1 +1,1 @@
-"""How the survivors are adjusted after a removal."""
+"""Adjustments of the survivors after a removal."""

@@ -60,7 +60,7 @@ def mean_replacement(
     model's other biases are.
 
     Raises:
-        PruningError: if `keep` is not about whole units, or there is no batch.
+        PruningError: if `keep` is not about whole units, or without a batch.
     """
     batches = list(batches)
     found = axes
@@ -114,7 +114,7 @@ def bn_recalibrate(
     variance is the one that training mode divides by, of a batch over all ranks (`WholeBatch`).
 
     Raises:
-        PruningError: if there is no BatchNorm with running statistics, or no batch.
+        PruningError: without BatchNorm that has running statistics, or no batch.
     """
     batches = list(batches)
     for network in filter(None, (model, ema)):

@@ -1,4 +1,4 @@
-"""What layers read and write while a network runs, column by column."""
+"""Inputs and outputs of layers while a network runs, column by column."""
 
 import weakref
 from collections.abc import Iterable, Iterator

@@ -31,7 +31,7 @@ Value = Literal["post", "column", "pre"]
 
 
 class Measured(NamedTuple):
-    """What the intact network showed, by the weight name of the layer that reads."""
+    """Means of the intact network, by the weight name of the layer that reads."""
 
     means: dict[str, Tensor]  # what stands for each column it reads, (columns,) float64
     sizes: dict[str, tuple[int, ...]]  # (H, W) of the maps it reads; () for a linear layer
@@ -46,7 +46,7 @@ def measure(
     value: Value = "post",
     reduce: Reduce = identity,
 ) -> Measured:
-    """What stands for each column that a layer reads; the network is left as found.
+    """The value that replaces each column that a layer reads; the network is left as found.
 
     post: ā, the mean over examples and positions, the columns of a flattened channel sharing one;
     column: each column of a flattened channel by its own mean (the optimum of section 3.3);
@@ -54,7 +54,7 @@ def measure(
     `reduce` averages over processes.
 
     Raises:
-        PruningError: if there is no batch.
+        PruningError: without a batch.
     """
     batches = list(batches)
     if not batches:
@@ -113,7 +113,8 @@ def removed_units(axes: Axes, keep: Keep) -> Tensor:
     """(units,) bool by global unit id: True = removed.
 
     Raises:
-        PruningError: if `keep` names what is no axis (a weight, say) or one that is left alone.
+        PruningError: if `keep` names something other than an axis (a weight, say), or an axis
+            that is left alone.
     """
     for axis in sorted(keep.keys() - axes.widths.keys()):
         raise PruningError(

@@ -46,7 +46,7 @@ class Accumulator(Watcher):
         self.reset()
 
     def reset(self) -> None:
-        """Starts the mean anew; `skipped` goes on counting."""
+        """Start the mean again; `skipped` goes on counting."""
         self.tensors["total"] = torch.zeros(self._units, device=self._unit.device)
         self.tensors["steps"] = torch.zeros((), device=self._unit.device)
 

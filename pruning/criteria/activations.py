@@ -198,7 +198,7 @@ def _positions(model: nn.Module, name: str, a: Tensor) -> Tensor:
 
 @contextmanager
 def _inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What each layer reads, copied because the network may write there later."""
+    """Input of each layer, copied because the network may write there later."""
     found: dict[str, Tensor] = {}
 
     def copy(name: str) -> Callable[..., None]:

@@ -149,7 +149,7 @@ def check_positive(config: PruningConfig, why: str) -> None:
 def handed(
     function: Callable[..., Any], state: State, stream: str, **context: Any
 ) -> dict[str, Any]:
-    """What the function has parameters for, of the run and of `context`.
+    """Arguments that the function accepts, taken from the run and `context`.
 
     A `seed` is made from the run's and the stream's name. Options that a recipe states win.
     """

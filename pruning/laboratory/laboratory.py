@@ -86,7 +86,7 @@ class Laboratory:
         self._batches = list(calibration(count, config.batch_size, stream="laboratory"))
 
     def due(self, step: int) -> bool:
-        """Whether the recipe wants a measurement after this step."""
+        """True if the recipe wants a measurement after this step."""
         iterative = self.config.iterative
         return self._at(self.config.every, step) or (
             iterative is not None and step == iterative.start.steps(self._steps_per_epoch)
@@ -244,7 +244,7 @@ def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
     be pruned, such as the classifier, do not count.
 
     Raises:
-        PruningError: if there is no such layer.
+        PruningError: if the network lacks such a layer.
     """
     written = {producer: axis for axis in axes.widths for producer in axes.producers(axis)}
     names = [n for n, _ in model.named_modules() if f"{n}.weight" in written]
@@ -272,7 +272,7 @@ def without_lowest(scores: Tensor, remove: float) -> Tensor:
 
 
 def rounds(each: float, until: float) -> int:
-    """How many times `each` fits into `until`."""
+    """Number of times that `each` fits into `until`."""
     return math.floor(until / each + 1e-9)
 
 

@@ -17,7 +17,7 @@ def write(rows: list[Row], path: Path) -> None:
 
 
 def read(path: Path, *, until: int | None = None) -> list[Row]:
-    """The rows of a file, those beyond step `until` left out; none if there is no file.
+    """The rows of a file, those beyond step `until` left out; none without a file.
 
     A run that goes on from a checkpoint takes the rows up to its step and measures the rest again.
     """

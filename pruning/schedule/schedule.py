@@ -120,7 +120,7 @@ class Schedule:
         return cls(start, every, rounds, config.curve, latest, wait, config.initial)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
-        """Whether round number `done` (from 0) is due, given the step at which rounds started."""
+        """True if round number `done` (from 0) is due, given the step at which rounds started."""
         if done >= self.rounds or started is None:
             return False
         return position >= self._step(done, started)
@@ -134,7 +134,7 @@ class Schedule:
         return [self._step(i, self.start) for i in range(self.rounds)]
 
     def earliest(self, epochs: int | None, steps_per_epoch: int) -> int:
-        """The first step at which a round can be due; a trigger fires after so many epochs."""
+        """First step at which a round can be due; a trigger fires after `epochs` epochs."""
         if epochs is None:
             return self.start
         ends = [max(epochs, -(-self.start // steps_per_epoch))]

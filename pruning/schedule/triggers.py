@@ -1,6 +1,6 @@
 """When pruning starts, decided by watching: each trigger sees the end of every epoch, then fires.
 
-A trigger is told the fraction removed in the end and whether channels or weights go; its options
+A trigger knows the fraction removed in the end and whether channels or weights go; its options
 are keyword-only. `observe` returns what is worth logging. State is tensors and plain values.
 """
 
@@ -31,12 +31,12 @@ class Trigger(Watcher):
         return 0
 
     def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
-        """Looks at the network after so many epochs (0: before training)."""
+        """Look at the network after `epochs` epochs (0: before training)."""
         raise NotImplementedError
 
 
 def structure(scores: dict[str, Tensor], removed: float) -> list[int]:
-    """N_t of PaT: how many of each layer's units are among the global top (1 − removed).
+    """N_t of PaT: number of each layer's units among the global top (1 − removed).
 
     Ties go to the lower index and there are no floors, as a floor would hide what the scores say.
     """

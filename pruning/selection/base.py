@@ -1,4 +1,4 @@
-"""What every selection of channels can do."""
+"""The base of every selection of channels."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Selection(Watcher):
         """Sees every training step after backward."""
 
     def measures(self, state: "State") -> bool:
-        """Whether it wants to `measure` the network now, between two steps."""
+        """True if it wants to `measure` the network now, between two steps."""
         return False
 
     def measure(self, state: "State") -> None:
@@ -52,7 +52,7 @@ class Selection(Watcher):
         """The units that are not kept are gone."""
 
     def told(self, axis: str) -> dict[str, Any]:
-        """What the log should say of an axis's last round."""
+        """Entries for the log about an axis's last round."""
         return {}
 
     def past(self) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class PruneFromScratch(Selection):
 
     Wang et al. 2020, arXiv:1909.12579: Adam lowers CE + strength · (mean gate − density)² over
     gates that start at 1 and are clamped to [0, 1]; 10 epochs of 128 images on CIFAR-10 are 3900
-    steps. Equal gates (many end at 0) are told apart by the criterion. The gate of a unit
+    steps. Among equal gates (many end at 0) the criterion decides. The gate of a unit
     multiplies what is read of it: after BatchNorm, activation and addition, where the paper's lies
     before the activation; for activations with f(gx) = g f(x) this is the same. Other deviations:
     images are not augmented, dropout is off, the last gates count and not those best on validation
@@ -147,7 +147,7 @@ class EagleEye(Selection):
     is met, so that every draw counts and any size can be asked for.
 
     Raises:
-        PruningError: the rates are no range within [0, 1), or there is no candidate.
+        PruningError: the rates are not a range within [0, 1), or no candidate is left.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ class Plan:
     def _extend(
         self, draws: Tensor, order: Tensor, kept: int, left: tuple[float, float]
     ) -> tuple[int, float, float]:
-        """How many are kept when utility must exceed penalty; the last penalty and utility."""
+        """Number kept when utility must exceed penalty; the last penalty and utility."""
         remaining, budget = left
         best = BestSets(draws[:, order[:kept]], self.size)
         penalty = utility = math.nan

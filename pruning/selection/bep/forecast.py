@@ -77,7 +77,7 @@ class Posterior(Protocol):
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a layer's saliencies will be; elements in different `posteriors` are independent."""
+    """Forecast of a layer's saliencies; elements in different `posteriors` are independent."""
 
     scaling: Scaling
     posteriors: tuple[Posterior, ...]

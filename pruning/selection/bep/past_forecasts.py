@@ -1,4 +1,4 @@
-"""What each decision forecast of saliency, to be held against what came true."""
+"""Each decision's forecasts of saliency, kept to be compared with the truth later."""
 
 import math
 from typing import Any

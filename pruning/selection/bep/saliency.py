@@ -55,7 +55,7 @@ class History(Watcher):
 
 
 def pause_due(state: "State", pauses: int) -> bool:
-    """Whether training stands at one of `pauses` evenly spaced points of an epoch, or at its end.
+    """True at `pauses` evenly spaced points of an epoch, and at the end of training.
 
     The first is the start of the epoch, so that saliency at initialisation is on record.
     """
@@ -112,7 +112,7 @@ class Taps(Watcher):
             handle.remove()
 
     def arm(self, armed: bool) -> None:
-        """Whether the next training step is read."""
+        """True if the next training step is read."""
         self.armed, self._images, self._sums = armed, 0, {}
         if self._compiled:
             torch.compiler.set_stance("force_eager" if armed else "default")
@@ -223,7 +223,7 @@ class _Modules(Maps):
 
 
 def _ends(model: nn.Module, image: Tensor) -> dict[str, End]:
-    """Where the map of every layer ends."""
+    """The module at which the map of each layer ends."""
     with evaluating(model), _Modules(model) as traced:
         model(image)
     return {name: traced.end(name) for name in traced.last}

@@ -117,7 +117,7 @@ class BayesianEarlyPruning(Selection):
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────
     def check(self, config: PruningConfig, state: State) -> None:
-        """Whether there is something on record before the first decision.
+        """Raise if nothing is on record before the first decision.
 
         Raises:
             PruningError: says which key to change.
@@ -179,7 +179,7 @@ class BayesianEarlyPruning(Selection):
         self.taps.prepare(state.position + 1)
 
     def measures(self, state: State) -> bool:
-        """Whether a pause is due at this step."""
+        """True if a pause is due at this step."""
         due = self.protocol == "pauses" and state.position != self.measured
         return due and pause_due(state, self.pauses)
 
