@@ -32,8 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(plan(recipe, source, processes=asked.processes), flush=True)
             return 0
         from reporting.conventions import conventions
+        from training.best import evaluate_best
         from training.console import Report
-        from training.loop import evaluate, evaluate_best, train_until_due
+        from training.evaluation import evaluate
+        from training.loop import train_until_due
         from training.start import start
 
         options = {"output": asked.output, "resume": asked.resume, "stem": asked.recipe.stem}

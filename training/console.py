@@ -17,6 +17,7 @@ from training.folder.run_folder import SUMMARY
 from training.history import Summary, derived, history
 from training.ranks.faults import together
 from training.run import Run
+from training.summary import device_name, size, summarize
 
 Conventions = Callable[[Summary, nn.Module, nn.Module], Summary]
 
@@ -39,7 +40,7 @@ class Report(AbstractContextManager["Report"]):
 
     def __enter__(self) -> "Report":
         run = self.run
-        self.say(f"{run.folder} · {run.facts()['run/device']} · {run.processes} process(es)")
+        self.say(f"{run.folder} · {device_name(run.device)} · {run.processes} process(es)")
         values = run.recipe.model_dump(mode="json")
         line = run.log.start_tracker(run.recipe.log, run.folder.name, values)
         if line:
@@ -79,8 +80,8 @@ class Report(AbstractContextManager["Report"]):
     def event(self, record: dict[str, Any]) -> None:
         """Log what a pruning did, and say it in a line."""
         run = self.run
-        sizes = run.size()
-        run.log.write({"step": run.work, "images": run.progress.images} | record | sizes)
+        sizes = size(run)
+        run.write(record | sizes)
         if self.live or not record.get("prune/quiet"):
             self.say(
                 f"pruned at epoch {run.position / run.steps_per_epoch:.1f}:"
@@ -95,13 +96,13 @@ class Report(AbstractContextManager["Report"]):
         """
         run = self.run
         run.cost.refresh_energy()
-        summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
+        summary = summarize(run, result)
         summary |= conventions(summary, run.model, run.dense_network)
         with together():
             if run.is_main:
                 summary = derived(summary, history(read(run.log.path))) | summary
                 for record in (*run.pruner.records(), summary):
-                    run.log.append({"step": run.work, "images": run.progress.images} | record)
+                    run.log.append(run.progress.stamp() | record)
                 write_json(run.folder / SUMMARY, summary)
                 self.bar.stop()
                 Console(highlight=False, markup=False).print(self.table(summary))

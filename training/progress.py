@@ -17,6 +17,16 @@ class Progress:
     best_percent: float = -1.0
     best_work: int = -1
 
+    def stamp(self) -> dict[str, int]:
+        """The step and the images that a line of the log is of."""
+        return {"step": self.work, "images": self.images}
+
+    def add_step(self, images: int) -> None:
+        """Count a training step on this number of images."""
+        self.position += 1
+        self.work += 1
+        self.images += images
+
 
 class Watch:
     """Sums of the loss kept on the device, so that only log lines wait for it."""

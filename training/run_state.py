@@ -17,6 +17,7 @@ from training.folder import checkpoint
 from training.folder.checkpoint import Checkpoint, CheckpointError
 from training.folder.environment import write_json
 from training.folder.log import Log
+from training.ranks.collectives import gather_rows
 from training.ranks.faults import together
 
 LABORATORY = "laboratory.parquet"
@@ -44,7 +45,7 @@ def save(run: "Run") -> None:
     run.cost.refresh_energy()
     run.progress.serial += 1
     pruner = run.pruner.state_dict()
-    watch = run.gather(run.watch.state()[None]).tolist()
+    watch = gather_rows(run.watch.state()[None]).tolist()
     values: dict[str, Any] = {}
     if run.is_main:
         values = {

@@ -78,7 +78,7 @@ def _mend(run: Run, size: int) -> list[str]:
     """Cut the log where the run goes on, and note in it what was lost of it."""
     faults = [f"{run.log.path}: {fault}" for fault in run.log.go_on(size)]
     if faults:
-        run.log.append({"step": run.work, "images": run.progress.images, "log/faults": faults})
+        run.log.append(run.progress.stamp() | {"log/faults": faults})
     return faults
 
 

@@ -18,6 +18,9 @@ from training.ranks.faults import together
 VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
 
 
+Record = dict[str, Any]
+
+
 class Log:
     """The run's own append-only JSON lines, written by rank 0, and the tracker that views them."""
 
