@@ -40,7 +40,7 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
             f"{type(model).__name__} has no structure to save; "
             "make it with models.build, and save the model itself, not a wrapper of it"
         )
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
     described = describe({**structure, "widths": widths(model)}, notes or {}, tensors)
     save_tensors(tensors, Path(path), {ENTRY: described})
 

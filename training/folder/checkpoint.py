@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,17 @@ class CheckpointError(Exception):
     """A checkpoint could not be written or read; says which, why, and what is still good."""
 
 
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all parts in one table, as `part/name`; `Checkpoint.part` gives one back."""
+    return {f"{part}/{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Named tensors and plain values (numbers, words, lists, maps)."""
 
     tensors: dict[str, Tensor]
-    values: dict[str, Any]
+    values: Mapping[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under `prefix/`, by the rest of their names."""
@@ -57,7 +63,7 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> P
         folder.mkdir(exist_ok=True)  # and not its parents: a run folder that was deleted is a fault
         tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
         notes = {"format": str(FORMAT), "values": json.dumps(checkpoint.values)}
-        save_tensors(_separate(tensors), partial, notes)
+        save_tensors(tensors, partial, notes)
         with whole_file(_checksum(path)) as note:
             note.write_text(digest(partial))
         partial.replace(path)
@@ -137,18 +143,6 @@ def digest(path: Path) -> str:
 def _copied(tensor: Tensor) -> Tensor:
     own = torch.empty(tensor.shape, dtype=tensor.dtype)  # contiguous, as the file wants it
     return own.copy_(tensor.detach())
-
-
-def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no memory, as safetensors asks (tied weights do)."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        pointer = tensor.data_ptr()
-        shared = pointer in seen and tensor.numel() > 0
-        apart[name] = tensor.clone().contiguous() if shared else tensor.contiguous()
-        seen.add(pointer)
-    return apart
 
 
 def _checksum(path: Path) -> Path:
