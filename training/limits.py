@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-import inspect
 import json
 from functools import cache
 from pathlib import Path
@@ -81,7 +80,7 @@ def _check_start(config: ModelConfig) -> None:
                 " write that name, and no options"
             )
     if config.pretrained and config.name in models.MODELS:
-        if "pretrained" not in inspect.signature(models.MODELS[config.name]).parameters:
+        if "pretrained" not in models.MODELS[config.name].parameters:
             raise RecipeError(
                 f"model: {config.name} has no pretrained weights; write pretrained: false"
             )
