@@ -1,10 +1,10 @@
 """The recipe's `data:` section, and what is known of a data set by its name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schema.section import Section, Word
+from schema.section import Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Classes = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -48,7 +48,7 @@ class ColumnsConfig(Section):
     label: Word | None = None
 
 
-class DataConfig(Section):
+class DataConfig(Named):
     """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic; or a
@@ -83,11 +83,6 @@ class DataConfig(Section):
     channels: Annotated[int, Field(gt=0, le=4096)] | None = None
     train_images: Images | None = None
     test_images: Images | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fitting(self) -> "DataConfig":

@@ -22,7 +22,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch(cls, value: Any, info: Info) -> Any:
+    def _no_switch(cls, value: object, info: Info) -> object:
         """A switch is no number: pydantic would take `on` for 1."""
         values = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(one, bool) for one in values):
@@ -57,5 +57,5 @@ class Named(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_word(cls, value: Any) -> Any:
+    def _bare_word(cls, value: object) -> object:
         return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,9 @@ from schema.training import OptimizerConfig
 from training.data.data import DataInfo
 from training.folder.environment import asked_processes
 from training.random import generator
+
+if TYPE_CHECKING:
+    from timm.utils.model_ema import ModelEmaV3
 
 
 def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Module:
@@ -47,7 +50,7 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
     return model.train().to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
-def build_averager(recipe: Recipe, model: nn.Module) -> Any:
+def build_averager(recipe: Recipe, model: nn.Module) -> "ModelEmaV3 | None":
     """Timm's moving average of the model, or None where the recipe has no `ema`."""
     if recipe.training.ema is None:
         return None

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,7 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from training.folder.environment import write_json
-from training.folder.log import read
+from training.folder.log import Record, TrainingLine, read
 from training.folder.run_folder import SUMMARY
 from training.history import Summary, derived, history
 from training.ranks.faults import together
@@ -30,12 +29,13 @@ class Report(AbstractContextManager["Report"]):
         self.console = Console(
             quiet=not run.is_main, file=sys.stderr, highlight=False, markup=False
         )
-        columns = (
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f} %"),
+            TimeRemainingColumn(),
+            console=self.console,
         )
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
         self.live, self.said = self.console.is_terminal, 0
 
     def __enter__(self) -> "Report":
@@ -65,7 +65,7 @@ class Report(AbstractContextManager["Report"]):
         """Print a line on the main process."""
         self.console.print(text, soft_wrap=True)
 
-    def show(self, record: dict[str, Any]) -> None:
+    def show(self, record: TrainingLine) -> None:
         """Move the bar; without a terminal, print a line a tenth of the way."""
         run = self.run
         rate = record.get("throughput/images_per_second")
@@ -77,11 +77,11 @@ class Report(AbstractContextManager["Report"]):
             self.said = part
             self.say(f"{100 * run.position / run.total_steps:3.0f} %  {text}")
 
-    def event(self, record: dict[str, Any]) -> None:
+    def event(self, record: Record) -> None:
         """Log what a pruning did, and say it in a line."""
         run = self.run
         sizes = size(run)
-        run.write(record | sizes)
+        run.write({**record, **sizes})
         if self.live or not record.get("prune/quiet"):
             self.say(
                 f"pruned at epoch {run.position / run.steps_per_epoch:.1f}:"
@@ -102,12 +102,12 @@ class Report(AbstractContextManager["Report"]):
             if run.is_main:
                 summary = derived(summary, history(read(run.log.path))) | summary
                 for record in (*run.pruner.records(), summary):
-                    run.log.append(run.progress.stamp() | record)
+                    run.log.append({**run.progress.stamp(), **record})
                 write_json(run.folder / SUMMARY, summary)
                 self.bar.stop()
                 Console(highlight=False, markup=False).print(self.table(summary))
 
-    def table(self, s: dict[str, Any]) -> Table:
+    def table(self, s: Summary) -> Table:
         """Result and cost of the run, dense network beside the final one."""
         table = Table(title=f"{s['model/name']} on {s['data/name']}", caption=str(self.run.folder))
         table.add_column("")

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from schema.source import RecipeError, brief
 
@@ -79,7 +79,7 @@ def _foreseen(error: BaseException) -> int | None:
     from training.folder.run_folder import Finished
     from training.run import STOPPED, NotFinite, Stopped
 
-    table: dict[Any, int] = {
+    table: dict[type | tuple[type, ...], int] = {
         Finished: 0,
         (DataError, ModelError, PruningError): ASKED,
         NotFinite: 3,

@@ -12,6 +12,7 @@ from training import lr
 from training.best import keep_best
 from training.data.data import Batch
 from training.evaluation import evaluate
+from training.folder.log import TrainingLine
 from training.mixing import mixed
 from training.random import generator
 from training.ranks.shares import portions
@@ -122,7 +123,7 @@ def _log(run: Run) -> None:
     if not run.watch.images:
         return
     totals = run.cost.refresh()
-    record = {
+    record: TrainingLine = {
         "epoch": run.position / run.steps_per_epoch,
         "train/loss": run.mean_loss(),
         "train/lr": run.optimizer.param_groups[0]["lr"],

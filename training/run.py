@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ from training.build import build_averager, build_model, build_optimizer
 from training.cost import Cost
 from training.data.data import Batches, Data, open_data
 from training.folder import checkpoint
-from training.folder.log import Log, Record
+from training.folder.log import Log, Record, TrainingLine
 from training.folder.writer import Writer
 from training.progress import Progress, Watch
 from training.ranks.collectives import (
@@ -36,6 +36,9 @@ from training.ranks.collectives import (
 from training.ranks.faults import together
 from training.rehearsal import rehearse, rehearse_early
 from training.segment import Segment
+
+if TYPE_CHECKING:
+    from pruning.laboratory.laboratory import Row
 
 MODEL = "model.safetensors"
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
@@ -62,12 +65,12 @@ class Run:
         meters = accelerator.is_local_main_process
         self.cost = Cost(recipe.cost, self.device, self.processes, meters, sum_over_ranks)
         self.log = Log(folder, accelerator)
-        self.show: Callable[[Record], None] = lambda record: None
+        self.show: Callable[[TrainingLine], None] = lambda record: None
         self.writer = Writer()  # of checkpoints, on the main process
         self.progress, self.watch = Progress(), Watch(self.device)
         self.stop_signal = 0
         self.loss_factor = 1.0  # what a step multiplies the sum of its images' losses by
-        self.laboratory_rows: list[Record] = []
+        self.laboratory_rows: list[Row] = []
         self.data = self._open_data()
         self._fix_lengths()
         self._build()
@@ -245,7 +248,7 @@ class Run:
     # ── files ────────────────────────────────────────────────────────────────────────────────────
     def write(self, record: Record) -> None:
         """Write a line to the log, with the step and the images that it is of."""
-        self.log.write(self.progress.stamp() | record)
+        self.log.write({**self.progress.stamp(), **record})
 
     def save(self) -> None:
         """Begin to write a checkpoint of the whole state; training may go on meanwhile."""

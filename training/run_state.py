@@ -30,6 +30,7 @@ UNFIT = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeErr
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pruning.laboratory.laboratory import Row
     from training.run import Run
 
 
@@ -146,7 +147,7 @@ def _load_networks(run: "Run", state: Checkpoint, values: RunValues) -> None:
         run.ema.load_state_dict(state.part("ema"))
 
 
-def _laboratory_rows(run: "Run") -> list[dict[str, Any]]:
+def _laboratory_rows(run: "Run") -> "list[Row]":
     """The rows that were measured up to the checkpoint; the file may hold later ones."""
     from pruning.laboratory import table
 

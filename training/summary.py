@@ -1,20 +1,19 @@
 """A run's summary: what identifies it, its sizes, its result and its cost, as flat values."""
 
-from typing import Any
-
 import torch
 
 from models.count import count, weight_sparsity
 from training.folder.environment import cpu_name
+from training.history import Summary
 from training.run import Run
 
 
-def summarize(run: Run, result: dict[str, float]) -> dict[str, Any]:
+def summarize(run: Run, result: dict[str, float]) -> Summary:
     """The summary of a run that is over, without what follows from it and from its log."""
     return facts(run) | size(run) | run.pruner.summary() | result | run.cost.summary()
 
 
-def size(run: Run) -> dict[str, Any]:
+def size(run: Run) -> Summary:
     """The network as it is now; sparsity is the removed part of the dense network's weights."""
     now = count(run.model, run.example_input)
     return {
@@ -26,7 +25,7 @@ def size(run: Run) -> dict[str, Any]:
     }
 
 
-def facts(run: Run) -> dict[str, Any]:
+def facts(run: Run) -> Summary:
     """Recipe, data and device of a run, and its dense network."""
     recipe, info = run.recipe, run.data.info
     return {

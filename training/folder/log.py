@@ -5,8 +5,9 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from accelerate import Accelerator
 
@@ -18,7 +19,19 @@ from training.ranks.faults import together
 VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
 
 
-Record = dict[str, Any]
+Record = Mapping[str, object]  # a line of the log: flat keys with units
+Session = dict[str, float]  # processes, gpus, and the sums over sessions on that many
+TrainingLine = TypedDict(
+    "TrainingLine",
+    {
+        "epoch": float,
+        "train/loss": float,
+        "train/lr": float,
+        "cost/wall_seconds": float,
+        "throughput/images_per_second": float | None,
+        "cost/sessions": NotRequired[list[Session]],
+    },
+)
 
 
 class Log:
@@ -29,7 +42,7 @@ class Log:
         self.bytes = 0  # of the file, on rank 0
         self.tracking = False
 
-    def start_tracker(self, config: LogConfig, run_id: str, values: dict[str, Any]) -> str:
+    def start_tracker(self, config: LogConfig, run_id: str, values: Record) -> str:
         """Start the recipe's tracker; returns one line on where it writes. Never asks or fails.
 
         A tracker that can't start is said in the line and left out: log.jsonl is the record.
@@ -50,7 +63,7 @@ class Log:
         }
         kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
         try:
-            self.accelerator.init_trackers(config.project, config=values, init_kwargs=kwargs)
+            self.accelerator.init_trackers(config.project, config=dict(values), init_kwargs=kwargs)
         except Exception as error:
             return (
                 f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
@@ -78,7 +91,7 @@ class Log:
         for record in read(self.path):
             self._track(record)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Append one record; its `step` is the number of optimizer steps done.
 
         Every rank calls this, and learns of a disk that failed on rank 0.
@@ -86,7 +99,7 @@ class Log:
         with together():
             self.append(record)
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """The same, for what only rank 0 has.
 
         Raises:
@@ -104,10 +117,10 @@ class Log:
             self.bytes += len(line)
         self._track(record)
 
-    def _track(self, record: dict[str, Any]) -> None:
+    def _track(self, record: Record) -> None:
         if self.tracking:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
-            self.accelerator.log(numbers, step=record["step"])
+            self.accelerator.log(numbers, step=int(numbers["step"]))
 
     def flush(self) -> None:
         """Wait until every record is on disk."""
@@ -160,7 +173,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line.strip()]
 
 
-def steady(record: dict[str, Any]) -> dict[str, Any]:
+def steady(record: Record) -> dict[str, object]:
     """A record without what differs between two equal runs (times and energies)."""
     return {k: v for k, v in record.items() if not k.startswith(VOLATILE)}
 
@@ -192,9 +205,9 @@ def _mended(data: bytes) -> tuple[bytes, int]:
     return bytes(mended + blank + (b"" if last.strip(b" ") else last)), unreadable
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON has no NaN: such a number is written as null."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
