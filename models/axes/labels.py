@@ -87,9 +87,18 @@ class Axes:
 STAYS, GONE = -1, -2
 
 
-def relabel(axes: Axes, widths: dict[str, int], new_id: Tensor, fixed: dict[str, str]) -> Axes:
-    """The axes with other widths; `new_id` (units,) is each unit's new id, or STAYS, or GONE."""
+def relabel(axes: Axes, kept: Tensor, others: int, fixed: dict[str, str]) -> Axes:
+    """The axes of the units that are `kept` (units,), numbered in order; without those left empty.
+
+    `others`: STAYS or GONE, the label of all other units.
+    """
+    widths = {
+        axis: width
+        for axis, first in axes.offsets.items()
+        if (width := int(kept[first : first + axes.widths[axis]].sum()))
+    }
     starts = [0, *accumulate(widths.values())]
+    new_id = torch.where(kept, kept.cumsum(0) - 1, others)
     new_id = torch.cat([new_id, torch.tensor([STAYS])])  # so that −1 stays −1
     labels: dict[str, Labels] = {}
     shapes: dict[str, tuple[int, ...]] = {}

@@ -225,7 +225,11 @@ def same(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def classes(trace: Trace) -> Tensor:
-    """(atoms,): the least atom of each atom's class, by hooking and pointer jumping."""
+    """(atoms,): the least atom of each atom's class, by hooking and pointer jumping.
+
+    A network has some 10⁵ atoms: a union-find in Python takes seconds, these few passes over
+    tensors milliseconds.
+    """
     parent = torch.arange(trace.count)
     if not trace.ties:
         return parent

@@ -250,9 +250,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _fix(found: Axes, wrong: dict[str, str]) -> Axes:
     """The same axes, those of `wrong` left alone for the reason given there."""
-    free = {axis: width for axis, width in found.widths.items() if axis not in wrong}
-    new_id = torch.full((sum(found.widths.values()),), STAYS)
-    total = 0
-    for axis, width in free.items():
-        new_id[found.offsets[axis] :][:width] = torch.arange(total, total := total + width)
-    return relabel(found, free, new_id, found.fixed | wrong)
+    free = torch.ones(sum(found.widths.values()), dtype=torch.bool)
+    for axis in wrong:
+        free[found.offsets[axis] :][: found.widths[axis]] = False
+    return relabel(found, free, STAYS, found.fixed | wrong)
