@@ -19,7 +19,7 @@ class AugmentConfig(Section):
     """Changes of training images, in this order; only `resize` also applies to other images.
 
     random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
-    crop_padding: pad with a border of that many black pixels, cut out a random old-sized window.
+    crop_padding: pad with that many black pixels, cut out a random window of the old size.
     flip: mirror left and right with probability ½.
     rotation: by an angle uniform in ± that many degrees; nearest pixel, black outside.
     resize: to a square of that side (bilinear, antialiased); validation and test images too.
@@ -97,5 +97,5 @@ class DataConfig(Named):
         if self.path is not None and self.revision is not None:
             raise ValueError("revision names a version on the hub, path a local folder; write one")
         if self.path is not None and self.name in ("digits", "synthetic"):
-            raise ValueError(f"{self.name} has no files; leave path away")
+            raise ValueError(f"{self.name} has no files; remove data.path")
         return self

@@ -1,4 +1,4 @@
-"""The recipe's `model:` section, and the base of all its sections."""
+"""The recipe's `model:` section."""
 
 from typing import Any
 

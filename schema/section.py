@@ -23,7 +23,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: object, info: Info) -> object:
-        """A switch is no number: pydantic would take `on` for 1."""
+        """Refuse a switch where a number is due: pydantic would take `on` for 1."""
         values = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(one, bool) for one in values):
             annotation = cls.model_fields[str(info.field_name)].annotation

@@ -17,7 +17,7 @@ from models.timm_networks import FAULTS
 from schema.recipe import Recipe, RecipeError
 from schema.training import OptimizerConfig
 from training.data.data import DataInfo
-from training.folder.environment import asked_processes
+from training.folder.environment import launched_processes
 from training.random import generator
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
-    asked = asked_processes()
-    if asked and accelerator.num_processes < asked:
+    launched = launched_processes()
+    if launched and accelerator.num_processes < launched:
         raise RecipeError(
-            f"{asked} processes were asked for and {accelerator.num_processes} runs; on CPU use"
-            f" ACCELERATE_USE_CPU=true torchrun --nproc_per_node {asked} train.py …"
+            f"{launched} processes were asked for and {accelerator.num_processes} runs; on CPU use"
+            f" ACCELERATE_USE_CPU=true torchrun --nproc_per_node {launched} train.py …"
         )
     recipe.check_processes(accelerator.num_processes)
     if on_cpu() and (precision == "fp16" or (precision == "bf16" and not _cpu_has_bf16())):

@@ -1,4 +1,4 @@
-"""What a person sees: a live bar while it trains, then results, costs and where files are."""
+"""Output for people: a live bar during training, then results, costs and the run folder."""
 
 import sys
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Conventions = Callable[[Summary, nn.Module, nn.Module], Summary]
 
 
 class Report(AbstractContextManager["Report"]):
-    """Speaks on the main process only; the log and the summary hold everything that it says."""
+    """Prints on the main process only; log and summary hold everything that it prints."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -78,7 +78,7 @@ class Report(AbstractContextManager["Report"]):
             self.say(f"{100 * run.position / run.total_steps:3.0f} %  {text}")
 
     def event(self, record: Record) -> None:
-        """Log what a pruning did, and say it in a line."""
+        """Log the result of a pruning, and print it in a line."""
         run = self.run
         sizes = size(run)
         run.write({**record, **sizes})
@@ -108,7 +108,7 @@ class Report(AbstractContextManager["Report"]):
                 Console(highlight=False, markup=False).print(self.table(summary))
 
     def table(self, s: Summary) -> Table:
-        """Result and cost of the run, dense network beside the final one."""
+        """Result and cost of the run, the dense network next to the final one."""
         table = Table(title=f"{s['model/name']} on {s['data/name']}", caption=str(self.run.folder))
         table.add_column("")
         table.add_column("dense", justify="right")

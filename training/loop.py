@@ -105,7 +105,7 @@ def _set_rates(run: Run) -> None:
 
 
 def after_step(run: Run) -> None:
-    """What is due at this position: a log line, a measurement, a checkpoint, a stop."""
+    """Do what is due at this position: a log line, a measurement, a checkpoint, a stop."""
     ends_epoch = run.position % run.steps_per_epoch == 0
     if run.done or ends_epoch or run.every(run.log_steps):
         _log(run)

@@ -1,4 +1,4 @@
-"""Where a run stands, and the loss that it has seen since the last line of its log."""
+"""The position of a run, and its loss since the last line of its log."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """Where a run stands. `position` may go back when rewinding, `work` never does."""
+    """The position of a run. `position` may go back when rewinding, `work` never does."""
 
     position: int = 0
     work: int = 0

@@ -135,11 +135,11 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the schedule is at its end."""
+        """True at the end of the schedule."""
         return self.position >= self.total_steps
 
     def every(self, steps: int) -> bool:
-        """Whether the position is a multiple of so many steps; never of 0."""
+        """Return True if the position is a multiple of `steps`; never if they are 0."""
         return steps > 0 and self.position % steps == 0
 
     # ── what a pruner asks of training ───────────────────────────────────────────────────────────
@@ -164,7 +164,7 @@ class Run:
 
     @property
     def gradient_scale(self) -> float:
-        """What the last backward pass multiplied the gradient of one image's own loss by."""
+        """Factor of the gradient of one image's own loss in the last backward pass."""
         scaler = self.accelerator.scaler
         return self.loss_factor * (scaler.get_scale() if scaler is not None else 1.0)
 

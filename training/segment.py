@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Segment:
-    """What is made once for the network of a segment."""
+    """Objects that are made once for the network of a segment."""
 
     model: nn.Module  # wrapped for several processes and mixed precision, compiled if asked
     optimizer: Optimizer  # wrapped likewise
@@ -34,7 +34,7 @@ class Segment:
 def begin_segment(run: "Run") -> None:
     """Wrap, compile and prepare what the last pruning may have reshaped."""
     training = run.recipe.training
-    # what looks at one image comes first: compiled, the model would be compiled for it too
+    # measured on one image first: a compiled model would be compiled for that size as well
     sizes = count(run.model, run.example_input).image_sizes
     laboratory = _laboratory(run)
     if training.compile:

@@ -1,4 +1,4 @@
-"""How a run begins: a folder of its own, or the newest one of the same recipe to go on with."""
+"""The start of a run: in a folder of its own, or in the newest of the recipe, to go on there."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from training.run import Run
 def start(
     recipe: Recipe, source: Source, *, output: Path | None, resume: bool, stem: str
 ) -> Iterator[Run]:
-    """A run in a folder of its own, at its beginning or where its last good checkpoint stands.
+    """A run in a folder of its own, at step 0 or at its last good checkpoint.
 
     Until it is left no other job can take the folder; leaving it waits for the last checkpoint.
 

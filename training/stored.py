@@ -51,7 +51,7 @@ def _table(kind: type, *, required: bool, retired: Sequence[str] = ()) -> GetPyd
 
 @with_config(CONFIG)
 class OptimizerValues(TypedDict):
-    """What is no tensor in an optimizer's state dict."""
+    """The plain values of an optimizer's state dict."""
 
     groups: list[dict[str, Any]]
     state: dict[Index, dict[str, Any]]  # by the index of a parameter
@@ -59,7 +59,7 @@ class OptimizerValues(TypedDict):
 
 @with_config(CONFIG | ConfigDict(extra="ignore"))
 class RunValues(TypedDict):
-    """What is no tensor in a checkpoint."""
+    """The plain values of a checkpoint."""
 
     recipe: str  # its hash
     seed: int

@@ -24,7 +24,7 @@ __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 
 
 def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes:
-    """Which channels of `model` go together, and which stay and why.
+    """The channels of `model` that go together, and those that stay, each with its reason.
 
     Args:
         model: any network; its weights, buffers, gradients and modes are left as found.
@@ -37,10 +37,10 @@ def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes
             network cannot be watched or copied.
     """
     trace, image = watch(model, example_input, RULES | LAYER_RULES)
-    found, units = _collect(trace, image, model)
+    candidates, units = _collect(trace, image, model)
     if not probe:
-        return found
-    return tried(model, example_input, found, _risky(trace, found, units), trace.passes)
+        return candidates
+    return tried(model, example_input, candidates, _risky(trace, candidates, units), trace.passes)
 
 
 Place = tuple[str, int]  # tensor name, dimension
@@ -69,7 +69,7 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tenso
             fixed[name] = reason or "all its channels are one unit"
             units[roots] = STAYS
     units = units[root]
-    found = Axes(
+    candidates = Axes(
         widths=widths,
         offsets=offsets,
         labels={name: _labels(dims, units) for name, dims in trace.own.items()},
@@ -78,28 +78,28 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tenso
         weights=weights,
         buffers=frozenset(trace.own.keys() - parameters.keys()),
     )
-    return found, units
+    return candidates, units
 
 
 def _labels(dims: Vectors, unit: Tensor) -> Labels:
     """Unit ids in place of atoms; None where no index is a channel."""
-    found = [None if vector is None else unit[vector] for vector in dims]
+    labels = [None if vector is None else unit[vector] for vector in dims]
     return tuple(
         None if ids is None or bool((ids == _UNKNOWN).all()) else ids.clamp_min(STAYS)
-        for ids in found
+        for ids in labels
     )
 
 
 def _groups(trace: Trace, root: Tensor, roots: list[int]) -> dict[Group, list[int]]:
     """Units that are found in the same places and stay for the same reason, or are free."""
-    places, found = _places(trace, root)
+    places, where = _places(trace, root)
     reason = torch.full((trace.count,), -1)
     for i in reversed(range(len(trace.fixed))):  # so that the first reason is the one given
         reason[root[trace.fixed[i][0]]] = i
     # keyed by numbers first: hashing the names for every unit would take longest
     numbered: dict[tuple[tuple[int, ...], int], list[int]] = {}
     for unit, i in zip(roots, reason[roots].tolist(), strict=True):
-        numbered.setdefault((tuple(found[unit]), i), []).append(unit)
+        numbered.setdefault((tuple(where[unit]), i), []).append(unit)
     return {
         (tuple(places[p] for p in at), None if i < 0 else trace.fixed[i][1]): units
         for (at, i), units in numbered.items()
@@ -116,11 +116,11 @@ def _places(trace: Trace, root: Tensor) -> tuple[list[Place], dict[int, list[int
     }
     # One number for unit and place: `unique` over pairs of numbers is many times slower.
     pairs = [root[vector] * len(vectors) + i for i, vector in enumerate(vectors.values())]
-    found: dict[int, list[int]] = defaultdict(list)
+    where: dict[int, list[int]] = defaultdict(list)
     for pair in torch.cat(pairs).unique().tolist():
         unit, place = divmod(pair, len(vectors))
-        found[unit].append(place)
-    return list(vectors), found
+        where[unit].append(place)
+    return list(vectors), where
 
 
 def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
@@ -144,8 +144,8 @@ def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
 
 def _producers(places: Iterable[Place], weights: tuple[str, ...]) -> list[list[str]]:
     """The modules whose weights give these channels, in order of use, each as parts of its name."""
-    found = {name for name, dimension in places if dimension == 0}
-    return [(n.rpartition(".")[0] or n).split(".") for n in weights if n in found]
+    produced = {name for name, dimension in places if dimension == 0}
+    return [(n.rpartition(".")[0] or n).split(".") for n in weights if n in produced]
 
 
 def _common(modules: list[list[str]]) -> str:
@@ -154,11 +154,11 @@ def _common(modules: list[list[str]]) -> str:
     return ".".join(parts[0] for parts in columns)
 
 
-def _risky(trace: Trace, found: Axes, units: Tensor) -> Risks:
+def _risky(trace: Trace, candidates: Axes, units: Tensor) -> Risks:
     """(Code that may hold sizes, the axes it handles), the fewest axes first."""
     groups: dict[str, set[str]] = {}
     for action, vector in trace.risks:
-        groups.setdefault(action, set()).update(found.counts(units[vector].clamp_min(STAYS)))
+        groups.setdefault(action, set()).update(candidates.counts(units[vector].clamp_min(STAYS)))
     return sorted(((action, sorted(group)) for action, group in groups.items()), key=_size)
 
 

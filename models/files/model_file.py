@@ -46,7 +46,7 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
 
 
 def header(path: str | Path) -> dict[str, Any]:
-    """What a file of `save` says of itself: {"structure": {name, options, widths, …}, "notes": …}.
+    """The metadata of a file of `save`: {"structure": {name, options, widths, …}, "notes": …}.
 
     Raises:
         ModelError: there is no such file, or `save` did not write it.

@@ -1,4 +1,4 @@
-"""Tensors to and from a safetensors file: readable by anyone, never left lying in the file."""
+"""Tensors to and from a safetensors file: readable by anyone, copied out of the mapped file."""
 
 import os
 import re

@@ -43,13 +43,13 @@ class Checkpoint:
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
     def copied(self) -> "Checkpoint":
-        """The same in CPU memory of its own, whatever becomes of that which it was made from."""
+        """A copy in CPU memory of its own, which training does not change."""
         tensors = {name: _copied(tensor) for name, tensor in self.tensors.items()}
         return Checkpoint(tensors, json.loads(json.dumps(self.values)))
 
 
 def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write step_N.safetensors beside the earlier ones, then drop all but the `keep` newest.
+    """Write step_N.safetensors next to the earlier ones, then drop all but the `keep` newest.
 
     The file appears under its name only when it and its checksum are whole and on disk, and one
     whose checksum does not fit is never read. So a kill at any moment leaves the last good one.
@@ -150,7 +150,7 @@ def _checksum(path: Path) -> Path:
 
 
 def _fault(path: Path) -> str | None:
-    """Why a checkpoint is not good, or None."""
+    """The reason why a checkpoint is not good, or None."""
     try:
         if _checksum(path).read_bytes().strip() == digest(path).encode():
             return None

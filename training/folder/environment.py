@@ -17,7 +17,7 @@ from models.files.disk import whole_file
 VERSION = "0.1.0"  # of this project; CHANGELOG.md says what it brought
 
 
-def asked_processes() -> int | None:
+def launched_processes() -> int | None:
     """The --num_processes of the `accelerate launch` above this process, if there is one.
 
     `accelerate launch --cpu --num_processes 2` starts a single process and does not say so.

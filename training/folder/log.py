@@ -47,7 +47,7 @@ class Log:
 
         A tracker that can't start is said in the line and left out: log.jsonl is the record.
         W&B can't resume offline, it would upload each piece on its own and shift its steps; so a
-        resumed offline run is written anew from log.jsonl, and uploads as one run.
+        resumed offline run is written again from log.jsonl, and uploads as one run.
         """
         if config.tracker == "none":
             return ""
@@ -76,11 +76,11 @@ class Log:
             run.define_metric("images")
             run.define_metric("*", step_metric="images")
         if offline:
-            self._write_anew(run)
+            self._write_again(run)
             return f"W&B offline; to upload: wandb sync {folder}/wandb/offline-run-*"
         return "W&B online"
 
-    def _write_anew(self, run: Any) -> None:
+    def _write_again(self, run: Any) -> None:
         """Bring a W&B run up to the log, and remove what earlier sessions wrote of it."""
         if run is None or not self.accelerator.is_main_process:
             return
@@ -100,7 +100,7 @@ class Log:
             self.append(record)
 
     def append(self, record: Record) -> None:
-        """The same, for what only rank 0 has.
+        """Append a record that only rank 0 has.
 
         Raises:
             OSError: it can't be written, or something else wrote to the file or deleted it.
@@ -145,12 +145,12 @@ class Log:
         """
         if not self.accelerator.is_main_process:
             return []
-        found = self.path.read_bytes() if self.path.exists() else b""
-        whole, unreadable = _mended(found[:size])
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole, unreadable = _mended(data[:size])
         if unreadable:
             with whole_file(self.path) as partial:
                 partial.write_bytes(whole)
-        elif len(whole) < len(found):
+        elif len(whole) < len(data):
             os.truncate(self.path, len(whole))
         self.bytes, faults = len(whole), []
         if unreadable:
@@ -187,7 +187,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _mended(data: bytes) -> tuple[bytes, int]:
-    """The same number of bytes with blanks for unreadable lines, and how many lines those are.
+    """The same number of bytes with blanks for unreadable lines, and the number of such lines.
 
     A last line that was cut short is cut off.
     """

@@ -19,7 +19,7 @@ class Writer:
         self._writing: Future[object] | None = None
 
     def start(self, write: Callable[[], object]) -> None:
-        """Write beside training; what `write` uses must be its own."""
+        """Write while training goes on; what `write` uses must be its own."""
         self.wait()
         self._writing = self._threads.submit(write)
 
