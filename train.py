@@ -15,28 +15,30 @@ INTERRUPTS: list[int] = []  # signals that came before or after training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a recipe: the whole story. The exit status is 0, or 1 for an unforeseen fault, 2 for one
-    in what was asked, 3 for a loss that became NaN or infinite, 4 for a disk that fails, 75 after a
-    signal (saved; run again with --resume), 130 for Ctrl-C before training began.
+    """Run a recipe: the whole story. The exit status is 0, or 1 for an unforeseen fault, 2 for a
+    recipe or command that cannot be run, 3 for a loss that became NaN or infinite, 4 for a disk
+    that fails, 75 after a signal (saved; run again with --resume), 130 for Ctrl-C before training.
     """
     run = None
     try:
-        asked = parse(arguments)
-        os.environ.setdefault("HF_HUB_OFFLINE", "0" if asked.online else "1")
+        command = parse(arguments)
+        os.environ.setdefault("HF_HUB_OFFLINE", "0" if command.online else "1")
         from schema.recipe import load
 
-        recipe, source = load(asked.recipe, asked.set)
-        if asked.dry_run:
+        recipe, source = load(command.recipe, command.set)
+        if command.dry_run:
             from training.dry_run import plan
 
-            print(plan(recipe, source, processes=asked.processes), flush=True)
+            print(plan(recipe, source, processes=command.processes), flush=True)
             return 0
         from reporting.conventions import conventions
+        from training.best import evaluate_best
         from training.console import Report
-        from training.loop import evaluate, evaluate_best, train_until_due
+        from training.evaluation import evaluate
+        from training.loop import train_until_due
         from training.start import start
 
-        options = {"output": asked.output, "resume": asked.resume, "stem": asked.recipe.stem}
+        options = {"output": command.output, "resume": command.resume, "stem": command.recipe.stem}
         with start(recipe, source, **options) as run, Report(run) as report, run.signals():
             while not run.done:
                 train_until_due(run)
@@ -50,30 +52,40 @@ def main(arguments: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         from training.ending import end
 
-        rest = "--traceback" in (sys.argv if arguments is None else arguments)
-        return end(error, run and run.folder, interrupted=bool(INTERRUPTS), rest=rest)
+        whole = "--traceback" in (sys.argv if arguments is None else arguments)
+        folder = run and run.folder
+        return end(error, folder, interrupted=bool(INTERRUPTS), show_traceback=whole)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; everything that changes a result stands in the recipe or in --set."""
+    """The command line; everything that changes a result is in the recipe or in --set."""
     parser = Arguments(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--recipe", type=Path, required=True, help="a YAML file, as in recipes/")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="lay over it"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a recipe value; may be repeated",
     )
     parser.add_argument("--output", type=Path, help="run folder (default: a new one in runs/)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last good checkpoint")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done; needs no data"
+        "--resume", action="store_true", help="continue from the last good checkpoint"
     )
     parser.add_argument(
-        "--processes", type=count, default=1, help="for --dry-run: how many are planned"
+        "--dry-run", action="store_true", help="print what would be done; needs no data"
+    )
+    parser.add_argument(
+        "--processes",
+        type=count,
+        default=1,
+        help="with --dry-run: the number of processes that will run",
     )
     parser.add_argument(
         "--online", action="store_true", help="let data sets and weights be fetched"
     )
     parser.add_argument(
-        "--traceback", action="store_true", help="of an error, also show where in the code it arose"
+        "--traceback", action="store_true", help="if it fails, also print where in the code"
     )
     return parser.parse_args(arguments)
 

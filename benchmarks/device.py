@@ -44,6 +44,7 @@ from schema.recipe import Recipe
 from training.build import make_accelerator
 from training.loop import rest_of_epoch, train_step, train_until_due
 from training.run import Run
+from training.segment import begin_segment, end_segment
 
 PASSES, BYTES = 14, 2 if CUDA else 4
 PEAKS = {"H200": (989, 4.8), "H100": (989, 3.35), "A100": (312, 2.04)}  # bf16 TFLOP/s, TB/s
@@ -85,7 +86,7 @@ class Ours:
             prune_channels(run.model, found, first_half(found.widths), optimizer=run.optimizer)
         self.network = copy.deepcopy(run.model)  # before it is wrapped: what the others train
         self.size: Count = count(run.model, run.example_input)
-        run.begin_segment()
+        begin_segment(run)
 
     def epoch(self) -> None:
         advance(self.run)
@@ -239,11 +240,11 @@ def one_event(case: Case, compiled: bool, folder: Path) -> tuple[float, int]:
     dynamo.counters.clear()
     removal = seconds(lambda: run.pruner.prune(run))
     batches = rest_of_epoch(run)
-    wrapping = seconds(run.begin_segment)
+    wrapping = seconds(lambda: begin_segment(run))
     first = seconds(lambda: train_step(run, next(batches)))
     usual = statistics.median(seconds(lambda: train_step(run, next(batches))) for _ in range(3))
     graphs = dynamo.counters["stats"]["unique_graphs"]
-    run.end_segment()
+    end_segment(run)
     return removal + wrapping + first - usual, graphs
 
 

@@ -30,6 +30,7 @@ from schema.recipe import Recipe
 from training.build import make_accelerator
 from training.loop import after_step, rest_of_epoch, timed, train_step
 from training.run import Run
+from training.segment import begin_segment
 
 CUDA = torch.cuda.is_available()
 PIXELS = {"resnet50": 224}
@@ -97,7 +98,7 @@ class Ours:
     def __init__(self, name: str, batch: int, steps: int, folder: Path) -> None:
         made = recipe(name, batch, steps, pixels=PIXELS.get(name, 32))
         self.run = Run(made, folder, make_accelerator(made, folder))
-        self.run.begin_segment()
+        begin_segment(self.run)
 
     def epoch(self) -> None:
         advance(self.run)

@@ -22,6 +22,7 @@ from benchmarks.loop import CUDA, advance, seconds
 from schema.recipe import Recipe, load
 from training.build import make_accelerator
 from training.run import Run
+from training.segment import begin_segment
 
 stopwatch = partial(seconds, clock=time.perf_counter if CUDA else time.process_time)
 SYNTHETIC = [
@@ -48,7 +49,7 @@ CASES = {
 def begun(recipe: Recipe, folder: Path) -> Run:
     folder.mkdir()
     run = Run(recipe, folder, make_accelerator(recipe, folder))
-    run.begin_segment()
+    begin_segment(run)
     return run
 
 

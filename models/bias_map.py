@@ -1,4 +1,4 @@
-"""Constants that a convolution adds where it used to read channels that are gone."""
+"""Constants that a convolution adds in place of the channels that it no longer reads."""
 
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ class MappedConv2d(nn.Conv2d):
 
 
 def add_bias_map(conv: nn.Module, bias_map: Tensor) -> None:
-    """Adds a map (O, H, W) to what a convolution gives, in place.
+    """Add a map (O, H, W) to the output of a convolution, in place.
 
     The object stays the same one, so optimizers, hooks and references need no update.
 

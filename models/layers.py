@@ -1,4 +1,4 @@
-"""What the networks of this folder are made of, and how their weights start."""
+"""Layers that the networks of this folder share, and their initial weights."""
 
 import math
 from collections import OrderedDict
@@ -37,7 +37,7 @@ def conv_bn_relu(in_channels: int, channels: int, kernel: int, **options: Any) -
 
 
 def output_units(features: nn.Module, in_channels: int, image_size: int) -> int:
-    """How many values `features` gives for one square image of `image_size` pixels a side.
+    """Number of values that `features` gives for a square image of `image_size` pixels a side.
 
     Raises:
         ModelError: the image is smaller than the layers need, or larger than a tensor can be.

@@ -1,4 +1,4 @@
-"""Training and evaluation mode, borrowed: every module gets its own back."""
+"""Training and evaluation mode for a while: every module gets its own back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever mode modules are put in, each has its own again afterwards."""
+    """Restore every module's own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

@@ -88,7 +88,7 @@ def check_timm_options(timm_name: str, given: dict[str, Any]) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in a sentence: on one line, cut where it is long or deep."""
+    """A value for a sentence: on one line, cut where it is long or deep."""
     if isinstance(value, str) and value.isprintable() and 0 < len(value) <= 60:
         return value
     if isinstance(value, int) and value.bit_length() > 200:
@@ -107,8 +107,8 @@ def _signature(timm_name: str) -> list[str]:
     import timm  # here, because it takes seconds that a network of ours need not wait for
 
     with torch.device("meta"):
-        made = type(timm.create_model(timm_name.partition(".")[0]))
-    classes = [c for c in made.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
+        network = type(timm.create_model(timm_name.partition(".")[0]))
+    classes = [c for c in network.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
     names = {key for c in classes for key in inspect.signature(c.__init__).parameters}
     return sorted((names | EXTRA) - WITHHELD)
 

@@ -70,6 +70,27 @@ def mnist_cnn(
     )
 
 
+def lenet_300(
+    num_classes: int, in_channels: int, *, width: float = 1.0, image_size: int = 28
+) -> nn.Sequential:
+    """LeNet-300-100: two hidden layers of 300 and 100 units, without convolutions.
+
+    LeCun et al. 1998, "Gradient-based learning applied to document recognition", figure 9:
+    "28x28-300-100-10". ReLU in place of its scaled tanh, as papers on pruning have it.
+    """
+    w300, w100 = scaled(300, width), scaled(100, width)
+    return named(
+        hidden=nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(in_channels * image_size**2, w300),
+            nn.ReLU(),
+            nn.Linear(w300, w100),
+            nn.ReLU(),
+        ),
+        classifier=nn.Linear(w100, num_classes),
+    )
+
+
 def small_conv(
     num_classes: int, in_channels: int, *, width: float = 1.0, image_size: int = 32
 ) -> nn.Sequential:

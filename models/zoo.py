@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,15 @@ from models.layers import initialise
 from models.mobilenet import mobilenet_v1
 from models.options import check_options, check_size, first_line, shown
 from models.resnet import earlycrop_resnet18, resnet18_cifar, resnet56
-from models.small import alexnet, bep_small_cnn, digits_cnn, medium_conv, mnist_cnn, small_conv
+from models.small import (
+    alexnet,
+    bep_small_cnn,
+    digits_cnn,
+    lenet_300,
+    medium_conv,
+    mnist_cnn,
+    small_conv,
+)
 from models.timm_networks import from_timm
 from models.vgg import bep_vgg16, earlycrop_vgg16, vgg_11, vgg_bn_drop
 
@@ -60,7 +69,7 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
     if isinstance(name, str) and name.startswith("timm/"):
         return partial(from_timm, timm_name=name.removeprefix("timm/"))
     if isinstance(name, str) and name in MODELS:
-        return MODELS[name]
+        return MODELS[name].constructor
     near = difflib.get_close_matches(str(name), MODELS, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ModelError(
@@ -101,28 +110,54 @@ def resnext101_32x48d(num_classes: int, in_channels: int, **options: Any) -> nn.
     return _residual(num_classes, in_channels, **options)
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "digits_cnn": digits_cnn,
-    "mnist_cnn": mnist_cnn,
-    "bep_small_cnn": bep_small_cnn,
-    "bep_vgg16": bep_vgg16,
-    "small_conv": small_conv,
-    "medium_conv": medium_conv,
-    "vgg_11": vgg_11,
-    "alexnet": alexnet,
-    "vgg_bn_drop": vgg_bn_drop,
-    "resnet18_cifar": resnet18_cifar,
-    "resnet56": resnet56,
-    "earlycrop_resnet18": earlycrop_resnet18,
-    "earlycrop_vgg16": earlycrop_vgg16,
-    "mobilenet_v1": mobilenet_v1,
-    "mobilenet_v2": partial(from_timm, timm_name="mobilenetv2_100.ra_in1k"),
-    "mobilenet_v3_large": partial(from_timm, timm_name="mobilenetv3_large_100.ra_in1k"),
-    "mobilenet_v3_small": partial(from_timm, timm_name="mobilenetv3_small_100.lamb_in1k"),
-    "vgg16_bn": partial(from_timm, timm_name="vgg16_bn.tv_in1k"),
-    "resnet18": partial(_residual, timm_name="resnet18.tv_in1k"),
-    "resnet34": partial(_residual, timm_name="resnet34.tv_in1k"),
-    "resnet50": partial(_residual, timm_name="resnet50.tv_in1k"),
-    "resnext101_32x16d": partial(_residual, timm_name="resnext101_32x16d.fb_wsl_ig1b_ft_in1k"),
-    "resnext101_32x48d": resnext101_32x48d,
+@dataclass(frozen=True)
+class Entry:
+    """A network's constructor(num_classes, in_channels, **options), and the images that it takes.
+
+    `size`: pixels a side, the fewest that the network is meant for; tests use images of this size.
+    """
+
+    constructor: Callable[..., nn.Module]
+    channels: int = 3
+    size: int = 32
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The constructor's parameters by name."""
+        return inspect.signature(self.constructor).parameters
+
+
+def _timm(timm_name: str) -> Entry:
+    return Entry(partial(from_timm, timm_name=timm_name))
+
+
+def _timm_residual(timm_name: str) -> Entry:
+    return Entry(partial(_residual, timm_name=timm_name))
+
+
+MODELS: dict[str, Entry] = {
+    "digits_cnn": Entry(digits_cnn, channels=1, size=8),
+    "mnist_cnn": Entry(mnist_cnn, channels=1, size=28),
+    "lenet_300": Entry(lenet_300, channels=1, size=28),
+    "bep_small_cnn": Entry(bep_small_cnn),
+    "bep_vgg16": Entry(bep_vgg16),
+    "small_conv": Entry(small_conv),
+    "medium_conv": Entry(medium_conv),
+    "vgg_11": Entry(vgg_11),
+    "alexnet": Entry(alexnet, size=227),
+    "vgg_bn_drop": Entry(vgg_bn_drop),
+    "resnet18_cifar": Entry(resnet18_cifar),
+    "resnet56": Entry(resnet56),
+    "earlycrop_resnet18": Entry(earlycrop_resnet18),
+    "earlycrop_vgg16": Entry(earlycrop_vgg16),
+    "mobilenet_v1": Entry(mobilenet_v1),
+    "mobilenet_v2": _timm("mobilenetv2_100.ra_in1k"),
+    "mobilenet_v3_large": _timm("mobilenetv3_large_100.ra_in1k"),
+    "mobilenet_v3_small": _timm("mobilenetv3_small_100.lamb_in1k"),
+    "vgg16_bn": _timm("vgg16_bn.tv_in1k"),
+    "resnet18": _timm_residual("resnet18.tv_in1k"),
+    "resnet34": _timm_residual("resnet34.tv_in1k"),
+    "resnet50": _timm_residual("resnet50.tv_in1k"),
+    "resnext101_32x16d": _timm_residual("resnext101_32x16d.fb_wsl_ig1b_ft_in1k"),
+    "resnext101_32x48d": Entry(resnext101_32x48d),
 }

@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 
 from models.axes.find import Axes, axes, masks
-from models.axes.labels import (
-    GONE,
-    cuts,
-    relabel,
-    take,
-)
+from models.axes.labels import cuts, take
+from models.axes.removal import left
 from pruning.amount.budget import Ask, check_floor, per_saving
 from pruning.amount.latency import Latency, latency_table
 from pruning.amount.scope import floors
@@ -281,11 +277,6 @@ class ChannelPruning(Rounds):
 
     def _axes_now(self, state: State) -> Axes:
         """The axes of the network as `kept` left it, by the names of the dense one."""
-        kept = torch.ones(sum(self._dense_axes.widths.values()), dtype=torch.bool)
-        for axis, mask in self.kept.items():
-            kept[self._dense_axes.offsets[axis] :][: len(mask)] = mask
-        widths = self._dense_axes.widths | {a: int(mask.sum()) for a, mask in self.kept.items()}
-        new_id = torch.where(kept, kept.cumsum(0) - 1, GONE)
-        found = relabel(self._dense_axes, widths, new_id, self._dense_axes.fixed)
+        found = left(self._dense_axes, self.kept)
         named = [*state.model.named_parameters(), *state.model.named_buffers()]
         return with_biases(found, {name: t for name, t in named if name not in found.labels})

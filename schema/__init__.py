@@ -1,1 +1,1 @@
-"""What a recipe may say: schema, source files and faults. It imports nothing else of ours."""
+"""The recipe: its schema, source files and faults. It imports nothing else of ours."""

@@ -1,10 +1,10 @@
 """The recipe's `data:` section, and what is known of a data set by its name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schema.section import Section, Word
+from schema.section import Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Classes = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -19,7 +19,7 @@ class AugmentConfig(Section):
     """Changes of training images, in this order; only `resize` also applies to other images.
 
     random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
-    crop_padding: pad with a border of that many black pixels, cut out a random old-sized window.
+    crop_padding: pad with that many black pixels, cut out a random window of the old size.
     flip: mirror left and right with probability ½.
     rotation: by an angle uniform in ± that many degrees; nearest pixel, black outside.
     resize: to a square of that side (bilinear, antialiased); validation and test images too.
@@ -48,7 +48,7 @@ class ColumnsConfig(Section):
     label: Word | None = None
 
 
-class DataConfig(Section):
+class DataConfig(Named):
     """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic; or a
@@ -84,11 +84,6 @@ class DataConfig(Section):
     train_images: Images | None = None
     test_images: Images | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _fitting(self) -> "DataConfig":
         generated = ("num_classes", "channels", "train_images", "test_images")
@@ -102,5 +97,5 @@ class DataConfig(Section):
         if self.path is not None and self.revision is not None:
             raise ValueError("revision names a version on the hub, path a local folder; write one")
         if self.path is not None and self.name in ("digits", "synthetic"):
-            raise ValueError(f"{self.name} has no files; leave path away")
+            raise ValueError(f"{self.name} has no files; remove data.path")
         return self

@@ -51,7 +51,7 @@ class Duration:
         if self.unit == "ep":
             return math.floor(self.amount * steps_per_epoch + 0.5)
         if total_steps is None:
-            raise ValueError(f"{self} needs a whole to be a part of; write it in ep or it")
+            raise ValueError(f"{self} needs a total to be a part of; write it in ep or it")
         return math.floor(self.amount / 100 * total_steps + 0.5)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """The recipe's `laboratory:` section."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -13,7 +13,7 @@ MOST = 1_000_000  # units, images, steps
 SCORES: tuple[Score, ...] = ("rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs")
 
 
-def _amount(value: Any) -> int | float:
+def _amount(value: object) -> int | float:
     """`10%` and 0.1 are a fraction, 1 is one unit."""
     text = str(value).strip()
     try:

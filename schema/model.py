@@ -1,15 +1,15 @@
-"""The recipe's `model:` section, and the base of all its sections."""
+"""The recipe's `model:` section."""
 
 from typing import Any
 
 from pydantic import model_validator
 
-from schema.section import Section, Word
+from schema.section import Named, Word
 
 NO_OPTIONS = ("name", "num_classes", "in_channels", "pretrained")
 
 
-class ModelConfig(Section):
+class ModelConfig(Named):
     """The network: a name of this zoo or `timm/<name>`, and its constructor's `options`.
 
     `weights` starts from a saved model of an earlier run (its structure must be the same network).
@@ -19,11 +19,6 @@ class ModelConfig(Section):
     options: dict[str, Any] = {}
     pretrained: bool = False
     weights: Word | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fitting(self) -> "ModelConfig":

@@ -60,7 +60,7 @@ def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
 
 def _section_of(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, UnionType, list, Annotated):
-        found = (_section_of(a) for a in get_args(annotation))
-        return next((f for f in found if f is not None), None)
+        sections = (_section_of(a) for a in get_args(annotation))
+        return next((f for f in sections if f is not None), None)
     is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation if is_section else None

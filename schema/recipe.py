@@ -97,13 +97,13 @@ def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, S
 
 def schema() -> dict[str, Any]:
     """The JSON schema that lets editors complete and check recipes."""
-    made = Recipe.model_json_schema()
-    made["properties"]["extends"] = {
+    document = Recipe.model_json_schema()
+    document["properties"]["extends"] = {
         "type": "string",
         "description": "the one recipe this builds on",
     }
-    made["required"] = []  # a recipe that extends another need not repeat its sections
-    return made
+    document["required"] = []  # a recipe that extends another need not repeat its sections
+    return document
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch(cls, value: Any, info: Info) -> Any:
-        """A switch is no number: pydantic would take `on` for 1."""
+    def _no_switch(cls, value: object, info: Info) -> object:
+        """Refuse a switch where a number is due: pydantic would take `on` for 1."""
         values = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(one, bool) for one in values):
             annotation = cls.model_fields[str(info.field_name)].annotation
@@ -57,5 +57,5 @@ class Named(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_word(cls, value: Any) -> Any:
+    def _bare_word(cls, value: object) -> object:
         return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value

@@ -140,9 +140,9 @@ def override(source: Source, settings: list[str]) -> None:
         RecipeError: a setting without `=` or with malformed YAML.
     """
     for setting in settings:
-        dotted, found, text = setting.partition("=")
+        dotted, separator, text = setting.partition("=")
         key: Key = tuple(dotted.split("."))
-        if not found or not all(key) or len(key) > DEPTH:
+        if not separator or not all(key) or len(key) > DEPTH:
             raise RecipeError(
                 f"--set {brief(setting)}: write --set key=value, as in training.batch_size=64"
             )

@@ -1,4 +1,4 @@
-"""How weights are trained, measured, kept and logged, as a recipe says it."""
+"""The recipe's `training:`, `evaluation:`, `checkpoint:`, `cost:` and `log:` sections."""
 
 from typing import Annotated, Any, Literal
 
@@ -102,7 +102,7 @@ class TrainingConfig(Section):
         for name in ("mixup", "cutmix"):
             if 0 < getattr(self, name) < 0.001:
                 raise ValueError(
-                    f"{name}: {getattr(self, name)} mixes nothing; write 0 or 0.001 on"
+                    f"{name}: {getattr(self, name)} mixes nothing; write 0, or 0.001 or more"
                 )
         return self
 

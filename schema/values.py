@@ -174,7 +174,7 @@ class _Reader:
             if name == "<<":
                 self.refuse(name_node.start_mark, "no anchors or merge keys here; use extends")
             if name in seen:
-                fault = f"{brief(name)} stands twice, first on line {seen[name]}; keep one"
+                fault = f"{brief(name)} is written twice, first on line {seen[name]}; keep one"
                 self.refuse(name_node.start_mark, fault)
             seen[name] = line
             self.where[(*key, name)] = (self.file, line)

@@ -1,18 +1,26 @@
-"""The weights that were best on the validation split, read back from their file."""
+"""The weights that were best on the validation split: kept, read back, tested."""
 
-from typing import TYPE_CHECKING
+import sys
 
+import torch
 from torch import Tensor
 
 import models
-
-if TYPE_CHECKING:
-    from training.run import Run
+from training.evaluation import evaluate
+from training.ranks.collectives import gather_rows
+from training.run import Run
 
 BEST = "model.best.safetensors"
 
 
-def load_best(run: "Run") -> tuple[dict[str, Tensor], int]:
+def keep_best(run: Run, top1_percent: float) -> None:
+    """Keep the weights that are best on the validation split since pruning is over."""
+    if run.pruner.over and top1_percent > run.progress.best_percent:
+        run.progress.best_percent, run.progress.best_work = top1_percent, run.work
+        run.save_model(BEST)
+
+
+def load_best(run: Run) -> tuple[dict[str, Tensor], int]:
     """The tensors of the best weights and the step that they are of.
 
     Raises:
@@ -23,10 +31,46 @@ def load_best(run: "Run") -> tuple[dict[str, Tensor], int]:
         notes, tensors = models.header(path)["notes"], models.load(path).state_dict()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    mine = (run.model if run.ema is None else run.ema).state_dict()
-    if _shapes(tensors) != _shapes(mine):
+    if _shapes(tensors) != _shapes(run.evaluated_model.state_dict()):
         raise ValueError(f"{path}: the weights of another network")
     return tensors, notes.get("step", -1)
+
+
+def evaluate_best(run: Run) -> dict[str, float]:
+    """Test accuracy of the weights that were best on the validation split since the last pruning.
+
+    Nothing where there is no such split, nor where their file was lost or damaged: a warning says
+    so, and all else in the summary is right. The network is left as it was.
+    """
+    if run.progress.best_work < 0:
+        return {}
+    best, fault = _best(run)
+    missing = gather_rows(torch.tensor([best is None])).tolist()
+    if best is None or any(missing):
+        if run.rank == missing.index(True):
+            print(f"{fault}; the summary has no best/top1_percent", file=sys.stderr, flush=True)
+        return {}
+    model = run.evaluated_model
+    last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(best)
+    result = evaluate(run, "test")
+    model.load_state_dict(last)
+    return {
+        "best/top1_percent": result["eval/top1_percent"],
+        "best/validation_top1_percent": run.progress.best_percent,
+        "best/step": run.progress.best_work,
+    }
+
+
+def _best(run: Run) -> tuple[dict[str, Tensor] | None, str]:
+    """The best weights, or what is wrong with their file."""
+    try:
+        tensors, step = load_best(run)
+    except ValueError as fault:
+        return None, str(fault)
+    if step != run.progress.best_work:
+        return None, f"{run.folder / BEST}: of step {step}, not {run.progress.best_work}"
+    return tensors, ""
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -17,8 +17,11 @@ from models.timm_networks import FAULTS
 from schema.recipe import Recipe, RecipeError
 from schema.training import OptimizerConfig
 from training.data.data import DataInfo
-from training.folder.environment import asked_processes
+from training.folder.environment import launched_processes
 from training.random import generator
+
+if TYPE_CHECKING:
+    from timm.utils.model_ema import ModelEmaV3
 
 
 def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Module:
@@ -47,7 +50,7 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
     return model.train().to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
-def build_averager(recipe: Recipe, model: nn.Module) -> Any:
+def build_averager(recipe: Recipe, model: nn.Module) -> "ModelEmaV3 | None":
     """Timm's moving average of the model, or None where the recipe has no `ema`."""
     if recipe.training.ema is None:
         return None
@@ -73,11 +76,11 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         project_dir=str(folder),
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
-    asked = asked_processes()
-    if asked and accelerator.num_processes < asked:
+    launched = launched_processes()
+    if launched and accelerator.num_processes < launched:
         raise RecipeError(
-            f"{asked} processes were asked for and {accelerator.num_processes} runs; on CPU use"
-            f" ACCELERATE_USE_CPU=true torchrun --nproc_per_node {asked} train.py …"
+            f"{launched} processes were asked for and {accelerator.num_processes} runs; on CPU use"
+            f" ACCELERATE_USE_CPU=true torchrun --nproc_per_node {launched} train.py …"
         )
     recipe.check_processes(accelerator.num_processes)
     if on_cpu() and (precision == "fp16" or (precision == "bf16" and not _cpu_has_bf16())):

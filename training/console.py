@@ -1,10 +1,9 @@
-"""What a person sees: a live bar while it trains, then results, costs and where files are."""
+"""Output for people: a live bar during training, then results, costs and the run folder."""
 
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,34 +11,36 @@ from rich.table import Table
 from torch import nn
 
 from training.folder.environment import write_json
-from training.folder.log import read
+from training.folder.log import Record, TrainingLine, read
 from training.folder.run_folder import SUMMARY
 from training.history import Summary, derived, history
 from training.ranks.faults import together
 from training.run import Run
+from training.summary import device_name, size, summarize
 
 Conventions = Callable[[Summary, nn.Module, nn.Module], Summary]
 
 
 class Report(AbstractContextManager["Report"]):
-    """Speaks on the main process only; the log and the summary hold everything that it says."""
+    """Prints on the main process only; log and summary hold everything that it prints."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.console = Console(
             quiet=not run.is_main, file=sys.stderr, highlight=False, markup=False
         )
-        columns = (
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f} %"),
+            TimeRemainingColumn(),
+            console=self.console,
         )
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
         self.live, self.said = self.console.is_terminal, 0
 
     def __enter__(self) -> "Report":
         run = self.run
-        self.say(f"{run.folder} · {run.facts()['run/device']} · {run.processes} process(es)")
+        self.say(f"{run.folder} · {device_name(run.device)} · {run.processes} process(es)")
         values = run.recipe.model_dump(mode="json")
         line = run.log.start_tracker(run.recipe.log, run.folder.name, values)
         if line:
@@ -64,7 +65,7 @@ class Report(AbstractContextManager["Report"]):
         """Print a line on the main process."""
         self.console.print(text, soft_wrap=True)
 
-    def show(self, record: dict[str, Any]) -> None:
+    def show(self, record: TrainingLine) -> None:
         """Move the bar; without a terminal, print a line a tenth of the way."""
         run = self.run
         rate = record.get("throughput/images_per_second")
@@ -76,11 +77,11 @@ class Report(AbstractContextManager["Report"]):
             self.said = part
             self.say(f"{100 * run.position / run.total_steps:3.0f} %  {text}")
 
-    def event(self, record: dict[str, Any]) -> None:
-        """Log what a pruning did, and say it in a line."""
+    def event(self, record: Record) -> None:
+        """Log the result of a pruning, and print it in a line."""
         run = self.run
-        sizes = run.size()
-        run.log.write({"step": run.work, "images": run.progress.images} | record | sizes)
+        sizes = size(run)
+        run.write({**record, **sizes})
         if self.live or not record.get("prune/quiet"):
             self.say(
                 f"pruned at epoch {run.position / run.steps_per_epoch:.1f}:"
@@ -95,19 +96,19 @@ class Report(AbstractContextManager["Report"]):
         """
         run = self.run
         run.cost.refresh_energy()
-        summary = run.facts() | run.size() | run.pruner.summary() | result | run.cost.summary()
+        summary = summarize(run, result)
         summary |= conventions(summary, run.model, run.dense_network)
         with together():
             if run.is_main:
                 summary = derived(summary, history(read(run.log.path))) | summary
                 for record in (*run.pruner.records(), summary):
-                    run.log.append({"step": run.work, "images": run.progress.images} | record)
+                    run.log.append({**run.progress.stamp(), **record})
                 write_json(run.folder / SUMMARY, summary)
                 self.bar.stop()
                 Console(highlight=False, markup=False).print(self.table(summary))
 
-    def table(self, s: dict[str, Any]) -> Table:
-        """Result and cost of the run, dense network beside the final one."""
+    def table(self, s: Summary) -> Table:
+        """Result and cost of the run, the dense network next to the final one."""
         table = Table(title=f"{s['model/name']} on {s['data/name']}", caption=str(self.run.folder))
         table.add_column("")
         table.add_column("dense", justify="right")

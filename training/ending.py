@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from schema.source import RecipeError, brief
 
@@ -20,14 +20,18 @@ MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def end(
-    error: BaseException, folder: Path | None, *, interrupted: bool = False, rest: bool = False
+    error: BaseException,
+    folder: Path | None,
+    *,
+    interrupted: bool = False,
+    show_traceback: bool = False,
 ) -> int:
     """Print in one line why the run in `folder` ended, and return the exit status.
 
-    `interrupted`: Ctrl-C came, which code in other languages turns into errors of its own. `rest`:
-    print the traceback first.
+    `interrupted`: Ctrl-C came, which code in other languages turns into errors of its own.
+    `show_traceback`: print the traceback first.
     """
-    if rest:
+    if show_traceback:
         traceback.print_exception(error)
     line, status = _answer(KeyboardInterrupt() if interrupted else error, folder)
     with contextlib.suppress(OSError):  # nobody listens any more
@@ -79,7 +83,7 @@ def _foreseen(error: BaseException) -> int | None:
     from training.folder.run_folder import Finished
     from training.run import STOPPED, NotFinite, Stopped
 
-    table: dict[Any, int] = {
+    table: dict[type | tuple[type, ...], int] = {
         Finished: 0,
         (DataError, ModelError, PruningError): ASKED,
         NotFinite: 3,

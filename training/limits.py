@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.util
-import inspect
 import json
 from functools import cache
 from pathlib import Path
@@ -73,15 +72,15 @@ def _countries() -> frozenset[str]:
 def _check_start(config: ModelConfig) -> None:
     """Refuse weights to start from that are missing or of another network."""
     if config.weights:
-        found = models.header(config.weights)["structure"]
-        other = config.options and config.options != found["options"]
-        if found["name"] != config.name or other:
+        structure = models.header(config.weights)["structure"]
+        other = config.options and config.options != structure["options"]
+        if structure["name"] != config.name or other:
             raise RecipeError(
-                f"model: {config.weights} holds {found['name']} with options {found['options']};"
-                " write that name, and no options"
+                f"model: {config.weights} holds {structure['name']} with options"
+                f" {structure['options']}; write that name, and no options"
             )
     if config.pretrained and config.name in models.MODELS:
-        if "pretrained" not in inspect.signature(models.MODELS[config.name]).parameters:
+        if "pretrained" not in models.MODELS[config.name].parameters:
             raise RecipeError(
                 f"model: {config.name} has no pretrained weights; write pretrained: false"
             )
@@ -123,7 +122,7 @@ def _check_optimizer(config: OptimizerConfig) -> None:
         if isinstance(error, RecipeError):
             raise
         raise RecipeError(
-            f"training.optimizer: {config.name} cannot step so ({first_line(error)});"
+            f"training.optimizer: {config.name} cannot make a step ({first_line(error)});"
             " write other options, or choose another optimizer"
         ) from None
 
@@ -159,8 +158,8 @@ def _check_durations(recipe: Recipe, per_epoch: int) -> None:
 
 
 def _check_borders(data: DataConfig, about: DataInfo) -> None:
-    augment, it = data.augment, known(data)
-    side = data.image_size or (it.size if it else about.height)
+    augment, dataset = data.augment, known(data)
+    side = data.image_size or (dataset.size if dataset else about.height)
     if augment.crop_padding > side:
         raise RecipeError(
             f"data.augment.crop_padding: {augment.crop_padding} pixels around images of {side}"
@@ -175,19 +174,19 @@ def _check_borders(data: DataConfig, about: DataInfo) -> None:
 
 def _check_store(data: DataConfig) -> None:
     """Refuse options of streamed images for a data set that is known to be held in memory."""
-    it = known(data)
-    if it is None or it.streamed or data.stream:
+    dataset = known(data)
+    if dataset is None or dataset.streamed or data.stream:
         if data.stream and data.name in ("digits", "synthetic"):
             raise RecipeError(f"data.stream: {data.name} is held in memory; write false")
         return
     streamed = {
         "augment.random_resized_crop": data.augment.random_resized_crop is not None,
         "decoder: gpu": data.decoder == "gpu",
-        f"image_size: {data.image_size}": data.image_size not in (None, it.size),
+        f"image_size: {data.image_size}": data.image_size not in (None, dataset.size),
     }
-    for name, asked in streamed.items():
-        if asked:
+    for name, wanted in streamed.items():
+        if wanted:
             raise RecipeError(
                 f"data.{name} is for streamed images, and those of {data.name} are held in memory"
-                f" as they are, {it.size} pixels a side; omit it, or see augment.resize"
+                f" as they are, {dataset.size} pixels a side; omit it, or see augment.resize"
             )

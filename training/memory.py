@@ -81,9 +81,15 @@ def _parts(recipe: Recipe, about: DataInfo, sizes: Count, processes: int) -> dic
 
 def _image_bytes(recipe: Recipe) -> float:
     """Images held in memory, as far as their number is known beforehand."""
-    it, data = known(recipe.data), recipe.data
-    if it is None or it.train is None or it.test is None or data.stream or it.streamed:
+    dataset, data = known(recipe.data), recipe.data
+    if (
+        dataset is None
+        or dataset.train is None
+        or dataset.test is None
+        or data.stream
+        or dataset.streamed
+    ):
         return 0
-    side = data.image_size or it.size
+    side = data.image_size or dataset.size
     bordered = side + 2 * data.augment.crop_padding
-    return it.channels * (it.train * bordered**2 + it.test * side**2)
+    return dataset.channels * (dataset.train * bordered**2 + dataset.test * side**2)

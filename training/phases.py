@@ -1,4 +1,4 @@
-"""What a run's wall-clock is divided into; reports name them without importing torch."""
+"""The phases of a run's wall-clock time; reports name them without importing torch."""
 
 PHASES = (
     "train",

@@ -1,4 +1,4 @@
-"""Where a run stands, and the loss that it has seen since the last line of its log."""
+"""The position of a run, and its loss since the last line of its log."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """Where a run stands. `position` may go back when rewinding, `work` never does."""
+    """The position of a run. `position` may go back when rewinding, `work` never does."""
 
     position: int = 0
     work: int = 0
@@ -16,6 +16,16 @@ class Progress:
     serial: int = 0
     best_percent: float = -1.0
     best_work: int = -1
+
+    def stamp(self) -> dict[str, int]:
+        """The step and the images that a line of the log is of."""
+        return {"step": self.work, "images": self.images}
+
+    def add_step(self, images: int) -> None:
+        """Count a training step on this number of images."""
+        self.position += 1
+        self.work += 1
+        self.images += images
 
 
 class Watch:

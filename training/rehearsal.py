@@ -21,10 +21,10 @@ TRIED = 2**37  # multiply-accumulates an image of networks that are tried with v
 
 
 def rehearse_early(recipe: Recipe, processes: int) -> bool:
-    """Rehearse before any image is read, where counts and sizes are known without; whether so."""
+    """Rehearse before images are read and return True, if counts and sizes are known by name."""
     check_settings(recipe)
-    it = known(recipe.data)
-    if it is None or it.train is None or it.test is None:
+    dataset = known(recipe.data)
+    if dataset is None or dataset.train is None or dataset.test is None:
         return False
     rehearse(recipe, info(recipe.data), processes, room=machine_memory())
     return True

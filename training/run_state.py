@@ -14,10 +14,13 @@ from training import stored
 from training.build import build_averager, build_optimizer
 from training.cost import RETIRED, Totals
 from training.folder import checkpoint
-from training.folder.checkpoint import Checkpoint, CheckpointError
+from training.folder.checkpoint import Checkpoint, CheckpointError, joined
 from training.folder.environment import write_json
 from training.folder.log import Log
+from training.progress import Progress
+from training.ranks.collectives import gather_rows
 from training.ranks.faults import together
+from training.stored import OptimizerValues, RunValues
 
 LABORATORY = "laboratory.parquet"
 CHECKPOINTS = "checkpoints"
@@ -27,6 +30,7 @@ UNFIT = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeErr
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pruning.laboratory.laboratory import Row
     from training.run import Run
 
 
@@ -37,40 +41,51 @@ def save(run: "Run") -> None:
 
     Raises:
         CheckpointError: the checkpoint before could not be written.
-        NotFinite: the loss is no number any more; the last good checkpoint stays the last.
+        NotFinite: the loss became NaN or infinite; the last good checkpoint stays the last.
     """
     run.check_loss()
     run.sync_buffers()
     run.cost.refresh_energy()
     run.progress.serial += 1
     pruner = run.pruner.state_dict()
-    watch = run.gather(run.watch.state()[None]).tolist()
-    values: dict[str, Any] = {}
-    if run.is_main:
-        values = {
-            "recipe": run.recipe.hash(),
-            "seed": run.recipe.seed,
-            "processes": run.processes,
-            "progress": asdict(run.progress),
-            "watch": watch,
-            "widths": widths(run.model),
-            "optimizer": _plain_optimizer(run),
-            "pruner": pruner["values"],
-            "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else None,
-            "totals": asdict(run.cost.refresh()),
-            "log_bytes": run.log.bytes,
-        }
+    watch = gather_rows(run.watch.state()[None]).tolist()
     with together():
         if run.is_main:
+            state = _state(run, pruner, watch)
             run.writer.wait()  # first, so that no more than one copy is held
-            kept = Checkpoint(_tensors(run, pruner), values).copied()
-            run.writer.start(partial(_write, run.log, run.progress.serial, kept, run.recipe))
+            copy = state.copied()
+            run.writer.start(partial(_write, run.log, run.progress.serial, copy, run.recipe))
 
 
-def _write(log: Log, serial: int, kept: Checkpoint, recipe: Recipe) -> None:
+def _state(run: "Run", pruner: dict[str, Any], watch: list[list[float]]) -> Checkpoint:
+    """Everything that the run goes on from; its tensors are training's own."""
+    optimizer_tensors, optimizer_values = _split(run.optimizer.state_dict())
+    values: RunValues = {
+        "recipe": run.recipe.hash(),
+        "seed": run.seed,
+        "processes": run.processes,
+        "progress": asdict(run.progress),
+        "watch": watch,
+        "widths": widths(run.model),
+        "optimizer": optimizer_values,
+        "pruner": pruner["values"],
+        "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else None,
+        "totals": asdict(run.cost.refresh()),
+        "log_bytes": run.log.bytes,
+    }
+    tensors = {
+        "model": run.model.state_dict(),
+        "ema": {} if run.ema is None else run.ema.state_dict(),
+        "optimizer": optimizer_tensors,
+        "pruner": pruner["tensors"],
+    }
+    return Checkpoint(joined(tensors), values)
+
+
+def _write(log: Log, serial: int, copy: Checkpoint, recipe: Recipe) -> None:
     log.flush()  # the records that the checkpoint counts
     folder = log.path.parent
-    path = checkpoint.save(folder / CHECKPOINTS, serial, kept, keep=recipe.checkpoint.keep)
+    path = checkpoint.save(folder / CHECKPOINTS, serial, copy, keep=recipe.checkpoint.keep)
     write_json(folder / LAST, {"checkpoint": f"{CHECKPOINTS}/{path.name}"})
 
 
@@ -89,56 +104,64 @@ def load(run: "Run", path: "Path") -> int:
     except torch.OutOfMemoryError:
         raise
     except UNFIT as error:  # of values and shapes that no schema can list
-        told = str(error) if isinstance(error, ValueError) else repr(error)
+        fault = str(error) if isinstance(error, ValueError) else repr(error)
         raise CheckpointError(
-            f"{path}: not a state of this run: {told}; {stored.REMEDY}"
+            f"{path}: not a state of this run: {fault}; {stored.REMEDY}"
         ) from error
 
 
 def _load(run: "Run", path: "Path") -> int:
     where = str(run.device) if run.device.type == "cuda" else "cpu"
-    kept = checkpoint.load(path, where)
-    values = kept.values
-    mine = {"recipe": run.recipe.hash(), "seed": run.recipe.seed}
-    for name, value in mine.items():
-        if values[name] != value:
+    state = checkpoint.load(path, where)
+    for name, own in {"recipe": run.recipe.hash(), "seed": run.seed}.items():
+        if state.values[name] != own:
             raise RecipeError(
-                f"{path}: written with {name} {values[name]}, this run has {value};"
+                f"{path}: written with {name} {state.values[name]}, this run has {own};"
                 f" resume with the same {name} or choose another --output"
             )
-    stored.check_values(path, values, run)
-    reshape(run.model, values["widths"], kept.part("model"))
-    run.model.load_state_dict(kept.part("model"))
-    count(run.model, run.example_input)  # layers that do not fit one another fail here
-    run.averager = build_averager(run.recipe, run.model)
-    if run.ema is not None:
-        run.ema.load_state_dict(kept.part("ema"))
+    values = stored.checked_values(path, state.values, run)
+    _load_networks(run, state, values)
     run.optimizer = build_optimizer(run.recipe.training.optimizer, run.model)
-    optimizer = _whole_optimizer(kept)
+    optimizer = _joined(state.part("optimizer"), values["optimizer"])
     stored.check_optimizer(run.optimizer, optimizer)
     run.optimizer.load_state_dict(optimizer)
     stored.check_pruner(run, values["pruner"])
-    run.pruner.load_state_dict({"tensors": kept.part("pruner"), "values": values["pruner"]}, run)
+    run.pruner.load_state_dict({"tensors": state.part("pruner"), "values": values["pruner"]}, run)
     if run.accelerator.scaler is not None and values["scaler"]:
         run.accelerator.scaler.load_state_dict(values["scaler"])
-    run.progress = type(run.progress)(**values["progress"])
+    run.progress = Progress(**values["progress"])
     if run.recipe.laboratory is not None:
-        from pruning.laboratory import table as laboratory_table
-
-        table = run.folder / LABORATORY
-        try:
-            run.laboratory_rows = laboratory_table.read(table, until=run.work)
-        except (ValueError, KeyError, OSError) as error:
-            raise CheckpointError(
-                f"{table}: not readable ({str(error).splitlines()[0]}); put back a copy, or delete"
-                " it to go on without its rows"
-            ) from None
+        run.laboratory_rows = _laboratory_rows(run)
     run.watch.load(values["watch"], run.rank, run.processes)
     run.cost.resume(_totals(values, run), run.log.last_costs())
     return values["log_bytes"]
 
 
-def _totals(values: dict[str, Any], run: "Run") -> Totals:
+def _load_networks(run: "Run", state: Checkpoint, values: RunValues) -> None:
+    """The model in its pruned shape, and the averaged copy made of it."""
+    reshape(run.model, values["widths"], state.part("model"))
+    run.model.load_state_dict(state.part("model"))
+    count(run.model, run.example_input)  # layers that do not fit one another fail here
+    run.averager = build_averager(run.recipe, run.model)
+    if run.ema is not None:
+        run.ema.load_state_dict(state.part("ema"))
+
+
+def _laboratory_rows(run: "Run") -> "list[Row]":
+    """The rows that were measured up to the checkpoint; the file may hold later ones."""
+    from pruning.laboratory import table
+
+    path = run.folder / LABORATORY
+    try:
+        return table.read(path, until=run.work)
+    except (ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not readable ({str(error).splitlines()[0]}); put back a copy, or delete"
+            " it to go on without its rows"
+        ) from None
+
+
+def _totals(values: RunValues, run: "Run") -> Totals:
     totals = Totals(**{k: v for k, v in values["totals"].items() if k not in RETIRED})
     if not totals.sessions:  # an older checkpoint: all sessions were on one number of processes
         processes = values["processes"]
@@ -148,35 +171,24 @@ def _totals(values: dict[str, Any], run: "Run") -> Totals:
     return totals
 
 
-def _tensors(run: "Run", pruner: dict[str, Any]) -> dict[str, Tensor]:
-    tensors = {f"model/{name}": tensor for name, tensor in run.model.state_dict().items()}
-    if run.ema is not None:
-        tensors |= {f"ema/{name}": tensor for name, tensor in run.ema.state_dict().items()}
-    for index, per_parameter in run.optimizer.state_dict()["state"].items():
-        for name, value in per_parameter.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
-    return tensors | {f"pruner/{name}": tensor for name, tensor in pruner["tensors"].items()}
+def _split(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], OptimizerValues]:
+    """Tensors, as `index of the parameter/name`, and plain values of an optimizer's state dict."""
+    tensors: dict[str, Tensor] = {}
+    state: dict[str, dict[str, Any]] = {}
+    for index, entries in optimizer["state"].items():
+        tensors |= {f"{index}/{k}": v for k, v in entries.items() if isinstance(v, Tensor)}
+        state[str(index)] = {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
+    groups = [
+        {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
+        for group in optimizer["param_groups"]
+    ]
+    return tensors, {"groups": groups, "state": state}
 
 
-def _plain_optimizer(run: "Run") -> dict[str, Any]:
-    whole = run.optimizer.state_dict()
-    plain = {
-        str(index): {k: v for k, v in per_parameter.items() if not isinstance(v, Tensor)}
-        for index, per_parameter in whole["state"].items()
-    }
-    groups = [_without_tensors(group) for group in whole["param_groups"]]
-    return {"groups": groups, "state": plain}
-
-
-def _without_tensors(group: dict[str, Any]) -> dict[str, Any]:
-    return {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
-
-
-def _whole_optimizer(kept: Checkpoint) -> dict[str, Any]:
-    plain = kept.values["optimizer"]
-    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in plain["state"].items()}
-    for name, tensor in kept.part("optimizer").items():
+def _joined(tensors: dict[str, Tensor], values: OptimizerValues) -> dict[str, Any]:
+    """The state dict that `_split` took apart."""
+    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in values["state"].items()}
+    for name, tensor in tensors.items():
         index, key = name.split("/", 1)
         state[int(index)][key] = tensor
-    return {"state": state, "param_groups": plain["groups"]}
+    return {"state": state, "param_groups": values["groups"]}

@@ -1,4 +1,4 @@
-"""How a run begins: a folder of its own, or the newest one of the same recipe to go on with."""
+"""The start of a run: in a folder of its own, or in the newest of the recipe, to go on there."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from training.run import Run
 def start(
     recipe: Recipe, source: Source, *, output: Path | None, resume: bool, stem: str
 ) -> Iterator[Run]:
-    """A run in a folder of its own, at its beginning or where its last good checkpoint stands.
+    """A run in a folder of its own, at step 0 or at its last good checkpoint.
 
     Until it is left no other job can take the folder; leaving it waits for the last checkpoint.
 
@@ -78,7 +78,7 @@ def _mend(run: Run, size: int) -> list[str]:
     """Cut the log where the run goes on, and note in it what was lost of it."""
     faults = [f"{run.log.path}: {fault}" for fault in run.log.go_on(size)]
     if faults:
-        run.log.append({"step": run.work, "images": run.progress.images, "log/faults": faults})
+        run.log.append(run.progress.stamp() | {"log/faults": faults})
     return faults
 
 

@@ -3,14 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    with_config,
+)
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from training.cost import RETIRED, Totals
 from training.folder.checkpoint import CheckpointError, number
+from training.progress import Progress
 
 if TYPE_CHECKING:
     from training.run import Run
@@ -19,32 +29,59 @@ REMEDY = "move it away to go on from the checkpoint before, or choose another --
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 LOWEST = {"best_percent": -1, "best_work": -1}  # there is no best yet; other numbers count
 HIGHEST = 2**62  # of counts: what follows from them is still a float
-_FILLED = Field(min_length=1)
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+Index = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
-def check_values(path: Path, values: Mapping[str, Any], run: "Run") -> None:
-    """Raise CheckpointError unless the values are of the types and in the ranges a run gives them.
+def _table(kind: type, *, required: bool, retired: Sequence[str] = ()) -> GetPydanticSchema:
+    """The schema of a dataclass; numbers are at least 0 or what `LOWEST` says.
+
+    `retired`: numbers that it had once, which are not read.
+    """
+    types = get_type_hints(kind)
+    columns: dict[str, Any] = dict.fromkeys(retired, (float, 0.0))
+    for field in fields(kind):
+        number = types[field.name] in (int, float)
+        limit = Field(ge=LOWEST.get(field.name, 0), le=HIGHEST) if number else Field()
+        annotated = Annotated[types[field.name], limit]
+        columns[field.name] = (annotated, ... if required else None)
+    model = create_model(kind.__name__, __config__=CONFIG, **columns)
+    return GetPydanticSchema(lambda _, handler: handler(model))
+
+
+@with_config(CONFIG)
+class OptimizerValues(TypedDict):
+    """The plain values of an optimizer's state dict."""
+
+    groups: list[dict[str, Any]]
+    state: dict[Index, dict[str, Any]]  # by the index of a parameter
+
+
+@with_config(CONFIG | ConfigDict(extra="ignore"))
+class RunValues(TypedDict):
+    """The plain values of a checkpoint."""
+
+    recipe: str  # its hash
+    seed: int
+    processes: Annotated[int, Field(gt=0)]
+    progress: Annotated[dict[str, Any], _table(Progress, required=True)]
+    watch: Annotated[list[Pair], Field(min_length=1)]  # of each process: loss sum, images
+    widths: dict[str, dict[str, Any]]  # module name → numbers of channels
+    optimizer: OptimizerValues
+    pruner: dict[str, Any]
+    scaler: dict[str, float] | None
+    totals: Annotated[dict[str, Any], _table(Totals, required=False, retired=RETIRED)]
+    log_bytes: Annotated[int, Field(ge=0, le=HIGHEST)]
+
+
+def checked_values(path: Path, values: Mapping[str, Any], run: "Run") -> RunValues:
+    """The values of a checkpoint, which are of the types and in the ranges a run gives them.
 
     Raises:
         CheckpointError: names the first value that does not fit.
     """
-    shape = create_model(
-        "Stored",
-        __config__=CONFIG | ConfigDict(extra="ignore"),
-        recipe=str,
-        seed=int,
-        processes=Annotated[int, Field(gt=0)],
-        progress=_table(type(run.progress), required=True),
-        watch=Annotated[list[Annotated[list[float], Field(min_length=2, max_length=2)]], _FILLED],
-        widths=dict[str, dict[str, Any]],
-        optimizer=_Optimizer,
-        pruner=dict[str, Any],
-        scaler=dict[str, float] | None,
-        totals=_table(Totals, required=False, retired=RETIRED),
-        log_bytes=Annotated[int, Field(ge=0, le=HIGHEST)],
-    )
     try:
-        shape.model_validate(values)
+        TypeAdapter(RunValues).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -57,6 +94,7 @@ def check_values(path: Path, values: Mapping[str, Any], run: "Run") -> None:
         raise CheckpointError(f"{path}: watch: not of {values['processes']} processes; {REMEDY}")
     if values["progress"]["serial"] != number(path):
         raise CheckpointError(f"{path}: it is number {values['progress']['serial']}; {REMEDY}")
+    return cast(RunValues, values)
 
 
 def check_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
@@ -91,43 +129,22 @@ def check_pruner(run: "Run", values: Mapping[str, Any]) -> None:
         raise ValueError(f"rounds began at step {started!r}")
 
 
-class _Optimizer(BaseModel):
-    model_config = CONFIG
-    groups: list[dict[str, Any]]
-    state: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], dict[str, Any]]
-
-
-def _table(kind: type, *, required: bool, retired: Sequence[str] = ()) -> Any:
-    """The schema of a dataclass; numbers are at least 0 or what `LOWEST` says.
-
-    `retired`: numbers that it had once, which are not read.
-    """
-    types = get_type_hints(kind)
-    made: dict[str, Any] = dict.fromkeys(retired, (float, 0.0))
-    for field in fields(kind):
-        number = types[field.name] in (int, float)
-        limit = Field(ge=LOWEST.get(field.name, 0), le=HIGHEST) if number else Field()
-        annotated = Annotated[types[field.name], limit]
-        made[field.name] = (annotated, ... if required else None)
-    return create_model(kind.__name__, __config__=CONFIG, **made)
-
-
 def _highest(run: "Run", values: Mapping[str, Any]) -> dict[str, float]:
     work = values["progress"]["work"]
     images = work * run.recipe.training.batch_size
     position = min(work, run.total_steps)  # rewinding lets it go back, never ahead
     total = run.total_steps * (1 + run.pruner.rounds)  # each round may rewind once
-    found: dict[str, float] = {
+    return {
         "work": total,
         "position": position,
         "images": images,
         "best_work": work,
+        "best_percent": 100,
     }
-    return found | {"best_percent": 100}
 
 
 def _kin(value: object, mine: object) -> bool:
-    """Whether a stored value can stand for one of the optimizer's own."""
+    """Return True if a stored value can stand for one of the optimizer's own."""
     if isinstance(mine, bool) or mine is None:
         return value is None or isinstance(value, bool)
     if isinstance(mine, int | float):

@@ -5,38 +5,26 @@ Torch-Pruning's dependency graph: removing 30 % of all units at random, the outp
 of 40 timm families against 31 of 40 (`benchmarks/axes.py`; results/benchmarks/axes.txt).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
 
-from models.axes.labels import (
-    STAYS,
-    Axes,
-    Keep,
-    Labels,
-    Masks,
-    masks,
-)
+from models.axes.labels import STAYS, Axes, Keep, Labels, Masks, masks
 from models.axes.layer_rules import LAYER_RULES
 from models.axes.passes import watch
 from models.axes.removal import shrink
 from models.axes.rules import RULES
-from models.axes.trace import (
-    Trace,
-    Vectors,
-    classes,
-    named_tensors,
-)
+from models.axes.trace import Trace, Vectors, classes, named_tensors
 from models.axes.trial import Risks, tried
 
 __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 
 
 def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes:
-    """Which channels of `model` go together, and which stay and why.
+    """The channels of `model` that go together, and those that stay, each with its reason.
 
     Args:
         model: any network; its weights, buffers, gradients and modes are left as found.
@@ -49,10 +37,10 @@ def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes
             network cannot be watched or copied.
     """
     trace, image = watch(model, example_input, RULES | LAYER_RULES)
-    found, units = _collect(trace, image, model)
+    candidates, units = _collect(trace, image, model)
     if not probe:
-        return found
-    return tried(model, example_input, found, _risky(trace, found, units), trace.passes)
+        return candidates
+    return tried(model, example_input, candidates, _risky(trace, candidates, units), trace.passes)
 
 
 Place = tuple[str, int]  # tensor name, dimension
@@ -81,7 +69,7 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tenso
             fixed[name] = reason or "all its channels are one unit"
             units[roots] = STAYS
     units = units[root]
-    found = Axes(
+    candidates = Axes(
         widths=widths,
         offsets=offsets,
         labels={name: _labels(dims, units) for name, dims in trace.own.items()},
@@ -90,65 +78,87 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tenso
         weights=weights,
         buffers=frozenset(trace.own.keys() - parameters.keys()),
     )
-    return found, units
+    return candidates, units
 
 
 def _labels(dims: Vectors, unit: Tensor) -> Labels:
     """Unit ids in place of atoms; None where no index is a channel."""
-    found = [None if vector is None else unit[vector] for vector in dims]
+    labels = [None if vector is None else unit[vector] for vector in dims]
     return tuple(
         None if ids is None or bool((ids == _UNKNOWN).all()) else ids.clamp_min(STAYS)
-        for ids in found
+        for ids in labels
     )
 
 
 def _groups(trace: Trace, root: Tensor, roots: list[int]) -> dict[Group, list[int]]:
     """Units that are found in the same places and stay for the same reason, or are free."""
-    places = [(n, d) for n, dims in trace.own.items() for d, v in enumerate(dims) if v is not None]
-    vectors = [v for dims in trace.own.values() for v in dims if v is not None]
-    index = torch.arange(len(places)).repeat_interleave(torch.tensor(list(map(len, vectors))))
-    pairs = torch.unique(root[torch.cat(vectors)] * len(places) + index)
-    found, counts = (pairs // len(places)).unique_consecutive(return_counts=True)
-    at, ends = (pairs % len(places)).tolist(), [0, *counts.cumsum(0).tolist()]
-    where = {r: tuple(at[i:j]) for r, i, j in zip(found.tolist(), ends, ends[1:], strict=False)}
+    places, where = _places(trace, root)
     reason = torch.full((trace.count,), -1)
-    for i, (vector, _) in reversed(
-        list(enumerate(trace.fixed))
-    ):  # the first reason is the one told
-        reason[root[vector]] = i
-    groups: dict[tuple[tuple[int, ...], str | None], list[int]] = {}
-    for r, i in zip(roots, reason[roots].tolist(), strict=True):
-        why = None if i < 0 else trace.fixed[i][1]
-        groups.setdefault((where.get(r, ()), why), []).append(r)
-    return {(tuple(places[p] for p in at), why): rs for (at, why), rs in groups.items()}
+    for i in reversed(range(len(trace.fixed))):  # so that the first reason is the one given
+        reason[root[trace.fixed[i][0]]] = i
+    # keyed by numbers first: hashing the names for every unit would take longest
+    numbered: dict[tuple[tuple[int, ...], int], list[int]] = {}
+    for unit, i in zip(roots, reason[roots].tolist(), strict=True):
+        numbered.setdefault((tuple(where[unit]), i), []).append(unit)
+    return {
+        (tuple(places[p] for p in at), None if i < 0 else trace.fixed[i][1]): units
+        for (at, i), units in numbered.items()
+    }
+
+
+def _places(trace: Trace, root: Tensor) -> tuple[list[Place], dict[int, list[int]]]:
+    """All places with channels, and per unit the numbers of those it is found in, ascending."""
+    vectors = {
+        (name, d): vector
+        for name, dims in trace.own.items()
+        for d, vector in enumerate(dims)
+        if vector is not None
+    }
+    # One number for unit and place: `unique` over pairs of numbers is many times slower.
+    pairs = [root[vector] * len(vectors) + i for i, vector in enumerate(vectors.values())]
+    where: dict[int, list[int]] = defaultdict(list)
+    for pair in torch.cat(pairs).unique().tolist():
+        unit, place = divmod(pair, len(vectors))
+        where[unit].append(place)
+    return list(vectors), where
 
 
 def _names(groups: Iterable[Group], weights: tuple[str, ...]) -> list[str]:
-    """What the producers' names share, such as layer1; the first where that is not unique."""
-    order = {name: i for i, name in enumerate(weights)}
-    first, common = [], []
-    for places, _ in groups:
-        producers = sorted((n for n, d in places if d == 0 and n in order), key=order.__getitem__)
-        modules = [(n.rpartition(".")[0] or n).split(".") for n in producers] or [["image"]]
-        first.append(".".join(modules[0]))
-        parts = takewhile(lambda part: len(set(part)) == 1, zip(*modules, strict=False))
-        common.append(".".join(part[0] for part in parts))
-    shared = Counter(common)
+    """The part that the producers' names share, such as layer1; the first name if others share it.
+
+    An axis without a producer is the image's.
+    """
+    producers = [_producers(places, weights) or [["image"]] for places, _ in groups]
+    shared = [_common(modules) for modules in producers]
+    counts = Counter(shared)
     names: list[str] = []
-    for own, prefix in zip(first, common, strict=True):
-        name = prefix if prefix and shared[prefix] == 1 else own
+    for modules, prefix in zip(producers, shared, strict=True):
+        first = name = prefix if prefix and counts[prefix] == 1 else ".".join(modules[0])
+        number = 1
         while name in names:
-            base, _, number = name.partition("#")
-            name = f"{base}#{int(number or 1) + 1}"
+            number += 1
+            name = f"{first}#{number}"
         names.append(name)
     return names
 
 
-def _risky(trace: Trace, found: Axes, units: Tensor) -> Risks:
+def _producers(places: Iterable[Place], weights: tuple[str, ...]) -> list[list[str]]:
+    """The modules whose weights give these channels, in order of use, each as parts of its name."""
+    produced = {name for name, dimension in places if dimension == 0}
+    return [(n.rpartition(".")[0] or n).split(".") for n in weights if n in produced]
+
+
+def _common(modules: list[list[str]]) -> str:
+    """The parts that all names begin with."""
+    columns = takewhile(lambda parts: len(set(parts)) == 1, zip(*modules, strict=False))
+    return ".".join(parts[0] for parts in columns)
+
+
+def _risky(trace: Trace, candidates: Axes, units: Tensor) -> Risks:
     """(Code that may hold sizes, the axes it handles), the fewest axes first."""
     groups: dict[str, set[str]] = {}
     for action, vector in trace.risks:
-        groups.setdefault(action, set()).update(found.counts(units[vector].clamp_min(STAYS)))
+        groups.setdefault(action, set()).update(candidates.counts(units[vector].clamp_min(STAYS)))
     return sorted(((action, sorted(group)) for action, group in groups.items()), key=_size)
 
 

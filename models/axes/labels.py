@@ -46,7 +46,7 @@ class Axes:
         return self._weights_with(axis, 1)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor; one that was added since the trace has channels in every dimension."""
+        """The shape of a tensor; one added since the trace has channels in every dimension."""
         if name in self.shapes:
             return self.shapes[name]
         return tuple(len(units) for units in self.labels[name] if units is not None)
@@ -57,12 +57,12 @@ class Axes:
 
     @cached_property
     def _members(self) -> dict[str, list[tuple[str, int]]]:
-        found: dict[str, list[tuple[str, int]]] = {axis: [] for axis in self.widths}
+        members: dict[str, list[tuple[str, int]]] = {axis: [] for axis in self.widths}
         for name, labels in self.labels.items():
             for d, units in enumerate(labels):
                 for axis in self.counts(units):
-                    found[axis].append((name, d))
-        return found
+                    members[axis].append((name, d))
+        return members
 
     def counts(self, units: Tensor | None) -> dict[str, int]:
         """Axis → number of indices that carry it, in the order of the axes."""
@@ -87,9 +87,18 @@ class Axes:
 STAYS, GONE = -1, -2
 
 
-def relabel(axes: Axes, widths: dict[str, int], new_id: Tensor, fixed: dict[str, str]) -> Axes:
-    """The axes with other widths; `new_id` (units,) is each unit's new id, or STAYS, or GONE."""
+def relabel(axes: Axes, kept: Tensor, others: int, fixed: dict[str, str]) -> Axes:
+    """The axes of the units that are `kept` (units,), numbered in order; without those left empty.
+
+    `others`: STAYS or GONE, the label of all other units.
+    """
+    widths = {
+        axis: width
+        for axis, first in axes.offsets.items()
+        if (width := int(kept[first : first + axes.widths[axis]].sum()))
+    }
     starts = [0, *accumulate(widths.values())]
+    new_id = torch.where(kept, kept.cumsum(0) - 1, others)
     new_id = torch.cat([new_id, torch.tensor([STAYS])])  # so that −1 stays −1
     labels: dict[str, Labels] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -111,7 +120,7 @@ def masks(axes: Axes, keep: Keep) -> Masks:
     Raises:
         ValueError: `keep` names no axis, has another width, or empties an axis.
     """
-    found = {}
+    result = {}
     for name, cut in cuts(axes, keep).items():
         if name in axes.buffers:
             continue
@@ -120,8 +129,8 @@ def masks(axes: Axes, keep: Keep) -> Masks:
             removed = torch.ones(mask.shape[d], dtype=torch.bool)
             removed[kept] = False
             mask.index_fill_(d, removed.nonzero().flatten(), False)
-        found[name] = mask
-    return found
+        result[name] = mask
+    return result
 
 
 def cuts(axes: Axes, keep: Keep) -> dict[str, Cut]:
@@ -132,7 +141,7 @@ def cuts(axes: Axes, keep: Keep) -> dict[str, Cut]:
     """
     kept = kept_units(axes, keep)
     kept = torch.cat([kept, torch.tensor([True])])  # so that −1 is kept
-    found = {
+    result = {
         name: [
             (d, kept[units].nonzero().flatten())
             for d, units in enumerate(labels)
@@ -140,11 +149,11 @@ def cuts(axes: Axes, keep: Keep) -> dict[str, Cut]:
         ]
         for name, labels in axes.labels.items()
     }
-    return {name: cut for name, cut in found.items() if cut}
+    return {name: cut for name, cut in result.items() if cut}
 
 
 def kept_units(axes: Axes, keep: Keep) -> Tensor:
-    """(units,) bool."""
+    """(units,) bool, True where a unit stays."""
     kept = torch.ones(sum(axes.widths.values()), dtype=torch.bool)
     for axis, chosen in keep.items():
         if axis in axes.fixed:

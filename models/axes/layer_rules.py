@@ -1,4 +1,4 @@
-"""What layers with parameters do to channels: convolutions, products, normalisations."""
+"""Rules for layers with parameters: convolutions, products, normalisations."""
 
 from collections.abc import Callable
 

@@ -23,7 +23,7 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @contextmanager
 def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
-    """Keeps `trace.where` and `.kind` at the innermost module that runs, and what modules meet."""
+    """Keep `trace.where` and `.kind` at the innermost module that runs, and what modules meet."""
     names = {module: name for name, module in model.named_modules()}
     stack = [("", type(model).__name__)]
 
@@ -113,7 +113,7 @@ def _watch_training(trace: Trace, model: nn.Module, image: Tensor, channels: Ten
 
 
 def _blame_script(model: nn.Module, error: RuntimeError) -> None:
-    """Nothing, unless part of the network is TorchScript, which hides what it does."""
+    """Raise ModelError if part of the network is TorchScript, which hides what it does."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(

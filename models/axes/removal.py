@@ -28,12 +28,7 @@ def shrink(model: nn.Module, axes: Axes, keep: Keep) -> Axes:
 
 def left(axes: Axes, keep: Keep) -> Axes:
     """The axes of the network without the units that go."""
-    kept = kept_units(axes, keep)
-    widths = {
-        axis: int(kept[first : first + axes.widths[axis]].sum())
-        for axis, first in axes.offsets.items()
-    }
-    return relabel(axes, widths, torch.where(kept, kept.cumsum(0) - 1, GONE), axes.fixed)
+    return relabel(axes, kept_units(axes, keep), GONE, axes.fixed)
 
 
 @torch.no_grad()
@@ -44,7 +39,7 @@ def cut_out(model: nn.Module, changed: dict[str, Cut]) -> None:
 
 
 def check(model: nn.Module, axes: Axes) -> None:
-    """Nothing, if the axes are this network's.
+    """Raise ValueError unless the axes describe this network.
 
     Raises:
         ValueError: a tensor is missing or has another shape.

@@ -1,4 +1,4 @@
-"""What each aten operator does to channels; see `models/axes/trace.py` for the words.
+"""Rules: the effect of each aten operator on channels; `models/axes/trace.py` has the words.
 
 A removed index may meet others only in two ways: elementwise, with indices that are removed with
 it, or as a column of a weight, which is removed with it. Everything else is fixed here.
@@ -37,7 +37,7 @@ def _rule(names: str) -> Callable[[Rule], Rule]:
 
 
 def combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
-    """Of tensors broadcast together: in each dimension, indices that meet are tied."""
+    """Vectors of tensors broadcast together; in each dimension, indices that meet are tied."""
     result: list[Tensor | None] = []
     for d in range(-dimensions, 0):
         # Expanded dimensions (stride 0) hold one value, whatever their size.
@@ -86,21 +86,21 @@ def _overwrite(trace: Trace, op: Operation) -> None:
     " pixel_unshuffle channel_shuffle"
 )
 def _move(trace: Trace, op: Operation) -> None:
-    """Does to a grid of atoms what was done to the tensor, for each dimension with channels."""
+    """Do to a grid of atoms what was done to the tensor, for each dimension with channels."""
     source = next(iter(op.arguments.values()))
-    found: list[list[Tensor | None]] = [[None] * out.dim() for out in op.outputs()]
+    carried: list[list[Tensor | None]] = [[None] * out.dim() for out in op.outputs()]
     for d, vector in enumerate(trace.vectors(source)):
         if vector is None:
             continue
         shape = [-1 if i == d else 1 for i in range(source.dim())]
-        moved = zip(found, _replay(op, source, vector.view(shape)), strict=True)
+        moved = zip(carried, _replay(op, source, vector.view(shape)), strict=True)
         placed = [_place(trace, vectors, vector, grid) for vectors, grid in moved]
         if op.name in RESHAPES or not all(same(vector, other) for other in placed):
             trace.risk(op.name, [vector])
-    for output, vectors in zip(op.outputs(), found, strict=True):
+    for output, vectors in zip(op.outputs(), carried, strict=True):
         trace.carry(output, vectors, like=source)
     if op.name in ("split", "split_with_sizes"):
-        _tie_pieces(trace, found)
+        _tie_pieces(trace, carried)
 
 
 RESHAPES = {"view", "_unsafe_view", "expand"}  # to sizes that may be written; they cut nothing
@@ -122,7 +122,7 @@ def _replay(op: Operation, source: Tensor, atoms: Tensor) -> list[Tensor]:
 def _place(
     trace: Trace, vectors: list[Tensor | None], vector: Tensor, grid: Tensor
 ) -> Tensor | None:
-    """Writes the atoms of `grid` into the dimension along which they differ, and returns them.
+    """Write the atoms of `grid` into the dimension along which they differ, and return them.
 
     Where they differ along several, as when channels are split into (groups, channels), the last
     one carries them and the others are tied: the same channels leave every group.
@@ -207,7 +207,7 @@ def _pad(trace: Trace, op: Operation) -> None:
     " _upsample_nearest_exact2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"
 )
 def _window(trace: Trace, op: Operation) -> None:
-    """Works on the last dimensions, each channel alone."""
+    """Operators on the last dimensions, each channel alone."""
     match = re.search(r"(\d)d", op.name)
     space = int(match[1]) if match else 2
     vectors = trace.vectors(next(iter(op.arguments.values())))

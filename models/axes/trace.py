@@ -1,4 +1,4 @@
-"""Watches forward passes and notes which channels of which tensors must go together.
+"""A watch over forward passes that notes which channels of which tensors must go together.
 
 Every index of every dimension of every parameter and buffer is an *atom*. A pass runs eagerly
 under a `TorchDispatchMode`, so what is seen are the aten operators that torch.export would record,
@@ -60,7 +60,7 @@ class Operation(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What a network did in one mode."""
+    """The operators that ran in one mode."""
 
     images: int
     calls: list[Call]
@@ -93,12 +93,12 @@ class Trace(TorchDispatchMode):
         self.know(tensors)
 
     def know(self, tensors: dict[str, Tensor]) -> None:
-        """These are the parameters and buffers, or a copy's, by name."""
+        """Take these for the parameters and buffers, or a copy's, by name."""
         for name, tensor in tensors.items():
             self._vectors[tensor], self._views[tensor] = self.own[name], name
 
     def _atoms(self, size: int) -> Tensor | None:
-        """As many new atoms; a dimension of size 1 has no channels to choose from."""
+        """New atoms, one per index; a dimension of size 1 has no channels to choose from."""
         self.count += size
         return torch.arange(self.count - size, self.count) if size > 1 else None
 
@@ -110,22 +110,22 @@ class Trace(TorchDispatchMode):
         return vector
 
     def vectors(self, tensor: Tensor) -> Vectors:
-        """What a tensor carries."""
+        """The vectors that a tensor carries, one per dimension."""
         return self._vectors.get(tensor, (None,) * tensor.dim())
 
     def carry(self, tensor: Tensor, vectors: Iterable[Tensor | None], like: Any = None) -> None:
-        """From now on `tensor` carries `vectors`; it shows the same parameter as `like`, if any."""
+        """Let `tensor` carry `vectors`, and show the same parameter as `like`, if any."""
         self._vectors[tensor] = tuple(vectors)
         if like is not None and like in self._views:
             self._views[tensor] = self._views[like]
 
     def noise(self, tensors: Iterable[Tensor]) -> None:
-        """These are random numbers, drawn in every pass for as many channels as there are."""
+        """Note random numbers, which every pass draws for as many channels as there are."""
         for tensor in tensors:
             self._noise[tensor] = True
 
     def is_noise(self, tensor: Tensor) -> bool:
-        """Whether it may meet channels as a single number would."""
+        """Return True if the tensor may meet channels as a single number would."""
         return tensor in self._noise
 
     def weight(self, tensor: Tensor, out: Tensor | None, into: Tensor | None) -> str | None:
@@ -137,14 +137,14 @@ class Trace(TorchDispatchMode):
         return name if all(same(a, b) for a, b in pairs) else None
 
     def runs(self, weight: str) -> None:
-        """A convolution or linear layer runs with this weight; one that is no layer's stays."""
+        """Note a convolution or linear layer that runs; a weight that belongs to no layer stays."""
         self.weights.append(weight)
         if weight in self.parameters - self.layers:
             why = f"{weight} is no weight of a Conv or Linear module, which criteria score"
             self.fix([self.own[weight][0]], why)
 
     def tie(self, vectors: Sequence[Tensor | None], reason: str = _MEETS) -> Tensor | None:
-        """Atoms at the same index go together; where a vector is missing, all stay. Returns one."""
+        """Tie atoms at the same index, and return a vector of them; if one is missing, all stay."""
         known = [vector for vector in vectors if vector is not None]
         if len(known) < len(vectors):
             self.fix(known, reason)
@@ -152,16 +152,16 @@ class Trace(TorchDispatchMode):
         return known[0] if known else None
 
     def fix(self, vectors: Iterable[Tensor | None], reason: str) -> None:
-        """These atoms stay."""
+        """Let these atoms stay, for a reason."""
         where = f"{self.where}: " if self.where else ""
         self.fixed += [(vector, where + reason) for vector in vectors if vector is not None]
 
     def risk(self, action: str, vectors: Iterable[Tensor | None]) -> None:
-        """The running class of module does something to channels that may rely on their number."""
+        """Note an action of the running class of module that may rely on the number of channels."""
         self.risks += [(f"{self.kind}: {action}", v) for v in vectors if v is not None]
 
     def meet(self, tensors: Iterable[Any]) -> None:
-        """The running module handles these."""
+        """Note the vectors that the running module handles."""
         for tensor in tensors:
             if isinstance(tensor, Tensor):
                 for vector in self.vectors(tensor):
@@ -173,15 +173,15 @@ class Trace(TorchDispatchMode):
 
         They lie in the module itself or in such of its modules as did not run.
         """
-        found: dict[str, list[str]] = {}
+        by_owner: dict[str, list[str]] = {}
         for name, dims in self.own.items():
             if name in self._used or name not in self.parameters or not any(map(_is_known, dims)):
                 continue
             owner = name.rpartition(".")[0]
             while owner not in self.met:
                 owner = owner.rpartition(".")[0]
-            found.setdefault(owner, []).append(name)
-        return found
+            by_owner.setdefault(owner, []).append(name)
+        return by_owner
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -220,12 +220,16 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two vectors hold the same atoms."""
+    """Return True if two vectors hold the same atoms."""
     return a is b or (a is not None and b is not None and torch.equal(a, b))
 
 
 def classes(trace: Trace) -> Tensor:
-    """(atoms,): the least atom of each atom's class, by hooking and pointer jumping."""
+    """(atoms,): the least atom of each atom's class, by hooking and pointer jumping.
+
+    A network has some 10⁵ atoms: a union-find in Python takes seconds, these few passes over
+    tensors milliseconds.
+    """
     parent = torch.arange(trace.count)
     if not trace.ties:
         return parent

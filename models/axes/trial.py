@@ -1,4 +1,4 @@
-"""The self-test of channel axes: what is left must compute what the masked network computes.
+"""The self-test of channel axes: the shrunken network must compute what the masked one does.
 
 Rules for operators do not see a size that is written in the code between them, be it a number or
 a fraction of the width. So units are really removed, in several draws, from a copy with random
@@ -43,9 +43,9 @@ _WHOLE = RESHAPES | {"groups", "convolution", "pad"}  # what cuts no axis in two
 
 
 def tried(
-    model: nn.Module, example_input: Tensor, found: Axes, risks: Risks, passes: Passes
+    model: nn.Module, example_input: Tensor, axes: Axes, risks: Risks, passes: Passes
 ) -> Axes:
-    """The axes whose removal is what masking is; the others fixed.
+    """The axes whose removal equals masking; the others fixed.
 
     Code that fails for some axis is not trusted with any; where no code is suspected, bisection.
     `passes` are what the network did; that of training is missing where images alone are not enough
@@ -54,13 +54,13 @@ def tried(
     tester = random_twin(model)
     conditions = _conditions(tester, example_input, passes)
     cutting = any(action.rpartition(" ")[2] not in _WHOLE for action, _ in risks)
-    while fixed := _faults(_draws(tester, found, cutting=cutting), conditions, risks):
-        found = _fix(found, fixed)
-    return found
+    while fixed := _faults(_draws(tester, axes, cutting=cutting), conditions, risks):
+        axes = _fix(axes, fixed)
+    return axes
 
 
 class Conditions(NamedTuple):
-    """What a network is tried on."""
+    """The images and modes that a network is tried in."""
 
     images: dict[bool, Tensor]  # by mode: training or not
     alike: bool  # whether it computes the same in both
@@ -82,7 +82,7 @@ def _conditions(model: nn.Module, example_input: Tensor, passes: Passes) -> Cond
 
 
 def _suffices(model: nn.Module, part: Tensor, whole: Tensor, passes: Passes) -> bool:
-    """Whether the network does the same with part of the images, and saves time by that."""
+    """Return True if the network does the same with part of the images, in less time."""
     if 2 * part.numel() > whole.numel():
         return False
     for training, done in passes.items():
@@ -106,7 +106,7 @@ class Draw(NamedTuple):
     keep: Keep
 
 
-def _draws(model: nn.Module, found: Axes, *, cutting: bool) -> Iterator[Draw]:
+def _draws(model: nn.Module, axes: Axes, *, cutting: bool) -> Iterator[Draw]:
     """Random units; all but both ends of each axis; and of what that leaves, one side.
 
     First all axes keep one unit, then each takes turns at keeping one, all but one and a random
@@ -116,21 +116,21 @@ def _draws(model: nn.Module, found: Axes, *, cutting: bool) -> Iterator[Draw]:
     for the smaller network too.
     """
     generator = Generator().manual_seed(0)
-    widths = {axis: width for axis, width in found.widths.items() if width > 1}
-    yield Draw(model, found, {a: _some(w, generator) for a, w in widths.items()})
+    widths = {axis: width for axis, width in axes.widths.items() if width > 1}
+    yield Draw(model, axes, {a: _some(w, generator) for a, w in widths.items()})
     ends = {a: _side(w, _ENDS, True) | _side(w, _ENDS, False) for a, w in widths.items()}
     if any(not bool(kept.all()) for kept in ends.values()):
-        yield Draw(model, found, ends)
+        yield Draw(model, axes, ends)
         model = _copy(model)
-        cut_out(model, cuts(found, ends))
-        found = left(found, ends)
-    yield Draw(model, found, {axis: _side(found.widths[axis], 1, True) for axis in widths})
+        cut_out(model, cuts(axes, ends))
+        axes = left(axes, ends)
+    yield Draw(model, axes, {axis: _side(axes.widths[axis], 1, True) for axis in widths})
     orders = {axis: torch.randperm(3, generator=generator).tolist() for axis in widths}
     for turn in range(3):
-        counts = {a: _count(found.widths[a], orders[a][turn], generator) for a in widths}
+        counts = {a: _count(axes.widths[a], orders[a][turn], generator) for a in widths}
         for first in (True, False) if cutting else (False,):
-            keep = {a: _side(found.widths[a], n, first) for a, n in counts.items()}
-            yield Draw(model, found, keep)
+            keep = {a: _side(axes.widths[a], n, first) for a, n in counts.items()}
+            yield Draw(model, axes, keep)
 
 
 def _some(width: int, generator: Generator) -> Tensor:
@@ -192,7 +192,7 @@ def _bisect(wrong: Wrong, names: list[str]) -> list[str]:
 
 
 def _difference(draw: Draw, conditions: Conditions, modes: list[bool]) -> str | None:
-    """What tells the shrunken network from the masked one, if anything."""
+    """The difference between the shrunken and the masked network in words, if there is one."""
     cut = cuts(draw.axes, draw.keep)
     if not cut:
         return None
@@ -204,15 +204,15 @@ def _difference(draw: Draw, conditions: Conditions, modes: list[bool]) -> str | 
         masked = partial(functional_call, draw.model.train(training), zeroed | buffers)
         images = conditions.images[training]
         expected = _outputs(masked, images, conditions.draws)
-        got = _outputs(small.train(training), images, conditions.draws)
+        actual = _outputs(small.train(training), images, conditions.draws)
         if training and isinstance(expected, str):
             continue  # no training in float64, whichever channels are left
-        if isinstance(expected, str) or isinstance(got, str):
-            return f"sizes are written in the code ({got})"
+        if isinstance(expected, str) or isinstance(actual, str):
+            return f"sizes are written in the code ({actual})"
         updated = {n: b for n, b in buffers.items() if b._version and b.is_floating_point()}
         expected += [take(buffer, cut.get(name, [])) for name, buffer in updated.items()]
-        got += [small.get_buffer(name) for name in updated]
-        if not all(_close(a, b) for a, b in zip(expected, got, strict=True)):
+        actual += [small.get_buffer(name) for name in updated]
+        if not all(_close(a, b) for a, b in zip(expected, actual, strict=True)):
             return "sizes or positions are written in the code (removing is not masking)"
     return None
 
@@ -224,18 +224,18 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _zeroed(tensors: dict[str, Tensor], axes: Axes, cut: dict[str, Cut]) -> dict[str, Tensor]:
     """The parameters that lose something, masked as `masks` would."""
-    found = {}
+    zeroed = {}
     for name in cut.keys() - axes.buffers:
-        found[name] = masked = tensors[name].detach().clone()
+        zeroed[name] = masked = tensors[name].detach().clone()
         for d, kept in cut[name]:
             removed = torch.ones(masked.shape[d], dtype=torch.bool)
             removed[kept] = False
             masked.index_fill_(d, removed.nonzero().flatten().to(masked.device), 0)
-    return found
+    return zeroed
 
 
 def _outputs(run: Callable[[Tensor], Any], images: Tensor, draws: bool) -> list[Tensor] | str:
-    """All tensors that come out, or what is raised."""
+    """All tensors that come out, or the first line of the error."""
     with repeatable(images.device, draws=draws):
         try:
             leaves = pytree.tree_leaves(run(images))
@@ -248,11 +248,9 @@ def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool((a - b).abs().max() <= 1e-6 * a.abs().max())
 
 
-def _fix(found: Axes, wrong: dict[str, str]) -> Axes:
+def _fix(axes: Axes, wrong: dict[str, str]) -> Axes:
     """The same axes, those of `wrong` left alone for the reason given there."""
-    free = {axis: width for axis, width in found.widths.items() if axis not in wrong}
-    new_id = torch.full((sum(found.widths.values()),), STAYS)
-    total = 0
-    for axis, width in free.items():
-        new_id[found.offsets[axis] :][:width] = torch.arange(total, total := total + width)
-    return relabel(found, free, new_id, found.fixed | wrong)
+    free = torch.ones(sum(axes.widths.values()), dtype=torch.bool)
+    for axis in wrong:
+        free[axes.offsets[axis] :][: axes.widths[axis]] = False
+    return relabel(axes, free, STAYS, axes.fixed | wrong)

@@ -62,7 +62,7 @@ def _widths(layer: nn.Module) -> Widths:
 
 
 def follow(model: nn.Module, before: dict[nn.Module, Widths]) -> None:
-    """Let blocks know the widths that their layers have now, which they had `before`.
+    """Set the widths that blocks state to those of their layers, which had `before`.
 
     Only where all layers in a block that had the width it states agree on what it is now, and only
     by names that no forward method uses: `if self.in_channels == self.out_channels` decides what
@@ -87,7 +87,7 @@ def _widths_now(
     before: dict[nn.Module, Widths],
     after: dict[nn.Module, Widths],
 ) -> Iterator[int]:
-    """What each layer of the block has now that had this width."""
+    """The new width of each layer of the block that had this width."""
     for layer in block.modules():
         for kind in kinds if layer in after else ():
             if width != 1 and before[layer].get(kind) == width:
@@ -100,9 +100,9 @@ def _used(kind: type[nn.Module]) -> frozenset[str]:
     names: set[str] = set()
     todo: list[Any] = [inspect.getattr_static(kind, "forward")]
     while todo:
-        found = todo.pop()
-        found = getattr(found, "fget", None) or getattr(found, "__func__", found)
-        code = getattr(inspect.unwrap(found), "__code__", found) if callable(found) else found
+        member = todo.pop()
+        member = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        code = getattr(inspect.unwrap(member), "__code__", member) if callable(member) else member
         if not isinstance(code, CodeType):
             continue
         new = set(code.co_names) - names

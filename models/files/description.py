@@ -30,12 +30,12 @@ Width = Literal[
     "num_groups",
     "normalized_shape",
 ]
-# They stand for themselves in a structure; among the options they would replace what it says.
+# A structure has them itself; among the options they would replace what it says.
 OWN = {"name", "num_classes", "in_channels", "pretrained", "init", "timm_name"}
 
 
 class Structure(BaseModel):
-    """Which network the tensors belong to; `widths` gives each layer's numbers of channels."""
+    """The network that the tensors belong to; `widths`: each layer's numbers of channels."""
 
     model_config = STRICT
 
@@ -84,7 +84,7 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
 
 
 def read_description(path: Path) -> tuple[dict[str, Any], Description]:
-    """The metadata of a file as it stands there but for the checksum, and checked.
+    """The metadata of a file, as written but for the checksum, and checked.
 
     Raises:
         ModelError: there is no such file, or `save` did not write it.

@@ -26,7 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
-        with contextlib.suppress(OSError):  # a read-only disk keeps it; the fault above is told
+        with contextlib.suppress(OSError):  # a read-only disk keeps it; the fault above is raised
             partial.unlink(missing_ok=True)
 
 

@@ -40,13 +40,13 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
             f"{type(model).__name__} has no structure to save; "
             "make it with models.build, and save the model itself, not a wrapper of it"
         )
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
     described = describe({**structure, "widths": widths(model)}, notes or {}, tensors)
     save_tensors(tensors, Path(path), {ENTRY: described})
 
 
 def header(path: str | Path) -> dict[str, Any]:
-    """What a file of `save` says of itself: {"structure": {name, options, widths, …}, "notes": …}.
+    """The metadata of a file of `save`: {"structure": {name, options, widths, …}, "notes": …}.
 
     Raises:
         ModelError: there is no such file, or `save` did not write it.

@@ -1,4 +1,4 @@
-"""Tensors to and from a safetensors file: readable by anyone, never left lying in the file."""
+"""Tensors to and from a safetensors file: readable by anyone, copied out of the mapped file."""
 
 import os
 import re
@@ -33,14 +33,15 @@ def save_tensors(
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies where two names share memory (tied weights), which safetensors refuses."""
+    """Contiguous tensors that share no memory, as safetensors asks (tied weights do)."""
     seen: set[int] = set()
-    apart = {}
+    separate = {}
     for name, tensor in tensors.items():
         pointer = tensor.data_ptr()
-        apart[name] = tensor.clone() if pointer in seen and tensor.numel() else tensor
+        shared = pointer in seen and tensor.numel() > 0
+        separate[name] = (tensor.clone() if shared else tensor).contiguous()
         seen.add(pointer)
-    return apart
+    return separate
 
 
 def load_tensors(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,7 +4,6 @@ A selection may watch training like a trigger; what it remembers goes into check
 """
 
 import math
-from typing import Any
 
 from pruning.amount.budget import select_channels
 from pruning.amount.scope import keep_best
@@ -52,7 +51,7 @@ class Threshold(Selection):
         }
 
 
-SELECTIONS: dict[str, Any] = {
+SELECTIONS: dict[str, type[Selection]] = {
     "top_k": TopK,
     "threshold": Threshold,
     "prune_from_scratch": PruneFromScratch,

@@ -151,7 +151,7 @@ ZOO = {  # options that make the large ones quick: narrower, or one block a stag
 def test_every_zoo_network_shrinks_and_nothing_but_the_classifier_is_left_alone(name):
     torch.manual_seed(0)
     options = ZOO.get(name, {})
-    channels, size = (1, 28) if name == "mnist_cnn" else (3, {"alexnet": 227}.get(name, 32))
+    channels, size = MODELS[name].channels, MODELS[name].size
     model = randomise(build(name, num_classes=7, in_channels=channels, **options))
     image = torch.randn(2, channels, size, size, dtype=torch.float64)
     found = axes(model, image[:1])

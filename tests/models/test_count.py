@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build
+from models import MODELS, build
 from models.count import (
     LayerCount,
     count,
@@ -21,9 +21,7 @@ from reporting.conventions import bep_flops, bep_weight_flops
 def on_meta(name: str, classes: int, **options) -> nn.Module:
     """The network without its numbers, which are not needed to count."""
     with torch.device("meta"):
-        return build(
-            name, num_classes=classes, in_channels=1 if name == "mnist_cnn" else 3, **options
-        )
+        return build(name, num_classes=classes, in_channels=MODELS[name].channels, **options)
 
 
 def images(size: int, channels: int = 3) -> torch.Tensor:
@@ -50,6 +48,7 @@ def images(size: int, channels: int = 3) -> torch.Tensor:
         ("vgg_bn_drop", 10, 32, {}, 14_991_946, 313_463_808),
         ("vgg_bn_drop", 100, 32, {}, 15_038_116, 313_509_888),
         ("mnist_cnn", 10, 28, {}, 431_080, 2_293_000),
+        ("lenet_300", 10, 28, {}, 266_610, 266_200),
         ("small_conv", 10, 32, {}, 424_394, 6_044_416),
         ("medium_conv", 10, 32, {}, 1_688_458, 20_411_904),
         ("vgg_11", 10, 32, {}, 9_750_922, 153_293_824),
@@ -68,7 +67,7 @@ def images(size: int, channels: int = 3) -> torch.Tensor:
 )
 def test_size_to_the_unit(name, classes, size, options, params, macs):
     model = on_meta(name, classes, **options)
-    counted = count(model, images(size, 1 if name == "mnist_cnn" else 3))
+    counted = count(model, images(size, MODELS[name].channels))
     assert (counted.params, counted.macs) == (params, macs)
 
 

@@ -230,7 +230,7 @@ def test_axes_that_only_values_show_to_be_fixed_are_judged_with_values(monkeypat
     assert "bn_scale has no score for second" in (rehearsed(config, Written()) or "")
     assert rehearsed(config, Written(), "cpu") is None
     assert really(config, Written()) is None
-    monkeypatch.setitem(models.zoo.MODELS, "written", Written)
+    monkeypatch.setitem(models.zoo.MODELS, "written", models.zoo.Entry(Written))
     prunes = "pruning={criterion: bn_scale, granularity: channel, channels: 50%}"
     asked, _ = load(ROOT / DIGITS, ["model=written", prunes])
     rehearse(asked, info(asked.data))

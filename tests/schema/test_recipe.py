@@ -84,7 +84,7 @@ def test_typed_fields(tmp_path):
             GOOD + "  accumulation: two\n",
             "r.yaml:6: training.accumulation: Input should be a valid integer",
         ),
-        (GOOD + "seed: 1\nseed: 2\n", "r.yaml:7: seed stands twice, first on line 6; keep one"),
+        (GOOD + "seed: 1\nseed: 2\n", "r.yaml:7: seed is written twice, first on line 6; keep one"),
         ("model: x\n", "r.yaml: data is missing; write it"),
         (
             GOOD.replace("5ep", "5"),

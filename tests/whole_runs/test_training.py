@@ -53,6 +53,22 @@ def test_a_run_leaves_a_whole_folder(run_recipe):
     assert sum(p.numel() for p in model.parameters()) == summary["model/params"]
 
 
+DENSE = "pruning=null"
+WEIGHTS = "pruning={criterion: snip, compression_ratio: 10}"
+
+
+@pytest.mark.parametrize("pruning", [DENSE, WEIGHTS, PRUNED])
+def test_a_network_without_convolutions_is_trained_and_pruned(run_recipe, pruning):
+    model = "model={name: lenet_300, options: {image_size: 8}}"
+    status, folder = run_recipe(DIGITS, model, "training.duration=3ep", pruning)
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["eval/top1_percent"] > 50  # 10 by chance
+    weights, macs = {DENSE: (1, 1), WEIGHTS: (0.1, 1), PRUNED: (0.5, 0.5)}[pruning]
+    assert 1 - summary["model/sparsity"] == pytest.approx(weights, abs=0.03)
+    assert summary["model/macs"] / summary["dense/macs"] == pytest.approx(macs, abs=0.03)
+
+
 AVERAGED = ("training.optimizer=adamw", "training.ema={decay: 0.9}", "training.clip_norm=1.0")
 ACCUMULATED = ("training.optimizer=rmsprop", "training.accumulation=2", "training.mixup=0.2")
 MIXED = ("training.optimizer=timm/lamb", "training.cutmix=1.0", "data.validation=10%")

@@ -1,4 +1,4 @@
-"""What training and evaluation see of a streamed image: a crop of one size, on whatever device."""
+"""Crops of streamed images to one size, for training and for evaluation, on any device."""
 
 from dataclasses import dataclass
 
@@ -37,9 +37,9 @@ class Crops:
         return cut.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else cut
 
     def shrink(self, data: bytes, draws: list[float] | None, where: str = "") -> int:
-        """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8.
+        """The factor by which a JPEG may be decoded smaller: 1, 2, 4 or 8.
 
-        A random crop at least so many times as large as `size` is then the same up to rounding,
+        A random crop at least that many times as large as `size` is then the same up to rounding,
         without pixels that resizing would drop.
         """
         scale = self.augment.random_resized_crop

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a model and a log need to know of the data; height and width are what the model sees."""
+    """Counts and sizes of a data set; height and width are those that the model sees."""
 
     name: str
     num_classes: int
@@ -207,11 +207,13 @@ class Data:
 
 def info(config: DataConfig) -> DataInfo:
     """Counts and sizes; of a data set known by name without any file, of another by reading it."""
-    it = known(config)
-    if it is None or it.train is None or it.test is None:
+    dataset = known(config)
+    if dataset is None or dataset.train is None or dataset.test is None:
         return open_data(config, seed=0, device=torch.device("cpu")).info
-    shape = (it.channels, config.image_size or it.size)
-    return _info(config, it.num_classes, shape, (_held_out(config, it.train), it.test))
+    shape = (dataset.channels, config.image_size or dataset.size)
+    return _info(
+        config, dataset.num_classes, shape, (_held_out(config, dataset.train), dataset.test)
+    )
 
 
 def open_data(
@@ -225,23 +227,29 @@ def open_data(
     Raises:
         DataError: data missing, partial, corrupt or not as the recipe says.
     """
-    splits, it = open_splits(config), known(config)
+    splits, dataset = open_splits(config), known(config)
     stores, shape = fill_stores(config, splits, device)
     counts = {name: len(store.labels) for name, store in stores.items()}
-    classes = _classes(config, it, splits, counts)
+    classes = _classes(config, dataset, splits, counts)
     kept = _held_out(config, counts["train"])
     rows = _rows(counts, kept, seed)
     described = _info(config, classes, shape, (kept, counts["test"]))
-    colour = _colour(config, it, shape[0], device)
+    colour = _colour(config, dataset, shape[0], device)
     return Data(described, config, seed, device, rank, world_size, stores, rows, colour)
 
 
-def _classes(config: DataConfig, it: Known | None, splits: Splits, counts: dict[str, int]) -> int:
+def _classes(
+    config: DataConfig, dataset: Known | None, splits: Splits, counts: dict[str, int]
+) -> int:
     """Number of classes, after a check of counts against what is known of the data set."""
-    expected = {} if it is None else {"train": it.train, "test": it.test, "classes": it.num_classes}
-    found = counts | {"classes": splits.num_classes}
+    expected = (
+        {}
+        if dataset is None
+        else {"train": dataset.train, "test": dataset.test, "classes": dataset.num_classes}
+    )
+    actual = counts | {"classes": splits.num_classes}
     wrong = [
-        f"{found[k]} {k}, expected {v}" for k, v in expected.items() if v not in (None, found[k])
+        f"{actual[k]} {k}, expected {v}" for k, v in expected.items() if v not in (None, actual[k])
     ]
     if wrong:
         raise DataError(
@@ -285,11 +293,14 @@ def _info(
 
 
 def _colour(
-    config: DataConfig, it: Known | None, channels: int, device: torch.device
+    config: DataConfig, dataset: Known | None, channels: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation of 0 … 255 by channel: the recipe's, else the known ones, else ½ of it."""
     half = (0.5,) * channels
-    values = (config.mean or (it.mean if it else half), config.std or (it.std if it else half))
+    values = (
+        config.mean or (dataset.mean if dataset else half),
+        config.std or (dataset.std if dataset else half),
+    )
     if any(len(value) != channels for value in values) or min(values[1]) <= 0:
         raise DataError(
             f"{config.name}: data.mean and data.std need {channels} values each, std above 0"

@@ -64,13 +64,13 @@ def manifest_of(config: DataConfig, splits: Splits, **form: Any) -> Manifest:
     """
     if isinstance(splits.train, Pixels) or isinstance(splits.test, Pixels):
         raise DataError(f"{config.name} is stored as pixels: there is nothing to prepare")
-    it = known(config)
+    dataset = known(config)
     both = torch.cat([splits.train.labels, splits.test.labels])
     return Manifest(
         source=config.name,
         labels=hashlib.sha256(both.numpy().tobytes()).hexdigest()[:16],
         num_classes=splits.num_classes,
-        channels=it.channels if it else 3,
+        channels=dataset.channels if dataset else 3,
         train=len(splits.train.labels),
         test=len(splits.test.labels),
         **form,
@@ -78,7 +78,7 @@ def manifest_of(config: DataConfig, splits: Splits, **form: Any) -> Manifest:
 
 
 class _Shards(Dataset[tuple[str, str]]):
-    """What a worker does: write a shard, return its name and digest."""
+    """Write a shard in a worker; returns its name and digest."""
 
     def __init__(self, splits: Splits, folder: Path, manifest: Manifest, names: list[str]) -> None:
         self.sources = {"train": splits.train, "test": splits.test}
@@ -135,23 +135,23 @@ def _jpeg(image: Tensor, quality: int) -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare a data set, or check a folder of shards; 0, or 2 for a fault."""
-    asked = _parse(arguments)
+    options = _parse(arguments)
     try:
-        if asked.verify:
-            return _verify(asked.output)
-        config = DataConfig(name=asked.data, path=asked.path, test_split=asked.test_split)
+        if options.verify:
+            return _verify(options.output)
+        config = DataConfig(name=options.data, path=options.path, test_split=options.test_split)
         splits = open_splits(config)
         keys = ("short_side", "encoding", "quality", "shard_images")
-        manifest = manifest_of(config, splits, **{key: getattr(asked, key) for key in keys})
+        manifest = manifest_of(config, splits, **{key: getattr(options, key) for key in keys})
         total = len(manifest.rows())
-        left = len(manifest.missing(asked.output))
-        for name in prepare(splits, asked.output, manifest, asked.workers):
+        left = len(manifest.missing(options.output))
+        for name in prepare(splits, options.output, manifest, options.workers):
             left -= 1
             print(f"{name} ({total - left} of {total})", flush=True)
     except (DataError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{asked.output}: {total} shards; train with data.path or data.name set to it")
+    print(f"{options.output}: {total} shards; train with data.path or data.name set to it")
     return 0
 
 

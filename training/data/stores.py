@@ -89,9 +89,9 @@ class Streamed:
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store. Workers are ahead by two batches each."""
         workers, pin = self.config.workers, self.device.type == "cuda"
-        made = results(self.dataset, picks, workers, self.config.name, pin=pin)
+        batches = results(self.dataset, picks, workers, self.config.name, pin=pin)
         padding, flip = self.config.augment.crop_padding, self.config.augment.flip
-        for batch, pick in made:
+        for batch, pick in batches:
             if self.on_gpu:
                 crops = self._decoded(batch, pick)
             else:
@@ -115,7 +115,7 @@ class Streamed:
 
 
 class _Decoded(Dataset[tuple[Tensor, Pick]]):
-    """What a worker does: a pick becomes a batch of crops, uint8 (n, C, size, size) channels_last.
+    """Work of a CPU worker: from a pick to crops, uint8 (n, C, size, size) channels_last.
 
     Decoders give pixels with their channels together; kept so, nothing is transposed on the way.
     """
@@ -137,7 +137,7 @@ class _Decoded(Dataset[tuple[Tensor, Pick]]):
 
 
 class _Joined(Dataset[tuple[tuple[Tensor, list[int]], Pick]]):
-    """What a worker does for a GPU that decodes: a batch's bytes, and how many are each image's."""
+    """Work of a worker for a GPU that decodes: a batch's bytes, and the number of each image's."""
 
     def __init__(self, source: Encoded) -> None:
         self.source = source
@@ -167,19 +167,19 @@ def _is_streamed(config: DataConfig, splits: Splits) -> bool:
         )
     if config.stream is not None or pixels:
         return bool(config.stream)
-    it = known(config)
-    if it is not None:
-        return it.streamed
+    dataset = known(config)
+    if dataset is not None:
+        return dataset.streamed
     assert not isinstance(splits.train, Pixels)
     return max(common_shape(splits.train)[1:]) > LARGEST_IN_MEMORY
 
 
 def _stream(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
-    it = known(config)
-    size = config.image_size or (it.size if it else None)
+    dataset = known(config)
+    size = config.image_size or (dataset.size if dataset else None)
     if size is None:
         raise DataError(f"{config.name}: images of this size are streamed; state data.image_size")
-    channels = it.channels if it else 3
+    channels = dataset.channels if dataset else 3
     stores: dict[str, Store] = {}
     for name, source in (("train", splits.train), ("test", splits.test)):
         assert not isinstance(source, Pixels)
@@ -215,8 +215,10 @@ def _one_shape(config: DataConfig, train: Pixels, test: Pixels) -> tuple[int, in
             f"{config.name}: training and test images are {shapes}; images that are not squares of"
             " one size need data.stream: true and data.image_size"
         )
-    it = known(config)
-    expected = (it.channels, it.size) if it else (channels, config.image_size or size)
+    dataset = known(config)
+    expected = (
+        (dataset.channels, dataset.size) if dataset else (channels, config.image_size or size)
+    )
     if config.image_size not in (None, size) or (channels, size) != expected:
         wanted = config.image_size or expected[1]
         raise DataError(

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,17 @@ class CheckpointError(Exception):
     """A checkpoint could not be written or read; says which, why, and what is still good."""
 
 
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all parts in one table, as `part/name`; `Checkpoint.part` gives one back."""
+    return {f"{part}/{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Named tensors and plain values (numbers, words, lists, maps)."""
 
     tensors: dict[str, Tensor]
-    values: dict[str, Any]
+    values: Mapping[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors under `prefix/`, by the rest of their names."""
@@ -37,13 +43,13 @@ class Checkpoint:
         return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
 
     def copied(self) -> "Checkpoint":
-        """The same in CPU memory of its own, whatever becomes of that which it was made from."""
+        """A copy in CPU memory of its own, which training does not change."""
         tensors = {name: _copied(tensor) for name, tensor in self.tensors.items()}
         return Checkpoint(tensors, json.loads(json.dumps(self.values)))
 
 
 def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write step_N.safetensors beside the earlier ones, then drop all but the `keep` newest.
+    """Write step_N.safetensors next to the earlier ones, then drop all but the `keep` newest.
 
     The file appears under its name only when it and its checksum are whole and on disk, and one
     whose checksum does not fit is never read. So a kill at any moment leaves the last good one.
@@ -57,7 +63,7 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> P
         folder.mkdir(exist_ok=True)  # and not its parents: a run folder that was deleted is a fault
         tensors = {name: tensor.detach().cpu() for name, tensor in checkpoint.tensors.items()}
         notes = {"format": str(FORMAT), "values": json.dumps(checkpoint.values)}
-        save_tensors(_separate(tensors), partial, notes)
+        save_tensors(tensors, partial, notes)
         with whole_file(_checksum(path)) as note:
             note.write_text(digest(partial))
         partial.replace(path)
@@ -139,24 +145,12 @@ def _copied(tensor: Tensor) -> Tensor:
     return own.copy_(tensor.detach())
 
 
-def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no memory, as safetensors asks (tied weights do)."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        pointer = tensor.data_ptr()
-        shared = pointer in seen and tensor.numel() > 0
-        apart[name] = tensor.clone().contiguous() if shared else tensor.contiguous()
-        seen.add(pointer)
-    return apart
-
-
 def _checksum(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
 def _fault(path: Path) -> str | None:
-    """Why a checkpoint is not good, or None."""
+    """The reason why a checkpoint is not good, or None."""
     try:
         if _checksum(path).read_bytes().strip() == digest(path).encode():
             return None

@@ -7,8 +7,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +17,7 @@ from models.files.disk import whole_file
 VERSION = "0.1.0"  # of this project; CHANGELOG.md says what it brought
 
 
-def asked_processes() -> int | None:
+def launched_processes() -> int | None:
     """The --num_processes of the `accelerate launch` above this process, if there is one.
 
     `accelerate launch --cpu --num_processes 2` starts a single process and does not say so.
@@ -42,7 +42,7 @@ def cpu_name() -> str:
     return f"{platform.machine()} CPU ({os.cpu_count()} cores)"
 
 
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, object]:
     """Versions, hardware and commit that a result depends on."""
     from importlib.metadata import version
 
@@ -80,7 +80,7 @@ def commit() -> str | None:
     return None
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write a whole JSON file or none of it."""
     write_text(path, json.dumps(values, indent=1, default=str) + "\n")
 

@@ -71,7 +71,7 @@ def _lock(file: TextIO, folder: Path) -> str | None:
 
 
 def _is_at(file: TextIO, path: Path) -> bool:
-    """Whether the path still names this open file."""
+    """Return True if the path still names this open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

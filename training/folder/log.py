@@ -5,8 +5,9 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from accelerate import Accelerator
 
@@ -18,6 +19,21 @@ from training.ranks.faults import together
 VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
 
 
+Record = Mapping[str, object]  # a line of the log: flat keys with units
+Session = dict[str, float]  # processes, gpus, and the sums over sessions on that many
+TrainingLine = TypedDict(
+    "TrainingLine",
+    {
+        "epoch": float,
+        "train/loss": float,
+        "train/lr": float,
+        "cost/wall_seconds": float,
+        "throughput/images_per_second": float | None,
+        "cost/sessions": NotRequired[list[Session]],
+    },
+)
+
+
 class Log:
     """The run's own append-only JSON lines, written by rank 0, and the tracker that views them."""
 
@@ -26,12 +42,12 @@ class Log:
         self.bytes = 0  # of the file, on rank 0
         self.tracking = False
 
-    def start_tracker(self, config: LogConfig, run_id: str, values: dict[str, Any]) -> str:
+    def start_tracker(self, config: LogConfig, run_id: str, values: Record) -> str:
         """Start the recipe's tracker; returns one line on where it writes. Never asks or fails.
 
         A tracker that can't start is said in the line and left out: log.jsonl is the record.
         W&B can't resume offline, it would upload each piece on its own and shift its steps; so a
-        resumed offline run is written anew from log.jsonl, and uploads as one run.
+        resumed offline run is written again from log.jsonl, and uploads as one run.
         """
         if config.tracker == "none":
             return ""
@@ -47,7 +63,7 @@ class Log:
         }
         kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
         try:
-            self.accelerator.init_trackers(config.project, config=values, init_kwargs=kwargs)
+            self.accelerator.init_trackers(config.project, config=dict(values), init_kwargs=kwargs)
         except Exception as error:
             return (
                 f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
@@ -60,11 +76,11 @@ class Log:
             run.define_metric("images")
             run.define_metric("*", step_metric="images")
         if offline:
-            self._write_anew(run)
+            self._write_again(run)
             return f"W&B offline; to upload: wandb sync {folder}/wandb/offline-run-*"
         return "W&B online"
 
-    def _write_anew(self, run: Any) -> None:
+    def _write_again(self, run: Any) -> None:
         """Bring a W&B run up to the log, and remove what earlier sessions wrote of it."""
         if run is None or not self.accelerator.is_main_process:
             return
@@ -75,7 +91,7 @@ class Log:
         for record in read(self.path):
             self._track(record)
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Append one record; its `step` is the number of optimizer steps done.
 
         Every rank calls this, and learns of a disk that failed on rank 0.
@@ -83,8 +99,8 @@ class Log:
         with together():
             self.append(record)
 
-    def append(self, record: dict[str, Any]) -> None:
-        """The same, for what only rank 0 has.
+    def append(self, record: Record) -> None:
+        """Append a record that only rank 0 has.
 
         Raises:
             OSError: it can't be written, or something else wrote to the file or deleted it.
@@ -101,10 +117,10 @@ class Log:
             self.bytes += len(line)
         self._track(record)
 
-    def _track(self, record: dict[str, Any]) -> None:
+    def _track(self, record: Record) -> None:
         if self.tracking:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
-            self.accelerator.log(numbers, step=record["step"])
+            self.accelerator.log(numbers, step=int(numbers["step"]))
 
     def flush(self) -> None:
         """Wait until every record is on disk."""
@@ -129,12 +145,12 @@ class Log:
         """
         if not self.accelerator.is_main_process:
             return []
-        found = self.path.read_bytes() if self.path.exists() else b""
-        whole, unreadable = _mended(found[:size])
+        data = self.path.read_bytes() if self.path.exists() else b""
+        whole, unreadable = _mended(data[:size])
         if unreadable:
             with whole_file(self.path) as partial:
                 partial.write_bytes(whole)
-        elif len(whole) < len(found):
+        elif len(whole) < len(data):
             os.truncate(self.path, len(whole))
         self.bytes, faults = len(whole), []
         if unreadable:
@@ -157,7 +173,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line.strip()]
 
 
-def steady(record: dict[str, Any]) -> dict[str, Any]:
+def steady(record: Record) -> dict[str, object]:
     """A record without what differs between two equal runs (times and energies)."""
     return {k: v for k, v in record.items() if not k.startswith(VOLATILE)}
 
@@ -171,7 +187,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _mended(data: bytes) -> tuple[bytes, int]:
-    """The same number of bytes with blanks for unreadable lines, and how many lines those are.
+    """The same number of bytes with blanks for unreadable lines, and the number of such lines.
 
     A last line that was cut short is cut off.
     """
@@ -189,9 +205,9 @@ def _mended(data: bytes) -> tuple[bytes, int]:
     return bytes(mended + blank + (b"" if last.strip(b" ") else last)), unreadable
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON has no NaN: such a number is written as null."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]

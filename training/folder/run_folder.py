@@ -85,15 +85,15 @@ def _newest(name: str) -> Path:
         RecipeError: there is none.
     """
     named = re.compile(re.escape(name) + r"(-\d+)?")  # seed1 and seed1-2, but not seed10
-    found = [p for p in RUNS.iterdir() if named.fullmatch(p.name)] if RUNS.is_dir() else []
-    found = [p for p in found if p.is_dir()]
-    if not found:
+    folders = [p for p in RUNS.iterdir() if named.fullmatch(p.name)] if RUNS.is_dir() else []
+    folders = [p for p in folders if p.is_dir()]
+    if not folders:
         raise RecipeError(
             f"--resume: no run {RUNS / name}; start it without --resume, or give its folder as"
             " --output"
         )
-    unfinished = [p for p in found if not (p / SUMMARY).exists()]
-    return max(unfinished or found, key=_written)
+    unfinished = [p for p in folders if not (p / SUMMARY).exists()]
+    return max(unfinished or folders, key=_written)
 
 
 def _written(folder: Path) -> float:

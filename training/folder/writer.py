@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
 from training.folder.checkpoint import CheckpointError
 
@@ -17,10 +16,10 @@ class Writer:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[Any] | None = None
+        self._writing: Future[object] | None = None
 
-    def start(self, write: Callable[[], Any]) -> None:
-        """Write beside training; what `write` uses must be its own."""
+    def start(self, write: Callable[[], object]) -> None:
+        """Write while training goes on; what `write` uses must be its own."""
         self.wait()
         self._writing = self._threads.submit(write)
 

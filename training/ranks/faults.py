@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -13,6 +13,7 @@ from schema.recipe import RecipeError
 from training.folder.checkpoint import CheckpointError
 from training.folder.run_folder import Finished
 
+T = TypeVar("T")
 FAULTS = (OSError, RecipeError, CheckpointError, Finished)
 
 
@@ -39,10 +40,10 @@ def share(fault: Exception | None) -> None:
         raise fault
 
 
-def from_main(make: Callable[[], Any]) -> Any:
-    """What the main process makes, on every rank."""
-    made: list[Any] = [None]
+def from_main(make: Callable[[], T]) -> T:
+    """The value that the main process makes, on every rank."""
+    values: list[Any] = [None]
     with together():
         if PartialState().is_main_process:
-            made = [make()]
-    return broadcast_object_list(made)[0]
+            values = [make()]
+    return broadcast_object_list(values)[0]

@@ -40,13 +40,13 @@ def reversed_rows(values: list[Tensor], held: list[Tensor], rank: int) -> list[T
     two ranks exchange all that they have; the middle one of an odd number keeps its own.
     """
     mine, last = held[rank], sum(map(len, held)) - 1
-    found = [torch.empty_like(value) for value in values]
+    result = [torch.empty_like(value) for value in values]
     jobs, received = [], []
     for other, theirs in enumerate(held):
-        asked = last - theirs  # by the other rank, in its order
-        give = torch.searchsorted(mine, asked[torch.isin(asked, mine)])
+        wanted = last - theirs  # by the other rank, in its order
+        give = torch.searchsorted(mine, wanted[torch.isin(wanted, mine)])
         take = torch.isin(last - mine, theirs).nonzero()[:, 0]
-        for value, whole in zip(values, found, strict=True):
+        for value, whole in zip(values, result, strict=True):
             rows = value[give.to(value.device)].contiguous()
             if other == rank:
                 whole[take.to(value.device)] = rows
@@ -61,4 +61,4 @@ def reversed_rows(values: list[Tensor], held: list[Tensor], rank: int) -> list[T
         job.wait()
     for whole, take, into in received:
         whole[take] = into
-    return found
+    return result

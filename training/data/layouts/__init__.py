@@ -1,4 +1,4 @@
-"""Where images come from: any usual layout of files, the hub, or made on the spot."""
+"""Sources of images: any usual layout of files, the hub, or generated ones."""
 
 from training.data.layouts.kinds import (
     DataError,

@@ -50,13 +50,13 @@ def read(data: bytes) -> tuple[np.ndarray, Sequence[object]]:
     content = _Walk().run(data)
     if not isinstance(content, dict):
         raise NoBatch("it holds no dictionary")
-    found = {_text(key): value for key, value in content.items()}
-    if "data" not in found or not found.keys() & {"labels", "fine_labels"}:
+    entries = {_text(key): value for key, value in content.items()}
+    if "data" not in entries or not entries.keys() & {"labels", "fine_labels"}:
         raise NoBatch("it has no data or no labels")
-    labels = found.get("labels", found.get("fine_labels"))
+    labels = entries.get("labels", entries.get("fine_labels"))
     if not isinstance(labels, list):
         raise NoBatch("its labels are not a list")
-    images = _pixels(found["data"])
+    images = _pixels(entries["data"])
     if len(images) != len(labels):
         raise NoBatch(f"{len(images)} images and {len(labels)} labels")
     return images, labels

@@ -84,13 +84,13 @@ def _in_classes(place: Path, classes: list[str]) -> Files:
     names: list[bytes] = []
     counts = []
     for name in classes:
-        found = sorted(_images(place / name, name))
-        if not found:
+        images = sorted(_images(place / name, name))
+        if not images:
             raise DataError(
                 f"{place / name}: no images ({', '.join(IMAGE_SUFFIXES)}) of this class"
             )
-        names += found
-        counts.append(len(found))
+        names += images
+        counts.append(len(images))
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
     return Files(str(place), np.array(names), labels)
 

@@ -37,17 +37,23 @@ def synthetic(config: DataConfig) -> Splits:
 
     Classes take turns, so that counts differ by at most one. The same images whatever the seed.
     """
-    it = known(config)
-    assert it is not None
-    assert it.train is not None
-    assert it.test is not None
-    coarse = torch.rand(it.num_classes, it.channels, 4, 4, generator=generator(0, "prototypes"))
-    prototypes = F.interpolate(coarse, (it.size, it.size), mode="bilinear").mul(128).to(torch.uint8)
+    dataset = known(config)
+    assert dataset is not None
+    assert dataset.train is not None
+    assert dataset.test is not None
+    coarse = torch.rand(
+        dataset.num_classes, dataset.channels, 4, 4, generator=generator(0, "prototypes")
+    )
+    prototypes = (
+        F.interpolate(coarse, (dataset.size, dataset.size), mode="bilinear")
+        .mul(128)
+        .to(torch.uint8)
+    )
 
     def split(name: str, count: int) -> Pixels:
-        labels = torch.arange(count) % it.num_classes
-        shape = (count, it.channels, it.size, it.size)
+        labels = torch.arange(count) % dataset.num_classes
+        shape = (count, dataset.channels, dataset.size, dataset.size)
         noise = torch.randint(0, 128, shape, dtype=torch.uint8, generator=generator(0, name))
         return Pixels(noise.add_(prototypes[labels]), labels)
 
-    return Splits(split("train", it.train), split("test", it.test), it.num_classes)
+    return Splits(split("train", dataset.train), split("test", dataset.test), dataset.num_classes)

@@ -27,7 +27,7 @@ TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
 
 @dataclass(frozen=True)
 class Place:
-    """Where tables are from: a name, their files, and the folders whose images they may name."""
+    """The origin of tables: a name, their files, and the folders whose images they may name."""
 
     name: str
     files: tuple[Path, ...]
@@ -118,8 +118,8 @@ def from_hub(config: DataConfig) -> Splits:
     from datasets import config as library
     from huggingface_hub import constants
 
-    it = DATASETS.get(config.name)
-    name = it.hub if it is not None and it.hub is not None else config.name
+    dataset = DATASETS.get(config.name)
+    name = dataset.hub if dataset is not None and dataset.hub is not None else config.name
     with _offline_unless(_reachable()) as online:
         try:
             tables = datasets.load_dataset(
@@ -161,7 +161,7 @@ def _reason(error: Exception) -> str:
 
 
 def _reachable(seconds: float = 3.0) -> bool:
-    """Whether the hub answers at all; asked once, because the library retries for half a minute."""
+    """Return True if the hub answers; asked once, because the library retries for half a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "0") not in ("0", ""):
@@ -215,11 +215,11 @@ def _columns(table: "Dataset", config: DataConfig, name: str) -> tuple[str, str]
     """Names of the image and label columns: what the recipe says, else the only one of its type."""
     import datasets
 
-    it = DATASETS.get(config.name)
+    dataset = DATASETS.get(config.name)
     kinds = {"image": datasets.Image, "label": datasets.ClassLabel}
     stated = {
         "image": config.columns.image,
-        "label": config.columns.label or (it.label if it else None),
+        "label": config.columns.label or (dataset.label if dataset else None),
     }
     chosen = []
     for key, kind in kinds.items():

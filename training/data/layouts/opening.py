@@ -72,15 +72,15 @@ def _folder(config: DataConfig) -> Path | None:
 
 
 def _remedy(name: str) -> str:
-    """How to get a data set known by name."""
+    """The way to get a data set known by name, for a sentence."""
     if name not in DATASETS:
         return "give a folder that exists"
-    it = DATASETS[name]
-    if it.hub is None:
-        archive = str(it.source).split("/")[-1]
+    dataset = DATASETS[name]
+    if dataset.hub is None:
+        archive = str(dataset.source).split("/")[-1]
         return (
-            f"run `mkdir -p data/{name} && curl -L {it.source} | tar -xz --strip-components=1"
+            f"run `mkdir -p data/{name} && curl -L {dataset.source} | tar -xz --strip-components=1"
             f" -C data/{name}` ({archive}), or set data.path"
         )
-    command = hub.download_command(it.hub, name)
+    command = hub.download_command(dataset.hub, name)
     return f"run `{command}`, or set data.path to a folder that holds {name}"

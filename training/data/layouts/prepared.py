@@ -1,4 +1,4 @@
-"""What a folder of prepared shards holds, and whether it is whole: its two small files."""
+"""The two small files of a folder of prepared shards: its contents, and their checksums."""
 
 import hashlib
 import json
@@ -72,15 +72,15 @@ def read(folder: Path) -> Manifest | None:
         return None
     text = contents(path)
     try:
-        made = Manifest(**json.loads(text))
+        manifest = Manifest(**json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: no manifest of this version ({error}); prepare again") from None
-    wrong = [f.name for f in fields(made) if not _sound(f.type, getattr(made, f.name))]
-    if wrong or made.train + made.test > MOST_SHARDS * made.shard_images:
+    wrong = [f.name for f in fields(manifest) if not _sound(f.type, getattr(manifest, f.name))]
+    if wrong or manifest.train + manifest.test > MOST_SHARDS * manifest.shard_images:
         key = wrong[0] if wrong else "shard_images"
-        value = reprlib.repr(getattr(made, key))
+        value = reprlib.repr(getattr(manifest, key))
         raise DataError(f"{path}: {key} cannot be {value}; copy the file again, or prepare again")
-    return made
+    return manifest
 
 
 def _sound(kind: object, value: object) -> bool:

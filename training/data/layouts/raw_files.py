@@ -56,20 +56,20 @@ SOURCES = {
 def idx_files(folder: Path, config: DataConfig) -> Splits | None:
     """MNIST's idx files, gzipped or not, in the folder, `raw/` or `MNIST/raw/`; None without."""
     for place in (folder, folder / "raw", folder / "MNIST" / "raw"):
-        found = [_either(place / name) for name in IDX_NAMES]
-        if any(found):
+        paths = [_either(place / name) for name in IDX_NAMES]
+        if any(paths):
             break
     else:
         return None
-    for name, path in zip(IDX_NAMES, found, strict=True):
+    for name, path in zip(IDX_NAMES, paths, strict=True):
         if path is None:
             raise DataError(
                 f"{place}: {name}.gz is missing; the four files of MNIST belong here"
                 f" (they come from {SOURCES['mnist']})"
             )
-    arrays = [_idx(path, config.name) for path in found if path]
+    arrays = [_idx(path, config.name) for path in paths if path]
     splits = []
-    for images, labels, path in zip(arrays[::2], arrays[1::2], found[::2], strict=True):
+    for images, labels, path in zip(arrays[::2], arrays[1::2], paths[::2], strict=True):
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise DataError(
                 f"{path}: images of shape {tuple(images.shape)} do not fit {len(labels)} labels;"
@@ -111,9 +111,9 @@ def _idx(path: Path, name: str) -> Tensor:
         raise DataError(f"{path}: damaged gzip file ({error}); copy it again") from None
     if len(data) != count:
         before = 4 + len(sizes)
-        found = before + len(data) if packed and possible else len(stored)
+        size = before + len(data) if packed and possible else len(stored)
         raise DataError(
-            f"{path}: {found} bytes, expected {before + count} for {shape}; copy it again"
+            f"{path}: {size} bytes, expected {before + count} for {shape}; copy it again"
         )
     if not count:
         raise DataError(f"{path}: it holds nothing {shape}; copy it again")
@@ -124,10 +124,10 @@ def _checked(path: Path, name: str) -> bytes:
     """The file's bytes; of a data set known by name only if their md5 is the official one."""
     data = contents(path, most=None)
     expected = MD5.get(name, {}).get(path.name)
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if expected and found != expected:
+    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if expected and digest != expected:
         raise DataError(
-            f"{path}: {len(data)} bytes with md5 {found}, but {name}'s file has {expected};"
+            f"{path}: {len(data)} bytes with md5 {digest}, but {name}'s file has {expected};"
             f" fetch it again from {SOURCES[name]}, or give the folder as data.name to use it so"
         )
     return data

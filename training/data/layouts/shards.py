@@ -62,9 +62,9 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     Raises:
         DataError: no shards of one split; a damaged one; a preparation that is not complete.
     """
-    made = prepared.read(folder)
-    if made is not None:
-        made.check(folder)
+    manifest = prepared.read(folder)
+    if manifest is not None:
+        manifest.check(folder)
     tars = sorted(path for path in folder.rglob("*.tar") if not path.is_dir())
     if not tars:
         return None
@@ -81,17 +81,18 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
             f" {len(test)} have {' or '.join(parts)} in their names; both are needed"
         )
     splits = (_shards(train), _shards(test))
-    if made and [len(s.labels) for s in splits] != [made.train, made.test]:
+    if manifest and [len(s.labels) for s in splits] != [manifest.train, manifest.test]:
         found = " and ".join(str(len(s.labels)) for s in splits)
         raise DataError(
-            f"{folder}: {found} images where {made.train} and {made.test} were written; find the"
-            f" damaged shard with `python -m training.data.prepare --verify --output {folder}`"
+            f"{folder}: {found} images where {manifest.train} and {manifest.test} were written;"
+            " find the damaged shard with `python -m training.data.prepare --verify --output"
+            f" {folder}`"
         )
-    if made is None:
+    if manifest is None:
         return Splits(*splits, num_classes=int(max(s.labels.max() for s in splits)) + 1)
     for split in splits:
-        checked(split.labels.tolist(), split.where, made.num_classes)
-    return Splits(*splits, num_classes=made.num_classes)
+        checked(split.labels.tolist(), split.where, manifest.num_classes)
+    return Splits(*splits, num_classes=manifest.num_classes)
 
 
 def _shards(tars: list[Path]) -> Shards:

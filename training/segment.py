@@ -1,0 +1,107 @@
+"""A segment: training between two prunings, with shapes that do not change."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from models.axes.find import axes
+from models.count import count
+from models.files.tensor_files import save_tensors
+from training.ranks import buckets
+from training.ranks.faults import together
+from training.ranks.sync_batchnorm import release, synchronize
+from training.run_state import LABORATORY
+
+if TYPE_CHECKING:
+    from pruning.laboratory.laboratory import Laboratory
+    from training.run import Run
+
+
+@dataclass
+class Segment:
+    """Objects that are made once for the network of a segment."""
+
+    model: nn.Module  # wrapped for several processes and mixed precision, compiled if asked
+    optimizer: Optimizer  # wrapped likewise
+    image_sizes: dict[str, int]  # costs of one image in a forward pass
+    laboratory: "Laboratory | None"
+
+
+def begin_segment(run: "Run") -> None:
+    """Wrap, compile and prepare what the last pruning may have reshaped."""
+    training = run.recipe.training
+    # measured on one image first: a compiled model would be compiled for that size as well
+    sizes = count(run.model, run.example_input).image_sizes
+    laboratory = _laboratory(run)
+    if training.compile:
+        run.model.compile(mode=None if training.compile is True else training.compile)
+    if training.sync_batchnorm and run.processes > 1:
+        synchronize(run.model)
+    model, optimizer = run.accelerator.prepare(run.model, run.optimizer)
+    if isinstance(model, DistributedDataParallel):
+        buckets.settle(model)
+    run.segment = Segment(model, optimizer, sizes, laboratory)
+
+
+def end_segment(run: "Run") -> None:
+    """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
+    run.check_loss()
+    segment = run.segment
+    run.cost.end_segment(run.work, run.progress.images, segment.image_sizes)
+    history = run.pruner.history()
+    with together():
+        if history and run.is_main:
+            save_tensors(history, run.folder / "saliency.safetensors")
+    run.model = run.accelerator.unwrap_model(segment.model, keep_fp32_wrapper=False)
+    del run.segment, segment  # the last references to the wrapper, whose memory is freed next
+    run.accelerator.free_memory()
+    release(run.model)
+    if run.recipe.training.compile:
+        run.model._compiled_call_impl = None
+        torch._dynamo.reset()
+
+
+def _laboratory(run: "Run") -> "Laboratory | None":
+    config = run.recipe.laboratory
+    if config is None:
+        return None
+    from pruning.laboratory.laboratory import Laboratory
+
+    laboratory = Laboratory(
+        config,
+        axes(run.model, run.example_input),
+        run.calibration,
+        steps_per_epoch=run.steps_per_epoch,
+        seed=run.seed,
+        reduce=run.reduce,
+        notes={"seed": run.seed, "model": run.recipe.model.name, "data": run.data.info.name},
+    )
+    laboratory.rows = run.laboratory_rows  # of all segments
+    return laboratory
+
+
+def measure_penalties(run: "Run") -> None:
+    """Let the laboratory measure on copies, where it is due; training never notices."""
+    laboratory = run.segment.laboratory
+    if laboratory is None or not laboratory.due(run.work):
+        return
+    from pruning.laboratory import table
+
+    with run.cost.phase("laboratory"):
+        run.sync_buffers()
+        laboratory.measure(run.model, run.work)
+        with together():
+            if run.is_main:
+                table.write(laboratory.rows, run.folder / LABORATORY)
+
+
+def measure_saliency(run: "Run") -> None:
+    """Let the pruner look at the network, where a pause is due; training never notices."""
+    if run.pruner.measures(run):
+        with run.cost.phase("saliency"):
+            run.sync_buffers()
+            run.pruner.measure(run)
