@@ -9,18 +9,19 @@ from torch import Tensor
 
 from models.count import count
 from models.files.model_file import reshape, widths
+from pruning.stateful import Stored, pack
 from schema.recipe import Recipe, RecipeError
 from training import stored
 from training.build import build_averager, build_optimizer
 from training.cost import RETIRED, Totals
 from training.folder import checkpoint
-from training.folder.checkpoint import Checkpoint, CheckpointError, joined
+from training.folder.checkpoint import Checkpoint, CheckpointError
 from training.folder.environment import write_json
 from training.folder.log import Log
 from training.progress import Progress
 from training.ranks.collectives import gather_rows
 from training.ranks.faults import together
-from training.stored import OptimizerValues, RunValues
+from training.stored import RunValues
 
 LABORATORY = "laboratory.parquet"
 CHECKPOINTS = "checkpoints"
@@ -57,29 +58,26 @@ def save(run: "Run") -> None:
             run.writer.start(partial(_write, run.log, run.progress.serial, copy, run.recipe))
 
 
-def _state(run: "Run", pruner: dict[str, Any], watch: list[list[float]]) -> Checkpoint:
+def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
     """Everything that the run goes on from; its tensors are training's own."""
-    optimizer_tensors, optimizer_values = _split(run.optimizer.state_dict())
-    values: RunValues = {
+    parts = {
+        "model": {"tensors": run.model.state_dict()},
+        "ema": {"tensors": {} if run.ema is None else run.ema.state_dict()},
+        "optimizer": _split(run.optimizer.state_dict()),
+        "pruner": pruner,
+    }
+    own = {
         "recipe": run.recipe.hash(),
         "seed": run.seed,
         "processes": run.processes,
         "progress": asdict(run.progress),
         "watch": watch,
         "widths": widths(run.model),
-        "optimizer": optimizer_values,
-        "pruner": pruner["values"],
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else None,
         "totals": asdict(run.cost.refresh()),
         "log_bytes": run.log.bytes,
     }
-    tensors = {
-        "model": run.model.state_dict(),
-        "ema": {} if run.ema is None else run.ema.state_dict(),
-        "optimizer": optimizer_tensors,
-        "pruner": pruner["tensors"],
-    }
-    return Checkpoint(joined(tensors), values)
+    return Checkpoint(**pack(parts, own))
 
 
 def _write(log: Log, serial: int, copy: Checkpoint, recipe: Recipe) -> None:
@@ -122,11 +120,11 @@ def _load(run: "Run", path: "Path") -> int:
     values = stored.checked_values(path, state.values, run)
     _load_networks(run, state, values)
     run.optimizer = build_optimizer(run.recipe.training.optimizer, run.model)
-    optimizer = _joined(state.part("optimizer"), values["optimizer"])
+    optimizer = _joined(state.part("optimizer"))
     stored.check_optimizer(run.optimizer, optimizer)
     run.optimizer.load_state_dict(optimizer)
     stored.check_pruner(run, values["pruner"])
-    run.pruner.load_state_dict({"tensors": state.part("pruner"), "values": values["pruner"]}, run)
+    run.pruner.load_state_dict(state.part("pruner"), run)
     if run.accelerator.scaler is not None and values["scaler"]:
         run.accelerator.scaler.load_state_dict(values["scaler"])
     run.progress = Progress(**values["progress"])
@@ -139,12 +137,13 @@ def _load(run: "Run", path: "Path") -> int:
 
 def _load_networks(run: "Run", state: Checkpoint, values: RunValues) -> None:
     """The model in its pruned shape, and the averaged copy made of it."""
-    reshape(run.model, values["widths"], state.part("model"))
-    run.model.load_state_dict(state.part("model"))
+    tensors = state.part("model")["tensors"]
+    reshape(run.model, values["widths"], tensors)
+    run.model.load_state_dict(tensors)
     count(run.model, run.example_input)  # layers that do not fit one another fail here
     run.averager = build_averager(run.recipe, run.model)
     if run.ema is not None:
-        run.ema.load_state_dict(state.part("ema"))
+        run.ema.load_state_dict(state.part("ema")["tensors"])
 
 
 def _laboratory_rows(run: "Run") -> "list[Row]":
@@ -171,8 +170,8 @@ def _totals(values: RunValues, run: "Run") -> Totals:
     return totals
 
 
-def _split(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], OptimizerValues]:
-    """Tensors, as `index of the parameter/name`, and plain values of an optimizer's state dict."""
+def _split(optimizer: dict[str, Any]) -> Stored:
+    """An optimizer's state dict as tensors, named `index of the parameter/name`, and values."""
     tensors: dict[str, Tensor] = {}
     state: dict[str, dict[str, Any]] = {}
     for index, entries in optimizer["state"].items():
@@ -182,13 +181,14 @@ def _split(optimizer: dict[str, Any]) -> tuple[dict[str, Tensor], OptimizerValue
         {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
         for group in optimizer["param_groups"]
     ]
-    return tensors, {"groups": groups, "state": state}
+    return {"tensors": tensors, "values": {"groups": groups, "state": state}}
 
 
-def _joined(tensors: dict[str, Tensor], values: OptimizerValues) -> dict[str, Any]:
+def _joined(stored: Stored) -> dict[str, Any]:
     """The state dict that `_split` took apart."""
+    values = stored["values"]
     state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in values["state"].items()}
-    for name, tensor in tensors.items():
+    for name, tensor in stored["tensors"].items():
         index, key = name.split("/", 1)
         state[int(index)][key] = tensor
     return {"state": state, "param_groups": values["groups"]}

@@ -13,7 +13,7 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert checkpoint.latest(tmp_path) == path
     loaded = checkpoint.load(path)
     assert loaded.values == STATE.values
-    assert torch.equal(loaded.part("model")["w"], STATE.tensors["model/w"])
+    assert torch.equal(loaded.part("model")["tensors"]["w"], STATE.tensors["model/w"])
 
 
 def test_tied_tensors_are_kept_apart(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.files.disk import flush, whole_file
 from models.files.tensor_files import load_tensors, save_tensors
+from pruning.stateful import Stored, unpack
 from training.folder.run_folder import remedy
 
 FORMAT = 1
@@ -25,11 +26,6 @@ class CheckpointError(Exception):
     """A checkpoint could not be written or read; says which, why, and what is still good."""
 
 
-def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all parts in one table, as `part/name`; `Checkpoint.part` gives one back."""
-    return {f"{part}/{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """Named tensors and plain values (numbers, words, lists, maps)."""
@@ -37,10 +33,9 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     values: Mapping[str, Any]
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under `prefix/`, by the rest of their names."""
-        start = prefix + "/"
-        return {k[len(start) :]: v for k, v in self.tensors.items() if k.startswith(start)}
+    def part(self, name: str) -> Stored:
+        """The tensors and values of one part, such as the pruner's."""
+        return unpack({"tensors": self.tensors, "values": self.values}, name)
 
     def copied(self) -> "Checkpoint":
         """A copy in CPU memory of its own, which training does not change."""
