@@ -56,7 +56,7 @@ def show_tables(asked: argparse.Namespace) -> int:
 
 
 def show_beside(asked: argparse.Namespace) -> int:
-    """Print finished runs beside one another."""
+    """Print finished runs next to each other."""
     print_grid(beside(asked.folders))
     return 0
 
@@ -145,7 +145,7 @@ def write_zoo(asked: argparse.Namespace) -> int:
 
 
 def write_readme(asked: argparse.Namespace) -> int:
-    """Write the results between the markers of README and docs anew."""
+    """Write the results between the markers of README and docs again."""
     from reporting.pages.sources import documents, regenerate
 
     found, claims = records.load_records(asked.results), claimed(asked)
@@ -180,7 +180,7 @@ def jobs_of(asked: argparse.Namespace) -> list[records.Job]:
 
 
 def places_of(asked: argparse.Namespace) -> Places:
-    """Where the jobs run and how they start.
+    """Place of the jobs and how they start.
 
     Raises:
         ReportingError: a --local setting that could change a result; a launcher with an open quote.

@@ -84,7 +84,7 @@ def theirs(model: nn.Module, image: Tensor) -> Seconds:
 
 
 class Outcome(NamedTuple):
-    """What came of one network."""
+    """Outcome of one network."""
 
     verdict: str
     seconds: Seconds
@@ -92,7 +92,7 @@ class Outcome(NamedTuple):
 
 
 def judge(model: nn.Module, image: Tensor, remove: Removal) -> Outcome:
-    """Whether what is left computes what the network with all else at zero computes."""
+    """True if the smaller network computes what the masked one does."""
     torch.manual_seed(0)
     small = copy.deepcopy(model)
     hold(small, {n: torch.arange(t.numel()).view(t.shape) for n, t in named_tensors(small).items()})

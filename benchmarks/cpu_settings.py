@@ -44,7 +44,7 @@ TABLE = ROOT / "results/benchmarks/cpu_settings.txt"
 
 
 def state() -> str:
-    """The commit, and a digest of what is changed beside it."""
+    """The commit, and a digest of local changes."""
     words = (["rev-parse", "--short=10", "HEAD"], ["diff", "HEAD"])
     head, changes = (subprocess.check_output(["git", *w], cwd=ROOT, text=True) for w in words)
     digest = hashlib.blake2b(changes.encode(), digest_size=4).hexdigest()
@@ -84,7 +84,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
 
 
 def heading(at: str) -> list[str]:
-    """How the series was run, on what, and what the settings are."""
+    """Header of the record: command, machine, versions, settings."""
     limits = [
         f"#   {name}: {' '.join(f'{k}={v}' for k, v in setting.items()) or 'no limit'}"
         for name, setting in SETTINGS.items()

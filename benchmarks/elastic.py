@@ -137,7 +137,7 @@ def sessions(folder: Path, names: list[str]) -> list[tuple[int, list[Session]]]:
 
 
 def find_methods(folder: Path, names: list[str]) -> Iterator[dict]:
-    """What differs between the ways to train by each method."""
+    """Differences between the ways to train by each method."""
     for name in names:
         for kind in ("whole", "1-2-1", "2-1"):
             shutil.rmtree(place(folder, name, kind), ignore_errors=True)

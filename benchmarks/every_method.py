@@ -89,7 +89,7 @@ def prunings(folder: Path) -> list[dict]:
 
 
 def got_what_was_asked(path: str, last: dict[str, Any]) -> bool:
-    """Whether the last pruning reached what the recipe asks, to the rounding of whole units.
+    """True if the last pruning reached the recipe's amount, to the rounding of whole units.
 
     Channels of a global choice round once, of a choice layer by layer once a layer.
     """
@@ -120,7 +120,7 @@ def killed_at_first_pruning(folder: Path, words: list[str]) -> None:
 
 
 def faults(method: str, settings: list[str], folder: Path) -> list[str]:
-    """What a method does not keep of what was promised."""
+    """Promises that a method does not keep."""
     path = f"recipes/{method}.yaml"
     one, cut, two = (folder / f"{method.replace('/', '-')}-{name}" for name in ("1", "cut", "2"))
     words = command(path, settings, 1)

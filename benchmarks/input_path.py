@@ -1,4 +1,4 @@
-"""Images per second of the input path alone: ours beside torchvision's and timm's, in turns.
+"""Images per second of the input path alone: ours, torchvision's and timm's, in turns.
 
 python -m benchmarks.input_path [memory|streamed] [--data FOLDER] [--workers 2] [--rounds 5]
 

@@ -60,7 +60,7 @@ def finish(folder: Path, words: list[str], resume: bool) -> None:
 
 
 def kill(folder: Path, words: list[str], seconds: float, saving: bool) -> str:
-    """Start the run anew until it can be killed before its end; says where that was."""
+    """Start the run again until it can be killed before its end; says where that was."""
     while (where := kill_once(folder, words, seconds, saving)) is None:
         shutil.rmtree(folder)
         seconds *= 0.7  # it was faster than the run that set the time

@@ -1,4 +1,4 @@
-"""How long pruning takes, and how much faster training is afterwards; ours and others' in turn.
+"""Time of a pruning, and speed of training afterwards; ours and others' in turn.
 
 python benchmarks/pruning.py [event] [steps] [--rounds 5] [--batch 32]
 

@@ -46,7 +46,7 @@ def session(
 
 
 def launch(processes: int, sessions: list[Session], note: Path) -> None:
-    """Run sessions on so many ranks of the CPU; `note` is where their list is written.
+    """Run sessions on `processes` ranks of the CPU; `note` is where their list is written.
 
     Raises:
         RuntimeError: a session ended badly, or went on past its step.

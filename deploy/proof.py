@@ -1,4 +1,4 @@
-"""What the proofs below deploy/ share: short settings, waiting, and where a run stands."""
+"""What the proofs below deploy/ share: short settings, waiting, and the progress of a run."""
 
 import json
 import time

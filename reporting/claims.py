@@ -1,4 +1,4 @@
-"""Which recipe stands for which row of a paper's table: `papers/claims/*.yaml`."""
+"""The recipe of each row of a paper's table: `papers/claims/*.yaml`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ class Loader(BASE):
 
 @dataclass(frozen=True)
 class Claim:
-    """A row and the recipe that stands for it; `set` as it is written behind `--set`.
+    """A row and its recipe; `set` as it is written behind `--set`.
 
     `recipe` is relative to `root`, the checkout.
     """

@@ -12,7 +12,7 @@ Sizes = Mapping[str, Any]  # names as in Count.image_sizes → numbers of a netw
 
 
 def conventions(summary: Summary, model: "nn.Module", dense: "nn.Module") -> Summary:
-    """What BEP's and EarlyCroP's tables print of a run, from its summary and its two networks.
+    """Columns of BEP's and EarlyCroP's tables for a run, from its summary and its two networks.
 
     `dense` is the network before it was pruned, its shapes at least (meta).
     """

@@ -74,7 +74,7 @@ class HistoryFile(BaseModel):
 
 
 class RecordFile(BaseModel):
-    """A record as it stands in its file."""
+    """A record as its file has it."""
 
     model_config = STRICT
 

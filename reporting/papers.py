@@ -25,7 +25,7 @@ class AddressError(ReportingError):
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a table means, and the key of a run's summary it is compared with."""
+    """Meaning of a table's column, and the key of a run's summary that it is compared with."""
 
     name: str
     unit: str

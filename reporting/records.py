@@ -45,7 +45,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Where its run folder and record lie, `paper/table/row-seed0`, one an experiment."""
+        """Path of its run folder and record, `paper/table/row-seed0`, one an experiment."""
         table, row = split_row(self.row or f"other/{Path(self.recipe).stem}")
         slug = re.sub(r"[^\w.+-]+", "_", row).strip("_")
         settings = self.extra if self.row else self.set + self.extra
@@ -162,7 +162,7 @@ def load_records(results: Path) -> list[Record]:
     """Every record below a folder, in the order of their paths.
 
     Raises:
-        RecordError: a file that is no record.
+        RecordError: a file is not a record.
     """
     return [_load(path, results) for path in sorted(results.rglob("*.json"))]
 

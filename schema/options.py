@@ -49,7 +49,7 @@ def traits(module: str, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _entries(module: str, name: str) -> dict[str, tuple[tuple[str, str], dict[str, Any]]]:
-    """Where the function or class of each key is defined, and the keywords of its line."""
+    """Place of the function or class of each key, and the keywords of its line."""
     tree = _parsed(module)
     made: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {}
     table = _assigned(tree, name)

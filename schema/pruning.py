@@ -54,7 +54,7 @@ class Choice(BaseModel):
 
 
 class CriterionConfig(Choice):
-    """What is scored; options are the keyword arguments of the function in pruning/criteria/."""
+    """Scores; options are the keyword arguments of the function in pruning/criteria/."""
 
     registry = ("pruning.criteria", "CRITERIA")
 
@@ -71,7 +71,7 @@ class CriterionConfig(Choice):
 
 
 class TriggerConfig(Choice):
-    """What decides, by watching, that rounds start; options as in pruning/schedule/triggers.py."""
+    """Start of rounds by watching; options as in pruning/schedule/triggers.py."""
 
     registry = ("pruning.schedule.triggers", "TRIGGERS")
 
@@ -89,7 +89,7 @@ class CompensationConfig(Choice):
 
 
 class RegrowConfig(Choice):
-    """How removed weights may return; options as in pruning/selection/regrow.py."""
+    """Return of removed weights; options as in pruning/selection/regrow.py."""
 
     registry = ("pruning.selection.regrow", "REGROWTHS")
 
@@ -101,7 +101,7 @@ class PenaltyConfig(Choice):
 
 
 class ScheduleConfig(Section):
-    """When and in how many rounds. Durations count positions in the learning-rate schedule.
+    """Times and number of rounds. Durations count positions in the learning-rate schedule.
 
     `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
     `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
@@ -150,7 +150,7 @@ class RewindConfig(Section):
 
 
 class CalibrationConfig(Section):
-    """Training images that scores are computed on: so many global batches of such a size."""
+    """Training images that scores are computed on: `batches` global batches of `batch_size`."""
 
     batches: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 128
@@ -158,7 +158,7 @@ class CalibrationConfig(Section):
 
 
 class ImportanceConfig(Section):
-    """How weight scores become one per channel, and whether latency or size divides them.
+    """Reduction of weights' scores to one a channel, and division by latency or size.
 
     What is left out is the criterion's own way, in pruning/amount/granularity.py.
     """
@@ -173,7 +173,7 @@ class ImportanceConfig(Section):
 class PruningConfig(Section):
     """One pruning method. Amounts are fractions of the dense network, removed by the last round.
 
-    `except` names modules left alone; `classifier` stands for the last layer, `stem` for the first.
+    `except` names modules left alone; `classifier` is the last layer, `stem` the first.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.

@@ -87,7 +87,7 @@ def cell(records: list[Record], key: str, times: float, shape: str) -> str:
 
 
 def table(found: dict[tuple[str, str], list[Record]]) -> str:
-    """What each method at each size gave and cost, as Markdown."""
+    """Each method's results and costs at each size, as Markdown."""
     lines = [f"| size | method | seeds | {' | '.join(COLUMNS)} |"]
     lines += ["|---|---|--:|" + "--:|" * len(COLUMNS)]
     for size in SIZES:

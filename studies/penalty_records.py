@@ -12,7 +12,7 @@ CELL = ["data", "model", "seed", "step", "layers", "amount"]  # one measurement 
 
 
 class NotRunError(Exception):
-    """What a figure needs is not among the records."""
+    """A figure needs penalties that the records lack."""
 
 
 def load(folders: Iterable[Path]) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def read(path: Path) -> History:
 
 
 def seen(times: Tensor, size: str) -> Tensor:
-    """Which measurements a history of that size has (n,)."""
+    """Indices of the measurements of a history of that size (n,)."""
     return times <= SIZES[size] * times.max().round()
 
 

@@ -1,6 +1,6 @@
-"""What an ImageNet table takes on 1, 8, 64 and 512 GPUs, predicted from pieces that are named.
+"""Time and cost of an ImageNet table on 1 to 512 GPUs, predicted from pieces that are named.
 
-python studies/scaling.py    # writes the tables of docs/scaling.md anew, and studies/scaling.json
+python studies/scaling.py    # writes the tables of docs/scaling.md, and studies/scaling.json
 
 ResNet-50 of recipes/base/imagenet/resnet50.yaml: 90 epochs at a global batch of 1024. Each piece is
 measured (results/benchmarks), published by others, or assumed, and says which. Seconds a step =
@@ -81,7 +81,7 @@ def reduce_seconds(gpus: int, network: float) -> float:
 
 
 def training(gpus: int, rate: float, network: float) -> Run:
-    """90 epochs of one run on so many GPUs; what is slower than its images is its limit."""
+    """90 epochs of one run on `gpus` GPUs; what is slower than its images is its limit."""
     compute = BATCH / gpus / rate
     busy = max(compute, LAUNCH_FLOOR)
     reduce = reduce_seconds(gpus, network)

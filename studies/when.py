@@ -81,7 +81,7 @@ def test(record: Record) -> float:
 
 
 def fired(record: Record) -> bool:
-    """Whether EPI found the structure stable; else pruning began at the recipe's `latest`."""
+    """True if EPI found the structure stable; else pruning began at the recipe's `latest`."""
     return bool(record.history.get("watched", [])[-1]["trigger/fired"])
 
 
@@ -156,7 +156,7 @@ def grid_table(found: Points) -> str:
 
 
 def policy_table(found: Points) -> str:
-    """What each policy loses against the best epoch, and whether EPI's loss is noise."""
+    """Each policy's loss against the best epoch, with EPI's compared with the noise."""
     heads = [f"{ratio:.0%} of channels" for ratio in RATIOS]
     lines = [f"| policy | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
     gaps = {
@@ -173,7 +173,7 @@ def policy_table(found: Points) -> str:
 
 
 def verdict(found: Points, ratio: float, gap: Sequence[float]) -> str:
-    """Whether EPI's epoch is within twice the standard error of the best epoch, in words."""
+    """EPI's loss against twice the standard error of the best epoch, in words."""
     of_epi = [(p.epoch, fired(found[p])) for p in sorted(found) if p[:2] == ("EPI", ratio)]
     at = ", ".join(f"{e}" if by_itself else f"{e} (the latest allowed)" for e, by_itself in of_epi)
     mean, noise = statistics.fmean(gap), 2 * spread(gap)

@@ -39,7 +39,7 @@ def load_best(run: Run) -> tuple[dict[str, Tensor], int]:
 def evaluate_best(run: Run) -> dict[str, float]:
     """Test accuracy of the weights that were best on the validation split since the last pruning.
 
-    Nothing where there is no such split, nor where their file was lost or damaged: a warning says
+    Nothing without such a split, nor where their file was lost or damaged: a warning says
     so, and all else in the summary is right. The network is left as it was.
     """
     if run.progress.best_work < 0:

@@ -38,7 +38,7 @@ class Totals:
     sessions: list[dict[str, float]] = field(default_factory=list)  # one entry a number of devices
 
     def on(self, processes: int, gpus: int) -> dict[str, float]:
-        """The sums over all sessions on so many devices; zeros where there was none."""
+        """Sums over all sessions on `devices` devices; zeros if there were none."""
         for sums in self.sessions:
             if (sums["processes"], sums["gpus"]) == (processes, gpus):
                 return sums
@@ -58,7 +58,7 @@ class Totals:
 class Meter:
     """Energy of this machine by codecarbon's tracker: offline, silent, one a node.
 
-    The tracker takes two seconds to start, so it starts beside the run's own set-up.
+    The tracker takes two seconds to start, so it starts during the run's own set-up.
     """
 
     def __init__(self, config: CostConfig, cuda: bool) -> None:

@@ -9,7 +9,7 @@ Summary = dict[str, Any]  # a run's figures by flat keys with units
 
 
 class History(TypedDict):
-    """What figures need of a log."""
+    """The part of a log that figures need."""
 
     accuracy: list[list[float]]  # images, top-1 in %
     prunings: list[Event]

@@ -87,7 +87,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], Description]:
     """The metadata of a file, as written but for the checksum, and checked.
 
     Raises:
-        ModelError: there is no such file, or `save` did not write it.
+        ModelError: the file is missing, or `save` did not write it.
     """
     if not path.is_file():
         raise ModelError(f"no such file; {REMEDY}")

@@ -49,7 +49,7 @@ def header(path: str | Path) -> dict[str, Any]:
     """The metadata of a file of `save`: {"structure": {name, options, widths, …}, "notes": …}.
 
     Raises:
-        ModelError: there is no such file, or `save` did not write it.
+        ModelError: the file is missing, or `save` did not write it.
     """
     try:
         _, described = read_description(Path(path))
@@ -62,7 +62,7 @@ def load(path: str | Path) -> nn.Module:
     """The model that `save` wrote, on the CPU and in evaluation mode, whatever its pruned shape.
 
     Raises:
-        ModelError: there is no such file, `save` did not write it, it was damaged since, or this
+        ModelError: the file is missing, `save` did not write it, it was damaged since, or this
             version's network of that name is another one.
     """
     try:

@@ -237,7 +237,7 @@ def _own_randomness(model: nn.Module, seed: int, step: int) -> Iterator[None]:
 
 
 def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
-    """The prunable axes that a word or a module's name stands for, in the model's order.
+    """The prunable axes that a word or a module's name means, in the model's order.
 
     firstconv and lastconv are the first and last of n convolutions, midconv number ⌊n / 2⌋ counted
     from 0 (the paper does not say which), firstdense the first linear layer. Layers that may not

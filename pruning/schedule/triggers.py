@@ -38,7 +38,7 @@ class Trigger(Watcher):
 def structure(scores: dict[str, Tensor], removed: float) -> list[int]:
     """N_t of PaT: number of each layer's units among the global top (1 − removed).
 
-    Ties go to the lower index and there are no floors, as a floor would hide what the scores say.
+    Ties go to the lower index, without floors, as a floor would hide what the scores say.
     """
     total = sum(score.numel() for score in scores.values())
     masks = keep_best(scores, kept(total, removed), dict.fromkeys(scores, 0))

@@ -35,7 +35,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one job will take, and where its throughput was taken from."""
+    """Forecast of one job's cost, and the source of its throughput."""
 
     job: Job
     images: float

@@ -75,7 +75,7 @@ def run_here(job: Job, places: Places) -> int:
 
 
 def start_here(job: Job, places: Places) -> subprocess.Popen[bytes]:
-    """Start a job on this machine; what it prints goes to a file beside its folder."""
+    """Start a job on this machine; what it prints goes to a file next to its folder."""
     env = os.environ | {"WANDB_RUN_GROUP": str(job.row), "WANDB_JOB_TYPE": "table"}
     with _beside(places.folder(job), "out").open("a") as output:
         return subprocess.Popen(
@@ -124,7 +124,7 @@ def _beside(folder: Path, ending: str) -> Path:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """Whether nobody else runs the job; the lock goes with the process that holds it."""
+    """True if nobody else runs the job; the lock goes with the process that holds it."""
     with _beside(folder, "lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Study:
-    """What differs between studies; `folder` is of their tables and plots, below results/.
+    """Parts that differ between studies; `folder` has their tables and plots, below results/.
 
     `jobs` gives the trainings of some seeds, `show` the page made of all records, drawing its plots
     into the folder, or None where no record is of this study. `local` are settings of how a run is

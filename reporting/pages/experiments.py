@@ -97,7 +97,7 @@ def points(experiments: Iterable[Experiment], cost: Cost) -> list[Point]:
 
 
 def pareto(found: Sequence[Point], *, more: bool) -> list[Point]:
-    """The points that no other beats in both accuracy and cost, from cheap to dear."""
+    """The points that no other beats in both accuracy and cost, from cheapest to most expensive."""
     best: list[Point] = []
     for point in sorted(found, key=lambda p: (-p.x if more else p.x, -p.y)):
         if not best or point.y > best[-1].y:

@@ -64,7 +64,7 @@ def equal_costs(experiments: Sequence[Experiment]) -> str:
 
 
 def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
-    """When methods pruned, where time went, speed-ups and forecasts, for one setting."""
+    """Figures of one setting: pruning over time, time by phase, speed-ups and forecasts."""
     kinds = (pruning_figure, phases_figure, speedup_figure)
     drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
     told = [one for one in experiments if one.records[0].history["forecasts"]]
@@ -72,7 +72,7 @@ def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -
 
 
 def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
-    """When each method pruned, as a fraction of training, and how much weight was gone then."""
+    """Weight removed by each method over the fraction of training."""
     pruned = [e for e in experiments if e.records[0].history["prunings"]]
     methods = _by_method(e for e in pruned if e.mean("run/images"))
 
@@ -94,7 +94,7 @@ def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
 
 
 def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
-    """Where wall-clock time went, on average over a method's runs."""
+    """Wall-clock time by phase, on average over a method's runs."""
     methods = _by_method(e for e in experiments if e.mean("cost/train_seconds"))
     hours = [[_hours_of(group, phase) for group in methods.values()] for phase in PHASES]
     totals = [sum(column) for column in zip(*hours, strict=True)]

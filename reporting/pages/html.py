@@ -93,7 +93,7 @@ def _inside(settings: Settings, folder: Path) -> str:
 
 
 def _compared(settings: Settings) -> Settings:
-    """Those with several experiments to compare; one alone stands in the table of runs."""
+    """Those with several experiments to compare; a single one is in the table of runs."""
     return {name: found for name, found in settings.items() if len(found) > 1}
 
 

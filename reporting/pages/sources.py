@@ -42,7 +42,7 @@ ACCURACY = re.compile(r"accura|top-[15]|correct", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Unsupported:
-    """A figure that no source named beside it holds."""
+    """A figure that none of the sources named next to it holds."""
 
     line: int
     figure: str
@@ -61,7 +61,7 @@ def documents(root: Path) -> list[Path]:
 
 
 def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
-    """A document with every block between its markers written anew from the records."""
+    """A document with each block between its markers written again from the records."""
 
     def block(match: re.Match[str]) -> str:
         return f"{match[1]}{results(match[2], claims, records)}{match[3]}"
@@ -70,7 +70,7 @@ def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) ->
 
 
 def results(address: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
-    """A table's rows that were run, theirs beside ours, as Markdown."""
+    """A table's rows that were run, theirs next to ours, as Markdown."""
     table = papers.find_table(address)
     rows = [row for row in compare(table, claims, records) if row.records]
     if not rows:
@@ -149,7 +149,7 @@ def _numbers(value: Any) -> Iterable[float]:
 
 
 def _holds(known: Sequence[float], figure: str) -> bool:
-    """Whether a known number rounds to the figure as written."""
+    """True if a known number rounds to the figure as written."""
     text = figure.replace(",", "")
     decimals = len(text.partition(".")[2])
     wanted = float(text)

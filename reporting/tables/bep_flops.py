@@ -102,7 +102,7 @@ def recompute(table: Table, row: str, claim: Claim | None = None) -> dict[str, R
 
 
 def of_table(table: Table, row: str) -> Trained:
-    """What a row's printed figures agree with."""
+    """Reading of the paper that a row's printed figures agree with."""
     line, form = table.rows[row], table.closed_form or {}
     return Trained(
         network=form["network"],
@@ -116,7 +116,7 @@ def of_table(table: Table, row: str) -> Trained:
 
 
 def of_recipe(claim: Claim) -> Trained | None:
-    """What the recipe behind a claim will do; None of a network that has no closed form here."""
+    """Plan of a claim's recipe; None of a network without a closed form here."""
     source = _resolved(claim)
     model, data = (_name(source.values[section]) for section in ("model", "data"))
     known = DATASETS.get(data)

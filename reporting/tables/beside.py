@@ -1,4 +1,4 @@
-"""Finished runs beside one another: result, size, speed and cost, a column a run."""
+"""Finished runs next to each other: result, size, speed and cost, a column a run."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -17,7 +17,7 @@ Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 
 def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Namespace:
-    """What was asked; `do` is the function of the command."""
+    """The command line; `do` is the function of the command."""
     parser = argparse.ArgumentParser(
         description="The papers' tables: theirs, ours, and what is missing."
     )

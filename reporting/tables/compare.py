@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """What these runs did otherwise than the paper."""
+        """Differences of these runs from the paper."""
         return differences(self.table, self.row, self.records[0]) if self.records else ()
 
     def cell(self, column: str) -> Cell:
@@ -48,11 +48,11 @@ class Comparison:
         return papers.cell(self.table, self.row, column)
 
     def ours(self, column: Column) -> Measured | None:
-        """What the runs gave for a column; None where nothing was measured or claimed."""
+        """Values of the runs for a column; None where nothing was measured or claimed."""
         return self._of(column, column.record, column.times)
 
     def honest(self, column: Column) -> Measured | None:
-        """What the runs gave where `ours` counts as the paper does, counted as it should be."""
+        """Values of the runs counted as they should be, where `ours` counts as the paper does."""
         return self._of(column, column.honest, column.honest_times)
 
     def _of(self, column: Column, key: str | None, times: float) -> Measured | None:

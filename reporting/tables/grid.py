@@ -78,7 +78,7 @@ def heading(column: Column) -> str:
 
 
 def remarks(table: Table) -> list[str]:
-    """What the marks mean in this table, and the notes on its cells."""
+    """Meaning of the marks in this table, and the notes on its cells."""
     columns = table.columns.values()
     said = [
         f"{CONVENTION} {c.name}: paper convention: {c.convention}" for c in columns if c.convention
@@ -231,7 +231,7 @@ def _cost(row: Comparison) -> str:
 
 
 def _is_shown(table: Table, column: Column) -> bool:
-    """Neither a key, a note, an error (it stands beside its value) nor mere arithmetic of ours."""
+    """Neither a key, a note, an error (printed with its value) nor mere arithmetic of ours."""
     errors = {c.error for c in table.columns.values()}
     ours = column.origin == "ours" and not column.record and bool(table.closed_form)
     return column.name not in (*table.key, "note", *errors) and not ours

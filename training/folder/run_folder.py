@@ -97,7 +97,7 @@ def _newest(name: str) -> Path:
 
 
 def _written(folder: Path) -> float:
-    """When a run last wrote into its folder; taking and giving back the lock changes nothing."""
+    """Time at which a run last wrote into its folder; the lock does not count."""
     times = []
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # a job that runs there has just renamed it

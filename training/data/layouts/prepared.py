@@ -112,7 +112,7 @@ def mend_sums(folder: Path) -> None:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Finished shards whose bytes are no longer those that were written."""
+    """Finished shards whose bytes have changed since they were written."""
     return [n for n, digest in read_sums(folder).items() if sha256(folder / n) != digest]
 
 

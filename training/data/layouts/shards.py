@@ -57,7 +57,7 @@ class Shards:
 def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     """Shards with `train`, and `test` or `val` in their names; samples of `key.jpg`, `key.cls`.
 
-    In order of shard name and place in the shard. None if there are no tar files.
+    In order of shard name and place in the shard. None without tar files.
 
     Raises:
         DataError: no shards of one split; a damaged one; a preparation that is not complete.
