@@ -140,7 +140,7 @@ class Trace(TorchDispatchMode):
         """Note a convolution or linear layer that runs; a weight that belongs to no layer stays."""
         self.weights.append(weight)
         if weight in self.parameters - self.layers:
-            why = f"{weight} is no weight of a Conv or Linear module, which criteria score"
+            why = f"{weight} is not the weight of a Conv or Linear module, which criteria score"
             self.fix([self.own[weight][0]], why)
 
     def tie(self, vectors: Sequence[Tensor | None], reason: str = _MEETS) -> Tensor | None:

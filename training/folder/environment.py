@@ -1,4 +1,4 @@
-"""Where a run runs: machine, versions, commit, launcher."""
+"""The environment of a run: machine, versions, commit, launcher."""
 
 import contextlib
 import json

@@ -40,8 +40,8 @@ def cut(path, keep):
 
 
 FAULTS = {
-    "no folder": (lambda r: None, r"set is no folder, no data set known by name"),
-    "empty": (lambda r: r.mkdir(), r"is no folder, no data set"),
+    "no folder": (lambda r: None, r"set is neither a folder nor a data set known by name"),
+    "empty": (lambda r: r.mkdir(), r"is neither a folder nor a data set"),
     "unknown": (
         lambda r: write(r / "a.txt", b"x"),
         r"no layout known \(a.txt\); expected train/<cl",

@@ -65,8 +65,8 @@ def _folder(config: DataConfig) -> Path | None:
         return None
     if config.name.startswith(("/", ".", "~")) or config.name.count("/") != 1:
         raise DataError(
-            f"data.name: {config.name} is no folder, no data set known by name"
-            f" ({', '.join([*DATASETS, 'synthetic'])}) and no hub id (owner/name)"
+            f"data.name: {config.name} is neither a folder nor a data set known by name"
+            f" ({', '.join([*DATASETS, 'synthetic'])}) nor a hub id (owner/name)"
         )
     return None
 
