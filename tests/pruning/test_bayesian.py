@@ -70,6 +70,16 @@ def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
 
 
 @pytest.mark.slow
+def test_decisions_that_end_early_end_at_the_size_too(run_recipe):
+    early = BEP.replace("end: 100%", "end: 2ep")
+    assert early != BEP
+    status, folder = run_recipe(DIGITS, *SMALL, early)
+    made = events(folder)
+    assert (status, [event["step"] for event in made]) == (0, [8, 16])
+    assert all(c["kept"] == c["of"] // 2 for c in made[-1]["prune/layers"].values())
+
+
+@pytest.mark.slow
 def test_forecasts_are_logged_against_what_came_true(run_recipe):
     _, folder = run_recipe(DIGITS, *SMALL, BEP, "pruning.selection.penalty=1e-7")
     lines = [r for r in read(folder / "log.jsonl") if "forecast/truth" in r]

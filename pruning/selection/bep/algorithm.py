@@ -86,6 +86,7 @@ class Plan:
     total: float  # T
     penalty: float = 1e-4  # λ
     dynamic: bool = True  # λ_t by eq. 13; else λ throughout
+    last: float = math.inf  # the last decision, where they end before T − T_step
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -126,7 +127,7 @@ class Plan:
             )
         order = mean.argsort(descending=True, stable=True).to(draws.device)
         remaining = self.total - time
-        last = time + self.step >= self.total - 1e-9
+        last = time >= self.last - 1e-9 or time + self.step >= self.total - 1e-9
         # The small number keeps a product of B_s and epochs from falling short of itself.
         free = 0 if last else math.floor(budget / remaining + 1e-9)
         kept = min(max(self.size, free), len(order))

@@ -142,7 +142,9 @@ class BayesianEarlyPruning(Selection):
     def _plan(self, size: int, schedule: Schedule, state: State) -> Plan:
         times = (schedule.start, schedule.every or state.total_steps, state.total_steps)
         seed, step, total = (steps / state.steps_per_epoch for steps in times)
-        return Plan(size, seed, step, total, self.penalty, self.dynamic)
+        between = (schedule.rounds - schedule.initial - 1) * schedule.every
+        last = seed + between / state.steps_per_epoch
+        return Plan(size, seed, step, total, self.penalty, self.dynamic, last)
 
     def rehearse(self, round: ChannelRound) -> None:
         """Raise PruningError for sizes and criteria that do not fit the network."""
