@@ -1,4 +1,4 @@
-"""The papers' tables: theirs, ours, difference and cost; what is missing, what it takes, run it.
+"""The papers' tables: theirs, ours, difference and cost; run what is missing, or forecast it.
 
 python tables.py show bep/3          python tables.py plan foresight/4.2 --seeds 3
 python tables.py run bep/3 --only 'CIFAR-10,95K,*' --seeds 0,1,2          python tables.py report
@@ -24,26 +24,26 @@ from reporting.jobs.launch import (
     run_jobs,
 )
 from reporting.papers import Table
-from reporting.tables.beside import beside
 from reporting.tables.command_line import parse
 from reporting.tables.compare import compare
 from reporting.tables.grid import grid
 from reporting.tables.printing import SUFFIX, print_grid, render
+from reporting.tables.side_by_side import side_by_side
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command; the exit status is 0, 1 if a run failed, else as `answer` says."""
+    """Run one command; return 0, 1 if a training failed, or the exit status of `answer`."""
     asked = parse(arguments, COMMANDS)
     return answer(partial(asked.do, asked), rest=asked.traceback)
 
 
 def show_tables(asked: argparse.Namespace) -> int:
     """Print tables, or write one file each into --output."""
-    claims, found = claimed(asked), records.load_records(asked.results)
+    claims, known = claimed(asked), records.load_records(asked.results)
     for table in chosen(asked):
-        rows = compare(table, claims, found)
+        rows = compare(table, claims, known)
         if asked.output:
             asked.output.mkdir(parents=True, exist_ok=True)
             path = asked.output / Path(table.file).with_suffix(SUFFIX[asked.format])
@@ -55,14 +55,14 @@ def show_tables(asked: argparse.Namespace) -> int:
     return 0
 
 
-def show_beside(asked: argparse.Namespace) -> int:
-    """Print finished runs next to each other."""
-    print_grid(beside(asked.folders))
+def show_side_by_side(asked: argparse.Namespace) -> int:
+    """Print finished runs side by side."""
+    print_grid(side_by_side(asked.folders))
     return 0
 
 
 def run_tables(asked: argparse.Namespace) -> int:
-    """Run what has no record yet, and collect each as it ends."""
+    """Run the jobs without a record, and collect each when it ends."""
     places, jobs = places_of(asked), jobs_of(asked)
     todo = missing(jobs, places)
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
@@ -75,15 +75,13 @@ def run_tables(asked: argparse.Namespace) -> int:
     failed = 0
     for job, status in ended:
         failed += status != 0
-        said = (
-            places.record(job) if status == 0 else f"status {status}; see {places.folder(job)}.out"
-        )
-        print(f"{job.row} seed {job.seed}: {said}", flush=True)
+        log = f"exit status {status}; see {places.folder(job)}.out"
+        print(f"{job.row} seed {job.seed}: {log if status else places.record(job)}", flush=True)
     return 1 if failed else 0
 
 
 def plan_tables(asked: argparse.Namespace) -> int:
-    """Print what the missing runs will take, job by job and in all."""
+    """Print what the missing runs will take, each and in total."""
     from reporting.jobs.cost_forecast import (
         PlanError,
         Rates,
@@ -93,7 +91,7 @@ def plan_tables(asked: argparse.Namespace) -> int:
         this_device,
     )
 
-    found, jobs = records.load_records(asked.results), jobs_of(asked)
+    known, jobs = records.load_records(asked.results), jobs_of(asked)
     todo = missing(jobs, places_of(asked))
     device = asked.device or this_device()
     lines, unknown = [], Counter()
@@ -101,7 +99,7 @@ def plan_tables(asked: argparse.Namespace) -> int:
         try:
             speed = benchmark(job, ROOT) if asked.benchmark else asked.images_per_second
             rates = Rates(speed, asked.watts, asked.kg_per_kwh, asked.price, asked.processes)
-            lines.append(forecast(job, ROOT, found, rates, device))
+            lines.append(forecast(job, ROOT, known, rates, device))
         except PlanError as error:
             unknown[str(error)] += 1
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
@@ -124,14 +122,14 @@ def write_report(asked: argparse.Namespace) -> int:
     """Write the HTML report and its figures, or the W&B payload."""
     from reporting.pages.html import write
 
-    found, claims = records.load_records(asked.results), claimed(asked)
-    compared = {t.address: compare(t, claims, found) for t in papers.tables().values()}
+    known, claims = records.load_records(asked.results), claimed(asked)
+    compared = {t.address: compare(t, claims, known) for t in papers.tables().values()}
     if asked.wandb:
         from reporting.pages.wandb import write_payload
 
         where = {"entity": asked.entity, "project": asked.project}
-        print(write_payload(compared, found, asked.output, **where))
-    print(write(compared, found, asked.output))
+        print(write_payload(compared, known, asked.output, **where))
+    print(write(compared, known, asked.output))
     return 0
 
 
@@ -145,29 +143,29 @@ def write_zoo(asked: argparse.Namespace) -> int:
 
 
 def write_readme(asked: argparse.Namespace) -> int:
-    """Write the results between the markers of README and docs again."""
+    """Rewrite the results between the markers of README and docs."""
     from reporting.pages.sources import documents, regenerate
 
-    found, claims = records.load_records(asked.results), claimed(asked)
+    known, claims = records.load_records(asked.results), claimed(asked)
     for path in documents(ROOT):
-        path.write_text(regenerate(path.read_text(), claims, found))
+        path.write_text(regenerate(path.read_text(), claims, known))
     return 0
 
 
 def claimed(asked: argparse.Namespace) -> list[Claim]:
-    """The claims that --claims holds."""
+    """The claims in the folder --claims."""
     return find_claims(asked.claims)
 
 
 def chosen(asked: argparse.Namespace) -> list[Table]:
-    """The tables named, or all."""
+    """The tables on the command line, or all of them."""
     if asked.all or not asked.tables:
         return list(papers.tables().values())
     return [papers.find_table(name) for name in asked.tables]
 
 
 def jobs_of(asked: argparse.Namespace) -> list[records.Job]:
-    """The jobs that --only, --seeds and --set pick from the tables.
+    """The jobs of the tables, chosen by --only, --seeds and --set.
 
     Raises:
         ReportingError: no claimed row matches.
@@ -180,10 +178,10 @@ def jobs_of(asked: argparse.Namespace) -> list[records.Job]:
 
 
 def places_of(asked: argparse.Namespace) -> Places:
-    """Place of the jobs and how they start.
+    """The folders that jobs run in, and the command that starts them.
 
     Raises:
-        ReportingError: a --local setting that could change a result; a launcher with an open quote.
+        ReportingError: a --local setting that could change a result, or an unclosed quote.
     """
     for setting in asked.local:
         if not setting.startswith(records.LOCAL):
@@ -198,7 +196,7 @@ def places_of(asked: argparse.Namespace) -> Places:
 
 COMMANDS = {
     "show": show_tables,
-    "beside": show_beside,
+    "beside": show_side_by_side,
     "run": run_tables,
     "plan": plan_tables,
     "collect": collect_runs,

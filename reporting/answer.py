@@ -1,4 +1,4 @@
-"""The answer of a command line to a fault: one line and an exit status."""
+"""Faults of a command: one line on stderr, and an exit status."""
 
 import os
 import signal
@@ -12,15 +12,15 @@ from schema.source import RecipeError
 
 
 def answer(do: Callable[[], int], *, rest: bool = False) -> int:
-    """The exit status of `do`, or of its fault, which is printed in one line on stderr.
+    """Return the exit status of `do`; print its fault, if any, in one line on stderr.
 
-    2 for a wrong request or record, 4 for a place that cannot be read or written, 1 for an error
-    that nobody foresaw; with `rest` its traceback is printed too. 128 + the signal, as in a shell,
-    for an interrupt or a closed pipe.
+    2: a wrong request or record. 4: a file or folder that cannot be read or written. 1: an
+    unexpected error, with its traceback if `rest`. 128 + the signal, as in a shell: an interrupt or
+    a closed pipe.
     """
     try:
         status = do()
-        sys.stdout.flush()  # here, where a closed pipe can be answered
+        sys.stdout.flush()  # here, where a closed pipe is handled
         return status
     except (ReportingError, RecipeError, ModelError) as error:
         print(error, file=sys.stderr)
@@ -33,12 +33,12 @@ def answer(do: Callable[[], int], *, rest: bool = False) -> int:
         print(f"{where}: {error.strerror or error}; choose another place", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; run the same command again to go on", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         if rest:
             traceback.print_exc()
         said = " ".join(str(error).split())[:200]
         hint = "" if rest else "; --traceback shows where"
-        print(f"unforeseen {type(error).__name__}: {said}{hint}; please report it", file=sys.stderr)
+        print(f"unexpected {type(error).__name__}: {said}{hint}; please report it", file=sys.stderr)
         return 1

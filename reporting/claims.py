@@ -1,4 +1,4 @@
-"""The recipe of each row of a paper's table: `papers/claims/*.yaml`."""
+"""The recipes of the rows of the papers' tables: `papers/claims/*.yaml`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -54,7 +54,7 @@ class Loader(BASE):
 
 @dataclass(frozen=True)
 class Claim:
-    """A row and its recipe; `set` as it is written behind `--set`.
+    """A row and its recipe; `set` as `--set` takes it.
 
     `recipe` is relative to `root`, the checkout.
     """
@@ -126,8 +126,8 @@ def _read(path: Path) -> list[Claims]:
     try:
         values = yaml.load(path.read_bytes(), Loader=Loader) or []
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ClaimError(f"{path}: not YAML ({said})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise ClaimError(f"{path}: not YAML ({reason})") from None
     if not isinstance(values, list):
         raise ClaimError(f"{path}: not a list of claims, each with the key recipe")
     return [_checked(path, number, item) for number, item in enumerate(values, 1)]

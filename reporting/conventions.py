@@ -12,7 +12,7 @@ Sizes = Mapping[str, Any]  # names as in Count.image_sizes → numbers of a netw
 
 
 def conventions(summary: Summary, model: "nn.Module", dense: "nn.Module") -> Summary:
-    """Columns of BEP's and EarlyCroP's tables for a run, from its summary and its two networks.
+    """The figures of BEP's and EarlyCroP's tables, from a run's summary and its two networks.
 
     `dense` is the network before it was pruned, its shapes at least (meta).
     """
@@ -46,9 +46,9 @@ def bep_weight_flops(sizes: Sizes) -> int:
 
 
 def bep_inference(event: Summary) -> Summary:
-    """BEP's two counts of the network that a summary or an event describes; none of an older one.
+    """BEP's two counts of the network of a summary or an event; empty for older ones.
 
-    Older runs have the counts themselves.
+    Those hold the counts themselves.
     """
     if "model/weights" not in event:
         return {}
@@ -62,8 +62,8 @@ def bep_inference(event: Summary) -> Summary:
 def spent(segments: Sequence[Sizes], count: Callable[[Sizes], int]) -> float | None:
     """BEP's training FLOPs: Σ over segments of their images × the count of their network.
 
-    Of the forward pass alone, as BEP counts. None of a run that an older checkpoint, which has no
-    images of segments, was a part of.
+    Of the forward pass alone, as BEP counts. None if the run began in an older version, which did
+    not record the images of segments.
     """
     if any("images" not in segment for segment in segments):
         return None

@@ -1,4 +1,4 @@
-"""Faults that a user can mend, each one sentence: where, what is wrong, what to write instead."""
+"""Faults that a user can correct, one sentence each: where, what is wrong, what to write."""
 
 
 class ReportingError(ValueError):
@@ -6,4 +6,4 @@ class ReportingError(ValueError):
 
 
 class RecordError(ReportingError):
-    """A run that is no evidence yet, or a record that can't be read, and what to do."""
+    """An unfinished run or an unreadable record, and what to do about it."""

@@ -1,4 +1,4 @@
-"""JSON of runs and records, read as the kind that it should be or refused in a sentence."""
+"""JSON files of runs and records, checked against their schemas."""
 
 import json
 import re
@@ -16,7 +16,7 @@ Number = int | float
 
 
 class JobFile(BaseModel):
-    """A record's `job`: see `Job`."""
+    """The `job` of a record; see `Job`."""
 
     model_config = STRICT
 
@@ -28,7 +28,7 @@ class JobFile(BaseModel):
 
 
 class SummaryFile(BaseModel):
-    """The figures that runs are grouped by; the others are checked where they are used."""
+    """The figures by which runs are grouped; others are checked where they are used."""
 
     model_config = OPEN
 
@@ -64,7 +64,7 @@ class ForecastFile(BaseModel):
 
 
 class HistoryFile(BaseModel):
-    """A record's `history`: see `reporting.records.history`."""
+    """The `history` of a record; see `training.history.History`."""
 
     model_config = OPEN
 
@@ -74,7 +74,7 @@ class HistoryFile(BaseModel):
 
 
 class RecordFile(BaseModel):
-    """A record as its file has it."""
+    """A record's file."""
 
     model_config = STRICT
 
@@ -86,10 +86,10 @@ class RecordFile(BaseModel):
 
 
 def check(kind: type[BaseModel], values: dict[str, Any], where: object, remedy: str) -> None:
-    """Compare values with a kind.
+    """Check values against a schema.
 
     Raises:
-        RecordError: they are not of it; names the first that is not.
+        RecordError: names the first value that does not fit.
     """
     try:
         kind.model_validate(values)
@@ -100,20 +100,20 @@ def check(kind: type[BaseModel], values: dict[str, Any], where: object, remedy: 
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object in a file.
+    """The JSON object in a file.
 
     Raises:
         OSError: the file cannot be read.
-        RecordError: it holds something else; names the file.
+        RecordError: the file holds anything else.
     """
     return parse_object(path.read_bytes(), path, remedy)
 
 
 def parse_object(data: bytes, where: object, remedy: str) -> dict[str, Any]:
-    """A JSON object.
+    """The JSON object in `data`; `where` names it in the error.
 
     Raises:
-        RecordError: something else; says where it stood.
+        RecordError: `data` is anything else.
     """
     try:
         text = data.decode()

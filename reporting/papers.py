@@ -20,12 +20,12 @@ SUFFIX = {"K": 1e3, "M": 1e6, "%": 1.0, "": 1.0}
 
 
 class AddressError(ReportingError):
-    """An address that names nothing, with the nearest ones that do."""
+    """An unknown address, with the nearest known ones."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Meaning of a table's column, and the key of a run's summary that it is compared with."""
+    """The meaning of a column, and the key of a run's summary that it is compared with."""
 
     name: str
     unit: str
@@ -35,15 +35,13 @@ class Column:
     error: str | None = None  # the column of its standard error or spread
     record: str | None = None
     times: float = 1.0
-    honest: str | None = (
-        None  # the summary's key of the honest figure, where `record` is a convention
-    )
+    honest: str | None = None  # the key of the honest figure, where `record` is a convention
     honest_times: float = 1.0
 
 
 @dataclass(frozen=True)
 class Slip:
-    """A printed figure that contradicts the rest: what it should be (None: unknown), and why."""
+    """A printed figure that contradicts others: the right one (None: unknown), and why."""
 
     rows: str
     column: str
@@ -67,7 +65,7 @@ class Table:
     closed_form: dict[str, Any] | None
 
     def slip(self, row: str, column: str) -> Slip | None:
-        """The slip that concerns a cell, if one does."""
+        """The slip in a cell, if any."""
         hits = (s for s in self.slips if s.column == column and fnmatchcase(row, s.rows))
         return next(hits, None)
 
@@ -86,7 +84,7 @@ class Cell:
 
 
 def number(text: str) -> float | None:
-    """The number that `223K`, `8.5e12` or `0.36 +- 0.13` begins with; None for other text."""
+    """The number at the start of `223K`, `8.5e12` or `0.36 +- 0.13`; None for other text."""
     match = NUMBER.match(text.strip())
     if not match:
         return None
@@ -98,7 +96,7 @@ def number(text: str) -> float | None:
 
 @cache
 def tables(folder: Path = FOLDER) -> dict[str, Table]:
-    """Every table by its address paper/table, in the order of `index.yaml`.
+    """All tables by their address paper/table, in the order of `index.yaml`.
 
     Raises:
         ReportingError: a column without a definition, or two rows with one key.
@@ -161,7 +159,7 @@ def cell(table: Table, row: str, column: str) -> Cell:
 
 
 def cells(table: Table) -> Iterator[Cell]:
-    """Every cell of a table, the empty ones too, row by row."""
+    """All cells of a table, row by row, empty ones included."""
     return (cell(table, row, column) for row in table.rows for column in table.columns)
 
 

@@ -1,4 +1,4 @@
-"""A finished run's record: the evidence for a row of a table, small enough to commit."""
+"""Records of finished runs: the evidence for rows of tables, small enough to commit."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the recipe behind a row (None: it claims none), with `--set` values and seed.
+    """One training: its row (None: of no table), recipe, `--set` values and seed.
 
-    `set` is the claim's; `extra` is what a person changed besides: another experiment.
+    `set` is the claim's; `extra` holds the user's own settings, which make another experiment.
     """
 
     row: str | None
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Path of its run folder and record, `paper/table/row-seed0`, one an experiment."""
+        """The name of its run folder and record, `paper/table/row-seed0`, unique to the job."""
         table, row = split_row(self.row or f"other/{Path(self.recipe).stem}")
         slug = re.sub(r"[^\w.+-]+", "_", row).strip("_")
         settings = self.extra if self.row else self.set + self.extra
@@ -54,12 +54,12 @@ class Job:
 
     @property
     def experiment(self) -> tuple[str, frozenset[str]]:
-        """Equal for jobs that differ in nothing but the seed, and in the order of settings."""
+        """Equal for jobs that differ only in the seed or in the order of settings."""
         return self.recipe, frozenset((*self.set, *self.extra))
 
     @property
     def settings(self) -> list[str]:
-        """Everything that follows `--set`."""
+        """All `--set` values."""
         return [*self.set, *self.extra, f"seed={self.seed}"]
 
 
@@ -69,7 +69,7 @@ def _nothing() -> History:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run was and what it gave: `history` is what the figures need of its log."""
+    """A finished run: its job, its figures, and the part of its log that reports draw."""
 
     job: Job
     summary: Summary
@@ -80,16 +80,16 @@ class Record:
 
     @property
     def experiment(self) -> tuple[Any, ...]:
-        """Equal for runs that differ in nothing but the seed."""
+        """Equal for runs that differ only in the seed."""
         same = ("recipe/hash", "data/name", "run/epochs", "run/device", "run/processes")
         job = self.job
         return job.row, job.recipe, job.set, job.extra, *(self.summary.get(key) for key in same)
 
     def number(self, key: str) -> int | float | None:
-        """A figure of the summary; None where the run has not measured it.
+        """A figure of the summary; None if the run has not measured it.
 
         Raises:
-            RecordError: it is there and not a number.
+            RecordError: the value is not a number.
         """
         value = self.summary.get(key)
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
@@ -98,7 +98,7 @@ class Record:
 
 
 def numbers(records: Sequence[Record], key: str) -> list[float]:
-    """A figure of each record that has measured it."""
+    """The values of a figure, from the records that have it."""
     return [value for record in records if (value := record.number(key)) is not None]
 
 
@@ -114,7 +114,7 @@ def split_row(address: str) -> tuple[str, str]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds a whole run: its summary is written last."""
+    """Return True if a run folder has a summary, which is written last."""
     return (folder / "summary.json").exists()
 
 
@@ -128,11 +128,11 @@ def collect(
 ) -> Path:
     """Write the record of a finished run under `results` and return its path.
 
-    Without a `job` the run's own command line says which recipe, settings and seed it was, and
-    the `claims` which row that is.
+    Without a `job`, recipe, settings and seed come from the run's command line, and the row from
+    the `claims`.
 
     Raises:
-        RecordError: the run has no summary yet, or its files are not what a run leaves.
+        RecordError: the run has no summary yet, or its files are damaged.
     """
     if not is_finished(folder):
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
@@ -159,10 +159,10 @@ def collect(
 
 
 def load_records(results: Path) -> list[Record]:
-    """Every record below a folder, in the order of their paths.
+    """All records below a folder, sorted by path.
 
     Raises:
-        RecordError: a file is not a record.
+        RecordError: a file that is not a record.
     """
     return [_load(path, results) for path in sorted(results.rglob("*.json"))]
 
@@ -183,8 +183,8 @@ def _load(path: Path, results: Path) -> Record:
     return Record(job, history=past, path=path.relative_to(results.parent).as_posix(), **rest)
 
 
-def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequence[Claim]) -> Job:
-    """The job of a run started by hand: its command line, and the row that its settings make it."""
+def _job_of(summary: Summary, environment: dict[str, Any], claims: Sequence[Claim]) -> Job:
+    """The job of a run started by hand, from its command line; the row whose settings it has."""
     pairs = _options(environment.get("command") or "")
     recipe = next((b for a, b in pairs if a == "recipe"), str(summary.get("run/name", "unknown")))
     unsaid = ("seed=", *LOCAL)
@@ -197,10 +197,10 @@ def _job_of(summary: dict[str, Any], environment: dict[str, Any], claims: Sequen
 
 
 def _options(command: str) -> list[tuple[str, str]]:
-    """The options of a command line of train.py, however they were written.
+    """The options of a command line of train.py, as (name, value).
 
-    `--set KEY=VALUE`, `--set=KEY=VALUE` and `--se KEY=VALUE` are one. A value that stands there
-    without its quotes goes on until the next option.
+    `--set KEY=VALUE`, `--set=KEY=VALUE` and `--se KEY=VALUE` are the same. A value without quotes
+    goes on until the next option.
     """
     pairs: list[tuple[str, str]] = []
     for word in shlex.split(command)[1:]:
@@ -224,7 +224,7 @@ def _events(path: Path) -> list[Event]:
     """The lines of a log.
 
     Raises:
-        RecordError: a line that no run has written.
+        RecordError: a line that is not a JSON object.
     """
     lines = path.read_bytes().splitlines() if path.exists() else []
     return [
@@ -235,21 +235,21 @@ def _events(path: Path) -> list[Event]:
 
 
 def _environment(path: Path) -> dict[str, Any]:
-    """What a result depends on: versions, hardware, commit, command; no place of a machine.
+    """Versions, hardware, commit and command of a run, without paths of the machine.
 
     Raises:
-        RecordError: not a JSON object, or a command with an open quote.
+        RecordError: not a JSON object, or a command with an unclosed quote.
     """
     known = read_object(path, UNREAD) if path.exists() else {}
     if known.get("command"):
         try:
-            known["command"] = _said(_options(str(known["command"])))
+            known["command"] = _command(_options(str(known["command"])))
         except ValueError as error:  # quotes that do not end
             raise RecordError(f"{path}: command: {error}; {UNREAD}") from None
     return {key: known[key] for key in ENVIRONMENT if key in known}
 
 
-def _said(pairs: Sequence[tuple[str, str]]) -> str:
-    """A command line as it is recorded: without the places of a machine."""
+def _command(pairs: Sequence[tuple[str, str]]) -> str:
+    """The command line without paths of the machine."""
     kept = [(a, b) for a, b in pairs if a != "output" and not b.startswith("data.path=")]
     return shlex.join(["train.py", *(word for a, b in kept for word in (f"--{a}", b) if word)])

@@ -4,7 +4,7 @@ python studies/early.py run --data data/cifar10 [--seeds 0 1] [--jobs 2]
 python studies/early.py show    # the table, into results/bep/short
 
 CIFAR-10, sizes 95K and 24K in the paper's count, 8 epochs instead of 150; BEP begins to prune after
-2 and decides every epoch. `run` goes on where it stopped and runs nothing twice.
+2 and decides every epoch. `run` resumes where it stopped and runs nothing twice.
 """
 
 import statistics
@@ -19,7 +19,7 @@ from reporting.jobs.study import Study, carry_out
 from reporting.records import Job, Record, standard_error
 
 SIZES = {"95K": "80%", "24K": "90%"}
-SHORT = ("training.duration=8ep", "training.channels_last=true")  # the latter for a CPU's sake
+SHORT = ("training.duration=8ep", "training.channels_last=true")  # the second is faster on CPUs
 ROUNDS = ("pruning.schedule.start=2ep", "pruning.schedule.every=1ep")
 SMALL = (
     "extends=../base/cifar10/bep_small_cnn.yaml",
@@ -30,7 +30,7 @@ SMALL = (
     "pruning.selection.dense_latents=4",
     "pruning.selection.stages=null",
 )
-# recipe, the table's words for it (it has no row of BEP-LITE), settings
+# recipe, the table's words for the method (none for BEP-LITE), settings
 METHODS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "BEP": ("bep", "BEP,1e-4", ROUNDS),
     "BEP-LITE": ("bep_lite", None, (*SMALL, *ROUNDS)),
@@ -50,7 +50,7 @@ COLUMNS = {
 
 
 def job(method: str, size: str, seed: int) -> Job:
-    """One training of the study: the table's row of the same name, made shorter."""
+    """One training of the study: a shorter run of the table's row of that name."""
     recipe, words, settings = METHODS[method]
     row = f"bep/3/CIFAR-10,{size},{words}" if words else None
     channels = (f"pruning.channels={SIZES[size]}",)
@@ -58,7 +58,7 @@ def job(method: str, size: str, seed: int) -> Job:
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """Every training, seed by seed."""
+    """All trainings, seed by seed."""
     return [job(method, size, seed) for seed in seeds for size in SIZES for method in METHODS]
 
 
@@ -74,12 +74,14 @@ def results(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def value(record: Record, key: str) -> float:
+    """A figure of the summary; without a key, seconds of BEP's pauses and prunings."""
     if key:
         return float(record.summary[key])
     return record.summary["cost/saliency_seconds"] + record.summary["cost/prune_seconds"]
 
 
 def cell(records: list[Record], key: str, times: float, shape: str) -> str:
+    """The mean over seeds, and the standard error of accuracies."""
     values = [times * value(record, key) for record in records]
     mean = shape.format(statistics.fmean(values))
     error = standard_error(values)
@@ -87,15 +89,15 @@ def cell(records: list[Record], key: str, times: float, shape: str) -> str:
 
 
 def table(found: dict[tuple[str, str], list[Record]]) -> str:
-    """Each method's results and costs at each size, as Markdown."""
+    """Results and costs by method and size, as Markdown."""
     lines = [f"| size | method | seeds | {' | '.join(COLUMNS)} |"]
     lines += ["|---|---|--:|" + "--:|" * len(COLUMNS)]
     for size in SIZES:
         for method in METHODS:
             records = found.get((method, size), [])
             cells = [cell(records, *column) for column in COLUMNS.values()] if records else []
-            told = cells or ["not run"] * len(COLUMNS)
-            lines.append(f"| {size} | {method} | {len(records)} | {' | '.join(told)} |")
+            cells = cells or ["not run"] * len(COLUMNS)
+            lines.append(f"| {size} | {method} | {len(records)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,9 @@
-"""The thesis's section 4.2.3 for real: 14 strategies × 7 compression ratios on the MNIST CNN.
+"""The thesis's section 4.2.3: 14 strategies × 7 compression ratios on the MNIST CNN.
 
 python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2]
 python studies/foresight.py show    # table and plots, into results/foresight/mnist_cnn
 
-`run` goes on where it stopped and runs nothing twice.
+`run` resumes where it stopped and runs nothing twice.
 """
 
 import statistics
@@ -42,7 +42,7 @@ Found = dict[str, dict[int, list[Record]]]
 
 
 def job(strategy: str, ratio: int, seed: int) -> Job:
-    """One training of the study; ratio 1 is the dense network, which is the same for all."""
+    """One training of the study; ratio 1 is the dense network of all strategies."""
     if ratio == 1:
         return Job(None, "recipes/base/mnist/mnist_cnn.yaml", seed=seed)
     name, settings = STRATEGIES[strategy]
@@ -51,12 +51,12 @@ def job(strategy: str, ratio: int, seed: int) -> Job:
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """Every training, small ratios first; the dense network of a seed is the same for all."""
+    """All trainings, small ratios first; a seed's dense network is listed for each strategy."""
     return [job(strategy, r, seed) for seed in seeds for r in RATIOS for strategy in STRATEGIES]
 
 
 def results(records: list[Record]) -> Found:
-    """Strategy → ratio → records, the dense network standing for every strategy at ratio 1."""
+    """Strategy → ratio → records; at ratio 1 each strategy has the dense network."""
     places = {
         job(strategy, ratio, 0).experiment: (strategy, ratio)
         for strategy in STRATEGIES
@@ -76,13 +76,14 @@ def results(records: list[Record]) -> Found:
 
 
 def top1(records: list[Record]) -> float:
+    """Mean test accuracy, in %."""
     return statistics.fmean(r.summary["eval/top1_percent"] for r in records)
 
 
 def compression_error(records: list[Record], ratio: int) -> float:
-    """(asked − got) / asked compression ratio of the whole network."""
-    got = statistics.fmean(r.summary.get("prune/compression_ratio", 1.0) for r in records)
-    return (ratio - got) / ratio
+    """(r − reached) / r of a compression ratio r of the whole network."""
+    reached = statistics.fmean(r.summary.get("prune/compression_ratio", 1.0) for r in records)
+    return (ratio - reached) / ratio
 
 
 def table(found: Found) -> str:
@@ -100,7 +101,7 @@ def table(found: Found) -> str:
 
 
 def draw(found: Found, path: Path) -> None:
-    """Accuracy against compression, and the compression error, one line a strategy."""
+    """Draw accuracy and compression error against compression, one line for each strategy."""
     import matplotlib
 
     matplotlib.use("Agg")

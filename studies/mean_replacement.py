@@ -2,8 +2,8 @@
 
 python -m studies.mean_replacement runs/mean_replacement/* --out results/mean_replacement
 
-Each figure is drawn for whatever was run and says so in its title; one that the records cannot give
-is named with the reason. Bands are 80 % confidence intervals over seeds (t quantile). Solid lines
+Each figure is drawn for whatever was run, as its title says; figures that the records do not allow
+are listed with the reason. Bands are 80 % confidence intervals over seeds (t quantile). Solid lines
 propagate biases, dashed ones do not. `summary.csv` holds the numbers behind the claims.
 """
 
@@ -48,7 +48,7 @@ LIMITS = (-0.1, 0.4)  # of the paper's scatter plots
 
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────
 def curve(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
-    """Mean and 80 % interval over seeds of y against x."""
+    """Draw mean and 80 % interval over seeds of y against x."""
     mean, half = interval(rows.pivot_table(index=x, columns="seed", values=y))
     line = axes.plot(mean.index, mean, lw=1, **style)[0]
     axes.fill_between(
@@ -57,7 +57,7 @@ def curve(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
 
 
 def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
-    """One curve per score, with (solid) and without (dashed) bias propagation."""
+    """Draw a curve for each score, with (solid) and without (dashed) bias propagation."""
     for score, colour in COLOURS.items():
         for propagated in (False, True):
             part = rows[(rows["score"] == score) & (rows["bias_propagation"] == propagated)]
@@ -67,7 +67,7 @@ def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
 
 
 def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
-    """Penalty with against without bias propagation; the share of points below the diagonal."""
+    """Draw penalties with against without bias propagation; count points below the diagonal."""
     wins, cells = 0, 0
     for score, colour in COLOURS.items():
         if f"bp_{score}" in pairs:
@@ -126,7 +126,7 @@ def figure_3(table: pd.DataFrame) -> Figure:
 
 
 def tuning_steps(table: pd.DataFrame) -> list[int]:
-    """After how many steps of fine-tuning penalties were measured."""
+    """Steps of fine-tuning after which penalties were measured."""
     found = table.loc[table["experiment"] == "one_shot", "fine_tune"].unique()
     return sorted(int(n) for n in found if n > 0)
 
@@ -261,7 +261,7 @@ FIGURES: dict[int, Callable[[pd.DataFrame], Figure]] = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A small PNG, by a palette of 256 colours: these files are kept in the repository."""
+    """Write a PNG with a palette of 256 colours; the repository holds these files."""
     figure.set_dpi(90)
     figure.tight_layout()
     pixels = BytesIO()
@@ -273,7 +273,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def main() -> None:
-    """Draws all figures that the named runs allow."""
+    """Draw all figures that the named runs allow."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, required=True, help="folder for PNGs and summary.csv")

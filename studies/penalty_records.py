@@ -1,4 +1,4 @@
-"""Laboratory records of many runs as one table, and the numbers the figures show."""
+"""Laboratory records of many runs as one table, and statistics of it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,15 +12,15 @@ CELL = ["data", "model", "seed", "step", "layers", "amount"]  # one measurement 
 
 
 class NotRunError(Exception):
-    """A figure needs penalties that the records lack."""
+    """The records lack what a figure needs."""
 
 
 def load(folders: Iterable[Path]) -> pd.DataFrame:
-    """All rows of the laboratory tables of run folders; the column `method` is score with bp_."""
+    """All laboratory rows of run folders; the column `method` is the score, with or without bp_."""
     paths = [folder / "laboratory.parquet" for folder in folders]
     found = [pd.read_parquet(path) for path in paths if path.exists()]
     if not found:
-        raise SystemExit("no laboratory.parquet there; name the folders of runs with a laboratory")
+        raise SystemExit("no laboratory.parquet found; name folders of runs with a laboratory")
     table = pd.concat(found, ignore_index=True)
     bp = table["bias_propagation"].fillna(False).astype(bool)
     return table.assign(bias_propagation=bp, method=np.where(bp, "bp_", "") + table["score"])
@@ -35,7 +35,7 @@ def one_shot(table: pd.DataFrame, fine_tune: int = 0) -> pd.DataFrame:
 
 
 def setting(table: pd.DataFrame, layers: str, amount: str = "0.1") -> tuple[pd.DataFrame, str]:
-    """The rows of one model, choice of layers and amount, the ones nearest to those asked for."""
+    """The rows of one model, choice of layers and amount: the wanted ones if they exist."""
     rows = table[(table["experiment"] == "one_shot") & (table["fine_tune"] == 0)]
     for column, wanted in (("model", "medium_conv"), ("layers", layers), ("amount", amount)):
         known = list(rows[column].unique())

@@ -33,7 +33,7 @@ SEEN, HELD_OUT, FORECAST = BLACK, SKY, VERMILION
 plt.rc("axes", titlesize=9, labelsize=9, prop_cycle=plt.cycler(color=OKABE_ITO))
 plt.rc("axes.formatter", limits=(-2, 3))
 SIZES = {"small": 26 / 150, "medium": 40 / 150, "large": 75 / 150}  # fraction of training seen
-MEASURED = ("first", "latest")  # measurements taken for a forecast
+MEASURED = ("first", "latest")  # measurements used as forecasts
 MODELS = {"GP": None, "4-MOGP": 4, "8-MOGP": 8, "18-MOGP": 18, "32-MOGP": 32}
 
 
@@ -49,17 +49,17 @@ def read(path: Path) -> History:
     """A recorded history.
 
     Raises:
-        SystemExit: the file is not one.
+        SystemExit: the file is not a history.
     """
     tensors, _ = load_tensors(path)
     if "times" not in tensors or len(tensors) < 2:
-        raise SystemExit(f"{path}: no history; it needs `times` and one tensor per layer")
+        raise SystemExit(f"{path}: not a history; it needs `times` and one tensor per layer")
     times = tensors.pop("times").double()
     return History(str(path), times, {name: tensors[name].double() for name in sorted(tensors)})
 
 
 def seen(times: Tensor, size: str) -> Tensor:
-    """Indices of the measurements of a history of that size (n,)."""
+    """Mask (n,) of the measurements in a history of that size."""
     return times <= SIZES[size] * times.max().round()
 
 
@@ -69,9 +69,8 @@ def likelihoods(
 ) -> pd.DataFrame:
     """Held-out log-likelihood of every run, size, layer and model: summed, and per measurement.
 
-    `rank` is how well forecasts of the last time order the elements as its measurement does
-    (Spearman); the models `first` and `latest` take a measurement for a forecast, and are no
-    densities.
+    `rank` is the rank correlation (Spearman) of forecasts with measurements of the last time. The
+    models `first` and `latest` use a measurement as the forecast and have no likelihood.
     """
     rows = []
     for history in histories:
@@ -107,19 +106,19 @@ def spearman(first: Tensor, second: Tensor) -> float:
 
 
 def table_2(rows: pd.DataFrame) -> pd.DataFrame:
-    """As the paper prints it: −1e-4 · log-likelihood (standard error), lower is better."""
+    """−1e-4 · log-likelihood (standard error) as the paper prints it; lower is better."""
     return _table(rows, list(MODELS), _cell)
 
 
 def rankings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of forecast and truth, mean over runs: what a decision lives on."""
+    """Rank correlation of forecast and truth, mean over runs; decisions depend on it."""
     return _table(rows, [*MEASURED, *MODELS], lambda cell: f"{cell['rank'].mean():.2f}")
 
 
 def _table(
     rows: pd.DataFrame, models: Sequence[str], cell: Callable[[pd.DataFrame], str]
 ) -> pd.DataFrame:
-    """Models by size and layer."""
+    """A table with a row for each model and a column for each size and layer."""
     cells = {}
     for size in SIZES:
         for layer in rows["layer"].unique():
@@ -144,7 +143,7 @@ def canvas(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def elements(S: Tensor, count: int) -> list[int]:
-    """Elements of a layer from least to most salient at the end, evenly spaced by rank."""
+    """Elements evenly spaced by their rank at the end, least salient first."""
     ranks = torch.linspace(0, S.shape[1] - 1, min(count, S.shape[1])).round().long()
     return S[-1].argsort()[ranks].tolist()
 
@@ -152,7 +151,7 @@ def elements(S: Tensor, count: int) -> list[int]:
 def prior_draws(
     times: Tensor, alpha: float, beta: float, count: int, generator: torch.Generator
 ) -> Tensor:
-    """Functions that the decay kernel makes likely, (n, count)."""
+    """Samples of the decay kernel's prior, (n, count)."""
     K = decay_kernel(times, times, times.new_tensor(alpha), times.new_tensor(beta))
     size, directions = torch.linalg.eigh(K)
     z = torch.randn(len(times), count, generator=generator, dtype=times.dtype)
@@ -160,7 +159,7 @@ def prior_draws(
 
 
 def figure_1(history: History) -> Figure:
-    """Saliency of some elements of every layer; draws from the prior at three settings of α, β."""
+    """Draw saliency of some elements of each layer, and prior samples for three pairs α, β."""
     figure, plots = canvas(2, max(3, len(history.layers)))
     for axes, (name, S) in zip(plots[0], history.layers.items(), strict=False):
         axes.plot(history.times, S[:, elements(S, 6)], lw=0.8)
@@ -178,7 +177,7 @@ def figure_1(history: History) -> Figure:
 
 
 def forecast_plot(axes: Axes, history: History, forecast: Forecast, layer: str, a: int) -> None:
-    """One element: what was seen, what came, and the forecast with its 95 % interval."""
+    """Draw one element: seen and held-out values, and the forecast with its 95 % interval."""
     part = seen(history.times, "small")
     values = forecast.scaling.turn(forecast.scaling.apply(history.layers[layer]))[:, a]
     grid = torch.linspace(0, history.times.max().item(), 200, dtype=torch.float64)
@@ -191,7 +190,7 @@ def forecast_plot(axes: Axes, history: History, forecast: Forecast, layer: str, 
 
 
 def figure_3(history: History, layer: str) -> Figure:
-    """Forecasts of four elements from the small history, each by itself and by 18 latents."""
+    """Draw forecasts of four elements from the small history, independent and with 18 latents."""
     part, S = seen(history.times, "small"), history.layers[layer]
     chosen = elements(S, 4)
     figure, plots = canvas(2, len(chosen))
@@ -205,7 +204,7 @@ def figure_3(history: History, layer: str) -> Figure:
 
 
 def figure_5(history: History) -> Figure:
-    """Every element's first against its last measurement, with the rank correlation."""
+    """Draw each element's last against its first measurement, with the rank correlation."""
     figure, plots = canvas(1, len(history.layers))
     first, last = history.times[0].item(), history.times[-1].item()
     for axes, (name, S) in zip(plots[0], history.layers.items(), strict=True):
@@ -217,7 +216,7 @@ def figure_5(history: History) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A small PNG, by a palette of 256 colours."""
+    """Write a PNG with a palette of 256 colours."""
     pixels = BytesIO()
     figure.savefig(pixels, format="png", dpi=110)
     plt.close(figure)
@@ -230,9 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("histories", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("results/saliency"))
-    parser.add_argument(
-        "--layers", nargs="*", help="layers of table 2; the first three if left out"
-    )
+    parser.add_argument("--layers", nargs="*", help="layers of table 2 (default: the first three)")
     parser.add_argument("--inference", choices=["exact", "variational"], default="exact")
     options = parser.parse_args(arguments)
     histories = [read(path) for path in options.histories]

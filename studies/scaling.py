@@ -1,10 +1,10 @@
-"""Time and cost of an ImageNet table on 1 to 512 GPUs, predicted from pieces that are named.
+"""The cost of an ImageNet table on 1, 8, 64 and 512 GPUs, predicted from named pieces.
 
-python studies/scaling.py    # writes the tables of docs/scaling.md, and studies/scaling.json
+python studies/scaling.py    # rewrites the tables of docs/scaling.md, and studies/scaling.json
 
 ResNet-50 of recipes/base/imagenet/resnet50.yaml: 90 epochs at a global batch of 1024. Each piece is
-measured (results/benchmarks), published by others, or assumed, and says which. Seconds a step =
-max(images of a GPU / rate, launch floor) + what of the all-reduce the backward pass does not hide.
+measured (results/benchmarks), published by others, or assumed, as marked. Seconds a step =
+max(images of a GPU / rate, launch floor) + the part of the all-reduce that backward does not hide.
 """
 
 import json
@@ -39,7 +39,7 @@ DOLLARS = 2.5  # a GPU hour
 
 
 class Run(NamedTuple):
-    """One training: hours of the clock, hours of GPUs, and what most limits it."""
+    """One training: wall-clock hours, GPU hours, seconds of a step, and its bottleneck."""
 
     hours: float
     gpu_hours: float
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 def measured(name: str, pattern: str) -> float:
-    """The number that a committed benchmark's output has at `pattern`."""
+    """The number at `pattern` in a committed benchmark's output."""
     found = re.search(pattern, (RECORDS / name).read_text(), re.MULTILINE)
     if found is None:
         raise SystemExit(f"{RECORDS / name}: nothing fits {pattern}; run the benchmark again")
@@ -57,12 +57,12 @@ def measured(name: str, pattern: str) -> float:
 
 
 def event_seconds() -> float:
-    """Scoring, decision and surgery of ResNet-50 on two CPU cores."""
+    """Seconds of scoring, decision and surgery of ResNet-50 on two CPU cores."""
     return measured("pruning_event.txt", r"^ours: .* left, ([\d.]+) s")
 
 
 def core_rates() -> dict[str, float]:
-    """Training images a second that one CPU core prepares, by what they are read from."""
+    """Training images/s that one CPU core prepares, by storage format."""
     names = {
         "ImageFolder": "ImageFolder",
         "ours, JPEG": "ours",
@@ -74,14 +74,14 @@ def core_rates() -> dict[str, float]:
 
 
 def reduce_seconds(gpus: int, network: float) -> float:
-    """Rings inside machines, then between them: each sends 2 (n − 1)/n of the bytes."""
+    """Seconds of rings inside machines, then between them: each sends 2 (n − 1)/n of the bytes."""
     inside, machines = min(gpus, NODE), max(1, gpus // NODE)
     near = 2 * (inside - 1) / inside * GRADIENT_BYTES / NVLINK
     return near + 2 * (machines - 1) / machines * GRADIENT_BYTES / network
 
 
 def training(gpus: int, rate: float, network: float) -> Run:
-    """90 epochs of one run on `gpus` GPUs; what is slower than its images is its limit."""
+    """90 epochs of one run on `gpus` GPUs."""
     compute = BATCH / gpus / rate
     busy = max(compute, LAUNCH_FLOOR)
     reduce = reduce_seconds(gpus, network)
@@ -93,7 +93,7 @@ def training(gpus: int, rate: float, network: float) -> Run:
 
 
 def alone() -> list[dict[str, Any]]:
-    """One training on all GPUs: the batch stays 1024, so each GPU has ever less to do."""
+    """One training on all GPUs; the batch stays 1024, so each GPU has less to do."""
     rows = []
     for name, rate in RATES.items():
         for network, bytes_per_second in NETWORKS.items():
@@ -104,7 +104,7 @@ def alone() -> list[dict[str, Any]]:
 
 
 def table() -> list[dict[str, Any]]:
-    """A table's trainings as an array, each on at most one machine."""
+    """The trainings of a table as an array, each on at most one machine."""
     rows = []
     for name, rate in RATES.items():
         for gpus in GPUS:
@@ -126,7 +126,7 @@ def table() -> list[dict[str, Any]]:
 
 
 def inputs() -> list[dict[str, Any]]:
-    """CPU cores that feed one GPU, by what is read."""
+    """CPU cores needed to feed one GPU, by storage format."""
     return [
         {"source": source, "core_rate": per_core}
         | {f"cores, {name}": rate / per_core for name, rate in RATES.items()}
@@ -164,6 +164,7 @@ def markdown() -> str:
 
 
 def main() -> None:
+    """Write the tables of docs/scaling.md and studies/scaling.json."""
     pieces = {"trainings": TRAININGS, "rates": RATES, "event_seconds": event_seconds()}
     whole = {"pieces": pieces, "alone": alone(), "table": table(), "inputs": inputs()}
     (ROOT / "studies" / "scaling.json").write_text(json.dumps(whole, indent=1) + "\n")

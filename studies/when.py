@@ -5,7 +5,7 @@ python studies/when.py show    # table and plot, into results/pat/digits
 
 Every pruning epoch, for prune-aware training and for the structural lottery ticket, and one run in
 which EPI chooses. The best epoch is chosen on a validation split, accuracies are on test images.
-`run` goes on where it stopped and runs nothing twice.
+`run` resumes where it stopped and runs nothing twice.
 """
 
 import statistics
@@ -38,7 +38,7 @@ QUIET = ("log.tracker=none", "log.every=10ep", "checkpoint.every=40ep")
 
 
 class Point(NamedTuple):
-    """What one run of the study was: how, which fraction of channels, from which epoch, seed."""
+    """A run of the study: kind, fraction of channels removed, first pruning epoch, seed."""
 
     kind: str
     ratio: float
@@ -50,20 +50,20 @@ Points = dict[Point, Record]
 
 
 def job(kind: str, ratio: float, epoch: int, seed: int) -> Job:
-    """One training of the study; `epoch` is not read where EPI chooses."""
+    """One training of the study; EPI chooses its own epoch."""
     start = () if kind == "EPI" else (f"pruning.schedule.start={epoch}ep",)
     settings = (*DIGITS, f"pruning.channels={ratio:g}", *start)
     return Job(None, f"recipes/pat/{KINDS[kind]}.yaml", settings, seed=seed)
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """Every training, seed by seed."""
+    """All trainings, seed by seed."""
     return [job(kind, ratio, epoch, seed) for seed in seeds for ratio in RATIOS
             for epoch in EPOCHS for kind in KINDS]  # fmt: skip
 
 
 def results(records: Sequence[Record]) -> Points:
-    """The study's records among all, by what they were."""
+    """The study's records, by point."""
     places = [(kind, ratio, epoch) for kind in KINDS for ratio in RATIOS for epoch in EPOCHS]
     known = {job(*place, 0).experiment: place for place in places}
     found: Points = {}
@@ -77,20 +77,22 @@ def results(records: Sequence[Record]) -> Points:
 
 
 def test(record: Record) -> float:
+    """Test accuracy, in %."""
     return record.summary["eval/top1_percent"]
 
 
 def fired(record: Record) -> bool:
-    """True if EPI found the structure stable; else pruning began at the recipe's `latest`."""
+    """Return True if EPI started the pruning, False if the recipe's `latest` did."""
     return bool(record.history.get("watched", [])[-1]["trigger/fired"])
 
 
 def validation(record: Record) -> float:
+    """Last validation accuracy, in %."""
     return record.history["accuracy"][-1][1]
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard error of the mean; 0 of one value, for which there is none."""
+    """Standard error of the mean; 0 for a single value."""
     return standard_error(values) or 0.0
 
 
@@ -140,6 +142,7 @@ def policies(found: Points, ratio: float) -> dict[str, dict[int, list[float]]]:
 
 
 def measured(values: Sequence[float]) -> str:
+    """Mean ± standard error."""
     return f"{statistics.fmean(values):.2f} ± {spread(values):.2f}" if values else "not run"
 
 
@@ -156,7 +159,7 @@ def grid_table(found: Points) -> str:
 
 
 def policy_table(found: Points) -> str:
-    """Each policy's loss against the best epoch, with EPI's compared with the noise."""
+    """Accuracy of each policy minus the best epoch's, and a verdict on EPI's."""
     heads = [f"{ratio:.0%} of channels" for ratio in RATIOS]
     lines = [f"| policy | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
     gaps = {
@@ -173,7 +176,7 @@ def policy_table(found: Points) -> str:
 
 
 def verdict(found: Points, ratio: float, gap: Sequence[float]) -> str:
-    """EPI's loss against twice the standard error of the best epoch, in words."""
+    """A sentence comparing EPI's epoch with the best one, within twice the standard error."""
     of_epi = [(p.epoch, fired(found[p])) for p in sorted(found) if p[:2] == ("EPI", ratio)]
     at = ", ".join(f"{e}" if by_itself else f"{e} (the latest allowed)" for e, by_itself in of_epi)
     mean, noise = statistics.fmean(gap), 2 * spread(gap)
@@ -186,7 +189,7 @@ def verdict(found: Points, ratio: float, gap: Sequence[float]) -> str:
 
 
 def draw(found: Points, path: Path) -> None:
-    """Accuracy against pruning epoch, a panel a ratio; a star for each seed of EPI's."""
+    """Draw accuracy against pruning epoch, one panel for each ratio, a star for each EPI run."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What a table's missing runs will take: hours, energy, emissions and money, before any starts."""
+"""Forecasts of a table's missing runs: hours, energy, emissions and money."""
 
 import json
 import statistics
@@ -19,12 +19,12 @@ from training.data.known import DATASETS
 
 
 class PlanError(ReportingError):
-    """A forecast that would be a guess, and what to state instead."""
+    """A forecast that lacks a number, and the option that states it."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a forecast multiplies with; None: not known, so not forecast."""
+    """Factors of a forecast; a figure whose factor is None is not forecast."""
 
     images_per_second: float | None = None
     watts: float | None = None
@@ -35,7 +35,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast of one job's cost, and the source of its throughput."""
+    """The cost of one job, and the source of its throughput."""
 
     job: Job
     images: float
@@ -50,10 +50,10 @@ class Forecast:
 def forecast(
     job: Job, root: Path, records: Sequence[Record], rates: Rates, device: str
 ) -> Forecast:
-    """A job's cost: planned images over images/s, with power and grid as measured or as stated.
+    """A job's cost: planned images over images/s; power and grid intensity as measured or stated.
 
-    Throughput is the median of the records of the same model, data and device, unless stated. A
-    job that prunes on the way is thus forecast as if it ran at its like's mean speed.
+    Throughput is the median over records of the same model, data and device, unless stated; so a
+    job that prunes is forecast at the mean speed of such runs.
 
     Raises:
         PlanError: no such record, and no `--images-per-second`.
@@ -87,7 +87,7 @@ def forecast(
 
 
 def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
-    """Job by job, and in all; a total with an unknown part is a least."""
+    """Costs of each job and their total; a total with an unknown part is a lower bound."""
     names = ("hours", "device_hours", "energy_kwh", "emissions_kgco2e", "money")
     rows = [
         [f"{f.job.row} seed {f.job.seed}", *(_shown(getattr(f, n)) for n in names), f.source]
@@ -106,7 +106,7 @@ def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
 
 
 def this_device() -> str:
-    """The name of the first GPU, else the processor's, as a run's summary tells it."""
+    """The name of the first GPU, else of the processor, as in a run's summary."""
     import torch
 
     from training.folder.environment import cpu_name
@@ -115,10 +115,10 @@ def this_device() -> str:
 
 
 def benchmark(job: Job, root: Path, steps: int = 10) -> float:
-    """Training images/s of a job's network on synthetic images, after three steps' warm-up.
+    """Training images/s of a job's network on synthetic images, after three warm-up steps.
 
     Raises:
-        PlanError: a data set whose images are not known beforehand.
+        PlanError: the size of the data set's images is not known.
         ModelError: no such network.
     """
     values = _recipe(job, root)
@@ -164,10 +164,10 @@ def _recipe(job: Job, root: Path) -> dict[str, Any]:
 
 @contextmanager
 def _reading(job: Job) -> Iterator[None]:
-    """Recipes are not checked here, which takes long; what is missing is named.
+    """Turn errors from an unchecked recipe into PlanError; checking recipes takes too long here.
 
     Raises:
-        PlanError: the recipe does not say what is read of it.
+        PlanError: a value is missing or of the wrong type.
     """
     try:
         yield
@@ -181,10 +181,10 @@ def _reading(job: Job) -> Iterator[None]:
 
 
 def _planned_images(values: dict[str, Any], data: str) -> float:
-    """Images that training will see: steps × batch size, or epochs × training images.
+    """Number of training images: steps × batch size, or epochs × images of the data set.
 
     Raises:
-        PlanError: a duration in epochs of a data set whose size is not known beforehand.
+        PlanError: a duration in epochs of a data set of unknown size.
     """
     duration = Duration.parse(values["training"]["duration"])
     if duration.unit == "%":

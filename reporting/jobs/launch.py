@@ -1,4 +1,4 @@
-"""Running what a table still lacks: one training a job, never one twice, going on after a break."""
+"""Launch the missing runs of a table: each job once, resumed if interrupted."""
 
 import fcntl
 import json
@@ -19,9 +19,9 @@ from reporting.records import Job, collect, is_finished, split_row
 
 @dataclass(frozen=True)
 class Places:
-    """Where jobs run: the checkout, its run folders and records, and what starts a script.
+    """The checkout, its run folders and records, and the command that starts a script.
 
-    `local` are settings of this machine, such as where its data lies: no part of a job's name.
+    `local`: settings of this machine, such as data.path, which are no part of a job's name.
     """
 
     root: Path
@@ -31,11 +31,11 @@ class Places:
     local: tuple[str, ...] = ()
 
     def folder(self, job: Job) -> Path:
-        """The run folder of a job; its last name is unique, as trackers take it for the run's."""
+        """The run folder of a job; its last part is unique, as trackers name the run by it."""
         return self.runs / job.name.replace("/", "-")
 
     def record(self, job: Job) -> Path:
-        """The record of a job."""
+        """The path of a job's record."""
         return self.results / f"{job.name}.json"
 
 
@@ -57,27 +57,27 @@ def plan_jobs(
 
 
 def missing(jobs: Sequence[Job], places: Places) -> list[Job]:
-    """The jobs that have no record yet."""
+    """The jobs without a record."""
     return [job for job in jobs if not places.record(job).exists()]
 
 
 def run_jobs(
     jobs: Sequence[Job], places: Places, submit: Submit, parallel: int = 1
 ) -> Iterator[tuple[Job, int]]:
-    """Run jobs, `parallel` at a time; yields each with its exit status, failed ones too."""
+    """Run jobs, `parallel` at a time; yield each with its exit status."""
     with ThreadPoolExecutor(parallel) as pool:
         yield from zip(jobs, pool.map(lambda job: run(job, places, submit), jobs), strict=True)
 
 
 def run_here(job: Job, places: Places) -> int:
-    """Start a job on this machine and wait for it."""
+    """Run a job on this machine; return its exit status."""
     return start_here(job, places).wait()
 
 
 def start_here(job: Job, places: Places) -> subprocess.Popen[bytes]:
-    """Start a job on this machine; what it prints goes to a file next to its folder."""
+    """Start a job on this machine; its output goes to FOLDER.out."""
     env = os.environ | {"WANDB_RUN_GROUP": str(job.row), "WANDB_JOB_TYPE": "table"}
-    with _beside(places.folder(job), "out").open("a") as output:
+    with _next_to(places.folder(job), "out").open("a") as output:
         return subprocess.Popen(
             command(job, places),
             cwd=places.root,
@@ -88,7 +88,7 @@ def start_here(job: Job, places: Places) -> subprocess.Popen[bytes]:
 
 
 def command(job: Job, places: Places) -> list[str]:
-    """The command line of a job; it resumes where the run folder is there already."""
+    """The command line of a job; it resumes if the run folder exists."""
     folder = places.folder(job)
     tags = f"log.tags={json.dumps(tags_of(job), ensure_ascii=False)}"
     settings = [
@@ -100,13 +100,13 @@ def command(job: Job, places: Places) -> list[str]:
 
 
 def tags_of(job: Job) -> list[str]:
-    """Paper, table, row and seed, by which a tracker can find the run; 64 characters at most."""
+    """Paper, table, row and seed as a tracker's tags, of at most 64 characters."""
     table, row = split_row(job.row or f"other/{Path(job.recipe).stem}")
     return [tag[:64] for tag in (table.partition("/")[0], table, row, f"seed {job.seed}")]
 
 
 def run(job: Job, places: Places, submit: Submit) -> int:
-    """Run a job unless another process does, and collect its record; its exit status."""
+    """Run a job and collect its record; return its exit status, 75 if another process runs it."""
     folder = places.folder(job)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder) as alone:
@@ -118,14 +118,14 @@ def run(job: Job, places: Places, submit: Submit) -> int:
         return status
 
 
-def _beside(folder: Path, ending: str) -> Path:
+def _next_to(folder: Path, ending: str) -> Path:
     return folder.parent / f"{folder.name}.{ending}"  # a row's name may hold dots itself
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """True if nobody else runs the job; the lock goes with the process that holds it."""
-    with _beside(folder, "lock").open("w") as stream:
+    """Yield True if no other process runs the job; the lock ends with its process."""
+    with _next_to(folder, "lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -13,23 +13,23 @@ from submitit.helpers import DelayedSubmission
 from reporting.jobs.launch import Places, run, start_here
 from reporting.records import Job
 
-REQUEUES = 1000  # a training that outlives its time limit is queued again so often
+REQUEUES = 1000  # how often a training that reaches its time limit is queued again
 WARNING_SECONDS = 120  # before the limit: enough to write a checkpoint
 
 
 class Task:
-    """One job of the array. Before its time is over it saves, and is queued again to go on."""
+    """One job of the array; it saves before its time limit and is queued again."""
 
     def __init__(self, places: Places) -> None:
         self.places = places
         self.training: subprocess.Popen[bytes] | None = None
 
     def __call__(self, job: Job) -> int:
-        """Run the job and collect its record; its exit status."""
+        """Run the job and collect its record; return its exit status."""
         return run(job, self.places, self._start)
 
     def _start(self, job: Job, places: Places) -> int:
-        # the warning goes to every process of the task; the training would die of it
+        # the warning reaches every process of the task, and would kill the training
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
         self.training = start_here(job, places)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
@@ -41,7 +41,7 @@ class Task:
         return status
 
     def checkpoint(self, job: Job) -> DelayedSubmission:
-        """What submitit calls on the warning: let the training save and stop, then queue it."""
+        """Stop the training after a checkpoint and queue it again; submitit calls this in time."""
         if self.training is not None:
             self.training.send_signal(signal.SIGTERM)
             _wait(self.training)
@@ -61,10 +61,10 @@ def run_array(
     *,
     cluster: str = "slurm",
 ) -> Iterator[tuple[Job, int]]:
-    """Submit all jobs as one array, `parallel` at a time; yields each with its exit status.
+    """Submit all jobs as one array, `parallel` at a time; yield each with its exit status.
 
-    `options` are those of sbatch, without dashes; `time` is in minutes. An array goes on when the
-    process that submitted it is gone; asked again, jobs that still run are left alone (75).
+    `options` are those of sbatch, without dashes; `time` is in minutes. An array outlives the
+    process that submitted it; submitted again, a job that still runs ends with status 75.
     """
     if not jobs:
         return

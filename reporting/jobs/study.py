@@ -1,4 +1,4 @@
-"""A study: many trainings; one command runs those without a record, one shows what they say."""
+"""A study: many trainings; `run` starts those without a record, `show` writes the page."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Study:
-    """Parts that differ between studies; `folder` has their tables and plots, below results/.
+    """The parts in which studies differ.
 
-    `jobs` gives the trainings of some seeds, `show` the page made of all records, drawing its plots
-    into the folder, or None where no record is of this study. `local` are settings of how a run is
-    logged and saved.
+    `folder`: of tables and plots, below results/. `jobs`: seeds → trainings. `show`: records →
+    page, with its plots drawn into the folder; None if no record belongs to the study. `local`:
+    settings of logging and checkpoints.
     """
 
     about: str | None
@@ -37,18 +37,18 @@ class Study:
 
 
 def carry_out(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """Carry out the command line; the exit status is 0, 1 if a run failed, 2 without records.
+    """Run one command of a study; return 0, 1 if a run failed, 2 if there are no records.
 
     Faults are one line, with the exit statuses of `answer`.
     """
     parser = argparse.ArgumentParser(description=(study.about or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
-    parser.add_argument("--traceback", action="store_true", help="of an error nobody foresaw")
+    parser.add_argument("--traceback", action="store_true", help="of an unexpected error")
     commands = parser.add_subparsers(dest="command", required=True)
-    run_it = commands.add_parser("run", help="what has no record yet, going on after a break")
-    run_it.add_argument("--data", type=Path, help="folder of the data set (default: below data/)")
-    run_it.add_argument("--seeds", type=seed, nargs="+", default=list(study.seeds))
-    run_it.add_argument("--jobs", type=count, default=1, help="how many at a time")
+    run = commands.add_parser("run", help="trainings without a record; resumes interrupted ones")
+    run.add_argument("--data", type=Path, help="folder of the data set (default: below data/)")
+    run.add_argument("--seeds", type=seed, nargs="+", default=list(study.seeds))
+    run.add_argument("--jobs", type=count, default=1, help="how many at a time")
     commands.add_parser("show", help="print the tables, and write them and the plots")
     asked = parser.parse_args(arguments)
     do = _run if asked.command == "run" else _show
@@ -64,8 +64,8 @@ def _run(study: Study, asked: argparse.Namespace) -> int:
     failed = 0
     for job, status in run_jobs(left, places, run_here, asked.jobs):
         failed += status != 0
-        told = f"exit status {status}; see {places.folder(job)}.out" if status else "done"
-        print(f"{job.name}: {told}", flush=True)
+        ending = f"exit status {status}; see {places.folder(job)}.out" if status else "done"
+        print(f"{job.name}: {ending}", flush=True)
     return int(failed > 0)
 
 

@@ -1,6 +1,6 @@
-"""How figures look: colours that colour-blind people tell apart, markers, legends, axes, files.
+"""Style of the figures: colours, markers, legends, axes, files.
 
-Colours are Okabe and Ito's; every series has a marker of its own as well.
+Colours are Okabe and Ito's; each series also has its own marker.
 """
 
 import io
@@ -30,7 +30,7 @@ COLOURS = (*OKABE_ITO, "#8A8A00", "#7F7F7F")
 MARKERS = "osD^vPX*<>"
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "**")
 TIP = re.compile(r'<g id="tip-([^"]*)">')
-INK, LINE = "#1a1a19", "#d4d4d3"  # the page's own text and line colours stand for them there
+INK, LINE = "#1a1a19", "#d4d4d3"  # replaced by the page's text and line colours
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollars
@@ -54,7 +54,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure ready for the page: its file name, what it shows in words, and its SVG."""
+    """A figure for the page: its file name, its caption and its SVG."""
 
     name: str
     caption: str
@@ -62,7 +62,7 @@ class Drawn:
 
 
 def stretch(axes: Axes, high: float) -> None:
-    """Percentages towards 100 spread out: as far apart as the logarithms of what is left."""
+    """Spread out percentages close to 100, by the logarithm of 100 − p."""
     axes.set_xscale(
         "function",
         functions=(lambda p: -log10(clip(1 - p / 100, 1e-4, None)), lambda y: 100 - 100 / 10**y),
@@ -73,7 +73,7 @@ def stretch(axes: Axes, high: float) -> None:
 
 
 def few_ticks(axis: Axis) -> None:
-    """At most some six plain numbers, on a logarithmic axis too."""
+    """Label an axis with about six plain numbers, also if it is logarithmic."""
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
         decades = log10(high / low)
@@ -88,7 +88,7 @@ def few_ticks(axis: Axis) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """Below the axes, each name once; a long one on two lines, with dots for what is left."""
+    """Draw a legend below the axes, each name once, long ones on two lines or cut."""
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     where = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
     axes.legend(
@@ -104,12 +104,12 @@ def legend(axes: Axes) -> None:
 
 
 def short(name: str) -> str:
-    """A name that fits over a line as wide as a figure."""
+    """A name cut to the width of a figure."""
     return shorten(name, 60, placeholder=" …")
 
 
 def names(axes: Axes, names: Sequence[str]) -> None:
-    """Names above their lines, where they stay readable on a narrow screen; first on top."""
+    """Write names above their lines, first on top, so that they fit a narrow screen."""
     for y, name in enumerate(names):
         axes.annotate(name, (0, y - 0.25), va="bottom", fontsize=8)
     axes.set_yticks([])
@@ -137,12 +137,12 @@ def draw(
 
 
 def tip(text: str) -> str:
-    """An id that becomes what a point says when pointed at."""
+    """An SVG id that `draw` turns into a point's tooltip."""
     return f"tip-{quote(escape(text))}"
 
 
 def _inline(svg: str, name: str, caption: str) -> str:
-    """An SVG for the page: ids of its own, ink and lines the page's, named for screen readers."""
+    """An SVG for the page: unique ids, the page's colours, a label for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -152,6 +152,6 @@ def _inline(svg: str, name: str, caption: str) -> str:
 
 
 def slug(text: str) -> str:
-    """A file's name for any text; a long one ends with a digest of it."""
+    """A file name for any text; a long one ends with a digest."""
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return name if len(name) <= 120 else f"{name[:110]}-{sha256(text.encode()).hexdigest()[:8]}"

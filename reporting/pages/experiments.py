@@ -1,4 +1,4 @@
-"""What the figures show: experiments, their names, and which of them nothing beats."""
+"""Experiments: groups of runs, their names, and the Pareto front among them."""
 
 import re
 import statistics
@@ -11,14 +11,14 @@ from reporting.papers import find_table
 from reporting.records import LOCAL, Record, numbers, split_row, standard_error
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
-UNSAID = (*LOCAL, "evaluation.")  # what names no method
+UNSAID = (*LOCAL, "evaluation.")  # settings that do not tell methods apart
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in the seed.
 
-    `method` is what they share with other sizes of the same, `details` what sets them apart.
+    `method` is shared with other sizes of the same method; `details` tells those apart.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cost:
-    """What accuracy is drawn against: a summary key; `more` where more of it is better."""
+    """A cost that accuracy is drawn against; `more`: a higher value is better."""
 
     key: str
     label: str
@@ -77,7 +77,7 @@ def setting(record: Record) -> str:
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
-    """The experiments that may be compared, most first; settings that all share name none."""
+    """Experiments by network and data, the largest group first, named by what differs in it."""
     groups: dict[str, dict[tuple[object, ...], list[Record]]] = defaultdict(dict)
     for record in records:
         groups[setting(record)].setdefault(record.experiment, []).append(record)
@@ -86,7 +86,7 @@ def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
 
 
 def points(experiments: Iterable[Experiment], cost: Cost) -> list[Point]:
-    """One point an experiment that has both accuracy and this cost."""
+    """One point for each experiment with both accuracy and this cost."""
     made = []
     for one in experiments:
         x, y = one.mean(cost.key), one.mean("eval/top1_percent")
@@ -106,7 +106,7 @@ def pareto(found: Sequence[Point], *, more: bool) -> list[Point]:
 
 
 def _named(groups: Sequence[Sequence[Record]]) -> list[Experiment]:
-    """Settings with a word for their value name a method, those with a number its details."""
+    """Name experiments: settings whose value is a word by method, a number by details."""
     stated = [_settings(group[0]) for group in groups]
     some = [set(settings) for settings in stated if settings]
     shared = set.intersection(*some) if len(some) > 1 else set()
@@ -127,7 +127,7 @@ def _settings(record: Record) -> list[str]:
 
 
 def _method(record: Record) -> str:
-    """The row's words for its method, without data set and size; else the recipe."""
+    """The method in the row's words, without data set and size; without a row, the recipe."""
     if record.job.row is None:
         return Path(record.job.recipe).stem.replace("_", " ")
     address, row = split_row(record.job.row)

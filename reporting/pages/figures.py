@@ -1,4 +1,4 @@
-"""The report's figures, drawn from run records by matplotlib: SVG for the page, and files."""
+"""The figures of the report, drawn from records: SVG for the page, and files."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -34,13 +33,14 @@ from reporting.pages.experiments import (
     pareto,
     points,
 )
+from training.history import Event
 from training.phases import PHASES
 
 
 def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
     """Accuracy against sparsity, training FLOPs, device hours and emissions for one setting.
 
-    A cost that is the same for all is left out: it tells no two of them apart.
+    A cost that is equal for all is omitted.
     """
     drawn = []
     for cost in COSTS:
@@ -57,22 +57,23 @@ def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path)
 
 
 def equal_costs(experiments: Sequence[Experiment]) -> str:
-    """The costs that are the same for all experiments of a setting, in a sentence or none."""
+    """A sentence about the costs that are equal for all experiments; empty if none is."""
     values = {cost.label: {point.x for point in points(experiments, cost)} for cost in COSTS}
     same = {label: found.pop() for label, found in values.items() if len(found) == 1}
     return " ".join(f"{label}: {x:.4g} in each experiment." for label, x in same.items())
 
 
 def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
-    """Figures of one setting: pruning over time, time by phase, speed-ups and forecasts."""
+    """Figures of pruning times, wall-clock time, speed-ups and forecasts, for one setting."""
     kinds = (pruning_figure, phases_figure, speedup_figure)
     drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
-    told = [one for one in experiments if one.records[0].history["forecasts"]]
-    return drawn + [forecast_figure(name, one, number, folder) for number, one in enumerate(told)]
+    forecasting = [one for one in experiments if one.records[0].history["forecasts"]]
+    forecasts = (forecast_figure(name, e, n, folder) for n, e in enumerate(forecasting))
+    return [*drawn, *forecasts]
 
 
 def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
-    """Weight removed by each method over the fraction of training."""
+    """The time of each pruning, in % of training, and the sparsity after it."""
     pruned = [e for e in experiments if e.records[0].history["prunings"]]
     methods = _by_method(e for e in pruned if e.mean("run/images"))
 
@@ -94,7 +95,7 @@ def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
 
 
 def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
-    """Wall-clock time by phase, on average over a method's runs."""
+    """Wall-clock time by phase, mean over a method's runs."""
     methods = _by_method(e for e in experiments if e.mean("cost/train_seconds"))
     hours = [[_hours_of(group, phase) for group in methods.values()] for phase in PHASES]
     totals = [sum(column) for column in zip(*hours, strict=True)]
@@ -125,7 +126,7 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
 
 
 def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
-    """Theoretical speed-up (MACs) against the measured one (images/s before and after pruning)."""
+    """Measured speed-up (images/s after / before pruning) against the theoretical one (MACs)."""
     pairs = []
     for one in experiments:
         x, y = (one.mean(key) for key in ("model/theoretical_speedup", "derived/measured_speedup"))
@@ -147,23 +148,23 @@ def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
 
 
 def forecast_figure(name: str, one: Experiment, number: int, folder: Path) -> Drawn:
-    """Each layer's first forecast of the final saliency against what it became, of one seed."""
-    firsts: dict[str, dict[str, Any]] = {}
-    for told in one.records[0].history["forecasts"]:
-        firsts.setdefault(told.get("forecast/layer", ""), told)
+    """Each layer's first forecast of the final saliency against the final saliency, one seed."""
+    firsts: dict[str, Event] = {}
+    for forecast in one.records[0].history["forecasts"]:
+        firsts.setdefault(forecast.get("forecast/layer", ""), forecast)
 
     def paint(axes: Axes) -> None:
         looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-        for (layer, told), (colour, marker) in zip(firsts.items(), looks, strict=False):
-            truth, mean, sd = (told[f"forecast/{key}"] for key in ("truth", "mean", "sd"))
+        for (layer, first), (colour, marker) in zip(firsts.items(), looks, strict=False):
+            truth, mean, sd = (first[f"forecast/{key}"] for key in ("truth", "mean", "sd"))
             look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
             axes.errorbar(truth, mean, yerr=sd, label=layer, elinewidth=0.5, alpha=0.7, **look)
-        values = [v for told in firsts.values() for v in told["forecast/truth"]]
+        values = [v for first in firsts.values() for v in first["forecast/truth"]]
         axes.plot([min(values), max(values)], [min(values), max(values)], color=INK, linewidth=0.8)
         axes.set(xlabel="saliency at the end", ylabel="forecast (mean ± standard deviation)")
         legend(axes)
 
-    epochs = sorted({told.get("forecast/epoch", 0.0) for told in firsts.values()})
+    epochs = sorted({first.get("forecast/epoch", 0.0) for first in firsts.values()})
     when = f"at epoch {epochs[0]:g}" if len(epochs) == 1 else "when a layer was first forecast"
     caption = f"{name}, {one.name}: final saliency as forecast {when}, against what it became."
     return draw(slug(f"{name}-forecast-{number}"), caption, folder, paint)
@@ -185,7 +186,7 @@ def _scatter(axes: Axes, found: Sequence[Point], cost: Cost) -> None:
 
 
 def _series(axes: Axes, found: Sequence[Point], *, joined: bool = False) -> None:
-    """Each method with a colour and marker of its own; its points joined where asked."""
+    """Draw each method in its own colour and marker, its points joined if `joined`."""
     groups: dict[str, list[Point]] = defaultdict(list)
     for point in found:
         groups[point.label].append(point)

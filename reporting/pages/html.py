@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: no server, no network, no other file."""
+"""The report as one self-contained HTML file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ RUN_COLUMNS = (  # heading, summary key, factor
 def write(
     compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], folder: Path
 ) -> Path:
-    """Write `report.html` and `figures/*.png, *.svg` into a folder; returns the page's path."""
+    """Write `report.html` and `figures/*.png, *.svg` into a folder; return the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     path.write_text(page(compared, records, folder / "figures"))
@@ -45,7 +45,7 @@ def write(
 def page(
     compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], figure_folder: Path
 ) -> str:
-    """The whole page; its figures are also written as files."""
+    """The page as HTML; its figures are also written as files."""
     settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
     template = Template((Path(__file__).parent / "page.html").read_text())
     parts = {
@@ -93,7 +93,7 @@ def _inside(settings: Settings, folder: Path) -> str:
 
 
 def _compared(settings: Settings) -> Settings:
-    """Those with several experiments to compare; a single one is in the table of runs."""
+    """The settings with several experiments to compare; the table of runs has all."""
     return {name: found for name, found in settings.items() if len(found) > 1}
 
 
@@ -111,7 +111,7 @@ def _runs(settings: Settings) -> str:
 
 
 def runs_grid(settings: Settings) -> Grid:
-    """Every experiment with its results, sizes and costs, means over seeds."""
+    """All experiments with results, sizes and costs, means over seeds."""
     every = [(name, one) for name, found in settings.items() for one in found]
     shown = [c for c in RUN_COLUMNS if any(one.mean(c[1]) is not None for _, one in every)]
     headings = ["run", "with", "network and data", "seeds", *(name for name, _, _ in shown)]
@@ -139,7 +139,7 @@ def _papers(compared: Mapping[str, Sequence[Comparison]]) -> str:
 
 
 def table_html(made: Grid) -> str:
-    """A grid as a table that sorts on a click or key, wide ones scrolling inside their frame."""
+    """A grid as a sortable table; a wide one scrolls inside its frame."""
     ran = made.headings.index("runs") if "runs" in made.headings else None
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{_wrapping(name)}</button></th>'
@@ -175,7 +175,7 @@ def _class(line: Sequence[str], ran: int | None) -> str:
 
 
 def _sortable(text: str) -> str:
-    """What a cell is sorted by: its number where it starts with one; empty cells go last."""
+    """The sort key of a cell: the number at its start, else its text; empty cells go last."""
     if text in ("–", "not run"):
         return ""
     value = number(re.sub(r"^[≥+] ?|,(?=\d{3}\b)", "", text))
@@ -183,5 +183,5 @@ def _sortable(text: str) -> str:
 
 
 def _wrapping(name: str) -> str:
-    """A name that may break after its commas, slashes and underscores."""
+    """A name with line breaks allowed after commas, slashes and underscores."""
     return re.sub(r"([_,/])", r"\1<wbr>", escape(name))

@@ -1,9 +1,9 @@
-"""Whether README and docs say only what records say: generated tables, and numbers with a source.
+"""Checks that every measured number in README and docs has a source, and writes their tables.
 
-Between `<!-- results:TABLE -->` and `<!-- end -->` stands what `tables.py readme` writes. Any
-other measured figure (an accuracy, a rate, hours, energy, emissions, a speed-up) must stand in a
-paragraph that names a file of the project (a record, a result, a recipe), or a cell of a paper's
-table, that holds it. In `findings.md` so must every number at all, in its section.
+`tables.py readme` writes the text between `<!-- results:TABLE -->` and `<!-- end -->`. The
+paragraph of any other measured figure (an accuracy, a rate, hours, energy, emissions, a speed-up)
+must name a file of the project (a record, a result, a recipe) or a cell of a paper's table that
+holds the figure. In `findings.md` this goes for all numbers, and the section may name the file.
 """
 
 import json
@@ -30,7 +30,7 @@ RESULT = re.compile(
     r"|kg CO2e?|g CO2e?|(?:×|x|times) (?:faster|slower|speed-?up))"
 )
 NUMBER = re.compile(rf"(?<!\w-){AMOUNT}")
-NAMES = re.compile(  # numbers that measure nothing: names, paths, headings, references
+NAMES = re.compile(  # numbers that are no measurements: names, paths, headings, references
     r"`[^`]*`|\]\([^)]*\)|^#.*$|arXiv:\S+"
     r"|(?:table|figure|section|equation|appendix|algorithm|seed)s? [\d.]+"
     r"(?:(?:, | and | to )[\d.]+)*",
@@ -42,7 +42,7 @@ ACCURACY = re.compile(r"accura|top-[15]|correct", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Unsupported:
-    """A figure that none of the sources named next to it holds."""
+    """A figure without a source in its paragraph."""
 
     line: int
     figure: str
@@ -61,7 +61,7 @@ def documents(root: Path) -> list[Path]:
 
 
 def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
-    """A document with each block between its markers written again from the records."""
+    """A document with the blocks between its markers rewritten from the records."""
 
     def block(match: re.Match[str]) -> str:
         return f"{match[1]}{results(match[2], claims, records)}{match[3]}"
@@ -70,7 +70,7 @@ def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) ->
 
 
 def results(address: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
-    """A table's rows that were run, theirs next to ours, as Markdown."""
+    """The rows of a table that were run, theirs next to ours, as Markdown."""
     table = papers.find_table(address)
     rows = [row for row in compare(table, claims, records) if row.records]
     if not rows:
@@ -81,9 +81,9 @@ def results(address: str, claims: Sequence[Claim], records: Sequence[Record]) ->
 
 
 def unsupported(text: str, root: Path, *, every: bool = False) -> list[Unsupported]:
-    """The measured figures of a document that no source in their paragraph holds.
+    """The measured figures of a document without a source in their paragraph.
 
-    With `every`, all numbers that no source in their section holds.
+    With `every`: all numbers without a source in their section.
     """
     plain = BLOCK.sub(_blank, FENCE.sub(_blank, text))
     faults = []
@@ -111,7 +111,7 @@ def _section(text: str, line: int) -> str:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
-    """Blocks between blank lines, each table row and list item on its own, with its first line."""
+    """Paragraphs with the number of their first line; table rows and list items are their own."""
     start, held = 1, ""
     for number, line in enumerate([*text.splitlines(), ""], 1):
         if not line.strip() or re.match(r"\s*([-*|]|\d+\.)\s?", line):
@@ -149,7 +149,7 @@ def _numbers(value: Any) -> Iterable[float]:
 
 
 def _holds(known: Sequence[float], figure: str) -> bool:
-    """True if a known number rounds to the figure as written."""
+    """Return True if a known number rounds to the figure as written."""
     text = figure.replace(",", "")
     decimals = len(text.partition(".")[2])
     wanted = float(text)

@@ -1,8 +1,8 @@
 """The same tables as a W&B report and a saved view, as wandb-workspaces' own models.
 
-Runs that `tables.py run` starts carry the tags paper, paper/table, row and seed and the row as
-their group; the run sets below filter and group by these. Without an entity nothing is sent: the
-payload is built, checked against the library's models and written.
+Runs started by `tables.py run` have the tags paper, paper/table, row and seed, and the row as
+group; the run sets filter and group by these. Without an entity nothing is sent: the payload is
+built, checked against the library's models and written.
 """
 
 import json
@@ -29,10 +29,10 @@ Compared = Mapping[str, Sequence[Comparison]]
 def write_payload(
     compared: Compared, records: Sequence[Record], folder: Path, *, entity: str, project: str
 ) -> Path:
-    """Write `wandb.json`, the report and the view; with an entity also save both there.
+    """Write report and view to `wandb.json`; with an entity, also save both at W&B.
 
     Raises:
-        ReportingError: the library's models do not give back what was built.
+        ReportingError: the library's models do not reproduce the payload.
     """
     made = {
         "report": build_report(compared, records, entity=entity, project=project),
@@ -52,7 +52,7 @@ def build_report(
 ) -> wr.Report:
     """A report: each table that has runs, theirs against ours, with its runs and four charts.
 
-    First stand all experiments, those too that claim no row.
+    All experiments come first, also those of no row.
     """
     every = runs_grid(by_setting(r for r in records if ACCURACY in r.summary))
     blocks: list[Any] = [wr.MarkdownBlock(text=markdown(every))] if every.rows else []
@@ -86,10 +86,10 @@ def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Work
 
 
 def payload(made: wr.Report | ws.Workspace) -> dict[str, Any]:
-    """What would be sent, checked: the library's models read it back to the same.
+    """The payload as JSON, checked by reading it back with the library's models.
 
     Raises:
-        ReportingError: they do not.
+        ReportingError: the models read something else.
     """
     model = made._to_model()
     sent = model.model_dump(mode="json", by_alias=True, exclude_none=True)

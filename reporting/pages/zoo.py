@@ -1,4 +1,4 @@
-"""The model zoo page, from run records: recipe, result, cost, size, weights, how to get each."""
+"""The model zoo page, from records: recipe, result, cost, size, weights, commands."""
 
 import shlex
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def zoo_page(records: Sequence[Record]) -> str:
-    """The page as Markdown; says so where nothing has been run yet."""
+    """The page as Markdown."""
     settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
     if not settings:
         return HEAD + "No run has been recorded yet.\n"

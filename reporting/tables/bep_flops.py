@@ -1,9 +1,9 @@
-"""BEP's FLOPs columns from the networks' widths alone, in the paper's own two ways of counting.
+"""BEP's FLOPs columns from the networks' widths alone, in the paper's two ways of counting.
 
-Recovered by arithmetic, the paper states neither: the small CNN's figure is twice its kernel
-weights; VGG-16's is 2 × MACs plus one for every bias addition, two for every batch-norm output,
-four for every pooled output and six for every batch-norm channel. Training FLOPs are the forward
-pass's alone: epochs × training images × FLOPs of the network in that epoch.
+Both were recovered by arithmetic; the paper states neither. The small CNN's figure is twice its
+kernel weights. VGG-16's is 2 × MACs + 1 per bias addition, 2 per BatchNorm output, 6 per BatchNorm
+channel and 4 per pooled output. Training FLOPs are of the forward pass alone: epochs × training
+images × FLOPs of the network in that epoch.
 """
 
 import math
@@ -55,10 +55,10 @@ NETWORKS: dict[str, Callable[[float, int], int]] = {
 
 @dataclass(frozen=True)
 class Trained:
-    """What FLOPs follow from: the network, and for how long it is dense and then small.
+    """A training: the network, and the epochs for which it is dense and then small.
 
-    `keep` is the fraction of every hidden layer's units that stay in the end; `gradual` where what
-    goes before the end depends on forecasts.
+    `keep`: the fraction of each hidden layer's units that stay in the end. `gradual`: what is
+    removed before the end depends on forecasts.
     """
 
     network: str
@@ -72,19 +72,19 @@ class Trained:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A figure from widths and epochs; `bound`: the least that training can have cost."""
+    """A figure from widths and epochs; `bound`: a lower bound."""
 
     value: float
     bound: bool = False
 
 
 def recompute(table: Table, row: str, claim: Claim | None = None) -> dict[str, Recomputed]:
-    """The row's FLOPs columns without training; empty for a table that states no closed form.
+    """The FLOPs columns of a row, computed without training; empty for a table without closed form.
 
-    They follow from the recipe that claims the row; of a row that none claims, from what the
-    table's own figures agree with. Methods that prune at initialisation train the small network
-    all the time. BEP with λ = 1e-2 cuts to its size at the end of the dense epochs; smaller λ keep
-    more for longer, so for those this is a lower bound.
+    They follow from the row's recipe; without one, from what the table's own figures agree with.
+    Methods that prune at initialisation train the small network throughout. BEP with λ = 1e-2 cuts
+    to its size at the end of the dense epochs; smaller λ keep more for longer, so the figure is a
+    lower bound.
     """
     if table.closed_form is None:
         return {}
@@ -102,7 +102,7 @@ def recompute(table: Table, row: str, claim: Claim | None = None) -> dict[str, R
 
 
 def of_table(table: Table, row: str) -> Trained:
-    """Reading of the paper that a row's printed figures agree with."""
+    """The training that a row's printed figures agree with."""
     line, form = table.rows[row], table.closed_form or {}
     return Trained(
         network=form["network"],
@@ -116,7 +116,7 @@ def of_table(table: Table, row: str) -> Trained:
 
 
 def of_recipe(claim: Claim) -> Trained | None:
-    """Plan of a claim's recipe; None of a network without a closed form here."""
+    """The training of a claim's recipe; None for a network without closed form."""
     source = _resolved(claim)
     model, data = (_name(source.values[section]) for section in ("model", "data"))
     known = DATASETS.get(data)
@@ -136,7 +136,7 @@ def of_recipe(claim: Claim) -> Trained | None:
 
 
 def _keep(pruning: dict[str, Any], network: Callable[[float, int], int], classes: int) -> float:
-    """The fraction of units that stay; of an amount in parameters, the nearest half percent."""
+    """The fraction of units that stay; to the nearest half percent if stated in parameters."""
     if pruning.get("channels"):
         return 1 - pruning["channels"]
     wanted = (1 - pruning["params"]) * network(1.0, classes)
@@ -160,7 +160,7 @@ def _name(section: Any) -> str:
 
 
 def agreement(printed: str, value: float) -> str:
-    """How a printed figure follows from a value: rounded, truncated, or differs."""
+    """`rounded`, `truncated` or `differs`: how a printed figure follows from a value."""
     unit = _last_digit(printed)
     shown = float(printed.rstrip("KM")) * {"K": 1e3, "M": 1e6}.get(printed[-1], 1.0)
     digits = value / unit

@@ -17,12 +17,12 @@ Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 
 def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Namespace:
-    """The command line; `do` is the function of the command."""
+    """The parsed arguments; `do` is the function of the command."""
     parser = argparse.ArgumentParser(
         description="The papers' tables: theirs, ours, and what is missing."
     )
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
-    parser.add_argument("--traceback", action="store_true", help="of an error nobody foresaw")
+    parser.add_argument("--traceback", action="store_true", help="of an unexpected error")
     parser.add_argument("--claims", type=Path, default=ROOT / "papers/claims", help="rows' recipes")
     made = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {
@@ -52,17 +52,17 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     _plan(parsers["plan"])
     parsers["beside"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
     parsers["collect"].add_argument("folders", type=Path, nargs="+", metavar="RUN")
-    parsers["collect"].add_argument("--weights", help="where its model.safetensors can be had")
+    parsers["collect"].add_argument("--weights", help="download URL of its model.safetensors")
     _report(parsers["report"])
     parsers["zoo"].add_argument("--output", type=Path, default=ROOT / "docs" / "zoo.md")
     return parser.parse_args(arguments)
 
 
 def seeds(text: str) -> list[int]:
-    """`3` is seeds 0, 1, 2; `0,4` is those two; `3,` that one.
+    """Seeds 0, 1, 2 of `3`; 0 and 4 of `0,4`; 3 of `3,`.
 
     Raises:
-        argparse.ArgumentTypeError: no seed at all, more than MOST, or one that is none.
+        argparse.ArgumentTypeError: no seed, more than MOST, or not a seed.
     """
     listed = [seed(one) for one in text.split(",") if one]
     if not listed or text.strip() == "0":
@@ -78,7 +78,7 @@ def seed(text: str) -> int:
     """One seed.
 
     Raises:
-        argparse.ArgumentTypeError: it is negative or not a number.
+        argparse.ArgumentTypeError: a negative number, or not a number.
     """
     if not text.isdecimal() or len(text) > 18:
         raise argparse.ArgumentTypeError(f"{text:.20} is not a seed, such as 3")
@@ -89,7 +89,7 @@ def count(text: str) -> int:
     """A number of jobs or devices, from 1 to MOST.
 
     Raises:
-        argparse.ArgumentTypeError: it is not.
+        argparse.ArgumentTypeError: anything else.
     """
     if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST:
         raise argparse.ArgumentTypeError(f"{text:.20} is not a number from 1 to {MOST}")
@@ -97,10 +97,10 @@ def count(text: str) -> int:
 
 
 def rate(text: str) -> float:
-    """A rate that a forecast multiplies with: 0 or more.
+    """A factor of a forecast, 0 or more.
 
     Raises:
-        argparse.ArgumentTypeError: it is negative, infinite or not a number.
+        argparse.ArgumentTypeError: a negative or infinite number, or not a number.
     """
     try:
         value = float(text)

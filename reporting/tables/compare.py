@@ -1,4 +1,4 @@
-"""Theirs against ours: a paper's row, the recipe that claims it and the runs of it."""
+"""Theirs against ours: a paper's row, its recipe and its runs."""
 
 import re
 import statistics
@@ -15,7 +15,7 @@ from reporting.records import Record, numbers, standard_error
 
 @dataclass(frozen=True)
 class Measured:
-    """A mean over seeds in the paper's unit; `error` is its standard error, None for one seed."""
+    """A mean over seeds in the paper's unit; `error`: its standard error, None for one seed."""
 
     mean: float
     error: float | None
@@ -24,7 +24,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row: as printed, who claims it, and the records nearest to what the paper did."""
+    """One row: as printed, its recipe, and the records closest to the paper's protocol."""
 
     table: Table
     row: str
@@ -34,13 +34,13 @@ class Comparison:
 
     @property
     def status(self) -> str:
-        """`not run`, or how many seeds were."""
+        """`not run`, or the number of seeds."""
         seeds = len(self.records)
         return f"{seeds} seed{'s' if seeds > 1 else ''}" if seeds else "not run"
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """Differences of these runs from the paper."""
+        """Differences between these runs and the paper's protocol."""
         return differences(self.table, self.row, self.records[0]) if self.records else ()
 
     def cell(self, column: str) -> Cell:
@@ -48,11 +48,11 @@ class Comparison:
         return papers.cell(self.table, self.row, column)
 
     def ours(self, column: Column) -> Measured | None:
-        """Values of the runs for a column; None where nothing was measured or claimed."""
+        """The runs' figure for a column; None if it was not measured or not claimed."""
         return self._of(column, column.record, column.times)
 
     def honest(self, column: Column) -> Measured | None:
-        """Values of the runs counted as they should be, where `ours` counts as the paper does."""
+        """The honest figure where `ours` follows a paper's convention."""
         return self._of(column, column.honest, column.honest_times)
 
     def _of(self, column: Column, key: str | None, times: float) -> Measured | None:
@@ -80,7 +80,7 @@ def measured(values: Sequence[float]) -> Measured | None:
 
 
 def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) -> list[Comparison]:
-    """Every row of a table against what was run for it, in the paper's order."""
+    """Every row of a table with its runs, in the paper's order."""
     claimed = {claim.row: claim for claim in claims}
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -97,7 +97,7 @@ def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) ->
 
 
 def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
-    """Data, epochs, hardware and settings in which a run departs from the table's protocol."""
+    """Data, epochs, hardware and settings in which a run differs from the table's protocol."""
     line, summary, protocol = table.rows[row], record.summary, table.protocol
     data = line.get("dataset") or protocol.get("data")
     epochs = line.get("epochs") or protocol.get("epochs")
@@ -115,7 +115,7 @@ def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """Whether two names mean one thing: cifar10 is CIFAR-10."""
+    """Return True if two names mean the same: cifar10 is CIFAR-10."""
     plain = [re.sub(r"[^a-z0-9]", "", str(name).lower()) for name in (ours, theirs)]
     return plain[1] in plain[0]
 

@@ -13,13 +13,13 @@ from reporting.papers import Cell, Column, Table
 from reporting.tables.bep_flops import agreement, recompute
 from reporting.tables.compare import Comparison, Measured
 
-CONVENTION = "†"  # on every heading of a figure counted in a paper's own way
-SLIP = "‡"  # on every figure that contradicts the rest of its paper
+CONVENTION = "†"  # marks headings of figures counted in a paper's own way
+SLIP = "‡"  # marks figures that contradict others of their paper
 RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
-FORMULA = ("=", "+", "-", "@")  # with which a spreadsheet begins to compute
+FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formula
 AMOUNT = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?[KM%]?", re.IGNORECASE)
 GridColumn = tuple[str, Callable[[Comparison], str]]  # heading, and a row's text
-OURS = "*"  # on every heading of a column that is our arithmetic, not printed in the paper
+OURS = "*"  # marks headings of columns that are our arithmetic, not printed in the paper
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Grid:
 
 
 def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
-    """Theirs, ours, difference, cost and what differs, one line a row of the paper."""
+    """Theirs, ours, difference, cost and what differs, one line for each row of the paper."""
     shown = [c for c in table.columns.values() if _is_shown(table, c)]
     constant = [c for c in shown if _is_constant(table, c)]
     columns = [
@@ -51,7 +51,7 @@ def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
 
 
 def _theirs(table: Table, shown: Sequence[Column]) -> Iterator[GridColumn]:
-    """The row's name, the printed columns, and what follows from the recipe without training."""
+    """Columns of the row's name, of the paper, and of FLOPs that follow from the recipe."""
     counted = any(table.columns[name].convention for name in table.key)
     yield f"row {CONVENTION}" if counted else "row", lambda row: row.row
     for column in shown:
@@ -61,7 +61,7 @@ def _theirs(table: Table, shown: Sequence[Column]) -> Iterator[GridColumn]:
 
 
 def _ours(column: Column, rows: Sequence[Comparison]) -> Iterator[GridColumn]:
-    """A column as our runs measured it; nothing where none did."""
+    """Columns of what our runs measured for a column; none if no run did."""
     if not any(row.ours(column) for row in rows):
         return
     yield f"ours {column.name}", lambda row: measured_text(row.ours(column))
@@ -78,7 +78,7 @@ def heading(column: Column) -> str:
 
 
 def remarks(table: Table) -> list[str]:
-    """Meaning of the marks in this table, and the notes on its cells."""
+    """Explanations of the marks in this table, and notes on its cells."""
     columns = table.columns.values()
     said = [
         f"{CONVENTION} {c.name}: paper convention: {c.convention}" for c in columns if c.convention
@@ -149,7 +149,7 @@ def _plain_cell(text: str) -> str:
 
 
 def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:
-    """Every cell by its address, with all that is known of it."""
+    """All cells by address, with everything known about them."""
     return {
         "address": table.address,
         "paper": table.paper,
@@ -186,7 +186,7 @@ def _cell_json(row: Comparison, one: Cell) -> dict[str, Any]:
 
 
 def text_of(one: Cell) -> str:
-    """A cell as printed with its error and mark; a dash where it could not be read."""
+    """A cell as printed, with its error and mark; a dash if it was not readable."""
     if not one.text:
         return "–"
     spread = f" ± {one.error:g}" if one.error is not None and "+-" not in one.text else ""
@@ -201,12 +201,12 @@ def measured_text(ours: Measured | None) -> str:
 
 
 def as_text(value: Any) -> str:
-    """JSON as it is written to a file."""
+    """JSON as written to a file."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _recomputed(row: Comparison, name: str) -> str:
-    """The FLOPs that follow from the recipe, marked where the paper prints others."""
+    """The FLOPs that follow from the recipe, marked if the paper prints others."""
     again, theirs = (
         recompute(row.table, row.row, row.claim).get(name),
         row.table.rows[row.row][name],
@@ -231,7 +231,7 @@ def _cost(row: Comparison) -> str:
 
 
 def _is_shown(table: Table, column: Column) -> bool:
-    """Neither a key, a note, an error (printed with its value) nor mere arithmetic of ours."""
+    """Return False for keys, notes, errors (printed with their value) and our own arithmetic."""
     errors = {c.error for c in table.columns.values()}
     ours = column.origin == "ours" and not column.record and bool(table.closed_form)
     return column.name not in (*table.key, "note", *errors) and not ours

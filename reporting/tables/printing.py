@@ -16,7 +16,7 @@ SUFFIX = {"json": ".json", "csv": ".csv", "markdown": ".md", "text": ".txt"}
 
 
 def render(table: Table, rows: Sequence[Comparison], format: str) -> str:
-    """A table in a format, as it is written to a file."""
+    """A table in one of the formats, as written to a file."""
     if format == "json":
         return show.as_text(show.as_json(table, rows))
     if format == "csv":
@@ -29,7 +29,7 @@ def render(table: Table, rows: Sequence[Comparison], format: str) -> str:
 
 
 def print_grid(grid: Grid, console: Console | None = None) -> None:
-    """A grid on the terminal; what is piped into a file need not fit a screen."""
+    """Print a grid; into a file, wider than a terminal."""
     console = console or Console(width=None if sys.stdout.isatty() else 200)
     table = RichTable(title=grid.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     for index, name in enumerate(grid.headings):

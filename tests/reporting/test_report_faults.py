@@ -134,12 +134,12 @@ def test_an_unforeseen_error_is_one_line_with_its_traceback_on_request(capsys):
     assert answer(broken) == 1
     printed = capsys.readouterr().err
     assert printed == (
-        "unforeseen ZeroDivisionError: of something; --traceback shows where; please report it\n"
+        "unexpected ZeroDivisionError: of something; --traceback shows where; please report it\n"
     )
     assert answer(broken, rest=True) == 1
     printed = capsys.readouterr().err
     assert "in broken" in printed
-    assert printed.endswith("unforeseen ZeroDivisionError: of something; please report it\n")
+    assert printed.endswith("unexpected ZeroDivisionError: of something; please report it\n")
 
 
 def test_an_interrupt_and_a_closed_pipe_are_no_tracebacks():

@@ -1,4 +1,4 @@
-"""Finished runs next to each other: result, size, speed and cost, a column a run."""
+"""Finished runs side by side: result, size, speed and cost, one column each."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from reporting.errors import RecordError
 from reporting.json_files import SummaryFile, check, read_object
 from reporting.tables.grid import Grid
+from training.history import Summary
 
-Summary = dict[str, Any]
 Line = tuple[str, str, Callable[[Any], str]]
 REMEDY = "give a folder that train.py has finished"
 
@@ -28,15 +28,15 @@ LINES: tuple[Line, ...] = (
 )
 
 
-def beside(folders: Sequence[Path]) -> Grid:
-    """A grid of the runs' summaries; what a run has not measured is a dash.
+def side_by_side(folders: Sequence[Path]) -> Grid:
+    """A grid of the runs' summaries; a dash stands for what was not measured.
 
     Raises:
-        RecordError: a folder holds no finished run, or a summary that train.py did not write.
+        RecordError: a folder without a finished run, or a damaged summary.
     """
-    found = [_summary(folder) for folder in folders]
-    rows = [[name, *(_shown(summary, key, form) for summary in found)] for name, key, form in LINES]
-    first = found[0] if found else {}
+    summaries = [_summary(folder) for folder in folders]
+    rows = [[name, *(_shown(s, key, form) for s in summaries)] for name, key, form in LINES]
+    first = summaries[0] if summaries else {}
     title = f"{first.get('model/name')} on {first.get('data/name')}, {first.get('run/device')}"
     return Grid(title, ["", *(folder.name for folder in folders)], rows, [])
 
