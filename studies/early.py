@@ -1,7 +1,7 @@
 """BEP's table 3 on a short schedule: BEP, BEP-LITE, SNIP, GraSP and Random on the small CNN.
 
 python studies/early.py run --data data/cifar10 [--seeds 0 1] [--jobs 2]
-python studies/early.py show    # the table, into results/bep/short
+python studies/early.py show    # table and plot, into results/bep/short
 
 CIFAR-10, sizes 95K and 24K in the paper's count, 8 epochs instead of 150; BEP begins to prune after
 2 and decides every epoch. `run` resumes where it stopped and runs nothing twice.
@@ -15,7 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from matplotlib.axes import Axes
+
 from reporting.jobs.study import Study, carry_out
+from reporting.pages.drawing import COLOURS, MARKERS, draw
 from reporting.records import Job, Record, standard_error
 
 SIZES = {"95K": "80%", "24K": "90%"}
@@ -101,15 +104,41 @@ def table(found: dict[tuple[str, str], list[Record]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def paint(found: dict[tuple[str, str], list[Record]], axes: Axes) -> None:
+    """Accuracy against training FLOPs: a line a method, from its smaller to its larger size."""
+    for i, method in enumerate(METHODS):
+        sizes = [found[method, size] for size in reversed(SIZES) if (method, size) in found]
+        accuracy = [[r.summary["eval/top1_percent"] for r in records] for records in sizes]
+        flops = [[1e-12 * r.summary["cost/training_flops"] for r in records] for records in sizes]
+        axes.errorbar(
+            list(map(statistics.fmean, flops)),
+            list(map(statistics.fmean, accuracy)),
+            yerr=[standard_error(values) or 0.0 for values in accuracy],
+            marker=MARKERS[i],
+            color=COLOURS[i],
+            capsize=2,
+            label=method,
+        )
+    axes.set_xscale("log")
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20], labels=["0.5", "1", "2", "5", "10", "20"])
+    axes.set_xlabel("floating-point operations of the whole training, 10¹²")
+    axes.set_ylabel("test accuracy, %")
+    axes.legend()
+
+
 def show(records: list[Record], folder: Path) -> str | None:
-    """The page of the study; it has no plot."""
+    """The page of the study; draws its plot into the folder."""
     found = results(records)
     if not found:
         return None
+    caption = "test accuracy against the FLOPs of the whole training, two sizes a method"
+    draw("accuracy_cost", caption, folder, lambda axes: paint(found, axes))
     return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"
         " the paper); mean ± standard error over seeds; from records in"
-        " `results/bep/3` and `results/other`, by `studies/early.py show`.\n\n" + table(found)
+        " `results/bep/3` and `results/other`, by `studies/early.py show`.\n\n"
+        + table(found)
+        + f"\n![{caption}](accuracy_cost.png)\n"
     )
 
 
