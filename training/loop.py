@@ -17,12 +17,19 @@ from training.mixing import mixed
 from training.random import generator
 from training.ranks.shares import portions
 from training.run import Run
-from training.segment import begin_segment, end_segment, measure_penalties, measure_saliency
+from training.segment import (
+    begin_segment,
+    end_segment,
+    measure_penalties,
+    measure_saliency,
+    note_steps,
+)
 
 
 def train_until_due(run: Run) -> None:
     """Ordinary training until the pruner is due or the run is done; existing masks are held."""
     if run.done or run.pruner.due(run):
+        note_steps(run)
         return
     begin_segment(run)
     measure_saliency(run)

@@ -35,7 +35,7 @@ from training.ranks.collectives import (
 )
 from training.ranks.faults import together
 from training.rehearsal import rehearse, rehearse_early
-from training.segment import Segment
+from training.segment import Segment, note_steps
 
 if TYPE_CHECKING:
     from pruning.laboratory.laboratory import Row
@@ -266,6 +266,7 @@ class Run:
 
     def finish(self) -> None:
         """Bring to disk what training gave, before anything that follows can fail."""
+        note_steps(self)
         self.wait_for_checkpoint()
         self.save_model(MODEL)
 

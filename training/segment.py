@@ -65,6 +65,18 @@ def end_segment(run: "Run") -> None:
         torch._dynamo.reset()
 
 
+def note_steps(run: "Run") -> None:
+    """Note the cost of steps that belong to no segment yet.
+
+    A checkpoint may lie between a segment's last step and its end. The run that goes on from there
+    makes no step of the segment, but its summary counts them.
+    """
+    segments = run.cost.totals.segments
+    if run.work > (segments[-1]["end"] if segments else 0):
+        sizes = count(run.model, run.example_input).image_sizes
+        run.cost.end_segment(run.work, run.progress.images, sizes)
+
+
 def _laboratory(run: "Run") -> "Laboratory | None":
     config = run.recipe.laboratory
     if config is None:

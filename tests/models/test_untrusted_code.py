@@ -267,9 +267,8 @@ def test_noise_takes_as_many_channels_as_there_are():
 def test_a_plain_parameter_keeps_its_rows_and_prune_once_works():
     model = net("a plain parameter as weight")
     found = axes(model, IMAGES[:1])
-    assert (
-        found.fixed["w"] == "w is not the weight of a Conv or Linear module, which criteria score"
-    )
+    why = "w is not the weight of a Conv or Linear module, which criteria score"
+    assert found.fixed["w"] == why
     prune_once(model, IMAGES[:1], channels=0.4)
     assert len(model.w) == 12
     model(IMAGES)
