@@ -80,11 +80,12 @@ def train_step(run: Run, batch: Batch) -> None:
 
     # The pruner sees whole gradients, and clipping those of the weights that are left.
     if run.accelerator.scaler is not None:
-        run.accelerator.unscale_gradients(segment.optimizer)
+        run.accelerator.scaler.unscale_(run.optimizer)
     run.pruner.observe(run)
     run.pruner.hold_gradients(run)
     if training.clip_norm is not None:
-        run.accelerator.clip_grad_norm_(run.model.parameters(), training.clip_norm)
+        # accelerate's own clipping would unscale a second time, which the scaler refuses
+        torch.nn.utils.clip_grad_norm_(run.model.parameters(), training.clip_norm)
     segment.optimizer.step()
     run.pruner.hold_weights(run)
     segment.optimizer.zero_grad(set_to_none=True)

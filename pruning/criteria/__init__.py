@@ -13,7 +13,7 @@ CRITERIA: dict[str, Criterion] = {
     "random": Criterion(weights.random, reduce="first", members="first"),
     "lamp": Criterion(weights.lamp),
     "lookahead": Criterion(lookahead.lookahead),
-    "bn_scale": Criterion(weights.bn_scale, per="channel"),
+    "bn_scale": Criterion(weights.bn_scale, per="channel", members="mean"),
     "gradient": Criterion(gradients.gradient, absolute="before"),
     "snip": Criterion(gradients.snip, absolute="before", accumulates="weights"),
     "taylor": Criterion(

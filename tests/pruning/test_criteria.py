@@ -9,6 +9,8 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+from models import build
+from models.axes.find import axes
 from pruning.amount.granularity import channel_scores
 from pruning.criteria import CRITERIA, Criterion
 from pruning.criteria.measuring import layer_weights
@@ -192,14 +194,60 @@ def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
     assert torch.equal(found.argsort(stable=True), theirs.argsort(stable=True))
 
 
-def test_tied_batch_norms_sum_as_in_torch_pruning():
+def test_tied_batch_norms_are_averaged_as_in_torch_pruning():
     model = made("residual")
     axes = stage(model, "stem.weight", "conv2.weight")
-    found = channel_scores(CRITERIA["bn_scale"](model, data(1)), axes)["a"]
+    found = CRITERIA["bn_scale"].by_unit(CRITERIA["bn_scale"](model, data(1)), axes)["a"]
     norms = [nn.modules.batchnorm._BatchNorm]
-    importance = tp.importance.MagnitudeImportance(1, "sum", None, target_types=norms)
+    importance = tp.importance.MagnitudeImportance(1, "mean", None, target_types=norms)
     theirs = importance(torch_pruning_group(model, model.stem)).double()
     torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-8)
+
+
+GATE = "one gate over tied layers has the sum of their derivatives"
+LENGTH = "the norm of all weights of a unit, which grows with their number"
+COST = "what a unit is worth is the sum over the layers that it goes from"
+SUMMED = {
+    **dict.fromkeys(("taylor", "bn_taylor", "snap", "crop_s", "grasp"), GATE),
+    **dict.fromkeys(("magnitude", "channel_norm"), LENGTH),
+    **dict.fromkeys(("lamp", "lookahead", "gradient", "snip", "synflow", "crop", "obd"), COST),
+    **dict.fromkeys(("fpgm", "gate_decorator", "activation", "activation_taylor"), COST),
+    **dict.fromkeys(("rs", "abs_rs", "mrs", "abs_mrs"), COST),
+}  # these keep tied channels longer, on purpose; `importance.members: mean` makes it a choice
+
+
+def test_tied_and_single_channels_go_alike_unless_their_scores_are_summed_on_purpose():
+    """Independent scores, alike in all layers of a ResNet; the lower half of its units goes."""
+    options = {"depth": 20, "option": "B"}
+    model = build("resnet56", num_classes=10, **options)
+    found = axes(model, torch.zeros(1, 3, 32, 32), probe=False)
+    tied = {axis for axis in found.widths if len(found.producers(axis)) > 1}
+    stream = torch.Generator().manual_seed(0)
+    gaps = dict.fromkeys(CRITERIA, 0.0)
+    for _ in range(5):
+        rows = {n: torch.rand(len(w), generator=stream) for n, w in layer_weights(model).items()}
+        weights = {
+            n: torch.rand(w.shape, generator=stream) for n, w in layer_weights(model).items()
+        }
+        for name, criterion in CRITERIA.items():
+            drawn = rows if criterion.per == "channel" else weights
+            scores = {n: s - 0.5 if criterion.absolute == "after" else s for n, s in drawn.items()}
+            gaps[name] += kept_more(criterion.by_unit(scores, found), tied) / 5
+    for name, gap in gaps.items():
+        if name not in SUMMED:
+            assert abs(gap) < 0.1, name  # 5 draws of 112 tied units: a standard deviation is 0.02
+        elif CRITERIA[name].per == "channel":  # sums over weights follow the layers' sizes too
+            assert gap > 0.1, name
+
+
+def kept_more(units, tied):
+    """Fraction of tied units above the median less that of single units."""
+    middle = torch.cat(list(units.values())).median()
+    shares = [
+        torch.cat([u for axis, u in units.items() if (axis in tied) == wanted]) > middle
+        for wanted in (True, False)
+    ]
+    return float(shares[0].double().mean() - shares[1].double().mean())
 
 
 def test_lamp_is_torch_prunings_normalisation_of_squares():
