@@ -131,7 +131,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     found = results(records)
     if not found:
         return None
-    caption = "test accuracy against the FLOPs of the whole training, two sizes a method"
+    caption = "test accuracy against the FLOPs of the whole training, two sizes per method"
     draw("accuracy_cost", caption, folder, lambda axes: paint(found, axes))
     return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"
