@@ -22,6 +22,7 @@ def activation(
     batches: Batches,
     *,
     side: Literal["output", "input"] = "output",
+    train: bool = True,
     reduce: Reduce = identity,
 ) -> Scores:
     """|θ · a|, a the mean over positions of |the mean map over images| of the weight's channel.
@@ -29,7 +30,7 @@ def activation(
     The thesis (eq. 2.3) takes the map after the activation that follows the layer, hence one a per
     output channel. How it normalises is not said; a mean over positions makes maps of all sizes
     comparable. ShrinkBench, which it ran, takes the map that the layer reads, one a per input
-    channel: `side="input"`.
+    channel: `side="input"`. `train`: batch statistics, as in ShrinkBench.
     """
     theta = layer_weights(model)
 
@@ -39,7 +40,7 @@ def activation(
         found = written.maps if side == "output" else read
         return {name: _positions(model, name, a).mean(0) for name, a in found.items()}
 
-    with scoring(model), torch.no_grad():
+    with scoring(model, train=train, reduce=reduce), torch.no_grad():
         mean = mean_over_images(batches, term, reduce)
         return {
             name: theta[name].abs() * _broadcast(model, name, a.abs().mean(1), side)

@@ -97,9 +97,9 @@ def test_activation_multiplies_by_the_mean_map_after_or_before_the_layer():
     written = torch.stack([m["conv1.weight"] for m in maps]).mean(0).abs().mean(1)
     read = torch.stack([m["stem.weight"] for m in maps]).mean(0).abs().mean(1)
     weight = model.conv1.weight.detach().abs()
-    output = CRITERIA["activation"](model, batches)["conv1.weight"]
+    output = CRITERIA["activation"](model, batches, train=False)["conv1.weight"]
     torch.testing.assert_close(output, weight * written.view(-1, 1, 1, 1))
-    inner = CRITERIA["activation"](model, batches, side="input")["conv1.weight"]
+    inner = CRITERIA["activation"](model, batches, side="input", train=False)["conv1.weight"]
     torch.testing.assert_close(inner, weight * read.view(1, -1, 1, 1))
 
 
