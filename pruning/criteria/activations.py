@@ -48,18 +48,22 @@ def activation(
         }
 
 
-def activation_taylor(model: nn.Module, batches: Batches, *, reduce: Reduce = identity) -> Scores:
+def activation_taylor(
+    model: nn.Module, batches: Batches, *, normalised: bool = False, reduce: Reduce = identity
+) -> Scores:
     """Mean over images of |mean over positions of a · ∂ℓ/∂a|, (O,) per layer.
 
     Molchanov et al. 2017, arXiv:1611.06440, eq. 8; BEP's saliency (A1) sums over images where this
     is the mean. ℓ is the image's own loss. a is the map after the layer's BatchNorm and activation;
-    a layer that writes to an addition is measured before it.
+    a layer that writes to an addition is measured before it. `normalised` divides each layer's
+    scores by their L2 norm, so that layers compare, as that paper and GPWP do.
     """
 
     def statistics(name: str, a: Tensor, slope: Tensor) -> dict[str, Tensor]:
         return {"taylor": (a * slope).mean(2).abs()}
 
-    return _means(model, batches, statistics, reduce=reduce)["taylor"]
+    scores = _means(model, batches, statistics, reduce=reduce)["taylor"]
+    return {n: F.normalize(s, dim=0) for n, s in scores.items()} if normalised else scores
 
 
 def mean_activations(

@@ -48,6 +48,13 @@ def test_activation_taylor_is_the_mean_of_each_images_absolute_mean():
         torch.testing.assert_close(score, torch.stack(expected).mean(0))
 
 
+def test_normalised_activation_taylor_has_length_one_in_each_layer():
+    model, batches = made("residual", torch.float64), data(5, dtype=torch.float64)
+    plain = CRITERIA["activation_taylor"](model, batches)
+    for name, score in CRITERIA["activation_taylor"](model, batches, normalised=True).items():
+        torch.testing.assert_close(score, plain[name] / plain[name].square().sum().sqrt())
+
+
 def test_mean_replacement_scores_are_those_of_each_image_alone():
     model, batches = made("residual", torch.float64), data(3, 2, dtype=torch.float64)
     images = list(each_image(model, batches))
