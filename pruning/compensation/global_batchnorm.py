@@ -35,9 +35,10 @@ def normalised(
 class WholeBatch(TorchFunctionMode):
     """In it, BatchNorm in training mode uses mean and variance of the global batch.
 
-    Ranks hold equal shares. Differentiable: the mean over ranks of each rank's gradient is what one
-    process would get. Running statistics take the variance that is divided by (÷ n, not n − 1), as
-    n is not known here. Any module is served that calls `torch.nn.functional.batch_norm`.
+    Ranks hold equal shares. Differentiable, as often as asked: the mean over ranks of each rank's
+    gradient is what one process would get. Running statistics take the variance that is divided by
+    (÷ n, not n − 1), as n is not known here. Any module is served that calls
+    `torch.nn.functional.batch_norm`.
     """
 
     def __init__(self, reduce: Reduce) -> None:
@@ -71,8 +72,13 @@ class WholeBatch(TorchFunctionMode):
         return y
 
     def _mean(self, value: Tensor) -> Tensor:
-        mean: Tensor = _Mean.apply(value, self._reduce)  # pyright: ignore[reportAssignmentType]
-        return mean
+        return mean_over(value, self._reduce)
+
+
+def mean_over(value: Tensor, reduce: Reduce) -> Tensor:
+    """The mean over ranks, to be differentiated as often as asked."""
+    mean: Tensor = _Mean.apply(value, reduce)  # pyright: ignore[reportAssignmentType]
+    return mean
 
 
 class _Mean(torch.autograd.Function):
@@ -85,4 +91,4 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return ctx.reduce(slopes[0].contiguous()), None
+        return mean_over(slopes[0].contiguous(), ctx.reduce), None

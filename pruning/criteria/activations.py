@@ -22,6 +22,7 @@ def activation(
     batches: Batches,
     *,
     side: Literal["output", "input"] = "output",
+    train: bool = True,
     reduce: Reduce = identity,
 ) -> Scores:
     """|θ · a|, a the mean over positions of |the mean map over images| of the weight's channel.
@@ -29,7 +30,7 @@ def activation(
     The thesis (eq. 2.3) takes the map after the activation that follows the layer, hence one a per
     output channel. How it normalises is not said; a mean over positions makes maps of all sizes
     comparable. ShrinkBench, which it ran, takes the map that the layer reads, one a per input
-    channel: `side="input"`.
+    channel: `side="input"`. `train`: batch statistics, as in ShrinkBench.
     """
     theta = layer_weights(model)
 
@@ -39,7 +40,7 @@ def activation(
         found = written.maps if side == "output" else read
         return {name: _positions(model, name, a).mean(0) for name, a in found.items()}
 
-    with scoring(model), torch.no_grad():
+    with scoring(model, train=train, reduce=reduce), torch.no_grad():
         mean = mean_over_images(batches, term, reduce)
         return {
             name: theta[name].abs() * _broadcast(model, name, a.abs().mean(1), side)
@@ -47,18 +48,22 @@ def activation(
         }
 
 
-def activation_taylor(model: nn.Module, batches: Batches, *, reduce: Reduce = identity) -> Scores:
+def activation_taylor(
+    model: nn.Module, batches: Batches, *, normalised: bool = False, reduce: Reduce = identity
+) -> Scores:
     """Mean over images of |mean over positions of a · ∂ℓ/∂a|, (O,) per layer.
 
     Molchanov et al. 2017, arXiv:1611.06440, eq. 8; BEP's saliency (A1) sums over images where this
     is the mean. ℓ is the image's own loss. a is the map after the layer's BatchNorm and activation;
-    a layer that writes to an addition is measured before it.
+    a layer that writes to an addition is measured before it. `normalised` divides each layer's
+    scores by their L2 norm, so that layers compare, as that paper and GPWP do.
     """
 
     def statistics(name: str, a: Tensor, slope: Tensor) -> dict[str, Tensor]:
         return {"taylor": (a * slope).mean(2).abs()}
 
-    return _means(model, batches, statistics, reduce=reduce)["taylor"]
+    scores = _means(model, batches, statistics, reduce=reduce)["taylor"]
+    return {n: F.normalize(s, dim=0) for n, s in scores.items()} if normalised else scores
 
 
 def mean_activations(

@@ -26,15 +26,14 @@ def grasp(
     *,
     temperature: float = 200.0,
     reversed: bool = False,
-    train: bool = False,
+    train: bool = True,
     reduce: Reduce = identity,
 ) -> Scores:
     """θ ⊙ Hg, signed, of the cross-entropy of logits / temperature.
 
     Wang et al. 2020, arXiv:2002.07376, eq. 8, removes the highest −θ ⊙ Hg: those without which gᵀg
-    is largest. Scored in evaluation mode so that ranks agree with one process; the published code
-    uses batch statistics (`train=True`). `reversed=True` negates: the thesis's wording of eq. 3.6
-    and EarlyCroP's code.
+    is largest. `train`: batch statistics, as in the published code. `reversed=True` negates: the
+    thesis's wording of eq. 3.6 and EarlyCroP's code.
     """
     theta = layer_weights(model)
     bounded("criterion: grasp", temperature=(temperature, 1e-6, math.inf))
@@ -55,7 +54,8 @@ def crop(
 
     CroP-U and EarlyCroP-U, Rachwan et al. 2022, arXiv:2206.10451. g and H are means over the
     images; the published code has sums, which leaves the ranking unchanged. With temperature 200 it
-    ranks as ShrinkBench's two-sided threshold ranks GraSP's scores.
+    ranks as ShrinkBench's two-sided threshold ranks GraSP's scores. Running statistics, as in that
+    code; at initialisation they do not normalise, so set `train=True` there.
     """
     bounded("criterion: crop", temperature=(temperature, 1e-6, math.inf))
     theta = layer_weights(model)
@@ -70,10 +70,10 @@ def crop_s(
 
     CroP-S and EarlyCroP-S, arXiv:2206.10451: G is the mean gradient by the conv and linear weights,
     held constant, g(c) the same gradient with gates. The paper's |·| is taken after the sum over
-    channels that go together. Gates on the input are left out.
+    channels that go together. Gates on the input are left out. `train` as of `crop`.
     """
     batches = list(batches)
-    with scoring(model, train=train), gates(model) as gate:
+    with scoring(model, train=train, reduce=reduce), gates(model) as gate:
         slope = mean_gradient(model, batches, layer_weights(model), reduce=reduce)
         return mean_curvature(model, batches, slope, gate, reduce=reduce)
 
@@ -83,7 +83,7 @@ def _hessian_gradient(
 ) -> Scores:
     theta = layer_weights(model)
     batches = list(batches)
-    with scoring(model, train=train):
+    with scoring(model, train=train, reduce=reduce):
         slope = mean_gradient(model, batches, theta, reduce=reduce, temperature=temperature)
         return mean_curvature(model, batches, slope, theta, reduce=reduce, temperature=temperature)
 

@@ -18,21 +18,21 @@ def snip(
     batches: Batches,
     *,
     gradient_only: bool = False,
-    train: bool = False,
+    train: bool = True,
     weights: Mapping[str, Tensor] | None = None,
     reduce: Reduce = identity,
 ) -> Scores:
     """|θ · ∂L/∂θ|, the derivative of the loss by a weight's mask, in size.
 
     Lee et al. 2019, arXiv:1810.02340, eq. 5–6, not divided by its sum, which leaves the ranking
-    unchanged; the gradient is averaged over images and ranks first. Scored in evaluation mode so
-    that ranks agree with one process; `train=True` uses batch statistics. Iterative SNIP (de Jorge
-    et al. 2021, arXiv:2006.09081) scores the masked network again; FORCE of the same paper does so
-    with the dense `weights` in place of θ, so that removed weights may return.
+    unchanged; the gradient is averaged over images and ranks first. `train`: batch statistics, as
+    in the published code. Iterative SNIP (de Jorge et al. 2021, arXiv:2006.09081) scores the masked
+    network again; FORCE of the same paper does so with the dense `weights` in place of θ, so that
+    removed weights may return.
     `gradient_only=True` is |∂L/∂θ|, as the thesis writes it (eq. 3.5).
     """
     theta = layer_weights(model)
-    with scoring(model, train=train):
+    with scoring(model, train=train, reduce=reduce):
         slope = mean_gradient(model, batches, theta, reduce=reduce)
     if gradient_only:
         return {name: g.abs() for name, g in slope.items()}
@@ -41,11 +41,11 @@ def snip(
 
 
 def gradient(
-    model: nn.Module, batches: Batches, *, train: bool = False, reduce: Reduce = identity
+    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
 ) -> Scores:
     """|θ · ∂L/∂θ|: the thesis's GlobalGrad and LayerGrad (eq. 2.2), equal to `snip` by definition.
 
-    ShrinkBench, which it ran, scores one batch with batch statistics: `train=True`.
+    ShrinkBench, which it ran, scores one batch with batch statistics; dropout is off here.
     """
     return snip(model, batches, train=train, reduce=reduce)
 
@@ -58,27 +58,29 @@ def taylor(
     I = |Σ_{w ∈ W_n} g_w w|, Shen et al. 2022, arXiv:2110.12007, after Molchanov et al. 2019,
     arXiv:1906.10771. The gradient is the mean over all images given; PaT averages the absolute sums
     of successive mini-batches, so give one batch at a time to reproduce it. For single weights use
-    `snip`.
+    `snip`. Running statistics: with those of the batch, the sum is 0 where BatchNorm follows, since
+    the loss does not change with the length of W_n.
     """
     theta = layer_weights(model)
-    with scoring(model, train=train):
+    with scoring(model, train=train, reduce=reduce):
         slope = mean_gradient(model, batches, theta, reduce=reduce)
     return {name: theta[name].detach() * g for name, g in slope.items()}
 
 
 def bn_taylor(
-    model: nn.Module, batches: Batches, *, train: bool = False, reduce: Reduce = identity
+    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
 ) -> Scores:
     """γ ∂L/∂γ + β ∂L/∂β of the BatchNorm after each layer, signed, (O,) by the layer's weight.
 
     PaT's form for networks with BatchNorm, |·| after the sum over a group. A layer without one
     scores Σ_w g_w w (its eq. 3); PaT's authors' later code does that for a whole group where any
-    member lacks BatchNorm.
+    member lacks BatchNorm. `train`: batch statistics, as in the training steps that PaT averages.
     """
     batches = list(batches)
     theta = layer_weights(model)
-    with scoring(model, train=train):
+    with scoring(model):
         after = norms(model, batches)
+    with scoring(model, train=train, reduce=reduce):
         terms = {name: [name] for name in theta}
         terms |= {name: [g, g.removesuffix("weight") + "bias"] for name, g in after.items()}
         found = {n: p for n, p in model.named_parameters() if n in set(chain(*terms.values()))}
@@ -91,13 +93,13 @@ def bn_taylor(
 
 
 def gate_decorator(
-    model: nn.Module, batches: Batches, *, train: bool = False, reduce: Reduce = identity
+    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
 ) -> Scores:
     """Mean over batches of |φ ∂L/∂φ|, φ the gate on each BatchNorm's output, (O,) per layer.
 
     You et al. 2019, arXiv:1909.08174, eq. 5–6. A gate folded into its BatchNorm (γ ← φγ, β ← φβ)
     has φ ∂L/∂φ = γ ∂L/∂γ + β ∂L/∂β, so none is needed to score. Each batch is averaged over ranks
-    before its absolute value.
+    before its absolute value. `train`: batch statistics, as the paper scores while it trains.
     """
     each = [bn_taylor(model, [batch], train=train, reduce=reduce) for batch in batches]
     if not each:
@@ -106,15 +108,16 @@ def gate_decorator(
 
 
 def snap(
-    model: nn.Module, batches: Batches, *, train: bool = False, reduce: Reduce = identity
+    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
 ) -> Scores:
     """∂L/∂c, c a gate of ones on each layer's output, signed, (O,) per layer.
 
     SNAP, Verdenius et al. 2020, arXiv:2006.00896, takes |·|: done after the sum over channels that
     go together, because one gate for all of them has the summed derivative. Cross-entropy on
-    logits, where the published code feeds logits to nll_loss. Gates on the input are left out.
+    logits, where the published code feeds logits to nll_loss. Gates on the input are left out. The
+    published code has running statistics (`train=False`), which do not normalise at initialisation.
     """
-    with scoring(model, train=train), gates(model) as gate:
+    with scoring(model, train=train, reduce=reduce), gates(model) as gate:
         return mean_gradient(model, batches, gate, reduce=reduce)
 
 

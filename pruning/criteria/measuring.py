@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.modes import modes_kept
+from pruning.compensation.global_batchnorm import WholeBatch
 from pruning.errors import PruningError
 from pruning.types import LAYERS, Batches, Reduce, identity
 
@@ -51,11 +52,13 @@ def layer_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def scoring(model: nn.Module, *, train: bool = False) -> Iterator[None]:
-    """Scores see a model in evaluation (or training) mode and leave it exactly as they found it.
+def scoring(model: nn.Module, *, train: bool = False, reduce: Reduce = identity) -> Iterator[None]:
+    """Scores see a model in evaluation mode and leave it exactly as they found it.
 
-    Modes, `requires_grad`, buffers (BatchNorm statistics) and the random state come back;
-    autocast is off, because second derivatives lose their sign in half precision.
+    With `train`, normalisation is by the statistics of each batch, over all ranks (`reduce`), as in
+    training mode; dropout stays off. Modes, `requires_grad`, buffers (BatchNorm statistics) and the
+    random state come back; autocast is off, because second derivatives lose their sign in half
+    precision.
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -66,9 +69,12 @@ def scoring(model: nn.Module, *, train: bool = False) -> Iterator[None]:
         torch.random.fork_rng(forked),
         torch.enable_grad(),
         _full_precision(device),
+        WholeBatch(reduce) if train else nullcontext(),
     ):
-        torch.manual_seed(0)  # dropout in training mode: the same draw whenever it is asked for
-        model.train(train).requires_grad_(True)
+        torch.manual_seed(0)  # a network that draws while evaluating: the same draw each time
+        model.eval().requires_grad_(True)
+        for module in model.modules():
+            module.training = train and hasattr(module, "running_mean")
         try:
             yield
         finally:

@@ -81,9 +81,8 @@ def test_scores_have_the_shapes_and_are_finite_and_the_same_again(name, net):
 
 
 def modes(name):
-    return (
-        [{}, {"train": True}] if "train" in (CRITERIA[name].function.__kwdefaults__ or {}) else [{}]
-    )
+    stated = "train" in (CRITERIA[name].function.__kwdefaults__ or {})
+    return [{"train": False}, {"train": True}] if stated else [{}]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_scoring_leaves_everything_as_it_was(name, net, options):
     assert equal(state(model), before)
 
 
-def rank(name, model, share, agreed):
+def rank(name, model, share, agreed, options):
     """Scores of one rank whose i-th mean over ranks is agreed[i]; and every tensor it sent."""
     sent = []
 
@@ -111,36 +110,43 @@ def rank(name, model, share, agreed):
         sent.append(tensor)
         return agreed[len(sent) - 1] if len(sent) <= len(agreed) else tensor
 
-    return CRITERIA[name](model, share, reduce=reduce), sent
+    return CRITERIA[name](model, share, reduce=reduce, **options), sent
 
 
 AVERAGED = [n for n in CRITERIA if "reduce" in (CRITERIA[n].function.__kwdefaults__ or {})]
 
 
-@pytest.mark.parametrize("name", AVERAGED)
-def test_two_ranks_with_half_batches_score_as_one_with_the_whole(name):
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name in AVERAGED for options in modes(name)]
+)
+def test_two_ranks_with_half_batches_score_as_one_with_the_whole(name, options):
     """Both ranks run again for every mean they take, until all the means are agreed."""
     whole = data(8, 8, dtype=torch.float64)
     shares = [[(x[half], y[half]) for x, y in whole] for half in (slice(0, 4), slice(4, 8))]
     model = made("residual", torch.float64)
     agreed = []
     while True:
-        (scores, ours), (others, theirs) = (rank(name, model, share, agreed) for share in shares)
+        (scores, ours), (others, theirs) = (
+            rank(name, model, share, agreed, options) for share in shares
+        )
         if len(agreed) == len(ours):
             break
         agreed.append((ours[len(agreed)] + theirs[len(agreed)]) / 2)
     assert equal(scores, others)
-    expected = CRITERIA[name](model, whole)
+    expected = CRITERIA[name](model, whole, **options)
     for key, score in scores.items():
         torch.testing.assert_close(score, expected[key], rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", [n for n in AVERAGED if n != "gate_decorator"])
 def test_every_image_counts_the_same_in_batches_of_any_size(name):
+    """Unless a batch is normalised by its own statistics."""
     images, labels = data(8, dtype=torch.float64)[0]
     model = made("depthwise", torch.float64)
-    whole = CRITERIA[name](model, [(images, labels)])
-    uneven = CRITERIA[name](model, [(images[:1], labels[:1]), (images[1:], labels[1:])])
+    options = modes(name)[0]
+    whole = CRITERIA[name](model, [(images, labels)], **options)
+    batches = [(images[:1], labels[:1]), (images[1:], labels[1:])]
+    uneven = CRITERIA[name](model, batches, **options)
     for key, score in whole.items():
         torch.testing.assert_close(uneven[key], score, rtol=1e-9, atol=1e-14)
 
@@ -185,7 +191,8 @@ def torch_pruning_group(model, conv):
 )
 def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
     model, batches = made("depthwise"), data(8)
-    found = channel_scores(CRITERIA[name](model, batches), stage(model, "6.weight"), **options)["a"]
+    scores = CRITERIA[name](model, batches, **modes(name)[0])
+    found = channel_scores(scores, stage(model, "6.weight"), **options)["a"]
     loss(model, batches).backward()
     theirs = importance(torch_pruning_group(model, model[6])).double()
     expected = theirs.sqrt() if name == "magnitude" else theirs  # theirs is not rooted

@@ -48,6 +48,13 @@ def test_activation_taylor_is_the_mean_of_each_images_absolute_mean():
         torch.testing.assert_close(score, torch.stack(expected).mean(0))
 
 
+def test_normalised_activation_taylor_has_length_one_in_each_layer():
+    model, batches = made("residual", torch.float64), data(5, dtype=torch.float64)
+    plain = CRITERIA["activation_taylor"](model, batches)
+    for name, score in CRITERIA["activation_taylor"](model, batches, normalised=True).items():
+        torch.testing.assert_close(score, plain[name] / plain[name].square().sum().sqrt())
+
+
 def test_mean_replacement_scores_are_those_of_each_image_alone():
     model, batches = made("residual", torch.float64), data(3, 2, dtype=torch.float64)
     images = list(each_image(model, batches))
@@ -97,9 +104,9 @@ def test_activation_multiplies_by_the_mean_map_after_or_before_the_layer():
     written = torch.stack([m["conv1.weight"] for m in maps]).mean(0).abs().mean(1)
     read = torch.stack([m["stem.weight"] for m in maps]).mean(0).abs().mean(1)
     weight = model.conv1.weight.detach().abs()
-    output = CRITERIA["activation"](model, batches)["conv1.weight"]
+    output = CRITERIA["activation"](model, batches, train=False)["conv1.weight"]
     torch.testing.assert_close(output, weight * written.view(-1, 1, 1, 1))
-    inner = CRITERIA["activation"](model, batches, side="input")["conv1.weight"]
+    inner = CRITERIA["activation"](model, batches, side="input", train=False)["conv1.weight"]
     torch.testing.assert_close(inner, weight * read.view(1, -1, 1, 1))
 
 

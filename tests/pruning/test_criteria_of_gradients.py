@@ -36,7 +36,7 @@ def test_snip_is_the_derivative_of_the_loss_by_a_mask(net):
             logits = torch.func.functional_call(model.eval(), masked(model, masks), (images,))
             return F.cross_entropy(logits, labels)
 
-    scores = CRITERIA["snip"](model, batches)
+    scores = CRITERIA["snip"](model, batches, train=False)
     signed = CRITERIA["taylor"](model, batches)
     for name in list(masks)[:2]:
         slope = differences(value, masks[name])
@@ -58,15 +58,34 @@ def norm_of_gradient(model, batches, masks, temperature):
 def test_grasp_is_half_the_derivative_of_the_squared_gradient_by_a_mask(net):
     model, batches = made(net, torch.float64), data(5, 3, dtype=torch.float64)
     masks = {n: torch.ones_like(w) for n, w in layer_weights(model).items()}
-    scores = CRITERIA["grasp"](model, batches, temperature=2.0)
+    scores = CRITERIA["grasp"](model, batches, temperature=2.0, train=False)
     for name in list(masks)[:2]:
         slope = differences(lambda: norm_of_gradient(model, batches, masks, 2.0), masks[name], 1e-4)
         torch.testing.assert_close(scores[name], slope, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("net", ["residual", "depthwise"])
+def test_batch_statistics_are_those_of_training_mode(net):
+    """Gradient and Hessian through torch's own BatchNorm; `scoring` has one of the global batch."""
+    model, batches = made(net, torch.float64), data(6, dtype=torch.float64)
+    twin = copy.deepcopy(model).train()
+    weights = list(layer_weights(twin).values())
+    value = F.cross_entropy(twin(batches[0][0]), batches[0][1])
+    slopes = torch.autograd.grad(value, weights, create_graph=True)
+    flow = sum((s * s.detach()).sum() for s in slopes)
+    products = torch.autograd.grad(flow, weights, materialize_grads=True)
+    expected = {"gradient": [(w * s).abs() for w, s in zip(weights, slopes, strict=True)]}
+    expected["grasp"] = [w * p for w, p in zip(weights, products, strict=True)]
+    for name, scores in expected.items():
+        options = {"temperature": 1.0} if name == "grasp" else {}
+        found = CRITERIA[name](model, batches, train=True, **options)
+        for score, wanted in zip(found.values(), scores, strict=True):
+            torch.testing.assert_close(score, wanted.detach(), rtol=1e-9, atol=1e-13)
+
+
 def test_removing_what_grasp_scores_lowest_raises_the_gradient():
     model, batches = made("residual", torch.float64), data(8, dtype=torch.float64)
-    scores = CRITERIA["grasp"](model, batches, temperature=1.0)
+    scores = CRITERIA["grasp"](model, batches, temperature=1.0, train=False)
     masks = {n: torch.ones_like(s) for n, s in scores.items()}
     before = norm_of_gradient(model, batches, masks, 1.0)
     name = min(scores, key=lambda n: scores[n].min())
@@ -76,7 +95,7 @@ def test_removing_what_grasp_scores_lowest_raises_the_gradient():
     name = max(scores, key=lambda n: scores[n].max())
     masks[name].view(-1)[scores[name].argmax()] = 0.9
     assert lowest > before > norm_of_gradient(model, batches, masks, 1.0)
-    reverse = CRITERIA["grasp"](model, batches, temperature=1.0, reversed=True)
+    reverse = CRITERIA["grasp"](model, batches, temperature=1.0, reversed=True, train=False)
     assert equal(reverse, {n: -s for n, s in scores.items()})
 
 
@@ -84,7 +103,7 @@ def test_removing_what_grasp_scores_lowest_raises_the_gradient():
 def test_gates_are_differentiated_exactly(net):
     """∂L/∂c_n by finite differences of real gates, and as Σ θ ∂L/∂θ over the node's parameters."""
     model, batches = made(net, torch.float64), data(5, 3, dtype=torch.float64)
-    scores = CRITERIA["snap"](model, batches)
+    scores = CRITERIA["snap"](model, batches, train=False)
     for name, score in scores.items():
         with gates(model) as gate, torch.no_grad():
             slope = differences(lambda: loss(model, batches), gate[name])
@@ -262,7 +281,7 @@ def test_batch_norm_scores_by_hand():
     pairs = {"stem": "bn", "conv1": "bn1", "conv2": "bn2"}
     scale = CRITERIA["bn_scale"](model, batches)
     assert scale.keys() == {f"{conv}.weight" for conv in pairs}
-    taylor = CRITERIA["bn_taylor"](model, batches)
+    taylor = CRITERIA["bn_taylor"](model, batches, train=False)
     for conv, bn in pairs.items():
         norm = model.get_submodule(bn)
         expected = norm.weight * slope[f"{bn}.weight"] + norm.bias * slope[f"{bn}.bias"]

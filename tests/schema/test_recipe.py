@@ -194,6 +194,14 @@ def test_every_recipe_loads_and_names_itself(path):
 
 
 @pytest.mark.slow
+def test_every_recipe_over_channels_removes_them():
+    """Masks alone leave MACs, and all that is counted from them, those of the dense network."""
+    for path in RECIPES:
+        pruning = load(path)[0].pruning
+        if pruning is not None and pruning.granularity == "channel":
+            assert pruning.application != "mask", path
+
+
 def test_what_every_claim_sets_makes_a_recipe(monkeypatch):
     once = functools.cache(source._read_one)  # some five hundred claims of fifty files
     monkeypatch.setattr(source, "_read_one", lambda path: copy.deepcopy(once(path)))

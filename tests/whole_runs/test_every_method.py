@@ -26,7 +26,7 @@ TWO_RANKS = (
 LIKE = {
     "pat/fixed_epoch": "pat/epi",
     "pat/random_epoch": "pat/epi",
-    "pat/gpwp": "earlycrop/efficient_conv_nets",
+    "pat/gpwp": "pat/epi",
     "methods/gmp": "methods/rigl",
     "methods/slimming": "pat/train_prune_finetune",
     "methods/lottery_ticket": "earlycrop/ltr",

@@ -1,0 +1,79 @@
+"""Scores at initialisation are of a network that is normalised: by the batch's own statistics."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import build
+from pruning.criteria import CRITERIA
+from pruning.criteria.measuring import layers
+from schema.recipe import load
+
+ROOT = Path(__file__).parents[2]
+TRAIN = {
+    name: inspect.signature(criterion.function).parameters["train"].default
+    for name, criterion in CRITERIA.items()
+    if "train" in inspect.signature(criterion.function).parameters
+}
+NETWORKS = {"vgg_bn_drop": {}, "resnet56": {"depth": 20}}
+
+
+def logits(model, score):
+    """Standard deviation of what the last layer gave for each batch while `score` ran."""
+    seen = []
+    last = list(layers(model).values())[-1]
+    hook = last.register_forward_hook(lambda _, x, y: seen.append(y.detach()))
+    score(model)
+    hook.remove()
+    return [float(y.std()) for y in seen if len(y) > 1]  # one image only shows what follows what
+
+
+def images(count):
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 3, 32, 32, generator=stream)
+    return [(x, torch.randint(10, (count,), generator=stream))]
+
+
+@pytest.mark.parametrize("net", NETWORKS)
+@pytest.mark.parametrize("name", [name for name, train in TRAIN.items() if train])
+def test_logits_at_initialisation_are_healthy_while_they_are_scored(name, net):
+    """Of order 1: between a network that says nothing and one whose softmax is a single class."""
+    torch.manual_seed(0)
+    model = build(net, num_classes=10, **NETWORKS[net])
+    found = logits(model, lambda m: CRITERIA[name](m, images(16)))
+    assert found
+    for deviation in found:
+        assert 0.1 < deviation < 10
+
+
+def test_running_statistics_at_initialisation_do_not_normalise():
+    """So a test of healthy logits can fail."""
+    torch.manual_seed(0)
+    model = build("vgg_bn_drop", num_classes=10)
+    (deviation,) = logits(model, lambda m: CRITERIA["snip"](m, images(16), train=False))
+    assert deviation < 0.1
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dropout_is_off_in_either_mode(train):
+    layer = nn.Linear(3072, 10)
+    dropping = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), layer)
+    found = CRITERIA["snip"](dropping, images(4), train=train)["2.weight"]
+    plain = CRITERIA["snip"](nn.Sequential(nn.Flatten(), layer), images(4))["1.weight"]
+    assert torch.equal(found, plain)
+
+
+RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_recipe_that_scores_at_initialisation_has_batch_statistics(path):
+    pruning = load(path)[0].pruning
+    if pruning is None or pruning.criterion.name not in TRAIN or pruning.accumulate:
+        return
+    if pruning.schedule.start.amount == 0 and pruning.schedule.trigger is None:
+        stated = pruning.criterion.options.get("train", TRAIN[pruning.criterion.name])
+        assert stated is True
