@@ -64,7 +64,7 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "accumulated taylor": (
         DIGITS,
-        ("pruning={criterion: taylor, accumulate: true, " + CHANNELS + "}",),
+        ("pruning={criterion: bn_taylor, accumulate: true, " + CHANNELS + "}",),
     ),
     "mean replacement": (
         DIGITS,

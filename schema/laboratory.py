@@ -91,7 +91,8 @@ class LaboratoryConfig(Section):
     """Costs that pruning would have at this moment, measured on copies while a network trains.
 
     Every combination of `remove` × `layers` × `scores`, with and without bias propagation. Layers
-    are words (all, firstconv, midconv, lastconv, firstdense) or names of modules.
+    are words (all, firstconv, midconv, lastconv, firstdense) or names of modules. `absolute` is
+    that of abs_rs and abs_mrs: of every product, or after the sum over positions.
     """
 
     every: Duration
@@ -101,6 +102,7 @@ class LaboratoryConfig(Section):
     remove: Annotated[tuple[Amount, ...], Field(min_length=1, max_length=100)] = (0.1,)
     layers: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] = ("all",)
     scores: Annotated[tuple[Score, ...], Field(min_length=1, max_length=6)] = SCORES
+    absolute: Literal["inside", "after"] = "inside"
     padding: Literal["paper", "mean", "exact"] = "paper"
     fine_tune: FineTuneConfig | None = None
     iterative: IterativeConfig | None = None

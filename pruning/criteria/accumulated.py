@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pruning.compensation import layer_inputs
 from pruning.criteria.maps import norms
 from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError
@@ -22,6 +23,9 @@ class Accumulator(Watcher):
     BatchNorms after them (a layer without one: its weights); PaT eq. 3, arXiv:2110.12007, absolute
     after the sum over tied layers. snip: Σ |g w|. A step with a gradient that is not finite is left
     out and counted in `skipped`. Nothing waits for the device before `mean`.
+
+    Raises:
+        PruningError: taylor where BatchNorm follows a layer, whose sums are 0 in training.
     """
 
     def __init__(
@@ -35,6 +39,8 @@ class Accumulator(Watcher):
         parameters = dict(model.named_parameters())
         self._spans = {a: slice(o, o + axes.widths[a]) for a, o in axes.offsets.items()}
         weights = [n for n in axes.weights if axes.labels[n][0] is not None]
+        if criterion.accumulates == "weights" and self._signed:
+            _check_sums(model, weights, example_input)
         sources = [part for n in weights for part in _parts(n, after, parameters)]
         self._parameters = [parameters[name] for name in sources]
         device = example_input.device
@@ -84,6 +90,15 @@ class Accumulator(Watcher):
             )
         mean = self.tensors["total"] / steps
         return {axis: mean[span] for axis, span in self._spans.items()}
+
+
+def _check_sums(model: nn.Module, weights: list[str], example_input: Tensor) -> None:
+    """Refuse Σ g w of layers whose loss does not change with the length of their weights."""
+    for name in layer_inputs.norms(model, weights, example_input):
+        raise PruningError(
+            f"accumulate: BatchNorm follows {name}, so in training taylor's sums Σ g·w are 0 but"
+            " for rounding; set criterion: bn_taylor"
+        )
 
 
 def _parts(name: str, after: dict[str, str], parameters: dict[str, nn.Parameter]) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.criteria.maps import Maps
+from pruning.criteria.maps import POINTWISE, POOLING, Maps
 from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
 from pruning.criteria.weights import channel_norm, random
 from pruning.types import Batches, Reduce, Scores, identity
@@ -69,10 +69,13 @@ def activation_taylor(
 def mean_activations(
     model: nn.Module, batches: Batches, *, pre_activation: bool = False, reduce: Reduce = identity
 ) -> Scores:
-    """ā, the mean over images and positions of each output channel, (O,) per layer. Not a score."""
+    """ā, the mean over images and positions of each output channel, (O,) per layer. Not a score.
+
+    Of the map that the next layer reads, as of `mean_replacement_scores`.
+    """
 
     def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        with Maps(model, pre_activation=pre_activation) as traced:
+        with Maps(model, through=_until_read(pre_activation)) as traced:
             model(images)
         return {name: _positions(model, name, a).mean((0, 2)) for name, a in traced.maps.items()}
 
@@ -94,9 +97,11 @@ def mean_replacement_scores(
     Mean Replacement Pruning (ICLR 2019 submission), table 1 and eq. 5; E over images, Σ over
     positions, ℓ an image's own loss: rand U[0, 1); norm ‖unit‖₂ with its bias; rs E Σ −a ∂ℓ/∂a;
     mrs E Σ (ā − a) ∂ℓ/∂a; abs_rs and abs_mrs with |·| of every product, as the author's code, or
-    (`absolute="after"`) of the sum over positions, as Molchanov et al. 2017. a is the map after the
-    activation, the value whose mean can replace it exactly; `pre_activation=True` is the layer's
-    own output, as in the author's code. rs and mrs keep their sign: the most negative go first.
+    (`absolute="after"`) of the sum over positions, as Molchanov et al. 2017. a is the map that the
+    next layer reads, after activation and pooling: the one whose mean is folded
+    (`compensation/mean_replacement.py`). A layer that writes to an addition is measured before it.
+    `pre_activation=True` is the layer's own output, as in the author's code. rs and mrs keep their
+    sign: the most negative go first.
     """
     batches = list(batches)
     mean = mean_activations(model, batches, pre_activation=pre_activation, reduce=reduce)
@@ -114,8 +119,13 @@ def mean_replacement_scores(
     return {
         "rand": {name: draw.flatten(1)[:, 0] for name, draw in draws.items()},
         "norm": channel_norm(model, batches, p=2.0, bias=True),
-        **_means(model, batches, statistics, pre_activation=pre_activation, reduce=reduce),
+        **_means(model, batches, statistics, through=_until_read(pre_activation), reduce=reduce),
     }
+
+
+def _until_read(pre_activation: bool) -> frozenset[str]:
+    """The operations between a layer's output and the map that is meant."""
+    return frozenset() if pre_activation else POINTWISE | POOLING
 
 
 def rs(
@@ -165,13 +175,13 @@ def _means(
     batches: Batches,
     statistics: Statistics,
     *,
-    pre_activation: bool = False,
+    through: frozenset[str] = POINTWISE,
     reduce: Reduce = identity,
 ) -> dict[str, Scores]:
     """Means over images of `statistics(layer, a, ∂ℓ/∂a)`: (N, O, positions) twice → (N, O) each."""
 
     def term(images: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
-        with Maps(model, pre_activation=pre_activation) as traced:
+        with Maps(model, through=through) as traced:
             logits = model(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")  # so that each image has its own ℓ
         maps = traced.maps

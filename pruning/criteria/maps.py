@@ -19,6 +19,8 @@ POINTWISE = frozenset({
     "hardtanh", "leaky_relu", "prelu", "elu", "selu", "celu", "silu", "mish", "gelu", "hardswish",
     "sigmoid", "hardsigmoid", "tanh", "softplus",
 })
+POOLING = frozenset(f"{kind}_pool{n}d" for n in (1, 2, 3)
+                    for kind in ("max", "avg", "lp", "adaptive_avg", "adaptive_max"))
 # fmt: on
 
 
@@ -26,21 +28,21 @@ class Maps(TorchFunctionMode):
     """Records each layer's output map in one forward pass, as the next operation reads it.
 
     A map is followed through the normalisation, activation and dropout after its layer, called as
-    modules or as functions, and no further: an addition, a concatenation or a pooling ends it.
-    `.maps` holds it by weight name, differentiable; `.norms` the weight name of the BatchNorm on
-    the way. `pre_activation=True` stops at the layer's own output.
+    modules or as functions, and no further: an addition, a concatenation or a pooling ends it,
+    unless `through` names it. `.maps` holds it by weight name, differentiable; `.norms` the weight
+    name of the BatchNorm on the way. Through nothing, a map is the layer's own output.
 
     Raises:
         PruningError: a layer runs twice in one pass, so it has no single map.
     """
 
-    def __init__(self, model: nn.Module, *, pre_activation: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, through: frozenset[str] = POINTWISE) -> None:
         super().__init__()
         self.maps: dict[str, Tensor] = {}
         self.norms: dict[str, str] = {}
         self._layers = layers(model)
         self._names = {id(p): n for n, p in model.named_parameters()}
-        self._followed = frozenset() if pre_activation else POINTWISE
+        self._followed = through
         self._owners: dict[int, tuple[str, Tensor]] = {}
 
     def __enter__(self) -> Maps:

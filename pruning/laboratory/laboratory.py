@@ -117,7 +117,11 @@ class Laboratory:
 
     def _scores(self, bench: Bench, step: int) -> UnitScores:
         found = mean_replacement_scores(
-            bench.model, self._batches, seed=self._seed * 1_000_003 + step, reduce=self._reduce
+            bench.model,
+            self._batches,
+            absolute=self.config.absolute,
+            seed=self._seed * 1_000_003 + step,
+            reduce=self._reduce,
         )
         written = {weight for axis in self.axes.widths for weight in self.axes.producers(axis)}
         result = {}

@@ -15,6 +15,8 @@ from pruning.amount.budget import Ask
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.criteria import CRITERIA
+from pruning.selection.bep.forecast import fit
+from pruning.selection.bep.past_forecasts import Foretold
 from pruning.selection.bep.saliency import History, Taps
 from pruning.selection.bep.sizes import final_sizes
 from tests.support.runs import (
@@ -90,9 +92,24 @@ def test_forecasts_are_logged_against_what_came_true(run_recipe):
         truth = torch.tensor(line["forecast/truth"], dtype=torch.float64)
         assert len(truth) == len(line["forecast/mean"]) == last[line["forecast/layer"]]
         assert min(line["forecast/sd"]) >= 0
-        measured = history[line["forecast/layer"]][-1].double()
-        scale = (truth / measured).max()  # but for what was clipped
-        torch.testing.assert_close(truth, (scale * measured).clamp(max=10.0), rtol=1e-5, atol=0)
+        assert torch.equal(truth, history[line["forecast/layer"]][-1].double())
+
+
+def test_a_truth_beyond_the_bound_of_its_decision_is_not_clipped():
+    """Saliency doubles once it is forecast: an error of the forecast, in saliency's own unit."""
+    times = torch.arange(6, dtype=torch.float64) / 3
+    measured = torch.full((6, 3), 0.02, dtype=torch.float64)
+    forecast = fit(times, measured, latents=2)
+    past = Foretold()
+    past.add("a", forecast, torch.tensor([True, True, True]), (2.0, 3.0, 4.0))
+    now = torch.full((3,), 0.04, dtype=torch.float64)
+    (line,) = past.records({"a": now})
+    assert line["forecast/truth"] == now.tolist()
+    assert forecast.scaling.upper < 0.04
+    unit = forecast.scaling.upper / 10
+    assert line["forecast/mean"] == pytest.approx((forecast.mean(4.0) * unit).tolist())
+    error = forecast.mean(3.0) * unit - now
+    assert past.error("a", now) == pytest.approx(float(error.square().mean().sqrt()))
 
 
 def test_saliency_is_measured_thrice_an_epoch_and_training_does_not_notice(run_recipe):

@@ -1,8 +1,12 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.axes.find import axes
+from pruning.compensation.mean_replacement import measure
 from pruning.criteria import CRITERIA
 from pruning.criteria.activations import mean_activations, mean_replacement_scores
 from tests.support.criteria_networks import (
@@ -75,6 +79,32 @@ def test_mean_replacement_scores_are_those_of_each_image_alone():
                 assert torch.equal(CRITERIA[key](model, batches)[name], found[key][name])
     assert found.keys() == {"rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"}
     assert all(len(s) == len(found["rs"][n]) for n, s in found["rand"].items())
+
+
+POOLED = nn.Sequential(
+    nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+    nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(5, 3),
+).double()  # fmt: skip
+
+
+def test_the_mean_that_is_scored_is_the_one_that_is_folded():
+    model, batches = copy.deepcopy(POOLED), data(6, 3, dtype=torch.float64)
+    means = mean_activations(model, batches)
+    found = axes(model, batches[0][0][:1])
+    folded = measure(model, found, batches).means
+    torch.testing.assert_close(means["0.weight"], folded["4.weight"])
+    torch.testing.assert_close(means["4.weight"], folded["8.weight"])
+
+
+def test_a_pooled_map_is_scored_after_the_pooling():
+    model, batches = copy.deepcopy(POOLED).eval(), data(6, dtype=torch.float64)
+    images, labels = batches[0]
+    a = model[:4](images).detach().requires_grad_()
+    loss = F.cross_entropy(model[4:](a), labels, reduction="sum")
+    (slope,) = torch.autograd.grad(loss, a)
+    mean = a.mean((0, 2, 3), keepdim=True)
+    expected = ((mean - a) * slope).sum((2, 3)).mean(0).detach()
+    torch.testing.assert_close(CRITERIA["mrs"](model, batches)["0.weight"], expected)
 
 
 def test_pre_activation_scores_use_the_layers_own_output():

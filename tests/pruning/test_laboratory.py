@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.axes.find import axes, masks
 from pruning.compensation.compensations import mean_replacement
+from pruning.criteria import CRITERIA
 from pruning.laboratory import table as laboratory_table
 from pruning.laboratory.bench import Bench
 from pruning.laboratory.laboratory import Laboratory, axes_of, without_lowest
@@ -151,6 +152,18 @@ def test_each_penalty_is_the_loss_of_a_network_pruned_by_hand_minus_the_intact_l
         assert row["penalty"] == pytest.approx(loss_of(pruned) - intact, abs=1e-13)
         assert row["removed"] == sum(int((~k).sum()) for k in keep.values())
     assert len({round(row["penalty"], 9) for row in rows}) > 6
+
+
+def test_absolute_scores_are_of_products_or_of_their_sums():
+    model = net().double()
+    scores = {}
+    for absolute in ("inside", "after"):
+        lab = laboratory(model, layers=["conv2"], scores=["abs_mrs"], absolute=absolute)
+        bench = Bench(model, lab.axes, lab._batches, reduce=lambda t: t)
+        scores[absolute] = lab._scores(bench, 5)["abs_mrs"]["conv2"]
+        expected = CRITERIA["abs_mrs"](model, lab._batches, absolute=absolute)["conv2.weight"]
+        torch.testing.assert_close(scores[absolute], expected)
+    assert (scores["inside"] > scores["after"]).all()
 
 
 def test_constant_units_cost_nothing_when_their_biases_are_propagated():

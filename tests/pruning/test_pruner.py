@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.count import count
 from pruning.criteria import CRITERIA
@@ -17,6 +17,7 @@ from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
 from pruning.training_view import stream_seed
 from tests.support.small_training import (
+    AVERAGED,
     CHANNEL,
     STEPS,
     Training,
@@ -103,11 +104,11 @@ def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
     [
         APPLICATIONS["weight"] | {"schedule": GRADUAL},
         APPLICATIONS["channel-surgery"] | {"schedule": GRADUAL},
-        APPLICATIONS["channel-mask-then-surgery"] | {"schedule": GRADUAL, "accumulate": True},
+        APPLICATIONS["channel-mask-then-surgery"] | {"schedule": GRADUAL} | AVERAGED,
         CHANNEL
+        | AVERAGED
         | {
             "application": "surgery",
-            "accumulate": True,
             "schedule": {"trigger": {"name": "epi", "r": 1, "tau": 0.0}, "latest": "2ep"},
         },
         APPLICATIONS["weight"]
@@ -237,8 +238,16 @@ def test_a_rewound_round_starts_from_the_very_weights_and_place_of_the_snapshot(
     assert training.position == 20
 
 
-def test_scores_accumulated_over_an_epoch_are_the_mean_of_its_steps():
+def without_norms() -> Training:
     training = Training()
+    kept = (m for m in training.model if not isinstance(m, nn.BatchNorm2d))
+    training.model = nn.Sequential(*kept)
+    training.optimizer = training.new_optimizer()
+    return training
+
+
+def test_scores_accumulated_over_an_epoch_are_the_mean_of_its_steps():
+    training = without_norms()
     config = recipe(**CHANNEL | {"accumulate": True, "schedule": {"start": "2ep"}})
     pruner = Pruner(config, training)
     sums = []
@@ -258,7 +267,7 @@ def test_scores_accumulated_over_an_epoch_are_the_mean_of_its_steps():
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_counted():
-    training = Training()
+    training = without_norms()
     config = recipe(**CHANNEL | {"accumulate": True, "schedule": {"start": "1ep"}})
     pruner = Pruner(config, training)
     for parameter in training.model.parameters():
@@ -340,7 +349,7 @@ def test_faults_say_what_to_write():
     with pytest.raises(ValueError, match="set granularity: channel"):
         pruned(criterion="channel_norm", sparsity=0.5)
     with pytest.raises(ValueError, match="no training step is seen"):
-        pruned(**CHANNEL, accumulate=True)
+        pruned(**CHANNEL | AVERAGED)
     with pytest.raises(BudgetError, match="prune less, lower floor"):
         pruned(**CHANNEL | {"channels": 0.99, "floor": 0.2})
     with pytest.raises(NoEffect, match="raise the threshold"):

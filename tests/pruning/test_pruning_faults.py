@@ -20,6 +20,7 @@ from pruning.selection.search import EagleEye, PruneFromScratch
 from pruning.selection.selections import Threshold
 from tests.support.runs import DIGITS
 from tests.support.small_training import (
+    AVERAGED,
     CHANNEL,
     STEPS,
     Training,
@@ -56,8 +57,12 @@ LATE = {
         "choose channel_norm or magnitude",
     ),
     "an average over no step": (
-        ["pruning={criterion: taylor, accumulate: true, granularity: channel, channels: 30%}"],
+        ["pruning={criterion: bn_taylor, accumulate: true, granularity: channel, channels: 30%}"],
         "accumulate: the first round is at step 0",
+    ),
+    "an average of rounding errors": (
+        [f"pruning={{criterion: taylor, accumulate: true, {CUT}}}"],
+        "taylor's sums Σ g·w are 0 but for rounding; set criterion: bn_taylor",
     ),
     "signed scores divided": (
         [f"pruning={{criterion: grasp, importance: {{per: macs, absolute: none}}, {CUT}}}"],
@@ -252,9 +257,9 @@ TIMES = [
     ({"schedule": {"trigger": "epi"}}, "training ends at 40; write an earlier latest"),
     ({"schedule": {"trigger": "mask_distance", "wait": "4ep"}}, "comes at step 90 or later"),
     ({"schedule": {"trigger": "drift", "start": "2ep", "latest": "1ep"}}, "write a later latest"),
-    ({"accumulate": True, "schedule": {"rounds": 2, "start": "1ep"}, "application": "surgery"},
+    (AVERAGED | {"schedule": {"rounds": 2, "start": "1ep"}, "application": "surgery"},
      "rounds follow at one step"),
-    ({"accumulate": True, "schedule": {"trigger": {"name": "random_epoch", "last": 0}}},
+    (AVERAGED | {"schedule": {"trigger": {"name": "random_epoch", "last": 0}}},
      "the first round is at step 0"),
 ]  # fmt: skip
 

@@ -13,6 +13,7 @@ from reporting.conventions import earlycrop
 from schema.recipe import load
 from tests.support.runs import DIGITS, ROOT, TINY
 from tests.support.small_training import (
+    AVERAGED,
     CHANNEL,
     STEPS,
     Training,
@@ -37,7 +38,7 @@ def pruned(epochs: int = 8, **keys) -> tuple[Training, Pruner, list[dict]]:
 
 def test_epi_is_told_every_epoch_and_rounds_wait_after_it_fires():
     schedule = {"trigger": EPI, "latest": "3ep", "wait": "4it", "rounds": 3, "every": "2it"}
-    keys = CHANNEL | {"accumulate": True, "application": "mask_then_surgery", "schedule": schedule}
+    keys = CHANNEL | AVERAGED | {"application": "mask_then_surgery", "schedule": schedule}
     training, pruner, told = pruned(epochs=5, **keys)
     assert [line["trigger/epochs"] for line in told] == [1, 2, 3]
     assert [line["trigger/fired"] for line in told] == [False] * 3  # r + 5 epochs have not passed
@@ -53,7 +54,7 @@ def test_epi_is_told_every_epoch_and_rounds_wait_after_it_fires():
 def test_masks_last_while_rounds_last_and_removal_comes_with_the_last_round():
     training = Training()
     schedule = {"start": "1ep", "wait": "1it", "rounds": 3, "every": "2it"}
-    keys = CHANNEL | {"accumulate": True, "application": "mask_then_surgery", "schedule": schedule}
+    keys = CHANNEL | AVERAGED | {"application": "mask_then_surgery", "schedule": schedule}
     pruner = Pruner(recipe(**keys), training)
     seen = []
     while not pruner.over:
@@ -167,12 +168,14 @@ def test_rates_rest_until_pruning_is_over(run_recipe, monkeypatch):
 
 
 # ── ticks ────────────────────────────────────────────────────────────────────────────────────────
-TICKS = CHANNEL | {
-    "criterion": "bn_taylor",
-    "accumulate": True,
-    "tick": "3it",
-    "schedule": {"start": "5it", "rounds": 2, "every": "8it", "curve": "linear"},
-}
+TICKS = (
+    CHANNEL
+    | AVERAGED
+    | {
+        "tick": "3it",
+        "schedule": {"start": "5it", "rounds": 2, "every": "8it", "curve": "linear"},
+    }
+)
 
 
 def test_ticks_train_gates_only_and_score_their_own_steps():
@@ -205,7 +208,7 @@ def test_ticks_need_room_and_averages():
 
 def test_skipped_steps_are_counted_through_surgery_and_in_the_record():
     training = Training(epochs=3)
-    keys = CHANNEL | {"accumulate": True, "application": "surgery"}
+    keys = CHANNEL | AVERAGED | {"application": "surgery"}
     schedule = {"start": "5it", "rounds": 2, "every": "5it"}
     pruner = Pruner(recipe(**keys, schedule=schedule), training)
     training.run(pruner, until=3)
@@ -220,7 +223,7 @@ def test_skipped_steps_are_counted_through_surgery_and_in_the_record():
 def test_watching_leaves_the_network_as_it_was():
     training = Training()
     before = {n: t.clone() for n, t in training.model.state_dict().items()}
-    keys = CHANNEL | {"criterion": "bn_taylor", "accumulate": True, "schedule": {"start": "1ep"}}
+    keys = CHANNEL | AVERAGED | {"schedule": {"start": "1ep"}}
     pruner = Pruner(recipe(**keys), training)
     pruner.load_state_dict(pruner.state_dict(), training)
     assert all(torch.equal(t, before[n]) for n, t in training.model.state_dict().items())

@@ -12,6 +12,7 @@ from schema.pruning import PruningConfig
 
 STEPS = 10  # of an epoch
 CHANNEL = {"granularity": "channel", "criterion": "taylor", "channels": 0.5}
+AVERAGED = {"criterion": "bn_taylor", "accumulate": True}  # over training's own steps
 
 
 def network(seed: int = 0) -> nn.Module:

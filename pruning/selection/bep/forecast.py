@@ -20,7 +20,7 @@ from pruning.selection.bep.exact import Exact, fit_prior
 
 Inference = Literal["exact", "variational"]
 _HEADROOM = 1.3  # upper bound / 95th percentile
-_RANGE = 10.0
+RANGE = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Scaling:
         """(…, M) → [0, 10]; zeros for a dead layer (upper = 0)."""
         if self.upper == 0:
             return torch.zeros_like(S)
-        clipped = S.clamp(0.0, self.upper) * (_RANGE / self.upper)
-        return torch.where(self.flipped, _RANGE - clipped, clipped)
+        clipped = S.clamp(0.0, self.upper) * (RANGE / self.upper)
+        return torch.where(self.flipped, RANGE - clipped, clipped)
 
     def turn(self, s: Tensor) -> Tensor:
         """Undo the turning over in forecasts (…, M), on the scale [0, 10]."""
-        return torch.where(self.flipped.to(s.device), _RANGE - s, s)
+        return torch.where(self.flipped.to(s.device), RANGE - s, s)
 
     @property
     def signs(self) -> Tensor:

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.selection.bep.forecast import Forecast
+from pruning.selection.bep.forecast import RANGE, Forecast
 from pruning.stateful import Watcher
 from pruning.types import Keep
 
-_RANGE = 10.0
-
 
 class Foretold(Watcher):
-    """Forecasts of every decision so far, on the scale [0, 10] of that decision.
+    """Forecasts of every decision so far.
 
     Per decision and axis three tensors (width,), NaN for units that were masked then: the mean and
-    the standard deviation at the end of training, and the mean at the next decision.
+    the standard deviation at the end of training, and the mean at the next decision. They are kept
+    on the decision's scale, on which `upper` is 10, and given out in the unit of saliency; neither
+    they nor the truth are clipped, as a saliency may grow beyond what a decision had seen.
     """
 
     remembered = ("made",)
@@ -50,31 +50,29 @@ class Foretold(Watcher):
                 self.tensors[f"{number}/{kind}"] = self.tensors[f"{number}/{kind}"][kept]
 
     def error(self, axis: str, measured: Tensor) -> float | None:
-        """Root mean square of (measured now − the last decision's forecast of now), on [0, 10].
+        """Root mean square of (measured now − the last decision's forecast of now).
 
         None before the second decision and for dead layers.
         """
         numbers = [n for n, one in enumerate(self.made) if one["axis"] == axis]
         if not numbers or not self.made[numbers[-1]]["upper"]:
             return None
-        difference = self.tensors[f"{numbers[-1]}/next"] - self._scaled(numbers[-1], measured)
+        difference = self._forecast(numbers[-1], "next") - measured
         return difference[~difference.isnan()].square().mean().sqrt().item()
 
     def records(self, measured: dict[str, Tensor]) -> list[dict[str, Any]]:
         """A log line per decision and axis: what was forecast of the end, and what was measured."""
         lines = []
         for number, one in enumerate(self.made):
-            mean, sd = self.tensors[f"{number}/mean"], self.tensors[f"{number}/sd"]
+            mean, sd = self._forecast(number, "mean"), self._forecast(number, "sd")
             known = ~mean.isnan()
-            truth = self._scaled(number, measured[one["axis"]])
-            shown = {"mean": mean, "sd": sd, "truth": truth}
+            shown = {"mean": mean, "sd": sd, "truth": measured[one["axis"]]}
             line = {"forecast/layer": one["axis"], "forecast/epoch": one["epoch"]}
             lines.append(
                 line | {f"forecast/{k}": v[known].double().tolist() for k, v in shown.items()}
             )
         return lines
 
-    def _scaled(self, number: int, measured: Tensor) -> Tensor:
-        """Saliency on the decision's scale, clipped as there; zeros for a dead layer."""
-        upper = self.made[number]["upper"]
-        return measured.clamp(max=upper) * (_RANGE / upper) if upper else measured * 0.0
+    def _forecast(self, number: int, kind: str) -> Tensor:
+        """A decision's tensor in the unit of saliency, (width,)."""
+        return self.tensors[f"{number}/{kind}"] * (self.made[number]["upper"] / RANGE)
