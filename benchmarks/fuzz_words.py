@@ -13,7 +13,7 @@ timm/convnext_atto timm/efficientnet_b0 timm/vit_tiny_patch16_224 resnet18_cifar
 """)
 OPTIONS = _words("width depth layers init drop_rate num_classes pretrained name")
 
-AMOUNTS = _words("sparsity channels params macs activation_bytes latency compression_ratio")
+AMOUNTS = _words("sparsity channels nodes params macs activation_bytes latency compression_ratio")
 NUMBERS = [0, -1, 1, 2, 7, 0.5, -0.5, 1.5, 1e308, -1e308, 1e-320, -0.0, 10**18, -(10**18), 10**30]
 GOOD_DURATIONS = _words("5ep 0it 1it 50% 10% 2ep 1ep 25% 100% 100it")
 DURATIONS = _words("""

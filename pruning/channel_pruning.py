@@ -32,7 +32,7 @@ from pruning.training_view import State, digest, valueless
 from pruning.types import Keep, Masks
 from schema.pruning import PruningConfig
 
-MEASURES = ("channels", "params", "weights", "macs", "activation_bytes")
+MEASURES = ("channels", "nodes", "params", "weights", "macs", "activation_bytes")
 
 
 class ChannelPruning(Rounds):

@@ -13,7 +13,7 @@ from pruning.criteria.from_recipe import check_complete
 from pruning.errors import PruningError
 from pruning.types import Batches
 
-_MEASURES = {"channels", "params", "macs", "activation_bytes"}
+_MEASURES = {"channels", "nodes", "params", "macs", "activation_bytes"}
 
 
 def prune_once(

@@ -184,6 +184,7 @@ class PruningConfig(Section):
     scope: Literal["global", "layer", "erk"] = "global"
     sparsity: Fraction | None = None
     channels: Fraction | None = None
+    nodes: Fraction | None = None
     params: Fraction | None = None
     macs: Fraction | None = None
     activation_bytes: Fraction | None = None

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from schema.pruning import PruningConfig
 
 NONE = Duration(0, "it")
-SIZES = ("channels", "params", "macs", "activation_bytes", "latency")
+SIZES = ("channels", "nodes", "params", "macs", "activation_bytes", "latency")
 
 
 class Rule(NamedTuple):

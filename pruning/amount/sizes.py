@@ -24,7 +24,7 @@ def positions(model: nn.Module, example_input: Tensor) -> dict[str, int]:
 
 
 class Sizes:
-    """Exact parameters, MACs and activation bytes of every network that pruning can leave.
+    """Exact nodes, parameters, MACs and activation bytes of every network that pruning can leave.
 
     Units that appear equally often along every dimension of every tensor are of one *kind*. All
     sizes depend only on how many of each kind stay, so a candidate costs some microseconds; they
@@ -88,9 +88,10 @@ class Sizes:
     def total(self, measure: str, counts: Array) -> float:
         """Size of the network that keeps `counts` units of each kind.
 
-        channels: prunable units. weights: of convolutions and linear layers. params, macs,
-        activation_bytes: as `models.count`, whole network. latency: milliseconds of convolutions
-        and linear layers, from the measured table.
+        channels: prunable units. nodes: outputs of convolutions and linear layers but the last, so
+        that a unit counts once for each layer that writes it (`models/paper_counts.py`). weights:
+        of convolutions and linear layers. params, macs, activation_bytes: as `models.count`, whole
+        network. latency: milliseconds of convolutions and linear layers, from the measured table.
         """
         if measure == "channels":
             return int(counts[self._is_prunable].sum())
@@ -196,6 +197,10 @@ class _Terms:
         return coefficient, first, second
 
     def _products(self, measure: str) -> Iterator[tuple[int, int, int]]:
+        if measure == "nodes":
+            hidden = [first for _, _, first, _, positions in self._rows if positions][:-1]
+            yield from ((1, first, 0) for first in hidden)
+            return
         for _, constant, first, second, positions in self._rows:
             if measure == "params":
                 yield constant, first, second

@@ -8,7 +8,8 @@ from torch import nn
 
 from models import build
 from models.axes.find import axes, shrink
-from models.count import count
+from models.count import count, layer_weights
+from models.paper_counts import earlycrop_node_sparsity
 from pruning.amount.budget import (
     Ask,
     BudgetError,
@@ -95,7 +96,8 @@ def really(model: nn.Module, found, keep) -> dict[str, int]:
     shrink(small, found, keep)
     counted = count(small, IMAGE)
     weights = sum(p.numel() for n, p in small.named_parameters() if p.dim() > 1)
-    return {m: getattr(counted, m) for m in MEASURES} | {"weights": weights}
+    nodes = sum(len(weight) for weight in layer_weights(small)[:-1])
+    return {m: getattr(counted, m) for m in MEASURES} | {"weights": weights, "nodes": nodes}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -106,7 +108,8 @@ def test_sizes_equal_the_count_of_the_network_really_shrunk(network, seed: int):
     for axis in sizes.prunable:
         keep[axis] = torch.rand(sizes.widths[axis], generator=stream) < (seed + 1) / 5
         keep[axis][0] = True
-    assert {m: sizes.of(m, keep) for m in (*MEASURES, "weights")} == really(model, found, keep)
+    known = (*MEASURES, "weights", "nodes")
+    assert {m: sizes.of(m, keep) for m in known} == really(model, found, keep)
     assert sizes.of("channels", keep) == sum(int(k.sum()) for k in keep.values())
 
 
@@ -124,6 +127,23 @@ def test_budgets_are_met_within_half_a_percent(network, measure: str, removed: f
     for axis, mask in keep.items():  # whatever filled it up, every axis keeps its best
         scores = random_scores(sizes)[axis]
         assert mask.all() or scores[mask].min() > scores[~mask].max()
+
+
+def test_nodes_are_met_as_earlycrops_tables_count_them():
+    """Where channels that layers share stay longer, as many channels are fewer nodes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Residual(width=64)
+    found, sizes = axes(model, IMAGE, probe=False), sizes_of(model)
+    tied = {axis for axis in found.widths if len(found.producers(axis)) > 1}
+    scores = {a: s + 0.3 * (a in tied) for a, s in random_scores(sizes).items()}
+    sparsity = {}
+    for measure in ("nodes", "channels"):
+        small = copy.deepcopy(model)
+        shrink(small, found, select_channels(scores, sizes, ask(sizes, measure, 0.723)))
+        sparsity[measure] = earlycrop_node_sparsity(small, model)
+    assert sparsity["nodes"] == pytest.approx(0.723, abs=0.002)
+    assert sparsity["channels"] < 0.70
 
 
 def test_one_unit_gives_way_where_the_order_alone_does_not_come_near(network):
@@ -149,7 +169,7 @@ def test_half_a_percent_holds_on_a_network_of_usual_width():
         torch.manual_seed(0)
         model = Residual(width=64)
     sizes = sizes_of(model)
-    for measure in ("channels", *MEASURES):
+    for measure in ("channels", "nodes", *MEASURES):
         for removed in (0.1, 0.3, 0.5, 0.7, 0.9):
             for scope in ("global", "layer"):
                 asked = ask(sizes, measure, removed, scope=scope)
