@@ -341,7 +341,7 @@ class Bare(nn.Module):
 def test_a_run_that_goes_on_gives_each_bias_its_own_momentum(
     run_recipe, crash, monkeypatch, decays
 ):
-    monkeypatch.setitem(models.zoo.MODELS, "bare", Bare)
+    monkeypatch.setitem(models.zoo.MODELS, "bare", models.zoo.Entry(Bare))
     settings = (
         "model=bare",
         "training.duration=2ep",
