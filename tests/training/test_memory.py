@@ -63,7 +63,7 @@ def test_a_resumed_run_computes_on_aligned_memory(run_recipe, crash, monkeypatch
         "training.ema={decay: 0.9}",
         "checkpoint.every=8it",
         "model.options.width=0.3",
-        "pruning={criterion: taylor, granularity: channel, channels: 50%, accumulate: true,"
+        "pruning={criterion: bn_taylor, granularity: channel, channels: 50%, accumulate: true,"
         " schedule: {start: 30it}}",
     )
     crash(*settings, step=9)
