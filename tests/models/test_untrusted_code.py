@@ -325,7 +325,7 @@ def test_what_is_refused_is_one_sentence_and_changes_nothing(name):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({}, "give one amount, as in macs=0.5, of activation_bytes, channels, macs, params"),
+        ({}, "give one amount, as in macs=0.5, of activation_bytes, channels, macs, nodes, params"),
         ({"macs": 0.5, "params": 0.5}, "give one amount"),
         ({"flops": 0.5}, "give one amount"),
         ({"macs": 1.5}, "macs=1.5 is no fraction to remove; write macs=0.5"),
