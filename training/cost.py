@@ -238,7 +238,7 @@ class Cost:
         self.totals.wall_seconds += seconds
 
     def _unassigned(self) -> float:
-        """Wall seconds lost that no line told the devices of: there was one number of them then."""
+        """Wall seconds lost whose log lines name no devices, as their number was the same then."""
         return self.totals.wall_seconds - sum(s["wall_seconds"] for s in self.totals.sessions)
 
     def summary(self) -> dict[str, Any]:
