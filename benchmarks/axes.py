@@ -45,7 +45,7 @@ class Seconds(NamedTuple):
     """To find what goes together, to put that to the test, to remove."""
 
     find: float
-    probe: float
+    verify: float
     remove: float
 
 
@@ -55,7 +55,7 @@ Removal = Callable[[nn.Module, Tensor], Seconds]  # in place
 def ours(model: nn.Module, image: Tensor) -> Seconds:
     """`axes` without and with its probe, then `shrink`."""
     start = time.process_time()
-    axes(model, image, probe=False)
+    axes(model, image, verify=False)
     traced = time.process_time()
     found = axes(model, image)
     probed = time.process_time()

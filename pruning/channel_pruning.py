@@ -45,7 +45,7 @@ class ChannelPruning(Rounds):
     def __init__(self, config: PruningConfig, state: State) -> None:
         self._config = config
         image = state.example_input
-        self.axes: Axes = axes(state.model, image, probe=not image.is_meta)
+        self.axes: Axes = axes(state.model, image, verify=not image.is_meta)
         self._dense_axes = self.axes
         self._positions = positions(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
@@ -222,7 +222,7 @@ class ChannelPruning(Rounds):
         cut = cuts(self._dense_axes, self.kept)
         return {name: take(t, cut[name]) if name in cut else t for name, t in tensors.items()}
 
-    def got(self, state: State) -> dict[str, Any]:
+    def sizes_left(self, state: State) -> dict[str, Any]:
         """Sizes that are really left, counted again on the network as it is now."""
         sizes = self._sizes()
         left = {name: sizes.of(name, self.alive) for name in self.dense}
@@ -236,7 +236,7 @@ class ChannelPruning(Rounds):
             "got": 1 - left[self.amount] / self.dense[self.amount],
             "layers": {
                 axis: {"kept": int(alive.sum()), "of": self.widths[axis]}
-                | self.selection.told(axis)
+                | self.selection.axis_record(axis)
                 for axis, alive in self.alive.items()
             },
             "params_kept": left["params"],

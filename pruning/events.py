@@ -11,7 +11,7 @@ from schema.pruning import PruningConfig
 Record = dict[str, Any]
 
 
-def record(asked: Record, got: Record) -> Record:
+def record(target: Record, outcome: Record) -> Record:
     """The event as flat, JSON-ready values, with the denominator in each name.
 
     prune/weight_sparsity_of_layer_weights: removed / dense, over weights of convolutions and linear
@@ -21,16 +21,16 @@ def record(asked: Record, got: Record) -> Record:
     prune/compression_error: (r − r_e) / r of the ratio asked for (thesis, eq. 4.2): positive where
     too little went.
     """
-    made = {f"prune/{key}": value for key, value in (asked | got).items()}
-    ratio = got["params_dense"] / max(1, got["params_kept"])
-    made["prune/compression_ratio"] = ratio
-    if asked.get("compression_ratio_asked"):
-        wanted = asked["compression_ratio_asked"]
-        made["prune/compression_error"] = (wanted - ratio) / wanted
-    return made
+    event = {f"prune/{key}": value for key, value in (target | outcome).items()}
+    ratio = outcome["params_dense"] / max(1, outcome["params_kept"])  # 0 where masks leave nothing
+    event["prune/compression_ratio"] = ratio
+    if target.get("compression_ratio_asked"):
+        wanted = target["compression_ratio_asked"]
+        event["prune/compression_error"] = (wanted - ratio) / wanted
+    return event
 
 
-def asked(config: PruningConfig, removed: float) -> Record:
+def target_of(config: PruningConfig, removed: float) -> Record:
     """The amount removed by the last round, and the recipe's compression ratio, if it has one."""
     name, value = config.amount or ("", 0.0)
     ratio = value if name == "compression_ratio" else None
@@ -83,8 +83,8 @@ def _planned(
         where = f"{after} steps after {config.schedule.trigger.name} fires"
     numbers = f"{rounds[0] + 1}" + (f"–{last + 1}" if len(rounds) > 1 else "")
     name, value = config.amount or ("", 0.0)
-    asked = 1 - 1 / value if name == "compression_ratio" else value
-    removed = f"{schedule.sparsity(asked, last):.4%} of {name}" if name else "by score"
+    sparsity = 1 - 1 / value if name == "compression_ratio" else value
+    removed = f"{schedule.sparsity(sparsity, last):.4%} of {name}" if name else "by score"
     if not ends:
         removed = SELECTIONS[config.selection.name].midway.format(removed)
     goes = ends or config.rewinds_each

@@ -9,13 +9,13 @@ from pruning.application.masks import Hold, freeze_but_gates
 from pruning.application.penalty import PENALTIES, Penalty
 from pruning.channel_pruning import ChannelPruning
 from pruning.compensation.rewind import Snapshot
-from pruning.criteria.from_recipe import handed
+from pruning.criteria.from_recipe import run_arguments
 from pruning.errors import PruningError
-from pruning.events import Record, asked, check_effect, record
+from pruning.events import Record, check_effect, record, target_of
 from pruning.rounds import Rounds
 from pruning.schedule.schedule import Schedule
 from pruning.schedule.triggers import TRIGGERS, Trigger
-from pruning.stateful import Stored, Watcher, pack, unpack
+from pruning.stateful import Stateful, Stored, pack, unpack
 from pruning.training_view import State, agree
 from pruning.weight_pruning import WeightPruning
 from schema.pruning import PruningConfig
@@ -144,12 +144,12 @@ class Pruner:
         mark = self.method.digest()
         agree(state, mark, "what pruning keeps")
         done = {"rounds_done": self.done, "rounds": self.rounds}
-        wanted = asked(self.config, removed[-1])
-        made = record(done | wanted | {"hash": f"{mark:012x}"}, self.method.got(state))
+        target = done | target_of(self.config, removed[-1]) | {"hash": f"{mark:012x}"}
+        event = record(target, self.method.sizes_left(state))
         if self.over:
-            check_effect(self.config, self.method.removed, made)
-        self.last = made
-        return made
+            check_effect(self.config, self.method.removed, event)
+        self.last = event
+        return event
 
     def _due_now(self, state: State) -> list[int]:
         """Numbers of the rounds due here; where each round rewinds the schedule, only the first."""
@@ -196,7 +196,7 @@ class Pruner:
         return self._hold
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
-    def _parts(self) -> dict[str, Watcher]:
+    def _parts(self) -> dict[str, Stateful]:
         parts = {"trigger": self.trigger, "penalty": self.term, "snapshot": self.snapshot}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -231,5 +231,5 @@ def _trigger(config: PruningConfig, removed: float, state: State) -> Trigger | N
     named = config.schedule.trigger
     if named is None:
         return None
-    options = handed(TRIGGERS[named.name], state, named.name) | named.options
+    options = run_arguments(TRIGGERS[named.name], state, named.name) | named.options
     return TRIGGERS[named.name](removed, config.granularity, **options)

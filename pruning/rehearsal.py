@@ -173,7 +173,7 @@ def check_laboratory(
         ModelError: an operation of the network whose effect on channels is not known.
     """
     check_times(config, steps_per_epoch, total_steps)
-    found = axes(model, example_input, probe=not example_input.is_meta)
+    found = axes(model, example_input, verify=not example_input.is_meta)
     for layers in config.layers:
         axes_of(model, found, layers)
     sketch = Sketch(

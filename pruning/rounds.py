@@ -80,7 +80,7 @@ class Rounds:
         """The same number on two ranks if and only if they keep the same."""
         raise NotImplementedError
 
-    def got(self, state: "State") -> dict[str, Any]:
+    def sizes_left(self, state: "State") -> dict[str, Any]:
         """Sizes that are really left, counted again on the network as it is now."""
         raise NotImplementedError
 

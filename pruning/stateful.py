@@ -8,7 +8,7 @@ from torch import Tensor
 Stored = dict[str, Any]  # {"tensors": name → tensor, "values": name → plain value}
 
 
-class Watcher:
+class Stateful:
     """Holds `tensors` and the plain attributes named in `remembered`; both go into checkpoints."""
 
     remembered: tuple[str, ...] = ()

@@ -174,7 +174,7 @@ class WeightPruning(Rounds):
         """The same number on two ranks if and only if they keep the same weights."""
         return digest(self.masks)
 
-    def got(self, state: State) -> dict[str, Any]:
+    def sizes_left(self, state: State) -> dict[str, Any]:
         """Weights that are really left, counted again from the tensors of the network."""
         weights = self._weights(state)
         layers = {

@@ -16,7 +16,8 @@ from schema.data import DataConfig
 from schema.recipe import ModelConfig, Recipe, RecipeError
 from schema.training import OptimizerConfig
 from training.build import build_optimizer, on_cpu
-from training.data.data import DataInfo, known
+from training.data.data import DataInfo
+from training.data.facts import facts_of
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -158,7 +159,7 @@ def _check_durations(recipe: Recipe, per_epoch: int) -> None:
 
 
 def _check_borders(data: DataConfig, about: DataInfo) -> None:
-    augment, dataset = data.augment, known(data)
+    augment, dataset = data.augment, facts_of(data)
     side = data.image_size or (dataset.size if dataset else about.height)
     if augment.crop_padding > side:
         raise RecipeError(
@@ -174,7 +175,7 @@ def _check_borders(data: DataConfig, about: DataInfo) -> None:
 
 def _check_store(data: DataConfig) -> None:
     """Refuse options of streamed images for a data set that is known to be held in memory."""
-    dataset = known(data)
+    dataset = facts_of(data)
     if dataset is None or dataset.streamed or data.stream:
         if data.stream and data.name in ("digits", "synthetic"):
             raise RecipeError(f"data.stream: {data.name} is held in memory; write false")

@@ -6,7 +6,8 @@ import torch
 from models.count import Count
 from schema.recipe import Recipe, RecipeError
 from training.build import on_cpu
-from training.data.data import DataInfo, known
+from training.data.data import DataInfo
+from training.data.facts import facts_of
 
 LARGEST = 2**40  # bytes, more than any process has
 KEPT = {"adam": 2, "adamw": 2, "rmsprop": 1}  # least tensors a weight that an optimizer keeps
@@ -81,7 +82,7 @@ def _parts(recipe: Recipe, about: DataInfo, sizes: Count, processes: int) -> dic
 
 def _image_bytes(recipe: Recipe) -> float:
     """Images held in memory, as far as their number is known beforehand."""
-    dataset, data = known(recipe.data), recipe.data
+    dataset, data = facts_of(recipe.data), recipe.data
     if (
         dataset is None
         or dataset.train is None

@@ -13,7 +13,8 @@ from models.timm_networks import FAULTS
 from pruning.errors import PruningError
 from schema.recipe import Recipe, RecipeError
 from training.build import build_optimizer
-from training.data.data import DataInfo, info, known
+from training.data.data import DataInfo, info
+from training.data.facts import facts_of
 from training.limits import check_settings, check_sizes
 from training.memory import LARGEST, check_memory, machine_memory
 
@@ -23,7 +24,7 @@ TRIED = 2**37  # multiply-accumulates an image of networks that are tried with v
 def rehearse_early(recipe: Recipe, processes: int) -> bool:
     """Rehearse before images are read and return True, if counts and sizes are known by name."""
     check_settings(recipe)
-    dataset = known(recipe.data)
+    dataset = facts_of(recipe.data)
     if dataset is None or dataset.train is None or dataset.test is None:
         return False
     rehearse(recipe, info(recipe.data), processes, room=machine_memory())

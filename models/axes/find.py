@@ -23,13 +23,13 @@ from models.axes.trial import Risks, tried
 __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 
 
-def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes:
+def axes(model: nn.Module, example_input: Tensor, *, verify: bool = True) -> Axes:
     """The channels of `model` that go together, and those that stay, each with its reason.
 
     Args:
         model: any network; its weights, buffers, gradients and modes are left as found.
         example_input: (1, C, H, W) on the model's device.
-        probe: remove units of every axis on a copy and compare with masks (`models/axes/trial.py`);
+        verify: remove units of every axis on a copy and compare with masks (`trial.py`);
             where the outputs differ the axis is fixed, as the code between relies on sizes.
 
     Raises:
@@ -38,7 +38,7 @@ def axes(model: nn.Module, example_input: Tensor, *, probe: bool = True) -> Axes
     """
     trace, image = watch(model, example_input, RULES | LAYER_RULES)
     candidates, units = _collect(trace, image, model)
-    if not probe:
+    if not verify:
         return candidates
     return tried(model, example_input, candidates, _risky(trace, candidates, units), trace.passes)
 

@@ -10,14 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError, bounded
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
     from pruning.training_view import State
 
 
-class Penalty(Watcher):
+class Penalty(Stateful):
     """A coefficient times a sum over parameters; the coefficient goes into checkpoints."""
 
     remembered = ("coefficient",)

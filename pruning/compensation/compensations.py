@@ -19,7 +19,7 @@ from models.layers import initialise
 from models.modes import evaluating
 from pruning.compensation.global_batchnorm import WholeBatch
 from pruning.compensation.mean_replacement import measure, propagate
-from pruning.criteria.from_recipe import calibration, handed
+from pruning.criteria.from_recipe import calibration, run_arguments
 from pruning.errors import PruningError
 from pruning.training_view import State
 from pruning.types import Batches, Keep, Reduce, identity
@@ -177,7 +177,7 @@ def compensate(
     chosen = config.compensation
     function = COMPENSATIONS[chosen.name].function
     batches = calibration(config, state, images) if chosen.name != "none" else []
-    options = handed(function, state, draws) | chosen.options
+    options = run_arguments(function, state, draws) | chosen.options
     return function(state.model, axes, keep, batches, **options)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from models.axes.labels import Axes
 
 
-class Reading:
+class ColumnStatistics:
     """Mean and mean square of one dimension's entries, over all others and all batches."""
 
     def __init__(self, name: str, column: int) -> None:
@@ -86,28 +86,30 @@ def _column(module: nn.Module) -> int:
     return 1 if isinstance(module, nn.Conv2d) else -1
 
 
-def _see_input(meter: Reading, layer: nn.Module, x: tuple[Tensor, ...]) -> None:
+def _see_input(meter: ColumnStatistics, layer: nn.Module, x: tuple[Tensor, ...]) -> None:
     meter.add(x[0])
 
 
-def _see_output(meter: Reading, layer: nn.Module, x: tuple[Tensor, ...], y: Tensor) -> None:
+def _see_output(
+    meter: ColumnStatistics, layer: nn.Module, x: tuple[Tensor, ...], y: Tensor
+) -> None:
     meter.add(y)
 
 
 @contextmanager
-def reading(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Reading]]:
+def recorded_inputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, ColumnStatistics]]:
     """Weight name → statistics of what that layer reads while the block runs the model."""
     found = {}
     with ExitStack() as hooks:
         for name, module in readers(model, axes).items():
-            found[name] = meter = Reading(name, _column(module))
+            found[name] = meter = ColumnStatistics(name, _column(module))
             handle = module.register_forward_pre_hook(partial(_see_input, meter))
             hooks.callback(handle.remove)
         yield found
 
 
 @contextmanager
-def writing(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Reading]]:
+def recorded_outputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, ColumnStatistics]]:
     """Axis → statistics of what its only producer gives, before normalisation and activation."""
     found = {}
     with ExitStack() as hooks:
@@ -119,7 +121,7 @@ def writing(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Reading]]:
                     "so it has no pre-activation of its own; use value: post"
                 )
             module = model.get_submodule(producers[0].rpartition(".")[0])
-            found[axis] = meter = Reading(producers[0], _column(module))
+            found[axis] = meter = ColumnStatistics(producers[0], _column(module))
             handle = module.register_forward_hook(partial(_see_output, meter))
             hooks.callback(handle.remove)
         yield found
@@ -149,7 +151,9 @@ def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, s
     return found
 
 
-def unit_squares(axes: "Axes", read: dict[str, Reading], reduce: Reduce) -> dict[str, Tensor]:
+def unit_squares(
+    axes: "Axes", read: dict[str, ColumnStatistics], reduce: Reduce
+) -> dict[str, Tensor]:
     """Axis → mean square (width,) of each unit, over images and positions, as a reader reads it.
 
     Where several layers read an axis, it is the average over all their columns.

@@ -17,11 +17,11 @@ from models.axes.labels import Axes
 from models.bias_map import MappedConv2d, add_bias_map
 from models.modes import evaluating
 from pruning.compensation.layer_inputs import (
-    Reading,
+    ColumnStatistics,
     norms,
     readers,
-    reading,
-    writing,
+    recorded_inputs,
+    recorded_outputs,
 )
 from pruning.errors import PruningError
 from pruning.types import Batches, Keep, Reduce, identity
@@ -61,8 +61,8 @@ def measure(
         raise PruningError("mean replacement needs a batch to measure on; set calibration.batches")
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
-        read = stack.enter_context(reading(model, axes))
-        written = stack.enter_context(writing(model, axes)) if value == "pre" else {}
+        read = stack.enter_context(recorded_inputs(model, axes))
+        written = stack.enter_context(recorded_outputs(model, axes)) if value == "pre" else {}
         for images, _ in batches:
             model(images)
     means = {n: reduce(mean) for n, mean in stand_ins(axes, read, value, written).items()}
@@ -72,9 +72,9 @@ def measure(
 
 def stand_ins(
     axes: Axes,
-    read: dict[str, Reading],
+    read: dict[str, ColumnStatistics],
     value: Value = "post",
-    written: dict[str, Reading] | None = None,
+    written: dict[str, ColumnStatistics] | None = None,
 ) -> dict[str, Tensor]:
     """The constants of `measure` from statistics of what was read (and, for pre, written)."""
     if value == "pre":

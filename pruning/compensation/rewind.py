@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from pruning.errors import PruningError
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 from pruning.training_view import State
 from schema.pruning import RewindConfig
 
 Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
-class Snapshot(Watcher):
+class Snapshot(Stateful):
     """Weights and statistics at the step to rewind to, of the dense network; kept in checkpoints.
 
     Raises:

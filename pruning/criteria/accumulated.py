@@ -9,14 +9,14 @@ from pruning.compensation import layer_inputs
 from pruning.criteria.maps import norms
 from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
     from pruning.criteria.criterion import Criterion
 
 
-class Accumulator(Watcher):
+class Accumulator(Stateful):
     """Mean over training steps of each unit's score, from weights and `.grad` before the update.
 
     taylor: |Σ g w| over all weights that write the unit; bn_taylor: |Σ γ g_γ + β g_β| over the

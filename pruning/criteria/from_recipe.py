@@ -42,7 +42,7 @@ def scores(
     """
     chosen = criterion or config.criterion
     function = CRITERIA[chosen.name].function
-    options = handed(function, state, stream, **context) | chosen.options
+    options = run_arguments(function, state, stream, **context) | chosen.options
     images = calibration(config, state, stream) if batches is None else batches
     network = model or state.model
     found = function(network, images, **options)
@@ -146,7 +146,7 @@ def check_positive(config: PruningConfig, why: str) -> None:
         )
 
 
-def handed(
+def run_arguments(
     function: Callable[..., Any], state: State, stream: str, **context: Any
 ) -> dict[str, Any]:
     """Arguments that the function accepts, taken from the run and `context`.

@@ -27,7 +27,7 @@ def lookahead(
     batches = list(batches)
     if axes is None:
         image = batches[0][0][:1]
-        axes = axes_of(model, image, probe=not image.is_meta)
+        axes = axes_of(model, image, verify=not image.is_meta)
     plain = {name: w.detach() for name, w in layer_weights(model).items()}
     theta = dict(plain)
     if official:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from models.axes.labels import Axes, masks
 from models.modes import evaluating
 from pruning.application.masks import Hold
-from pruning.compensation.layer_inputs import Reading, norms, reading
+from pruning.compensation.layer_inputs import ColumnStatistics, norms, recorded_inputs
 from pruning.compensation.mean_replacement import Measured, Padding, propagate, stand_ins
 from pruning.types import Batches, Keep, Reduce
 
@@ -43,9 +43,9 @@ class Bench:
         self._tensors = [*self.model.parameters(), *self.model.buffers()]
         self._before = [tensor.detach().clone() for tensor in self._tensors]
 
-    def observe(self) -> tuple[Measured, dict[str, Reading]]:
+    def observe(self) -> tuple[Measured, dict[str, ColumnStatistics]]:
         """Measures the network as it is now, loss included."""
-        with reading(self.model, self.axes) as read:
+        with recorded_inputs(self.model, self.axes) as read:
             self.loss, self.top1_percent = self.evaluate(self.batches)
         means = {name: self.reduce(mean) for name, mean in stand_ins(self.axes, read).items()}
         sizes = {name: meter.size for name, meter in read.items()}

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from pruning.amount.scope import keep_best, keep_exactly, kept
 from pruning.errors import PruningError, bounded
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 
 Ranking = Callable[[], dict[str, Tensor]]  # scores of every unit, by axis or weight, when asked for
 
 
-class Trigger(Watcher):
+class Trigger(Stateful):
     """Says once, by `fired`, that rounds may start."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 from pruning.types import Keep
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from schema.pruning import PruningConfig
 
 
-class Selection(Watcher):
+class Selection(Stateful):
     """Decides which units stay.
 
     `sized` selections meet the recipe's amount exactly; those that are not `scored` rank the units
@@ -51,7 +51,7 @@ class Selection(Watcher):
     def removed(self, keep: Keep) -> None:
         """The units that are not kept are gone."""
 
-    def told(self, axis: str) -> dict[str, Any]:
+    def axis_record(self, axis: str) -> dict[str, Any]:
         """Entries for the log about an axis's last round."""
         return {}
 

@@ -15,7 +15,7 @@ from reporting.records import Job, Record, numbers
 from reporting.tables.grid import Grid
 from schema.duration import Duration
 from schema.source import resolve
-from training.data.known import DATASETS
+from training.data.facts import DATASETS
 
 
 class PlanError(ReportingError):

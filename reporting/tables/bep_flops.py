@@ -18,7 +18,7 @@ from reporting.claims import Claim
 from reporting.papers import Table
 from schema.duration import Duration
 from schema.source import Source, override, resolve
-from training.data.known import DATASETS
+from training.data.facts import DATASETS
 
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 

@@ -205,7 +205,7 @@ def traced(forward, **layers):
 def test_a_residual_stage_is_one_axis_named_by_what_its_producers_share():
     torch.manual_seed(0)
     model = timm.create_model("resnet50", num_classes=5)
-    found = axes(model, torch.randn(1, 3, 32, 32), probe=False)
+    found = axes(model, torch.randn(1, 3, 32, 32), verify=False)
     assert found.widths["layer1"] == 256
     assert found.widths["layer1.0.conv1"] == 64
     thirds = [f"layer1.{i}.conv3.weight" for i in range(3)]

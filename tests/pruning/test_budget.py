@@ -77,7 +77,7 @@ def network(request: pytest.FixtureRequest):
 
 
 def sizes_of(model: nn.Module) -> Sizes:
-    return Sizes(axes(model, IMAGE, probe=False), positions(model, IMAGE))
+    return Sizes(axes(model, IMAGE, verify=False), positions(model, IMAGE))
 
 
 def random_scores(sizes: Sizes, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -134,7 +134,7 @@ def test_nodes_are_met_as_earlycrops_tables_count_them():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Residual(width=64)
-    found, sizes = axes(model, IMAGE, probe=False), sizes_of(model)
+    found, sizes = axes(model, IMAGE, verify=False), sizes_of(model)
     tied = {axis for axis in found.widths if len(found.producers(axis)) > 1}
     scores = {a: s + 0.3 * (a in tied) for a, s in random_scores(sizes).items()}
     sparsity = {}
@@ -255,7 +255,7 @@ def test_what_cannot_be_reached_is_said(network):
 
 def test_axes_left_out_stay_whole():
     model = vgg()
-    found = axes(model, IMAGE, probe=False)
+    found = axes(model, IMAGE, verify=False)
     first = next(iter(found.widths))
     sizes = Sizes(found, positions(model, IMAGE), left_out=lambda axis: axis == first)
     keep = select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.3, tolerance=1.0))

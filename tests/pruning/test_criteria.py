@@ -20,8 +20,8 @@ from tests.support.criteria_networks import (
     data,
     equal,
     loss,
-    made,
     stage,
+    tiny_network,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ CASES = [(name, net) for name in CRITERIA for net in NETS if applicable(name, ne
 
 @pytest.mark.parametrize(("name", "net"), CASES)
 def test_scores_have_the_shapes_and_are_finite_and_the_same_again(name, net):
-    model = made(net)
+    model = tiny_network(net)
     first = CRITERIA[name](model, data(5, 3))
     assert first
     theta = layer_weights(model)
@@ -89,7 +89,7 @@ def modes(name):
     ("name", "net", "options"), [(*case, options) for case in CASES for options in modes(case[0])]
 )
 def test_scoring_leaves_everything_as_it_was(name, net, options):
-    model = made(net)
+    model = tiny_network(net)
     model.train()
     next(model.children()).eval()
     for parameter in list(model.parameters())[::2]:
@@ -123,7 +123,7 @@ def test_two_ranks_with_half_batches_score_as_one_with_the_whole(name, options):
     """Both ranks run again for every mean they take, until all the means are agreed."""
     whole = data(8, 8, dtype=torch.float64)
     shares = [[(x[half], y[half]) for x, y in whole] for half in (slice(0, 4), slice(4, 8))]
-    model = made("residual", torch.float64)
+    model = tiny_network("residual", torch.float64)
     agreed = []
     while True:
         (scores, ours), (others, theirs) = (
@@ -142,7 +142,7 @@ def test_two_ranks_with_half_batches_score_as_one_with_the_whole(name, options):
 def test_every_image_counts_the_same_in_batches_of_any_size(name):
     """Unless a batch is normalised by its own statistics."""
     images, labels = data(8, dtype=torch.float64)[0]
-    model = made("depthwise", torch.float64)
+    model = tiny_network("depthwise", torch.float64)
     options = modes(name)[0]
     whole = CRITERIA[name](model, [(images, labels)], **options)
     batches = [(images[:1], labels[:1]), (images[1:], labels[1:])]
@@ -164,7 +164,7 @@ def planted(model):
 @pytest.mark.parametrize("name", [n for n in CRITERIA if n not in ("random", "bn_scale")])
 def test_a_planted_strong_channel_scores_highest(name):
     """By size for the criteria that keep their sign, whose sign the planting does not choose."""
-    model = planted(made("mlp"))
+    model = planted(tiny_network("mlp"))
     axes = SimpleNamespace(
         widths={"a": 8}, offsets={"a": 0}, labels={"1.weight": (torch.arange(8),)}
     )
@@ -190,7 +190,7 @@ def torch_pruning_group(model, conv):
     ],
 )
 def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
-    model, batches = made("depthwise"), data(8)
+    model, batches = tiny_network("depthwise"), data(8)
     scores = CRITERIA[name](model, batches, **modes(name)[0])
     found = channel_scores(scores, stage(model, "6.weight"), **options)["a"]
     loss(model, batches).backward()
@@ -202,7 +202,7 @@ def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
 
 
 def test_tied_batch_norms_are_averaged_as_in_torch_pruning():
-    model = made("residual")
+    model = tiny_network("residual")
     axes = stage(model, "stem.weight", "conv2.weight")
     found = CRITERIA["bn_scale"].by_unit(CRITERIA["bn_scale"](model, data(1)), axes)["a"]
     norms = [nn.modules.batchnorm._BatchNorm]
@@ -227,7 +227,7 @@ def test_tied_and_single_channels_go_alike_unless_their_scores_are_summed_on_pur
     """Independent scores, alike in all layers of a ResNet; the lower half of its units goes."""
     options = {"depth": 20, "option": "B"}
     model = build("resnet56", num_classes=10, **options)
-    found = axes(model, torch.zeros(1, 3, 32, 32), probe=False)
+    found = axes(model, torch.zeros(1, 3, 32, 32), verify=False)
     tied = {axis for axis in found.widths if len(found.producers(axis)) > 1}
     stream = torch.Generator().manual_seed(0)
     gaps = dict.fromkeys(CRITERIA, 0.0)

@@ -13,7 +13,7 @@ from tests.support.criteria_networks import (
     data,
     differences,
     loss,
-    made,
+    tiny_network,
 )
 
 
@@ -45,7 +45,7 @@ def each_image(model, batches):
 
 
 def test_activation_taylor_is_the_mean_of_each_images_absolute_mean():
-    model, batches = made("residual", torch.float64), data(3, 2, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(3, 2, dtype=torch.float64)
     images = list(each_image(model, batches))
     for name, score in CRITERIA["activation_taylor"](model, batches).items():
         expected = [(a * s).mean(1).abs() for a, s in (image[name] for image in images)]
@@ -53,14 +53,14 @@ def test_activation_taylor_is_the_mean_of_each_images_absolute_mean():
 
 
 def test_normalised_activation_taylor_has_length_one_in_each_layer():
-    model, batches = made("residual", torch.float64), data(5, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(5, dtype=torch.float64)
     plain = CRITERIA["activation_taylor"](model, batches)
     for name, score in CRITERIA["activation_taylor"](model, batches, normalised=True).items():
         torch.testing.assert_close(score, plain[name] / plain[name].square().sum().sqrt())
 
 
 def test_mean_replacement_scores_are_those_of_each_image_alone():
-    model, batches = made("residual", torch.float64), data(3, 2, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(3, 2, dtype=torch.float64)
     images = list(each_image(model, batches))
     found = mean_replacement_scores(model, batches)
     after = mean_replacement_scores(model, batches, absolute="after")
@@ -108,7 +108,7 @@ def test_a_pooled_map_is_scored_after_the_pooling():
 
 
 def test_pre_activation_scores_use_the_layers_own_output():
-    model, batches = made("residual", torch.float64), data(5, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(5, dtype=torch.float64)
     with torch.no_grad():
         expected = model.eval().stem(batches[0][0]).mean((0, 2, 3))
     found = mean_activations(model, batches, pre_activation=True)["stem.weight"]
@@ -117,7 +117,7 @@ def test_pre_activation_scores_use_the_layers_own_output():
 
 def test_rs_is_the_loss_a_vanishing_step_towards_removal_adds():
     """Σ over a channel of −a ∂ℓ/∂a is the slope of the loss as the channel's map is scaled down."""
-    model, batches = made("depthwise", torch.float64), data(4, dtype=torch.float64)
+    model, batches = tiny_network("depthwise", torch.float64), data(4, dtype=torch.float64)
     scale = torch.ones(5, dtype=torch.float64)
     handle = model[7].register_forward_hook(lambda m, x, y: y * scale.view(-1, 1, 1))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_rs_is_the_loss_a_vanishing_step_towards_removal_adds():
 
 
 def test_activation_multiplies_by_the_mean_map_after_or_before_the_layer():
-    model, batches = made("residual", torch.float64), data(3, 2, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(3, 2, dtype=torch.float64)
     maps = [{n: a for n, (a, _) in image.items()} for image in each_image(model, batches)]
     written = torch.stack([m["conv1.weight"] for m in maps]).mean(0).abs().mean(1)
     read = torch.stack([m["stem.weight"] for m in maps]).mean(0).abs().mean(1)

@@ -19,15 +19,15 @@ from tests.support.criteria_networks import (
     differences,
     equal,
     loss,
-    made,
     masked,
     rows,
+    tiny_network,
 )
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_snip_is_the_derivative_of_the_loss_by_a_mask(net):
-    model, batches = made(net, torch.float64), data(5, 3, dtype=torch.float64)
+    model, batches = tiny_network(net, torch.float64), data(5, 3, dtype=torch.float64)
     masks = {n: torch.ones_like(w) for n, w in layer_weights(model).items()}
     images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
 
@@ -56,7 +56,7 @@ def norm_of_gradient(model, batches, masks, temperature):
 
 @pytest.mark.parametrize("net", NETS)
 def test_grasp_is_half_the_derivative_of_the_squared_gradient_by_a_mask(net):
-    model, batches = made(net, torch.float64), data(5, 3, dtype=torch.float64)
+    model, batches = tiny_network(net, torch.float64), data(5, 3, dtype=torch.float64)
     masks = {n: torch.ones_like(w) for n, w in layer_weights(model).items()}
     scores = CRITERIA["grasp"](model, batches, temperature=2.0, train=False)
     for name in list(masks)[:2]:
@@ -67,7 +67,7 @@ def test_grasp_is_half_the_derivative_of_the_squared_gradient_by_a_mask(net):
 @pytest.mark.parametrize("net", ["residual", "depthwise"])
 def test_batch_statistics_are_those_of_training_mode(net):
     """Gradient and Hessian through torch's own BatchNorm; `scoring` has one of the global batch."""
-    model, batches = made(net, torch.float64), data(6, dtype=torch.float64)
+    model, batches = tiny_network(net, torch.float64), data(6, dtype=torch.float64)
     twin = copy.deepcopy(model).train()
     weights = list(layer_weights(twin).values())
     value = F.cross_entropy(twin(batches[0][0]), batches[0][1])
@@ -84,7 +84,7 @@ def test_batch_statistics_are_those_of_training_mode(net):
 
 
 def test_removing_what_grasp_scores_lowest_raises_the_gradient():
-    model, batches = made("residual", torch.float64), data(8, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(8, dtype=torch.float64)
     scores = CRITERIA["grasp"](model, batches, temperature=1.0, train=False)
     masks = {n: torch.ones_like(s) for n, s in scores.items()}
     before = norm_of_gradient(model, batches, masks, 1.0)
@@ -102,7 +102,7 @@ def test_removing_what_grasp_scores_lowest_raises_the_gradient():
 @pytest.mark.parametrize("net", NETS)
 def test_gates_are_differentiated_exactly(net):
     """∂L/∂c_n by finite differences of real gates, and as Σ θ ∂L/∂θ over the node's parameters."""
-    model, batches = made(net, torch.float64), data(5, 3, dtype=torch.float64)
+    model, batches = tiny_network(net, torch.float64), data(5, 3, dtype=torch.float64)
     scores = CRITERIA["snap"](model, batches, train=False)
     for name, score in scores.items():
         with gates(model) as gate, torch.no_grad():
@@ -120,7 +120,7 @@ def test_gates_are_differentiated_exactly(net):
 
 @pytest.mark.parametrize("net", NETS)
 def test_crop_s_is_the_derivative_of_the_gradient_flow_by_a_gate(net):
-    model, batches = made(net, torch.float64), data(5, 3, dtype=torch.float64)
+    model, batches = tiny_network(net, torch.float64), data(5, 3, dtype=torch.float64)
     theta = layer_weights(model)
     with scoring(model):
         constant = mean_gradient(model, batches, theta)
@@ -172,14 +172,14 @@ def chain_net(depth, width, gain=1.0):
 
 @pytest.mark.parametrize("net", ["mlp", "depthwise"])
 def test_every_layer_of_a_chain_carries_the_same_flow(net):
-    scores = CRITERIA["synflow"](made(net), data(1))
+    scores = CRITERIA["synflow"](tiny_network(net), data(1))
     sums = torch.stack([s.sum() for s in scores.values()])
     torch.testing.assert_close(sums, torch.ones_like(sums))
     assert all((s >= 0).all() for s in scores.values())
 
 
 def test_synflow_is_theta_times_the_slope_of_the_flow():
-    model = made("depthwise", torch.float64)
+    model = tiny_network("depthwise", torch.float64)
     linear = copy.deepcopy(model).eval()
     with torch.no_grad():
         for name, tensor in linear.state_dict().items():
@@ -248,7 +248,7 @@ def test_obd_has_the_explicit_diagonal(kind, activation):
 
 @pytest.mark.parametrize("net", NETS)
 def test_gauss_newton_is_the_exact_diagonal_of_piecewise_linear_networks(net):
-    model, batches = made(net, torch.float64), data(3, dtype=torch.float64)
+    model, batches = tiny_network(net, torch.float64), data(3, dtype=torch.float64)
     exact = CRITERIA["obd"](model, batches, hessian="exact")
     newton = CRITERIA["obd"](model, batches)
     for name, score in exact.items():
@@ -270,7 +270,7 @@ def test_hutchinson_is_within_its_standard_error_of_the_exact_diagonal():
 
 
 def test_batch_norm_scores_by_hand():
-    model, batches = made("residual", torch.float64), data(6, dtype=torch.float64)
+    model, batches = tiny_network("residual", torch.float64), data(6, dtype=torch.float64)
     slope = dict(
         zip(
             dict(model.named_parameters()),
@@ -296,7 +296,7 @@ def test_batch_norm_scores_by_hand():
 
 
 def test_force_judges_the_dense_weights_by_the_masked_networks_gradient():
-    model, batches = made("mlp"), data(6)
+    model, batches = tiny_network("mlp"), data(6)
     dense = {n: w.detach().clone() for n, w in layer_weights(model).items()}
     with torch.no_grad():
         model[1].weight[:, :40] = 0

@@ -10,8 +10,8 @@ from pruning.criteria import CRITERIA
 from tests.support.criteria_networks import (
     NETS,
     data,
-    made,
     rows,
+    tiny_network,
 )
 
 
@@ -63,18 +63,18 @@ def test_lamp_by_hand():
 
 @pytest.mark.parametrize("net", NETS)
 def test_lamp_keeps_one_weight_of_every_layer_to_the_end(net):
-    for score in CRITERIA["lamp"](made(net), []).values():
+    for score in CRITERIA["lamp"](tiny_network(net), []).values():
         assert (score == 1).sum() == 1
         assert score.max() == 1
 
 
 def test_bn_scale_without_batch_norm_says_what_to_choose():
     with pytest.raises(ValueError, match="choose channel_norm"):
-        CRITERIA["bn_scale"](made("mlp"), data(1))
+        CRITERIA["bn_scale"](tiny_network("mlp"), data(1))
 
 
 def test_channel_norms_by_hand():
-    model = made("depthwise")
+    model = tiny_network("depthwise")
     conv = model[6]
     one = CRITERIA["channel_norm"](model, [])["6.weight"]
     torch.testing.assert_close(one, rows(conv.weight.detach().abs()))
@@ -94,7 +94,7 @@ def test_fpgm_at_the_corners_of_a_simplex_and_its_centre():
 
 
 def test_random_is_uniform_and_another_seed_draws_anew():
-    model = made("mlp")
+    model = tiny_network("mlp")
     first, other = (CRITERIA["random"](model, [], seed=seed)["1.weight"] for seed in (0, 1))
     assert not torch.equal(first, other)
     assert 0 <= first.min() < 0.05

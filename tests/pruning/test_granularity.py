@@ -6,7 +6,7 @@ import torch
 
 from pruning.amount.granularity import channel_scores
 from pruning.criteria import CRITERIA
-from tests.support.criteria_networks import data, made
+from tests.support.criteria_networks import data, tiny_network
 
 
 def chain(**producers):
@@ -107,7 +107,7 @@ def test_a_half_scored_axis_is_an_error():
 
 
 def test_criteria_with_one_score_per_channel_are_for_channels_only():
-    model = made("residual")
+    model = tiny_network("residual")
     for name, criterion in CRITERIA.items():
         if any(score.dim() == 1 for score in criterion(model, data(2)).values()):
             assert criterion.per == "channel", name

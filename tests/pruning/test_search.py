@@ -35,7 +35,7 @@ from tests.support.criteria_networks import (
     Residual,
     depthwise,
     equal,
-    made,
+    tiny_network,
 )
 
 
@@ -106,7 +106,7 @@ def noise(name, batch_size):
 
 def residual(**which):
     return Training(
-        made("residual", torch.float64), torch.zeros(1, 3, 4, 4).double(), noise, **which
+        tiny_network("residual", torch.float64), torch.zeros(1, 3, 4, 4).double(), noise, **which
     )
 
 
@@ -322,7 +322,7 @@ def test_the_structure_starts_from_new_weights(application):
         return training, pruner
 
     training, pruner = pruned(0)
-    old = {tuple(p.shape): p for p in made("residual", torch.float64).parameters()}
+    old = {tuple(p.shape): p for p in tiny_network("residual", torch.float64).parameters()}
     for name, parameter in training.model.named_parameters():
         kept = pruner.method.masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
         assert (parameter[~kept] == 0).all()
@@ -351,7 +351,7 @@ def test_on_one_rank_it_is_batch_norm_in_value_gradient_and_statistics():
     x, slope = noise("x", 6)[0], noise("slope", 6)[0]
     found = []
     for mode in (None, WholeBatch(lambda tensor: tensor)):
-        norm, image = made("residual", torch.float64).bn, x[:, :1].repeat(1, 4, 1, 1)
+        norm, image = tiny_network("residual", torch.float64).bn, x[:, :1].repeat(1, 4, 1, 1)
         image = (image * torch.arange(1.0, 5.0).view(1, 4, 1, 1)).requires_grad_()
         if mode is None:
             y = norm(image)
@@ -361,7 +361,7 @@ def test_on_one_rank_it_is_batch_norm_in_value_gradient_and_statistics():
         (y * slope[:, :1]).sum().backward()
         n = y.numel() / y.shape[1]
         unbiased = 1 if mode is None else n / (n - 1)  # ours takes the variance it divides by
-        before = made("residual", torch.float64).bn.running_var
+        before = tiny_network("residual", torch.float64).bn.running_var
         new = (norm.running_var - 0.9 * before) * unbiased
         found.append([y.detach(), image.grad, norm.weight.grad, norm.running_mean, new])
     for theirs, ours in zip(*found, strict=True):

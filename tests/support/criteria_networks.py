@@ -54,7 +54,7 @@ def depthwise():
 NETS = {"mlp": mlp, "residual": Residual, "depthwise": depthwise}
 
 
-def made(name, dtype=torch.float32):
+def tiny_network(name, dtype=torch.float32):
     """A network with statistics and affine parameters that are not those of a fresh BatchNorm."""
     torch.manual_seed(0)
     model = NETS[name]()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from schema.data import AugmentConfig, ColumnsConfig, DataConfig
 from training.data.augment import draws, finish
-from training.data.known import Known, known
+from training.data.facts import Facts, facts_of
 from training.data.layouts import DataError, Splits, open_splits
 from training.data.stores import Pick, Store, fill_stores
 from training.random import generator
@@ -207,7 +207,7 @@ class Data:
 
 def info(config: DataConfig) -> DataInfo:
     """Counts and sizes; of a data set known by name without any file, of another by reading it."""
-    dataset = known(config)
+    dataset = facts_of(config)
     if dataset is None or dataset.train is None or dataset.test is None:
         return open_data(config, seed=0, device=torch.device("cpu")).info
     shape = (dataset.channels, config.image_size or dataset.size)
@@ -227,7 +227,7 @@ def open_data(
     Raises:
         DataError: data missing, partial, corrupt or not as the recipe says.
     """
-    splits, dataset = open_splits(config), known(config)
+    splits, dataset = open_splits(config), facts_of(config)
     stores, shape = fill_stores(config, splits, device)
     counts = {name: len(store.labels) for name, store in stores.items()}
     classes = _classes(config, dataset, splits, counts)
@@ -239,7 +239,7 @@ def open_data(
 
 
 def _classes(
-    config: DataConfig, dataset: Known | None, splits: Splits, counts: dict[str, int]
+    config: DataConfig, dataset: Facts | None, splits: Splits, counts: dict[str, int]
 ) -> int:
     """Number of classes, after a check of counts against what is known of the data set."""
     expected = (
@@ -293,7 +293,7 @@ def _info(
 
 
 def _colour(
-    config: DataConfig, dataset: Known | None, channels: int, device: torch.device
+    config: DataConfig, dataset: Facts | None, channels: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Mean and deviation of 0 … 255 by channel: the recipe's, else the known ones, else ½ of it."""
     half = (0.5,) * channels

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from schema.data import DataConfig
-from training.data.known import known
+from training.data.facts import facts_of
 from training.data.layouts import prepared
 from training.data.layouts.decoding import decode, portable, resize
 from training.data.layouts.kinds import (
@@ -64,7 +64,7 @@ def manifest_of(config: DataConfig, splits: Splits, **form: Any) -> Manifest:
     """
     if isinstance(splits.train, Pixels) or isinstance(splits.test, Pixels):
         raise DataError(f"{config.name} is stored as pixels: there is nothing to prepare")
-    dataset = known(config)
+    dataset = facts_of(config)
     both = torch.cat([splits.train.labels, splits.test.labels])
     return Manifest(
         source=config.name,

@@ -12,7 +12,7 @@ from schema.data import AugmentConfig, DataConfig
 from training.data import gpu_decoder
 from training.data.augment import ON_DEVICE, window
 from training.data.crops import Crops
-from training.data.known import known
+from training.data.facts import facts_of
 from training.data.layouts import (
     DataError,
     Encoded,
@@ -167,7 +167,7 @@ def _is_streamed(config: DataConfig, splits: Splits) -> bool:
         )
     if config.stream is not None or pixels:
         return bool(config.stream)
-    dataset = known(config)
+    dataset = facts_of(config)
     if dataset is not None:
         return dataset.streamed
     assert not isinstance(splits.train, Pixels)
@@ -175,7 +175,7 @@ def _is_streamed(config: DataConfig, splits: Splits) -> bool:
 
 
 def _stream(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
-    dataset = known(config)
+    dataset = facts_of(config)
     size = config.image_size or (dataset.size if dataset else None)
     if size is None:
         raise DataError(f"{config.name}: images of this size are streamed; state data.image_size")
@@ -215,7 +215,7 @@ def _one_shape(config: DataConfig, train: Pixels, test: Pixels) -> tuple[int, in
             f"{config.name}: training and test images are {shapes}; images that are not squares of"
             " one size need data.stream: true and data.image_size"
         )
-    dataset = known(config)
+    dataset = facts_of(config)
     expected = (
         (dataset.channels, dataset.size) if dataset else (channels, config.image_size or size)
     )

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from pruning.selection.bep.forecast import RANGE, Forecast
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 from pruning.types import Keep
 
 
-class Foretold(Watcher):
+class Foretold(Stateful):
     """Forecasts of every decision so far.
 
     Per decision and axis three tensors (width,), NaN for units that were masked then: the mean and

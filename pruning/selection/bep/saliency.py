@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from models.modes import evaluating
 from pruning.criteria.maps import Maps
 from pruning.errors import PruningError
-from pruning.stateful import Watcher
+from pruning.stateful import Stateful
 from pruning.types import Keep
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pruning.training_view import State
 
 
-class History(Watcher):
+class History(Stateful):
     """`times` (n,), in epochs, and what was measured then of every axis, (n, width)."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ def first_bucket(every: int, bucket: int) -> int:
     return math.ceil(every / bucket) * bucket
 
 
-class Taps(Watcher):
+class Taps(Stateful):
     """Mean over images of |mean over positions of a · ∂ℓ/∂a| (BEP's A1), at no pass of its own.
 
     Every `every`-th step's backward pass is read; `bucket` steps make one measurement. Where maps

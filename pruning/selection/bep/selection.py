@@ -32,7 +32,7 @@ from pruning.selection.bep.saliency import (
     pause_due,
 )
 from pruning.selection.bep.sizes import final_sizes, permissive_sizes
-from pruning.stateful import Stored, Watcher, pack, unpack
+from pruning.stateful import Stateful, Stored, pack, unpack
 from pruning.training_view import stream_seed
 from pruning.types import Keep
 from schema.pruning import CriterionConfig
@@ -260,7 +260,7 @@ class BayesianEarlyPruning(Selection):
         self.history.remove(keep)
         self.foretold.remove(keep)
 
-    def told(self, axis: str) -> dict[str, Any]:
+    def axis_record(self, axis: str) -> dict[str, Any]:
         """λ_t, utility, budget left and the error of the forecast before, of the last decision."""
         return self.decided.get(axis, {})
 
@@ -274,7 +274,7 @@ class BayesianEarlyPruning(Selection):
             return []
         return self.foretold.records({axis: self.history.of(axis)[-1] for axis in self.sizes})
 
-    def _parts(self) -> dict[str, Watcher]:
+    def _parts(self) -> dict[str, Stateful]:
         parts = {"history": self.history, "foretold": self.foretold, "taps": self.taps}
         return {name: part for name, part in parts.items() if part is not None}
 

@@ -9,7 +9,7 @@ import torch
 from schema.data import AugmentConfig, DataConfig
 from training.data.augment import finish
 from training.data.data import DataError, info, open_data
-from training.data.known import DATASETS
+from training.data.facts import DATASETS
 from training.random import generator
 from training.ranks.shares import portions
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from schema.data import DataConfig
-from training.data.known import known
+from training.data.facts import facts_of
 from training.data.layouts.kinds import Pixels, Splits
 from training.random import generator
 
@@ -37,7 +37,7 @@ def synthetic(config: DataConfig) -> Splits:
 
     Classes take turns, so that counts differ by at most one. The same images whatever the seed.
     """
-    dataset = known(config)
+    dataset = facts_of(config)
     assert dataset is not None
     assert dataset.train is not None
     assert dataset.test is not None

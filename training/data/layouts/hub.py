@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from schema.data import DataConfig
-from training.data.known import DATASETS
+from training.data.facts import DATASETS
 from training.data.layouts.cache import cache_folder
 from training.data.layouts.files import contents
 from training.data.layouts.files import size as bytes_in

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from schema.data import DataConfig
-from training.data.known import DATASETS
+from training.data.facts import DATASETS
 from training.data.layouts import (
     folders,
     generated,

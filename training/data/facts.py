@@ -6,7 +6,7 @@ from schema.data import Colour, DataConfig
 
 
 @dataclass(frozen=True)
-class Known:
+class Facts:
     """Facts of a data set that are known before it is read; a count of None is in its files."""
 
     num_classes: int
@@ -27,9 +27,9 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 # mean and std are those of all pixels of the training split (ImageNet: the values in general use)
 DATASETS = {
-    "digits": Known(10, 1, 8, 1437, 360, (0.3047,), (0.3754,)),
-    "mnist": Known(10, 1, 28, 60_000, 10_000, (0.1307,), (0.3081,), "ylecun/mnist"),
-    "cifar10": Known(
+    "digits": Facts(10, 1, 8, 1437, 360, (0.3047,), (0.3754,)),
+    "mnist": Facts(10, 1, 28, 60_000, 10_000, (0.1307,), (0.3081,), "ylecun/mnist"),
+    "cifar10": Facts(
         10,
         3,
         32,
@@ -39,7 +39,7 @@ DATASETS = {
         (0.2470, 0.2435, 0.2616),
         "uoft-cs/cifar10",
     ),
-    "cifar100": Known(
+    "cifar100": Facts(
         100,
         3,
         32,
@@ -50,7 +50,7 @@ DATASETS = {
         "uoft-cs/cifar100",
         label="fine_label",
     ),
-    "tiny_imagenet": Known(
+    "tiny_imagenet": Facts(
         200,
         3,
         64,
@@ -60,10 +60,10 @@ DATASETS = {
         (0.2770, 0.2691, 0.2821),
         "zh-plus/tiny-imagenet",
     ),
-    "imagenet": Known(
+    "imagenet": Facts(
         1000, 3, 224, 1_281_167, 50_000, *_IMAGENET, hub="ILSVRC/imagenet-1k", streamed=True
     ),
-    "imagenette": Known(
+    "imagenette": Facts(
         10,
         3,
         224,
@@ -76,11 +76,11 @@ DATASETS = {
 }
 
 
-def known(config: DataConfig) -> Known | None:
+def facts_of(config: DataConfig) -> Facts | None:
     """Return what is known of the data set by its name; of `synthetic` by its other keys."""
     if config.name == "synthetic":
         channels = config.channels or 3
-        return Known(
+        return Facts(
             num_classes=config.num_classes or 10,
             channels=channels,
             size=config.image_size or 32,
