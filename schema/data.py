@@ -11,6 +11,7 @@ Classes = Annotated[int, Field(gt=0, le=1_000_000)]
 Pixels = Annotated[int, Field(gt=0, le=65_535)]  # a side; JPEG counts no further
 Border = Annotated[int, Field(ge=0, le=65_535)]
 Mean = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+# images are divided by it
 Deviation = tuple[Annotated[float, Field(ge=0.001, le=1)], ...]
 Colour = tuple[float, ...]
 
@@ -92,6 +93,7 @@ class DataConfig(Named):
             raise ValueError(
                 f"{', '.join(stated)}: read from the data; only `synthetic` takes them"
             )
+        # below 1 it is a fraction, from 1 on a number of images
         if self.validation >= 1 and self.validation != int(self.validation):
             raise ValueError("validation is a whole number of images, or a fraction such as 10%")
         if self.path is not None and self.revision is not None:

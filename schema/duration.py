@@ -28,6 +28,7 @@ class Duration:
         """
         if isinstance(value, Duration):
             return value
+        # the pattern bounds the digits: int() and float() of a million of them would take long
         match, shown = PATTERN.match(str(value).strip()), str(value)
         if isinstance(value, str):
             shown = repr(value)
@@ -49,6 +50,7 @@ class Duration:
         if self.unit == "it":
             return int(self.amount)
         if self.unit == "ep":
+            # not round(), which takes a half to the nearest even number
             return math.floor(self.amount * steps_per_epoch + 0.5)
         if total_steps is None:
             raise ValueError(f"{self} needs a total to be a part of; write it in ep or it")

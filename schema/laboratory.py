@@ -20,6 +20,7 @@ def _amount(value: object) -> int | float:
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         number = 0.0
+    # by the text, as 1 is one unit, and 1.0 might be meant as the whole layer
     if text.isdecimal() and 1 <= number <= MOST:
         return int(text)
     if 0 < number < 1:
@@ -115,6 +116,7 @@ class LaboratoryConfig(Section):
 
     @model_validator(mode="after")
     def _whole_batches(self) -> "LaboratoryConfig":
+        # a smaller last batch would weigh its images more in a mean over batches
         if self.images % self.batch_size:
             raise ValueError(
                 f"images {self.images} are not a whole number of batches of {self.batch_size}; "

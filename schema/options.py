@@ -45,13 +45,13 @@ def registry(module: str, name: str) -> dict[str, Options]:
 @cache
 def traits(module: str, name: str) -> dict[str, dict[str, Any]]:
     """Literal keywords of each line by key: `"snap": Criterion(snap, per="channel")` has one."""
-    return {key: found for key, (_, found) in _entries(module, name).items()}
+    return {key: keywords for key, (_, keywords) in _entries(module, name).items()}
 
 
 def _entries(module: str, name: str) -> dict[str, tuple[tuple[str, str], dict[str, Any]]]:
     """Place of the function or class of each key, and the keywords of its line."""
     tree = _parsed(module)
-    made: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {}
+    entries: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {}
     table = _assigned(tree, name)
     assert isinstance(table, ast.Dict), f"{module}.{name} is a plain dictionary"
     for key, value in zip(table.keys, table.values, strict=True):
@@ -59,12 +59,13 @@ def _entries(module: str, name: str) -> dict[str, tuple[tuple[str, str], dict[st
         if isinstance(value, ast.Call):
             named, keywords = value.args[0], value.keywords
         place = _place(tree, module, named)
+        # `**OTHER` in a dictionary display: ast gives it the key None
         if key is None:
-            made |= _entries(*place)
+            entries |= _entries(*place)
         else:
-            found = {str(word.arg): ast.literal_eval(word.value) for word in keywords}
-            made[ast.literal_eval(key)] = place, found
-    return made
+            literals = {str(word.arg): ast.literal_eval(word.value) for word in keywords}
+            entries[ast.literal_eval(key)] = place, literals
+    return entries
 
 
 def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -73,10 +74,10 @@ def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str
     Raises:
         ValueError: an unknown name or option (the nearest is proposed), a missing or a wrong one.
     """
-    known = registry(module, name)
-    if key not in known:
-        raise ValueError(f"unknown name {key}{_near(key, known)}")
-    options = known[key]
+    names = registry(module, name)
+    if key not in names:
+        raise ValueError(f"unknown name {key}{_near(key, names)}")
+    options = names[key]
     for option in given:
         if option not in options:
             raise ValueError(f"{key} has no option {option}{_near(option, options)}")
@@ -86,13 +87,15 @@ def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str
     return {o: _typed(key, o, options[o].annotation, value) for o, value in given.items()}
 
 
-def _near(word: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(word[:80], known, n=1)
+def _near(word: str, names: dict[str, Any]) -> str:
+    # cut, as difflib takes quadratic time, and a word of a stranger's recipe may be long
+    close = difflib.get_close_matches(word[:80], names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f" ({hint}known: {', '.join(known) or 'none'})"
+    return f" ({hint}known: {', '.join(names) or 'none'})"
 
 
 def _typed(key: str, option: str, annotation: str, value: Any) -> Any:
+    # safe: the text is of our own source, and _is_plain let only names of PLAIN through
     kind = eval(annotation, {"__builtins__": {}}, PLAIN)
     try:
         if isinstance(value, bool):
@@ -145,18 +148,19 @@ def _options(module: str, name: str) -> Options:
     tree = _parsed(module)
     node = next(n for n in tree.body if getattr(n, "name", None) == name)
     if isinstance(node, ast.ClassDef):
+        # only the class's own __init__: one that is inherited has no options of its own to offer
         node = next((n for n in node.body if getattr(n, "name", None) == "__init__"), None)
         if node is None:
             return {}
     assert isinstance(node, ast.FunctionDef)
-    found: Options = {}
+    options: Options = {}
     for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         annotation = arg.annotation
         if isinstance(annotation, ast.Name) and annotation.id not in PLAIN:
             annotation = _assigned(tree, annotation.id)  # an alias such as Padding = Literal[...]
         if annotation is not None and _is_plain(annotation):
-            found[arg.arg] = Option(ast.unparse(annotation), default is not None)
-    return found
+            options[arg.arg] = Option(ast.unparse(annotation), default is not None)
+    return options
 
 
 def _is_plain(annotation: ast.expr) -> bool:

@@ -15,20 +15,22 @@ from schema.source import (
 def problem(fault: dict[str, Any], source: Source, recipe: type[BaseModel]) -> str:
     """Return where a fault that pydantic found in a recipe lies, what is wrong, what to write."""
     key: Key = tuple(fault["loc"])
+    # of these two faults the last word is the recipe's own key, even where it looks like a branch
     last = len(key) - 1 if fault["type"] in ("extra_forbidden", "missing") else None
     named = tuple(k for i, k in enumerate(key) if i == last or not _is_branch(k))
     where, dotted = source.locate(named), ".".join(map(str, named))
     if fault["type"] == "extra_forbidden":
-        known = _fields_at(recipe, named[:-1])
-        near = difflib.get_close_matches(str(named[-1]), known, n=1)
+        names = _fields_at(recipe, named[:-1])
+        near = difflib.get_close_matches(str(named[-1]), names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         place = f" in {'.'.join(map(str, named[:-1]))}" if named[:-1] else ""
-        return f"{where}: unknown key {named[-1]}{place} ({hint}known: {', '.join(known)})"
+        return f"{where}: unknown key {named[-1]}{place} ({hint}known: {', '.join(names)})"
     if fault["type"] == "missing":
         return f"{where}: {dotted} is missing; write it"
     message = fault["msg"].removeprefix("Value error, ")
     if "ctx" in fault and "expected" in fault["ctx"]:
         message = f"{fault['input']!r} is not one of {fault['ctx']['expected']}"
+        # pydantic lists what it expected as 'a', 'b' or 'c'; the quotes before are the input's own
         near = difflib.get_close_matches(str(fault["input"]), message.split("'")[3::2], n=1)
         message += f" (did you mean {near[0]}?)" if near else ""
     return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
@@ -48,6 +50,7 @@ def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
     for part in key:
         if not (isinstance(current, type) and issubclass(current, BaseModel)):
             return []
+        # an item of a list: the list's annotation was already followed to its section
         if isinstance(part, int):
             continue
         field = current.model_fields.get(str(part))

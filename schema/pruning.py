@@ -7,28 +7,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from schema.duration import Duration
 from schema.options import checked, traits
 from schema.pruning_rules import NONE, SIZES, check_rules
-from schema.section import Section
+from schema.section import Fraction, Section
 
 AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
-
-
-def _fraction(value: Any) -> Any:
-    """`95%` is 0.95."""
-    if isinstance(value, str) and value.strip().endswith("%"):
-        return float(value.strip().removesuffix("%")) / 100
-    return value
 
 
 def _word_none(value: Any) -> Any:
     return None if value == "none" else value
 
 
-Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
-
-
 class Choice(BaseModel):
     """A name of a registry and the options of what it names: `grasp` or `{name: grasp, …}`."""
 
+    # extra holds the options, whose names and types only the registry knows
     model_config = ConfigDict(frozen=True, extra="allow")
     registry: ClassVar[tuple[str, str]]
 
@@ -41,11 +32,12 @@ class Choice(BaseModel):
         if not isinstance(value, dict) or "name" not in value:
             return value
         options = {k: v for k, v in value.items() if k != "name"}
-        made = checked(*cls.registry, str(value["name"]), options)
-        for option, number in made.items():
+        stated = checked(*cls.registry, str(value["name"]), options)
+        for option, number in stated.items():
+            # torch and safetensors hold 64-bit numbers; `not` also refuses nan
             if isinstance(number, int | float) and not -(2**63) <= number < 2**63:
                 raise ValueError(f"{option}: {number} of {value['name']} is too large or no number")
-        return {"name": value["name"], **made}
+        return {"name": value["name"], **stated}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -66,8 +58,8 @@ class CriterionConfig(Choice):
     @property
     def accumulating(self) -> str:
         """Names of the criteria that training's own gradients give."""
-        known = traits(*self.registry)
-        return ", ".join(name for name, found in known.items() if found.get("accumulates"))
+        lines = traits(*self.registry)
+        return ", ".join(name for name, keywords in lines.items() if keywords.get("accumulates"))
 
 
 class TriggerConfig(Choice):
@@ -198,12 +190,14 @@ class PruningConfig(Section):
     accumulate: bool = False
     tick: Duration | None = None
     importance: ImportanceConfig = ImportanceConfig()
+    # model_construct: a validated default would parse the registry's files on import
     selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
     regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
     penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
     rewind: RewindConfig | None = None
     application: Literal["mask", "surgery", "mask_then_surgery"] = "mask"
+    # `except` is a word of Python, so the attribute has another name
     excluded: list[str] = Field(default=[], alias="except")
 
     @property
@@ -220,6 +214,7 @@ class PruningConfig(Section):
     @property
     def least(self) -> float | None:
         """`floor` with its default."""
+        # depends on the granularity, so it cannot be the field's own default
         return 0.02 if self.floor is None and self.granularity == "channel" else self.floor
 
     @model_validator(mode="after")
@@ -229,8 +224,8 @@ class PruningConfig(Section):
             if stated:
                 raise ValueError(f"selection: threshold sets its own size; remove {stated[0]}")
         elif len(stated) != 1:
-            found = " and ".join(stated) or "none"
-            raise ValueError(f"write exactly one of {', '.join(AMOUNTS)}; found {found}")
+            names = " and ".join(stated) or "none"
+            raise ValueError(f"write exactly one of {', '.join(AMOUNTS)}; found {names}")
         return self
 
     @model_validator(mode="after")

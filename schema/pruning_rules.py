@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from schema.duration import Duration
 
+# schema.pruning imports this file, so it can be imported here for types alone
 if TYPE_CHECKING:
     from schema.pruning import PruningConfig
 

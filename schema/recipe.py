@@ -51,8 +51,10 @@ class Recipe(Section):
         Values left at their defaults do not count, so adding an option later renames no old run.
         """
         whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log")
+        # The seed is left out because it is in the folder's name next to the hash.
         quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
         values = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=quiet)
+        # one spelling of equal values, whatever the order of a recipe's keys
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -88,6 +90,7 @@ def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, S
     try:
         return Recipe.model_validate(source.values), source
     except ValidationError as error:
+        # a set, as a union reports the same fault once for each of its members
         lines = sorted(
             {brief(problem(dict(fault), source, Recipe), 1000) for fault in error.errors()}
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationInfo as Info
 
 Word = Annotated[str, Field(min_length=1)]
@@ -14,9 +14,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        # a misspelt key would be ignored, and the run would not be the one that was meant
         extra="forbid",
         allow_inf_nan=False,
         str_max_length=1000,
+        # a name may look like a number: `revision: 2024`, `tags: [1]`
         coerce_numbers_to_str=True,
     )
 
@@ -25,7 +27,7 @@ class Section(BaseModel):
     def _no_switch(cls, value: object, info: Info) -> object:
         """Refuse a switch where a number is due: pydantic would take `on` for 1."""
         values = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(one, bool) for one in values):
+        if any(isinstance(item, bool) for item in values):
             annotation = cls.model_fields[str(info.field_name)].annotation
             check_switch(annotation)
         return value
@@ -49,7 +51,15 @@ def _kinds(annotation: Any) -> Iterator[Any]:
             yield from _kinds(part)
 
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+def _fraction(value: object) -> object:
+    """`95%` is 0.95."""
+    # a plain 95% is a number since it was read; this is for a quoted one, and for Python callers
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip().removesuffix("%")) / 100
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 
 
 class Named(Section):

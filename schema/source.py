@@ -83,6 +83,7 @@ def _base(path: Path, parent: Any, source: Source, seen: tuple[Path, ...]) -> Pa
     try:
         if not base.is_file():
             raise FileNotFoundError
+        # resolved, so that a link or `a/../a` cannot hide a circle
         if base.resolve() in chain:
             names = " → ".join(p.name for p in (*chain, base.resolve()))
             raise RecipeError(
@@ -129,6 +130,7 @@ def merge(base: Source, over: Source) -> None:
         return any(key[:end] in replaced for end in range(1, len(key) + 1))
 
     lay(base.values, over.values, ())
+    # places below a replaced key go too: they would name lines that no longer count
     base.where = {key: where for key, where in base.where.items() if not is_replaced(key)}
     base.where |= {key: where for key, where in over.where.items() if is_replaced(key)}
 
@@ -146,13 +148,14 @@ def override(source: Source, settings: list[str]) -> None:
             raise RecipeError(
                 f"--set {brief(setting)}: write --set key=value, as in training.batch_size=64"
             )
-        one = Source({}, {}, f"--set {setting}")
-        value = parse(text, one.file, key, one.where)
+        single = Source({}, {}, f"--set {setting}")
+        value = parse(text, single.file, key, single.where)
+        # from the inside out: a.b.c=1 becomes {a: {b: {c: 1}}}
         for name in reversed(key[1:]):
             value = {name: value}
-        one.values = {str(key[0]): value}
-        one.where = {k: (one.file, 0) for k in one.where} | {key: (one.file, 0)}
-        merge(source, one)
+        single.values = {str(key[0]): value}
+        single.where = {k: (single.file, 0) for k in single.where} | {key: (single.file, 0)}
+        merge(source, single)
 
 
 def _read_one(path: Path) -> Source:
@@ -172,9 +175,11 @@ def _text(path: Path) -> str:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise RecipeError(f"{brief(path)}: not a regular file; give the path of a recipe file")
         with path.open("rb") as file:
+            # one byte more than allowed tells that the file is longer, without reading all of it
             text = file.read(BYTES + 1)
         if len(text) > BYTES:
             raise RecipeError(f"{brief(path)}: longer than {BYTES // 1024} KiB; a recipe has a few")
+        # -sig: editors on Windows begin a file with a byte-order mark
         return text.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RecipeError(f"{brief(path)}: not UTF-8 text; save it as UTF-8") from None

@@ -8,8 +8,6 @@ from schema.duration import Duration
 from schema.section import Fraction, Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=10_000_000)]
-
-
 Watts = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
@@ -28,11 +26,11 @@ class OptimizerConfig(Named):
     options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
-    def _known(self) -> "OptimizerConfig":
-        known = ("sgd", "adam", "adamw", "rmsprop")
-        if self.name not in known and not self.name.startswith("timm/"):
+    def _named(self) -> "OptimizerConfig":
+        names = ("sgd", "adam", "adamw", "rmsprop")
+        if self.name not in names and not self.name.startswith("timm/"):
             raise ValueError(
-                f"unknown optimizer {self.name}; use {', '.join(known)} or timm/<name>"
+                f"unknown optimizer {self.name}; use {', '.join(names)} or timm/<name>"
             )
         if self.name == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum; write momentum: 0.9, or nesterov: false")
@@ -100,6 +98,7 @@ class TrainingConfig(Section):
         if self.duration.unit == "%" or not self.duration.amount:
             raise ValueError(f"duration: {self.duration} is not a length; write 90ep or 500it")
         for name in ("mixup", "cutmix"):
+            # Beta(a, a) of so small an a underflows: every draw is 0 or 1
             if 0 < getattr(self, name) < 0.001:
                 raise ValueError(
                     f"{name}: {getattr(self, name)} mixes nothing; write 0, or 0.001 or more"

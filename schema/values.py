@@ -24,6 +24,7 @@ class RecipeError(Exception):
     """A recipe cannot be used; one line a fault: where: what is wrong (what to write)."""
 
 
+# A float, so that pydantic takes it for one; messages and the resolved recipe keep its text.
 class Percent(float):
     """`50%` as the fraction 0.5 that still prints as it was written."""
 
@@ -79,6 +80,7 @@ def parse(text: str, file: str, key: Key, where: dict[Key, Where]) -> Any:
     try:
         loader = _Loader(text)
         try:
+            # nodes, not yaml.safe_load: they know their lines, and YAML 1.1 would read 1:30 as 90
             node = loader.get_single_node()
         finally:
             loader.dispose()
@@ -118,6 +120,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _fault(self, event: Any) -> str | None:
+        # a few aliases of aliases expand to billions of values
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             return "no anchors or aliases here; write the value itself, or use extends"
         if getattr(event, "tag", None):
