@@ -59,7 +59,9 @@ def _fraction(value: object) -> object:
     return value
 
 
-Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
+Fraction = Annotated[
+    float, Field(ge=0, lt=1), BeforeValidator(_fraction)
+]  # so that editors see the bounds
 
 
 class Named(Section):
