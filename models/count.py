@@ -109,6 +109,7 @@ def _output_sizes(model: nn.Module, example_input: Tensor) -> dict[str, int]:
 
     def record(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            # added, as a module may run several times in one pass
             values[name] = values.get(name, 0) + output.numel() // len(output)
 
         return hook

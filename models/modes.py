@@ -10,6 +10,7 @@ from torch import nn
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Restore every module's own mode afterwards."""
+    # one by one, as train() and eval() would set frozen modules to the mode of the whole
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

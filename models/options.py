@@ -59,10 +59,11 @@ def check_options(name: str, constructor: Callable[..., Any], given: dict[str, A
         ModelError: it does not take them.
     """
     parameters = inspect.signature(constructor).parameters
-    known = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    _check_names(name, known, given)
+    names = {key: p for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    _check_names(name, names, given)
     for option, value in given.items():
-        kind = known[option].annotation
+        kind = names[option].annotation
+        # by type, as isinstance takes True for a whole number
         if type(value) not in KINDS[kind][1]:
             raise ModelError(f"{name}: {option} {shown(value)} is not {KINDS[kind][0]}")
         if kind in (int, float) and not 0 < value <= LARGEST:
@@ -107,36 +108,39 @@ def _signature(timm_name: str) -> list[str]:
     import timm  # here, because it takes seconds that a network of ours need not wait for
 
     with torch.device("meta"):
+        # the part after the point names pretrained weights, which are not asked for here
         network = type(timm.create_model(timm_name.partition(".")[0]))
     classes = [c for c in network.__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
+    # a subclass often passes **kwargs on, so its own signature is not the whole
     names = {key for c in classes for key in inspect.signature(c.__init__).parameters}
     return sorted((names | EXTRA) - WITHHELD)
 
 
-def _check_names(name: str, known: Iterable[str], given: Iterable[str]) -> None:
+def _check_names(name: str, names: Iterable[str], given: Iterable[str]) -> None:
     for option in given:
-        if option not in known:
-            near = difflib.get_close_matches(str(option)[:80], known, 1)
+        if option not in names:
+            near = difflib.get_close_matches(str(option)[:80], names, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ModelError(
-                f"{name} has no option {shown(option)}; it has {', '.join(known) or 'none'}{hint}"
+                f"{name} has no option {shown(option)}; it has {', '.join(names) or 'none'}{hint}"
             )
 
 
 def _fault_of(value: Any) -> str | None:
     """The reason why a value is not plain; None of one that is."""
+    # a loop, not recursion, which a value nested thousands deep would exhaust
     left, nodes = [(value, 0)], 0
     while left:
-        one, depth = left.pop()
+        part, depth = left.pop()
         nodes += 1
         inner: list[Any] = []
-        if isinstance(one, list | tuple):
-            inner = list(one)
-        elif isinstance(one, dict):
-            inner = [*one, *one.values()]
-        elif fault := _fault_of_one(one):
+        if isinstance(part, list | tuple):
+            inner = list(part)
+        elif isinstance(part, dict):
+            inner = [*part, *part.values()]
+        elif fault := _fault_of_one(part):
             return fault
-        left += [(part, depth + 1) for part in inner]
+        left += [(below, depth + 1) for below in inner]
         if depth > DEPTH or nodes + len(left) > NODES:
             return "is nested too deep or too long"
     return None

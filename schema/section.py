@@ -59,9 +59,8 @@ def _fraction(value: object) -> object:
     return value
 
 
-Fraction = Annotated[
-    float, Field(ge=0, lt=1), BeforeValidator(_fraction)
-]  # so that editors see the bounds
+# bounds first: after a validator pydantic writes them in words that are not JSON schema's
+Fraction = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_fraction)]
 
 
 class Named(Section):

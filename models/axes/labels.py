@@ -69,6 +69,7 @@ class Axes:
         if units is None:
             return {}
         ends = torch.tensor([self.offsets[axis] + self.widths[axis] for axis in self.widths])
+        # units of an axis are consecutive, so the end of each axis alone tells where a unit belongs
         counts = torch.bucketize(units[units >= 0], ends, right=True).bincount()
         return {axis: n for axis, n in zip(self.widths, counts.tolist(), strict=False) if n}
 
@@ -173,6 +174,7 @@ def kept_units(axes: Axes, keep: Keep) -> Tensor:
 
 def take(tensor: Tensor, cut: Cut) -> Tensor:
     """A new tensor of the indices kept, in the memory format of `tensor`."""
+    # index_select makes it contiguous, which a channels_last network would convert at each step
     layout = memory_format(tensor)
     for d, kept in cut:
         tensor = tensor.index_select(d, kept.to(tensor.device))

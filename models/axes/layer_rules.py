@@ -44,6 +44,7 @@ def _tie_groups(trace: Trace, name: str, vectors: list[Tensor | None], groups: i
     """All a group reads and writes goes together, which leaves fewer groups, all of them whole."""
     trace.runs(name)
     trace.risk("groups", vectors)
+    # ties group g of what is read to group g of what is written; the loop below ties within a group
     heads = [None if v is None else v.view(groups, -1)[:, 0] for v in vectors]
     trace.tie(heads, "a group reads values that are not channels")
     for vector in vectors:
@@ -60,6 +61,7 @@ def _add_bias(trace: Trace, bias: Tensor | None, out: Tensor | None) -> None:
 @_rule("mm bmm addmm baddbmm")
 def _product(trace: Trace, op: Operation) -> None:
     """(…, m, k) × (…, k, n) → (…, m, n); the right side may be a weight (n, k), transposed."""
+    # addmm and baddbmm have the bias first
     a, b = op.tensors()[-2:]
     left, right = trace.vectors(a), trace.vectors(b)
     name = trace.weight(b, right[-1], right[-2])
@@ -84,6 +86,7 @@ def _batch_norm(trace: Trace, op: Operation) -> None:
     trace.fix((v for d, v in enumerate(vectors) if d != 1), f"{op.name} over channels")
     if x.shape[1] > 1:
         trace.tie([vectors[1], *(trace.vectors(t)[0] for t in own)], "statistics of a constant")
+    # the other outputs are saved statistics, which only the backward pass reads
     trace.carry(op.outputs()[0], (v if d == 1 else None for d, v in enumerate(vectors)))
 
 

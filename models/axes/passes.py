@@ -40,6 +40,7 @@ def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
         trace.where, trace.kind = stack[-1]
         trace.meet(pytree.tree_leaves(output))
 
+    # global hooks: they leave no trace in the model, and see modules that it makes as it runs
     handles = [hooks.register_module_forward_pre_hook(enter)]
     handles += [hooks.register_module_forward_hook(leave)]
     try:
@@ -76,12 +77,14 @@ def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tup
 
 
 def _layer_weights(model: nn.Module) -> set[str]:
+    # by identity, as named_parameters gives a shared weight one name alone
     owned = {id(m.weight) for m in model.modules() if isinstance(m, LAYERS)}
     return {name for name, tensor in model.named_parameters() if id(tensor) in owned}
 
 
 def _watch(trace: Trace, model: nn.Module, images: Tensor, channels: Tensor) -> None:
     """One pass, in the mode that the model is in."""
+    # a network may write into its input
     images = images.detach().clone()
     vectors: list[Tensor | None] = [None] * images.dim()
     vectors[1] = channels if len(channels) > 1 else None
@@ -101,6 +104,7 @@ def _watch_training(trace: Trace, model: nn.Module, image: Tensor, channels: Ten
     Of two images where one will not do: BatchNorm refuses the statistics of a single number.
     """
     copied = twin(model, {n: t.detach().clone() for n, t in named_tensors(model).items()}).train()
+    # so that what the copy does ties the channels of the model
     trace.know(named_tensors(copied))
     for images in (image, torch.cat([image, image])):
         with repeatable(image.device):

@@ -56,6 +56,7 @@ def check(model: nn.Module, axes: Axes) -> None:
 def hold(model: nn.Module, tensors: dict[int, Tensor]) -> None:
     """Exchange parameters and buffers, given by the `id` of the old ones, and set widths to fit."""
     for module in model.modules():
+        # every place that holds the tensor, so that what was shared stays shared
         for own in (module._parameters, module._buffers):
             for key, old in own.items():
                 if id(old) in tensors:
@@ -66,6 +67,7 @@ def hold(model: nn.Module, tensors: dict[int, Tensor]) -> None:
 def _sliced(tensor: Tensor, cut: Cut) -> Tensor:
     if not isinstance(tensor, nn.Parameter):
         return take(tensor, cut)
+    # a new object: `.data` of another shape would leave autograd and DDP with the old one
     new = nn.Parameter(take(tensor.detach(), cut), requires_grad=tensor.requires_grad)
     for key, value in vars(tensor).items():  # such as the Hessian that an optimizer hangs on it
         ours = isinstance(value, Tensor) and value.shape == tensor.shape

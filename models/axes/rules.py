@@ -95,6 +95,7 @@ def _move(trace: Trace, op: Operation) -> None:
         shape = [-1 if i == d else 1 for i in range(source.dim())]
         moved = zip(carried, _replay(op, source, vector.view(shape)), strict=True)
         placed = [_place(trace, vectors, vector, grid) for vectors, grid in moved]
+        # code that only moves a dimension needs no size; any other may have one written in it
         if op.name in RESHAPES or not all(same(vector, other) for other in placed):
             trace.risk(op.name, [vector])
     for output, vectors in zip(op.outputs(), carried, strict=True):
@@ -112,6 +113,7 @@ def _replay(op: Operation, source: Tensor, atoms: Tensor) -> list[Tensor]:
     if op.name in ("view", "_unsafe_view"):
         return [grid.reshape(op.output.shape)]
 
+    # indices among the arguments follow the atoms, which are on the CPU
     def swap(leaf: object) -> object:
         return grid if leaf is source else leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
@@ -146,14 +148,15 @@ def _place(
 def _tie_pieces(trace: Trace, pieces: list[list[Tensor | None]]) -> None:
     """Equal pieces stay equal, so that dividing the channels by their number still fits."""
     for vectors in zip(*pieces, strict=True):
-        known = [vector for vector in vectors if vector is not None]
-        if len({len(vector) for vector in known}) == 1:
-            trace.tie(known)
+        channels = [vector for vector in vectors if vector is not None]
+        if len({len(vector) for vector in channels}) == 1:
+            trace.tie(channels)
 
 
 @_rule("cat stack")
 def _join(trace: Trace, op: Operation) -> None:
     """Channels follow one another along one dimension; in all others they are the same."""
+    # torch.cat still skips empty tensors of one dimension, whatever the others have
     tensors: list[Tensor] = [t for t in op.arguments["tensors"] if t.shape != (0,)]
     dims = tensors[0].dim()
     along = op.arguments["dim"] % dims if op.name == "cat" else dims
@@ -161,7 +164,7 @@ def _join(trace: Trace, op: Operation) -> None:
     for d in range(dims):
         here = [trace.vectors(t)[d] for t in tensors]
         if d == along and any(v is not None for v in here):
-            vectors.append(torch.cat([_known(trace, t, d) for t in tensors]))
+            vectors.append(torch.cat([_or_constant(trace, t, d) for t in tensors]))
         else:
             vectors.append(trace.tie(here, "joined with values that are not channels"))
     if op.name == "stack":
@@ -169,7 +172,7 @@ def _join(trace: Trace, op: Operation) -> None:
     trace.carry(op.output, vectors)
 
 
-def _known(trace: Trace, tensor: Tensor, d: int) -> Tensor:
+def _or_constant(trace: Trace, tensor: Tensor, d: int) -> Tensor:
     vector = trace.vectors(tensor)[d]
     if vector is None:
         return trace.constant(tensor.shape[d], "joined with values that are not channels")
@@ -189,6 +192,7 @@ def _restride(trace: Trace, op: Operation) -> None:
 @_rule("constant_pad_nd")
 def _pad(trace: Trace, op: Operation) -> None:
     """New indices stay: zeros have no weight that could be removed."""
+    # PyTorch pads from the last dimension on
     pad, vectors = op.arguments["pad"], list(trace.vectors(op.arguments["self"]))
     for i in range(len(pad) // 2):
         vector, before, after = vectors[-1 - i], pad[2 * i], pad[2 * i + 1]

@@ -82,6 +82,7 @@ class Trace(TorchDispatchMode):
         self.calls: list[Call] = []  # of the pass that runs
         self.passes: dict[bool, Pass] = {}  # by mode: training or not
         self._rules = rules
+        # by identity, as tensors compare elementwise; weak, so that activations can be freed
         self._vectors: Any = WeakIdKeyDictionary()
         self._views: Any = (
             WeakIdKeyDictionary()
@@ -145,11 +146,11 @@ class Trace(TorchDispatchMode):
 
     def tie(self, vectors: Sequence[Tensor | None], reason: str = _MEETS) -> Tensor | None:
         """Tie atoms at the same index, and return a vector of them; if one is missing, all stay."""
-        known = [vector for vector in vectors if vector is not None]
-        if len(known) < len(vectors):
-            self.fix(known, reason)
-        self.ties += [(known[0], other) for other in known[1:]]
-        return known[0] if known else None
+        present = [vector for vector in vectors if vector is not None]
+        if len(present) < len(vectors):
+            self.fix(present, reason)
+        self.ties += [(present[0], other) for other in present[1:]]
+        return present[0] if present else None
 
     def fix(self, vectors: Iterable[Tensor | None], reason: str) -> None:
         """Let these atoms stay, for a reason."""
@@ -175,9 +176,14 @@ class Trace(TorchDispatchMode):
         """
         by_owner: dict[str, list[str]] = {}
         for name, dims in self.own.items():
-            if name in self._used or name not in self.parameters or not any(map(_is_known, dims)):
+            if (
+                name in self._used
+                or name not in self.parameters
+                or not any(map(_has_channels, dims))
+            ):
                 continue
             owner = name.rpartition(".")[0]
+            # ends at the network itself, "", which every trace has met
             while owner not in self.met:
                 owner = owner.rpartition(".")[0]
             by_owner.setdefault(owner, []).append(name)
@@ -185,12 +191,13 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # run first: rules look at what came out, which is one of the inputs if it was in place
         output = func(*args, **kwargs)
         leaves = pytree.tree_leaves((args, kwargs))
         self.calls.append(Call.of(func, leaves))
         name, given = self.calls[-1].name, [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         self._used.update(self._views[tensor] for tensor in given if tensor in self._views)
-        if not any(_is_known(vector) for tensor in given for vector in self.vectors(tensor)):
+        if not any(_has_channels(vector) for tensor in given for vector in self.vectors(tensor)):
             if name in DRAWS or (given and all(map(self.is_noise, given))):
                 self.noise(t for t in pytree.tree_leaves(output) if isinstance(t, Tensor))
             return output
@@ -210,7 +217,7 @@ class Trace(TorchDispatchMode):
         return output
 
 
-def _is_known(vector: Tensor | None) -> bool:
+def _has_channels(vector: Tensor | None) -> bool:
     return vector is not None
 
 
@@ -239,6 +246,7 @@ def classes(trace: Trace) -> Tensor:
         if torch.equal(root_a, root_b):
             return parent
         low = torch.minimum(root_a, root_b)
+        # amin, so that several ties of one root in the same pass cannot undo one another
         parent.scatter_reduce_(0, root_a, low, "amin").scatter_reduce_(0, root_b, low, "amin")
         while not torch.equal(parent, parent[parent]):
             parent = parent[parent]

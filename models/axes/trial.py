@@ -209,6 +209,7 @@ def _difference(draw: Draw, conditions: Conditions, modes: list[bool]) -> str | 
             continue  # no training in float64, whichever channels are left
         if isinstance(expected, str) or isinstance(actual, str):
             return f"sizes are written in the code ({actual})"
+        # _version counts writes in place: these are the statistics that training mode updates
         updated = {n: b for n, b in buffers.items() if b._version and b.is_floating_point()}
         expected += [take(buffer, cut.get(name, [])) for name, buffer in updated.items()]
         actual += [small.get_buffer(name) for name in updated]

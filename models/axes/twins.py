@@ -55,6 +55,7 @@ def random_twin(model: nn.Module) -> nn.Module:
     for name, tensor in named_tensors(model).items():
         if not tensor.is_floating_point():
             continue
+        # ones, so that BatchNorm scales no channel to nothing
         if name.endswith("running_var"):
             new = torch.ones_like(tensor, dtype=torch.float64)
         elif tensor.dim() > 1 and isinstance(tensor, nn.Parameter):
@@ -62,6 +63,7 @@ def random_twin(model: nn.Module) -> nn.Module:
             start = int(torch.randint(_PERIOD, (), generator=generator))
             scale = (len(tensor) / tensor.numel()) ** 0.5
             new = (_periodic(source[start:], tensor.numel()) * scale).view(tensor.shape)
+        # from 0.2 to 0.8: away from zero, where a removed channel would go unnoticed
         elif name.endswith("running_mean") or isinstance(tensor, nn.Parameter):
             drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
             new = (drawn * 0.6 + 0.2).to(tensor.device)

@@ -90,6 +90,7 @@ def _widths_now(
     """The new width of each layer of the block that had this width."""
     for layer in block.modules():
         for kind in kinds if layer in after else ():
+            # 1 is too common to tell that a block means this layer's width
             if width != 1 and before[layer].get(kind) == width:
                 yield after[layer][kind]
 
@@ -101,6 +102,7 @@ def _used(kind: type[nn.Module]) -> frozenset[str]:
     todo: list[Any] = [inspect.getattr_static(kind, "forward")]
     while todo:
         member = todo.pop()
+        # properties and class methods hide the function that they call
         member = getattr(member, "fget", None) or getattr(member, "__func__", member)
         code = getattr(inspect.unwrap(member), "__code__", member) if callable(member) else member
         if not isinstance(code, CodeType):

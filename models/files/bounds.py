@@ -30,6 +30,7 @@ def bounded(name: str) -> Iterator[None]:
         if not isinstance(weight, Tensor):
             return
         count += 1
+        # counted also for weights that a later layer replaces: a bound, not a measurement
         held += 0 if weight.is_meta else weight.nbytes
         if count > TENSORS:
             raise ModelError(f"{name}: more than {TENSORS:,} layers; lower its depth")

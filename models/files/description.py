@@ -95,6 +95,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], Description]:
     if text is None:
         raise ModelError(f"tensors without the network they belong to; {REMEDY}")
     try:
+        # the checksum is of this text as it was written, and not of what the schema makes of it
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"metadata that is not JSON ({error}); {REMEDY}") from error
@@ -114,10 +115,12 @@ def read_description(path: Path) -> tuple[dict[str, Any], Description]:
 
 def digest(described: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """The SHA-256 of all that a file holds: description, names, kinds, shapes and values."""
+    # sorted, as a file's order is safetensors' own
     names = sorted(tensors)
     kinds = [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]
     whole = hashlib.sha256(json.dumps([described, kinds], sort_keys=True).encode())
     for name in names:
+        # as bytes, because NumPy has no bfloat16
         whole.update(tensors[name].detach().cpu().flatten().view(torch.uint8).numpy().data)
     return whole.hexdigest()
 

@@ -15,11 +15,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written; names `path`.
     """
+    # in the same folder: only within one file system is a rename atomic
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        # before the rename, or after a power cut the name could lead to an empty file
         flush(partial)
         partial.replace(path)
+        # the folder too: it holds the new name
         flush(path.parent)
     except OSError as error:
         if error.errno is None:

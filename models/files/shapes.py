@@ -39,6 +39,7 @@ def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> Non
     Raises:
         ModelError: widths of no layer, or tensors of another network than a pruned `model`.
     """
+    # a shared module is in the file under each of its names
     modules, before = dict(model.named_modules(remove_duplicate=False)), layer_widths(model)
     for name, numbers in widths.items():
         _set_widths(name, modules.get(name), numbers)
@@ -65,6 +66,7 @@ def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any])
         old = vars(module).get(key) if key in WIDTHS else None
         new = tuple(value) if isinstance(value, list) else value
         sizes = new if isinstance(new, tuple) else (new,)
+        # `type`, not isinstance: True is an int
         if type(new) is not type(old) or not all(type(n) is int and n > 0 for n in sizes):
             raise ModelError(f"widths of {shown(name)}: {shown(key)} {shown(value)} is not a width")
         setattr(module, key, new)
@@ -73,6 +75,7 @@ def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any])
 def _add(name: str, module: nn.Module | None, key: str, tensor: Tensor) -> None:
     """The bias or bias map that pruning gave a layer."""
     if isinstance(module, SHAPED) and key == "bias" and tensor.is_floating_point():
+        # the layer was made with bias=False, for which it registered None
         module._parameters["bias"] = nn.Parameter(torch.empty_like(tensor))
     elif type(module) in (nn.Conv2d, MappedConv2d) and key == "bias_map" and tensor.ndim == 3:
         add_bias_map(cast(nn.Module, module), torch.empty_like(tensor))

@@ -20,6 +20,7 @@ def save_tensors(
         OSError: it cannot be written; names `path`.
     """
     with whole_file(path) as partial:
+        # safetensors makes files that only their owner may read; this one gets the default
         partial.touch()
         mode = partial.stat().st_mode
         try:
