@@ -3,7 +3,8 @@
 python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2]
 python studies/foresight.py show    # table and plots, into results/foresight/mnist_cnn
 
-`run` resumes where it stopped and runs nothing twice.
+`run` resumes where it stopped and runs nothing twice. All strategies start from PyTorch's own
+initialisation; the thesis gives SNIP alone Xavier's, which by itself is worth 22 points at 16×.
 """
 
 import statistics
@@ -31,7 +32,7 @@ STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "GlobalLAP": ("lookahead", ()),
     "LayerLAP": ("lookahead", (LAYER,)),
     "LAMP": ("lamp", ()),
-    "SNIP": ("snip", ()),
+    "SNIP": ("snip", ("model.options.init=null",)),
     "GraSP": ("grasp", ()),
     "SynFlow": ("synflow", ()),
     "Random": ("random", ()),
