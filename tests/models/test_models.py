@@ -65,7 +65,8 @@ def test_bep_small_cnn_has_kerass_start_as_a_baseline_of_its_own():
     model = build(recipe.model.name, num_classes=10, **recipe.model.options)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            assert layer.bias is not None and not layer.bias.any()
+            assert layer.bias is not None
+            assert not layer.bias.any()
             positions = layer.weight[0, 0].numel() if layer.weight.ndim == 4 else 1
             fans = (layer.weight.shape[0] + layer.weight.shape[1]) * positions
             bound = math.sqrt(6 / fans)
