@@ -78,6 +78,7 @@ class Pruner:
             self.method.observe(state)
         elif self._ticking(state):
             self.method.observe(state)
+            # after the scores, which need all gradients
             freeze_but_gates(state.model)
 
     def _ticking(self, state: State) -> bool:
@@ -139,9 +140,11 @@ class Pruner:
         self.done = numbers[-1] + 1
         if self.snapshot is not None and (self.over or self.config.rewinds_each):
             self.snapshot.restore(state, self.method.fitted)
+        # masks have changed, and after surgery parameters are new objects
         self._hold = None
         self._holding(state).weights()
         mark = self.method.digest()
+        # every rank calls it, with something removed or not: it is a collective call
         agree(state, mark, "what pruning keeps")
         done = {"rounds_done": self.done, "rounds": self.rounds}
         target = done | target_of(self.config, removed[-1]) | {"hash": f"{mark:012x}"}
@@ -172,6 +175,7 @@ class Pruner:
         if self.term is not None:
             self.term.prepare(state, self.method.axes)
         epochs, rest = divmod(state.position, state.steps_per_epoch)
+        # triggers are asked at ends of epochs alone
         if rest:
             return
         if self.trigger is not None and self.started is None:

@@ -66,6 +66,7 @@ class WeightPruning(Rounds):
         if name == "sparsity":
             return value
         fixed = self.total - self.prunable
+        # rounded on the whole network, as the ratio is defined on it
         left = kept(self.total, 1 - 1 / value) - fixed
         if left < 0:
             raise PruningError(
@@ -84,16 +85,16 @@ class WeightPruning(Rounds):
         return self._scored(state, stream)
 
     def _scored(self, state: State, stream: str, **context: Any) -> Scores:
-        found = scores(self._config, state, stream, **context)
+        values = scores(self._config, state, stream, **context)
         criterion = self._config.criterion.name
-        check_complete(criterion, found, self._names)
+        check_complete(criterion, values, self._names)
         weights = self._weights(state)
-        if any(found[name].shape != weights[name].shape for name in self._names):
+        if any(values[name].shape != weights[name].shape for name in self._names):
             raise PruningError(
                 f"criterion {criterion} scores channels, not single weights; set granularity:"
                 " channel, or choose another criterion"
             )
-        return {name: found[name] for name in self._names}
+        return {name: values[name] for name in self._names}
 
     def rehearse(self, state: State, removed: float) -> None:
         """Refuse what would fail in the last round, on a network without values.
@@ -120,11 +121,12 @@ class WeightPruning(Rounds):
         for number, fraction in enumerate(removed, first):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
-            found = self._scored(state, stream, **context)
+            values = self._scored(state, stream, **context)
+            # later, zeros of removed weights would hide that all others are equal
             if not self.masks and (self._config.regrow is None or revives):
-                check_ranks(self._config.criterion.name, found)
+                check_ranks(self._config.criterion.name, values)
             round = WeightRound(
-                scores=found,
+                scores=values,
                 alive=self.masks or None,
                 k=kept(self.prunable, fraction),
                 scope=self._config.scope,
@@ -149,8 +151,8 @@ class WeightPruning(Rounds):
 
     def _slopes(self, state: State, stream: str) -> Scores:
         batches = calibration(self._config, state, stream)
-        found = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
-        return {name: found[name] for name in self._names}
+        slopes = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
+        return {name: slopes[name] for name in self._names}
 
     @torch.no_grad()
     def _apply(self, state: State, masks: Masks, dense: dict[str, Tensor] | None) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reporting.errors import RecordError
 
+# strict: pydantic would take "3" and true for numbers
 STRICT = ConfigDict(extra="forbid", strict=True)
 OPEN = ConfigDict(extra="allow", strict=True)
 ROW = r"^[^/]+/[^/]+/.+$"

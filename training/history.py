@@ -52,10 +52,10 @@ def history(events: Sequence[Event]) -> History:
     prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
     watched = [_flat(e) for e in events if "trigger/epochs" in e]
     forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
-    found = History(accuracy=curve, prunings=prunings, forecasts=forecasts)
+    result = History(accuracy=curve, prunings=prunings, forecasts=forecasts)
     if watched:
-        found["watched"] = watched
-    return found
+        result["watched"] = watched
+    return result
 
 
 def _flat(event: Event) -> Event:
