@@ -161,7 +161,7 @@ class Drift(Trigger):
         self.unit = self.last = 0.0
 
     def earliest(self) -> int:
-        """Epochs until two distances from the reference are known."""
+        """Epochs until there are two distances from the reference."""
         return 2 if self.mode == "slides" else 3
 
     @torch.no_grad()
