@@ -179,6 +179,7 @@ class Drift(Trigger):
         distance = self._distance(weights)
         if epochs == first + 1:
             self.unit = distance
+        # Weights that have not moved at all are as lazy as can be: 0, not a division by 0.
         change = abs(distance - self.last) / self.unit if self.unit else 0.0
         self.fired = self.fired or (epochs > first + 1 and change < self.threshold)
         self.last = distance

@@ -90,6 +90,7 @@ def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) ->
     for row in table.rows:
         address = f"{table.address}/{row}"
         experiments = _experiments(by_row[address])
+        # Nearest to the paper's protocol first; of equally near ones, the one with most seeds.
         experiments.sort(key=lambda group: (len(differences(table, row, group[0])), -len(group)))
         best = tuple(experiments[0]) if experiments else ()
         others = max(0, len(experiments) - 1)
