@@ -2,6 +2,7 @@
 
 python tables.py show bep/3          python tables.py plan foresight/4.2 --seeds 3
 python tables.py run bep/3 --only 'CIFAR-10,95K,*' --seeds 0,1,2          python tables.py report
+python tables.py run recipes/quickstart.yaml --starts 0ep,10ep,20ep --amounts 30%,50%      a grid
 """
 
 import argparse
@@ -16,6 +17,7 @@ from reporting import papers, records
 from reporting.answer import answer
 from reporting.claims import Claim, find_claims
 from reporting.errors import ReportingError
+from reporting.jobs.epoch_grid import amount_of, epoch_grid
 from reporting.jobs.launch import (
     Places,
     missing,
@@ -27,7 +29,9 @@ from reporting.papers import Table
 from reporting.tables.command_line import parse
 from reporting.tables.compare import compare
 from reporting.tables.grid import grid
+from reporting.tables.oracle import group
 from reporting.tables.printing import SUFFIX, print_grid, render
+from reporting.tables.recipe_grid import recipe_grid
 from reporting.tables.side_by_side import side_by_side
 
 ROOT = Path(__file__).resolve().parent
@@ -42,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show_tables(arguments: argparse.Namespace) -> int:
     """Print tables, or write one file each into --output."""
     claims, runs = claimed(arguments), records.load_records(arguments.results)
+    for recipe in recipes_of(arguments):
+        print_grid(recipe_grid(recipe, amount_of(recipe, (), ROOT), runs))
     for table in chosen(arguments):
         rows = compare(table, claims, runs)
         if arguments.output:
@@ -76,7 +82,10 @@ def run_tables(arguments: argparse.Namespace) -> int:
     for job, status in ended:
         failed += status != 0
         log = f"exit status {status}; see {places.folder(job)}.out"
-        print(f"{job.row} seed {job.seed}: {log if status else places.record(job)}", flush=True)
+        print(
+            f"{job.row or job.name} seed {job.seed}: {log if status else places.record(job)}",
+            flush=True,
+        )
     return 1 if failed else 0
 
 
@@ -162,23 +171,39 @@ def chosen(arguments: argparse.Namespace) -> list[Table]:
     """The tables on the command line, or all of them."""
     if arguments.all or not arguments.tables:
         return list(papers.tables().values())
-    return [papers.find_table(name) for name in arguments.tables]
+    recipes = recipes_of(arguments)
+    return [papers.find_table(name) for name in arguments.tables if name not in recipes]
+
+
+def recipes_of(arguments: argparse.Namespace) -> list[str]:
+    """The recipes on the command line, in place of tables."""
+    return [name for name in arguments.tables if name.endswith((".yaml", ".yml"))]
 
 
 def jobs_of(arguments: argparse.Namespace) -> list[records.Job]:
-    """The jobs of the tables, chosen by --only, --seeds and --set.
+    """The jobs of the tables and recipes, chosen by --only, --seeds and --set; with their grids.
 
     Raises:
-        ReportingError: no claimed row matches.
+        ReportingError: no claimed row matches, or a recipe that has no grid.
     """
-    claims = claimed(arguments)
-    pick = {"only": arguments.only, "seeds": arguments.seeds, "extra": arguments.set}
-    jobs = [job for table in chosen(arguments) for job in plan_jobs(table, claims, **pick)]
+    claims, tables = claimed(arguments), chosen(arguments)
+    pick = {"seeds": arguments.seeds, "extra": arguments.set}
+    jobs = [
+        job for table in tables for job in plan_jobs(table, claims, only=arguments.only, **pick)
+    ]
+    for recipe in recipes_of(arguments):
+        jobs += [
+            records.Job(None, recipe, (), tuple(arguments.set), seed) for seed in arguments.seeds
+        ]
     if not jobs:
         raise ReportingError(
             f"--only {arguments.only}: no such row has a recipe; `show` lists them"
         )
-    return jobs
+    if not (arguments.starts or arguments.amounts):
+        return jobs
+    every = [job for table in tables for job in plan_jobs(table, claims, only="*", **pick)]
+    hosts = {group(job): job for job in reversed(every)}  # the first row of each group stays
+    return epoch_grid(jobs, hosts, arguments.starts, arguments.amounts, ROOT)
 
 
 def places_of(arguments: argparse.Namespace) -> Places:

@@ -1,5 +1,6 @@
 """Rounds over channels: score, collapse to units, select by size, mask or remove."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from models.axes.find import Axes, axes, masks
 from models.axes.labels import cuts, take
 from models.axes.removal import left
-from pruning.amount.budget import Ask, check_floor, per_saving
+from pruning.amount.budget import Ask, BudgetError, check_floor, per_saving
 from pruning.amount.latency import Latency, latency_table
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
@@ -141,20 +142,42 @@ class ChannelPruning(Rounds):
             self._round(state, fraction, f"calibration {number}", last=number == of - 1)
         self.forget()
 
-    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+    def would_keep(self, state: State, scores: dict[str, Tensor], removed: float) -> Keep | None:
+        """The units that one round on these scores would keep; network and optimizer stay.
+
+        The latency table, where one is needed, is measured now and used by all rounds. Where the
+        size asked for is not met within the tolerance, the nearest below it; None where the floors
+        alone are larger. A selection without an amount knows no fraction but its own.
+        """
+        if not self.selection.sized and removed != self.removed:
+            return None
+        round = self._prepared(state, scores, removed, "preview")
+        for tolerance in (round.ask.tolerance, 1.0):  # first as the round itself would choose
+            ask = replace(round.ask, tolerance=tolerance)
+            try:
+                return self.selection.keep(replace(round, ask=ask))
+            except BudgetError:
+                continue
+        return None
+
+    def _prepared(
+        self, state: State, scores: dict[str, Tensor], removed: float, stream: str
+    ) -> ChannelRound:
+        """A round as its selection sees it: importance per saving, the sizes and the amount."""
         self._measure_latency(state)
-        sizes = self._sizes()
-        ranking = self.ranking(state, stream) if self.selection.scored else {}
-        importance = self._config.importance
+        sizes, importance = self._sizes(), self._config.importance
         if importance.per is not None:
             savings = sizes.savings(importance.per, self.alive)
-            ranking = per_saving(ranking, savings, importance.exponent)
-        if ranking and self.selection.ranks and self._untouched:
-            check_ranks(self._config.criterion.name, ranking)
+            scores = per_saving(scores, savings, importance.exponent)
         ask = self._ask(removed)
-        keep = self.selection.keep(
-            ChannelRound(ranking, sizes, ask, self.alive, self.axes, state, stream)
-        )
+        return ChannelRound(scores, sizes, ask, self.alive, self.axes, state, stream)
+
+    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+        scores = self.ranking(state, stream) if self.selection.scored else {}
+        round = self._prepared(state, scores, removed, stream)
+        if scores and self.selection.ranks and self._untouched:
+            check_ranks(self._config.criterion.name, round.scores)
+        keep = self.selection.keep(round)
         self._apply(state, keep, stream, removes=self._config.application == "surgery")
         if last and self._config.application == "mask_then_surgery":
             self._remove(state, self.alive)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import check_floors, floors, kept
+from pruning.amount.scope import check_floors, floors, kept, select_weights
 from pruning.application.masks import check_zero, hold_everywhere
 from pruning.compensation.compensations import compensate
 from pruning.criteria import CRITERIA
@@ -18,7 +18,7 @@ from pruning.criteria.from_recipe import (
     scores,
 )
 from pruning.criteria.measuring import layer_weights
-from pruning.errors import NoEffect, PruningError, bounded
+from pruning.errors import BudgetError, NoEffect, PruningError, bounded
 from pruning.rounds import Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
 from pruning.stateful import Stored
@@ -113,6 +113,14 @@ class WeightPruning(Rounds):
         check_floors(floors(sizes, self._config.least), k)
         if removed and k == self.prunable:
             raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
+
+    def would_keep(self, state: State, scores: Scores, removed: float) -> Masks | None:
+        """The weights that the first round would keep; None where the floors alone are more."""
+        k, scope = kept(self.prunable, removed), self._config.scope
+        try:
+            return select_weights(scores, k, scope=scope, floor=self._config.least)
+        except BudgetError:
+            return None
 
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and masks once for each fraction; all at the same point of training."""

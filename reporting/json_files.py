@@ -64,6 +64,9 @@ class ForecastFile(BaseModel):
     epoch: Annotated[Number, Field(alias="forecast/epoch")] = 0.0
 
 
+Watched = Number | bool | str | Annotated[list[int], Field(min_length=1)]
+
+
 class HistoryFile(BaseModel):
     """The `history` of a record; see `training.history.History`."""
 
@@ -72,6 +75,7 @@ class HistoryFile(BaseModel):
     accuracy: list[Annotated[list[Number], Field(min_length=2, max_length=2)]] = []
     prunings: list[PruningFile] = []
     forecasts: list[ForecastFile] = []
+    watched: list[dict[str, Watched]] = []  # by a trigger, one of each epoch
 
 
 class RecordFile(BaseModel):

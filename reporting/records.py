@@ -27,6 +27,7 @@ LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no pa
 OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
 REMEDY = "write it with tables.py collect"
 UNREAD = "take a run folder as train.py left it"
+STRUCTURE = re.compile(r'("epi/structure_[^"\n]*": \[)\s+([\d,\s]+)\]')  # written on one line
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 
@@ -151,6 +152,7 @@ def collect(
         values = {key: value for key, value in asdict(record).items() if key != "path"}
         # sorted, so that a record collected again gives an empty diff
         text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        text = STRUCTURE.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
     except RecursionError:
         raise RecordError(f"{folder}: its files are nested too deep; {UNREAD}") from None
     # as it would be read: tuples are lists in the file

@@ -9,6 +9,7 @@ from string import Template
 from reporting.pages import figures
 from reporting.pages.experiments import Experiment, by_setting
 from reporting.pages.figures import Drawn
+from reporting.pages.stability import stability_figures
 from reporting.papers import find_table, number
 from reporting.records import Record
 from reporting.tables.compare import Comparison
@@ -83,13 +84,15 @@ def _accuracy(settings: Settings, folder: Path) -> str:
 
 
 def _inside(settings: Settings, folder: Path) -> str:
-    return (
-        "".join(
-            f"<h3>{escape(name)}</h3>{_gallery(figures.inside_figures(name, experiments, folder))}"
-            for name, experiments in _compared(settings).items()
-        )
-        or NOTHING
-    )
+    parts = []
+    for name, experiments in settings.items():
+        # One experiment alone has nothing to be compared with, but structures of its own.
+        several = len(experiments) > 1
+        drawn = figures.inside_figures(name, experiments, folder) if several else []
+        drawn += stability_figures(name, experiments, folder)
+        if drawn:
+            parts.append(f"<h3>{escape(name)}</h3>{_gallery(drawn)}")
+    return "".join(parts) or NOTHING
 
 
 def _compared(settings: Settings) -> Settings:
