@@ -4,7 +4,7 @@ python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2]
 python studies/foresight.py show    # table and plots, into results/foresight/mnist_cnn
 
 `run` resumes where it stopped and runs nothing twice. All strategies start from PyTorch's own
-initialisation; the thesis gives SNIP alone Xavier's, which by itself is worth 22 points at 16×.
+initialisation; the thesis gives SNIP alone Xavier's, which by itself moves it by 20 points at 16×.
 """
 
 import statistics

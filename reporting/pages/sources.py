@@ -56,8 +56,9 @@ class Unsupported:
 
 
 def documents(root: Path) -> list[Path]:
-    """README and the pages below docs/."""
-    return [p for p in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if p.exists()]
+    """README and the pages below docs/, but for the one that repeats recipes and docstrings."""
+    pages = (root / "README.md", *sorted((root / "docs").rglob("*.md")))
+    return [page for page in pages if page.exists() and page.name != "methods.md"]
 
 
 def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:

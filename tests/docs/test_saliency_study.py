@@ -8,6 +8,8 @@ from scipy.stats import spearmanr
 from pruning.selection.bep.forecast import fit
 from studies.saliency import CHOICES, MODELS, main, read, seen
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+
 
 @pytest.fixture
 def record(tmp_path):
