@@ -66,6 +66,8 @@ COSTS = (
     Cost("cost/training_flops", "training FLOPs (2 a MAC, forward and backward)"),
     Cost("cost/device_hours", "device hours"),
     Cost("cost/emissions_kgco2e", "emissions [g CO2e]", 1000),
+    Cost("cost/peak_memory_bytes", "peak GPU memory [GB]", 1e-9),
+    Cost("derived/measured_speedup", "measured speed-up of training steps", more=True),
 )
 
 

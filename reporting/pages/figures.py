@@ -33,14 +33,16 @@ from reporting.pages.experiments import (
     pareto,
     points,
 )
+from reporting.pages.pruning_epoch import pruning_epoch_figure
 from training.history import Event
 from training.phases import PHASES
 
 
 def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
-    """Accuracy against sparsity, training FLOPs, device hours and emissions for one setting.
+    """Accuracy against each of COSTS, from sparsity to the speed-up measured, for one setting.
 
-    A cost that is equal for all is omitted.
+    A cost that is equal for all is omitted. Against sparsity, memory and speed-up these are
+    EarlyCroP's figures (arXiv:2206.10451) and PaT's figure 5 (arXiv:2110.12007).
     """
     drawn = []
     for cost in COSTS:
@@ -66,7 +68,7 @@ def equal_costs(experiments: Sequence[Experiment]) -> str:
 
 def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
     """Figures of pruning times, wall-clock time, speed-ups and forecasts, for one setting."""
-    kinds = (pruning_figure, phases_figure, speedup_figure)
+    kinds = (pruning_figure, pruning_epoch_figure, phases_figure, speedup_figure)
     drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
     forecasting = [e for e in experiments if e.records[0].history["forecasts"]]
     forecasts = (forecast_figure(name, e, n, folder) for n, e in enumerate(forecasting))

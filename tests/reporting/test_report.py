@@ -54,6 +54,8 @@ def results(tmp_path_factory):
                     "cost__training_flops": 1e14 * (1 - sparsity) * (index + 1),
                     "cost__device_hours": 2.0 + index,
                     "cost__emissions_kgco2e": 0.2 + 0.1 * index,
+                    "cost__peak_memory_bytes": 10**9 * (2 + index),
+                    "derived__measured_speedup": 1.5 + sparsity / (1 + index),
                 }
                 folder = make_run(root / "runs" / job.name, seed=seed, **changes)
                 collect(folder, root / "results", job)
