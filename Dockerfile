@@ -36,5 +36,7 @@ RUN mkdir -p data runs && chmod 1777 runs \
 
 USER 10001
 VOLUME ["/app/data", "/app/runs"]
-ENTRYPOINT ["accelerate", "launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "train.py"]
+# python is the container's first process: docker stop reaches the training, and its exit status comes back; with several
+# GPUs: --entrypoint torchrun … --standalone --nproc_per_node 8 train.py, which passes signals on too
+ENTRYPOINT ["python", "train.py"]
 CMD ["--recipe", "recipes/quickstart.yaml"]

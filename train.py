@@ -1,6 +1,7 @@
 """Train a recipe: until the pruner is due, prune, repeat; then test once and say what it cost.
 
 accelerate launch train.py --recipe R.yaml [--set key=value …] [--resume] [--dry-run]
+accelerate launch train.py --resume --output runs/NAME
 """
 
 import argparse
@@ -60,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line; everything that changes a result is in the recipe or in --set."""
     parser = Arguments(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--recipe", type=Path, required=True, help="a YAML file, as in recipes/")
+    parser.add_argument(
+        "--recipe", type=Path, help="a YAML file, as in recipes/; not needed to resume an --output"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -87,7 +90,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--traceback", action="store_true", help="if it fails, also print where in the code"
     )
-    return parser.parse_args(arguments)
+    command = parser.parse_args(arguments)
+    if command.recipe is None:
+        if not (command.resume and command.output):
+            parser.error("--recipe is missing: a YAML file, or --resume --output of a run folder")
+        command.recipe = command.output / "recipe.resolved.yaml"  # of the run that goes on
+    return command
 
 
 class Arguments(argparse.ArgumentParser):

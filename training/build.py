@@ -17,8 +17,8 @@ from models.timm_networks import FAULTS
 from schema.recipe import Recipe, RecipeError
 from schema.training import OptimizerConfig
 from training.data.data import DataInfo
-from training.folder.environment import launched_processes
 from training.random import generator
+from training.ranks.launcher import check_launcher, launched_processes
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
@@ -65,9 +65,11 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """One per process; checks that as many processes run as were asked for.
 
     Raises:
-        RecipeError: fewer processes than the launcher's or the recipe's number; a batch that does
-            not divide; half precision on a CPU without it (7 to 30 times slower).
+        RecipeError: fewer processes than the launcher's or the recipe's number; a launcher's wish
+            that is not the recipe's; a batch that does not divide; half precision on a CPU without
+            it (7 to 30 times slower).
     """
+    check_launcher(recipe)
     precision = {"fp32": "no", "fp64": "no"}.get(
         recipe.training.precision, recipe.training.precision
     )

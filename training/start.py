@@ -19,7 +19,10 @@ from training.folder.checkpoint import CheckpointError
 from training.folder.environment import environment, write_json, write_text
 from training.folder.run_folder import give_back, take
 from training.ranks.faults import from_main, together
+from training.ranks.launcher import end_with_launcher
 from training.run import Run
+
+RESOLVED = "recipe.resolved.yaml"  # in a run folder: every value, and where it is from
 
 
 @contextmanager
@@ -36,7 +39,8 @@ def start(
         CheckpointError: no checkpoint can be gone on from.
         DataError: the data set is missing or broken.
     """
-    # first of all: it lets ranks meet, so that one fault can reach them all
+    end_with_launcher()
+    # before all else of training: it lets ranks meet, so that one fault can reach them all
     ranks = PartialState(cpu=on_cpu())
     folder, warning = from_main(lambda: take(recipe, stem, output, resume))
     try:
@@ -114,7 +118,9 @@ def _describe(run: Run, source: Source) -> None:
     for pattern in ("*.partial", ".tmp*", ".model*.safetensors.*"):
         for path in run.folder.glob(pattern):
             path.unlink()
-    write_text(run.folder / "recipe.resolved.yaml", resolved(run.recipe, source))
+    path = run.folder / RESOLVED
+    if source.file != str(path):  # else the folder itself was the recipe: origins stay as they are
+        write_text(path, resolved(run.recipe, source))
     write_json(run.folder / "environment.json", environment())
 
 

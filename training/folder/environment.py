@@ -17,22 +17,6 @@ from models.files.disk import whole_file
 VERSION = "0.1.0"  # of this project; CHANGELOG.md says what it brought
 
 
-def launched_processes() -> int | None:
-    """The --num_processes of the `accelerate launch` above this process, if there is one.
-
-    `accelerate launch --cpu --num_processes 2` starts a single process and does not say so.
-    """
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        words = psutil.Process().parent().cmdline()  # pyright: ignore[reportOptionalMemberAccess]
-        for word, following in zip(words, [*words[1:], ""], strict=True):
-            if word.startswith("--num_processes") or word.startswith("--num-processes"):
-                number = word.partition("=")[2] or following
-                return int(number) if number.isdigit() else None
-    return None
-
-
 def cpu_name() -> str:
     """The processor's name and number of cores, for a result's hardware."""
     with contextlib.suppress(OSError):
