@@ -14,6 +14,7 @@ from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.application.masks import check_zero, hold_everywhere
 from pruning.application.surgery import prune_channels, rehearse_surgery
+from pruning.application.values import Values
 from pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
 from pruning.criteria import CRITERIA
 from pruning.criteria.accumulated import Accumulator
@@ -26,6 +27,7 @@ from pruning.criteria.from_recipe import (
     unit_scores,
 )
 from pruning.rounds import Rounds
+from pruning.selection.sanity import Choice, sanity_check
 from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
 from pruning.stateful import Stored, pack, unpack
 from pruning.training_view import State, digest, valueless
@@ -60,6 +62,7 @@ class ChannelPruning(Rounds):
         }
         self.alive: Keep = dict(self.kept)
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        self.check = sanity_check(config)
         self.accumulator: Accumulator | None = None
         self.accumulator = self._accumulator(state)
         name, value = config.amount or ("", 0.0)
@@ -134,11 +137,22 @@ class ChannelPruning(Rounds):
 
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and removes once for each fraction, all at the same point of training."""
+        before, values = self.alive, Values(state) if self.check.redraws else None
+        ends = first + len(removed) - 1
         for number, fraction in enumerate(removed, first):
-            self._round(state, fraction, f"calibration {number}", last=number == of - 1)
+            stream = f"calibration {number}"
+            keep = self._chosen(state, fraction, stream)
+            if values is not None and number == ends:
+                keep = self._redrawn(state, keep, before, stream)
+                values.restore()
+            surgery = self._config.application == "surgery" and (values is None or number == ends)
+            self._apply(state, keep, stream, removes=surgery, ends=number == ends)
+        if ends == of - 1 and self._config.application == "mask_then_surgery":
+            self._remove(state, self.alive)
         self.forget()
 
-    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+    def _chosen(self, state: State, removed: float, stream: str) -> Keep:
+        """The units that the method itself keeps."""
         self._measure_latency(state)
         sizes = self._sizes()
         found = self.ranking(state, stream) if self.selection.scored else {}
@@ -147,13 +161,17 @@ class ChannelPruning(Rounds):
             found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
         if found and self.selection.ranks and self._untouched:
             check_ranks(self._config.criterion.name, found)
-        ask = self._ask(removed)
-        keep = self.selection.keep(
+        found, ask = self.check.scores(found), self._ask(removed)
+        return self.selection.keep(
             ChannelRound(found, sizes, ask, self.alive, self.axes, state, stream)
         )
-        self._apply(state, keep, stream, removes=self._config.application == "surgery")
-        if last and self._config.application == "mask_then_surgery":
-            self._remove(state, self.alive)
+
+    def _redrawn(self, state: State, keep: Keep, before: Keep, stream: str) -> Keep:
+        """The units that the recipe's sanity check keeps instead."""
+        sizes = self._sizes()
+        kinds = {axis: torch.from_numpy(sizes.kinds[sizes.spans[axis]]) for axis in keep}
+        choice = Choice(keep, before, floors(self.widths, self._config.least), kinds)
+        return self.check.keep(choice, state.seed, stream)
 
     @property
     def _untouched(self) -> bool:
@@ -181,7 +199,7 @@ class ChannelPruning(Rounds):
             self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
             self.dense["latency"] = self._sizes().of("latency", {})
 
-    def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
+    def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool, ends: bool) -> None:
         when = COMPENSATIONS[self._config.compensation.name].when
         if when == "before":
             self.axes = self._compensate(state, keep, stream)
@@ -189,7 +207,7 @@ class ChannelPruning(Rounds):
         hold_everywhere(state, self.masks)
         if removes:
             self._remove(state, keep)
-        if when == "after":
+        if when == "after" or (when == "last" and ends):
             self.axes = self._compensate(state, keep, stream)
             hold_everywhere(state, self.masks)
 

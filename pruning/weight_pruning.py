@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pruning.amount.scope import check_floors, floors, kept
 from pruning.application.masks import check_zero, hold_everywhere
+from pruning.application.values import Values
 from pruning.compensation.compensations import compensate
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import (
@@ -21,6 +22,7 @@ from pruning.criteria.measuring import layer_weights
 from pruning.errors import NoEffect, PruningError, bounded
 from pruning.rounds import Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
+from pruning.selection.sanity import Choice, sanity_check
 from pruning.stateful import Stored
 from pruning.training_view import (
     State,
@@ -46,6 +48,7 @@ class WeightPruning(Rounds):
         spared = left_alone(state.model, config.excluded)
         parameters = dict(state.model.named_parameters())
         every = list(layer_weights(state.model))
+        self.check = sanity_check(config)
         self._names = [name for name in every if name.rpartition(".")[0] not in spared]
         self.prunable = sum(parameters[name].numel() for name in self._names)
         self.total = sum(parameter.numel() for parameter in parameters.values())
@@ -117,6 +120,7 @@ class WeightPruning(Rounds):
         """Scores, selects and masks once for each fraction; all at the same point of training."""
         revives = self._config.regrow is not None and self._config.regrow.name == "score"
         dense = {name: p.detach().clone() for name, p in self._weights(state).items()}
+        before, values = self.masks, Values(state) if self.check.redraws else None
         for number, fraction in enumerate(removed, first):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
@@ -124,7 +128,7 @@ class WeightPruning(Rounds):
             if not self.masks and (self._config.regrow is None or revives):
                 check_ranks(self._config.criterion.name, found)
             round = WeightRound(
-                scores=found,
+                scores=self.check.scores(found),
                 alive=self.masks or None,
                 k=kept(self.prunable, fraction),
                 scope=self._config.scope,
@@ -135,7 +139,17 @@ class WeightPruning(Rounds):
                 slopes=partial(self._slopes, state, stream),
             )
             self._apply(state, self._chosen(round), dense if revives else None)
+        if values is not None:
+            redrawn = self._redrawn(state, before, f"calibration {first + len(removed) - 1}")
+            values.restore()
+            self._apply(state, redrawn, None)
         self._compensate(state)
+
+    def _redrawn(self, state: State, before: Masks, stream: str) -> Masks:
+        """The weights that the recipe's sanity check keeps instead."""
+        least = floors({name: m.numel() for name, m in self.masks.items()}, self._config.least)
+        whole = {name: torch.ones_like(mask) for name, mask in self.masks.items()}
+        return self.check.keep(Choice(self.masks, before or whole, least, {}), state.seed, stream)
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow

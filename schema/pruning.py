@@ -23,6 +23,13 @@ def _word_none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _one_word_each(value: Any) -> Any:
+    """A sanity check, unless another key says the same already."""
+    if value == "reinitialise" or (isinstance(value, dict) and value.get("name") == "reinitialise"):
+        raise ValueError("new weights are a compensation; write compensation: reinitialise")
+    return _word_none(value)
+
+
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(ge=0, lt=1)]
 
 
@@ -92,6 +99,12 @@ class RegrowConfig(Choice):
     """Return of removed weights; options as in pruning/selection/regrow.py."""
 
     registry = ("pruning.selection.regrow", "REGROWTHS")
+
+
+class SanityConfig(Choice):
+    """A check of what a method keeps; options as in pruning/selection/sanity.py."""
+
+    registry = ("pruning.selection.sanity", "SANITY_CHECKS")
 
 
 class PenaltyConfig(Choice):
@@ -199,6 +212,7 @@ class PruningConfig(Section):
     tick: Duration | None = None
     importance: ImportanceConfig = ImportanceConfig()
     selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
+    sanity: Annotated[SanityConfig | None, BeforeValidator(_one_word_each)] = None
     regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
     penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")

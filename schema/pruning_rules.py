@@ -62,6 +62,20 @@ def _bep(p: "PruningConfig") -> bool:
     return p.selection.name == "bep"
 
 
+def _sanity(p: "PruningConfig", *names: str) -> bool:
+    return p.sanity is not None and p.sanity.name in names
+
+
+def _spread(p: "PruningConfig") -> bool:
+    """True if rounds are due at several steps."""
+    many = p.schedule.rounds > 1 and p.schedule.every != NONE
+    return many or p.schedule.end is not None
+
+
+def _counts_units(p: "PruningConfig") -> bool:
+    return p.amount is None or p.amount[0] in ("sparsity", "compression_ratio", "channels")
+
+
 RULES = [
     Rule(
         lambda p: _weights(p) and p.criterion.traits.get("per") == "channel",
@@ -159,5 +173,41 @@ RULES = [
     Rule(
         lambda p: p.selection.name == "eagle_eye" and p.scope != "global",
         "selection: eagle_eye draws the share of each layer; set scope: global",
+    ),
+    Rule(
+        lambda p: (
+            p.compensation.name == "reinitialise" and p.rewind is not None and p.rewind.weights
+        ),
+        "rewind would undo reinitialise; set rewind.weights: false, or remove one of the two",
+    ),
+    Rule(
+        lambda p: _bep(p) and p.sanity is not None,
+        "selection: bep goes on forecasting the units that it kept; remove sanity, or set"
+        " selection: top_k",
+    ),
+    Rule(
+        lambda p: _sanity(p, "invert") and p.selection.name != "top_k",
+        "sanity: invert turns a ranking round, which selection: {p.selection.name} does not go by;"
+        " set selection: top_k",
+    ),
+    Rule(
+        lambda p: p.sanity is not None and p.regrow is not None and p.regrow.name != "score",
+        "regrow: {p.regrow.name} moves the mask throughout training; remove sanity, or regrow",
+    ),
+    Rule(
+        lambda p: (
+            _sanity(p, "shuffle", "restructure") and _replaces_means(p) and p.schedule.rounds > 1
+        ),
+        "sanity: {p.sanity.name} could not take back what mean_replacement did in earlier rounds;"
+        " set schedule.rounds: 1",
+    ),
+    Rule(
+        lambda p: _sanity(p, "restructure") and _spread(p),
+        "sanity: restructure draws one structure, so that all rounds are due at one step; remove"
+        " schedule.every and end",
+    ),
+    Rule(
+        lambda p: _sanity(p, "restructure") and not _counts_units(p),
+        "sanity: restructure keeps the number of units, not {p.amount[0]}; write channels",
     ),
 ]

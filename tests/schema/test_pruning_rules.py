@@ -38,6 +38,13 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     BEP | {"importance": {"per": "macs"}},
     UNITS | {"schedule": {"initial": True}},
     UNITS | {"selection": "eagle_eye", "scope": "layer"},
+    WEIGHTS | {"compensation": "reinitialise", "rewind": "0it"},
+    BEP | {"sanity": "shuffle"},
+    UNITS | {"selection": "prune_from_scratch", "sanity": "invert"},
+    WEIGHTS | {"regrow": "random", "sanity": "shuffle", "schedule": {"curve": "constant"}},
+    UNITS | {"compensation": "mean_replacement", "sanity": "shuffle", "schedule": {"rounds": 2}},
+    WEIGHTS | {"sanity": "restructure", "schedule": {"rounds": 2, "every": "1it"}},
+    UNITS | {"channels": None, "macs": 0.5, "sanity": "restructure"},
 ]  # fmt: skip
 
 
