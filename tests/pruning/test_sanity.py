@@ -13,7 +13,7 @@ from models.layers import initialise
 from pruning.pruner import Pruner
 from pruning.schedule.triggers import similarity
 from pruning.selection.sanity import SANITY_CHECKS, Choice, Invert, Restructure, Shuffle
-from tests.support.small_training import CHANNEL, Training, recipe
+from tests.support.small_training import AVERAGED, CHANNEL, Training, recipe
 
 WEIGHT: dict[str, Any] = {"criterion": "snip", "sparsity": 0.8}
 AT_ONCE = {"start": "1ep", "rounds": 4}
@@ -123,6 +123,28 @@ def test_draws_follow_the_runs_seed_unless_the_check_has_its_own():
     own = {"name": "shuffle", "seed": 7}
     assert equal(drawn(0, own), drawn(1, own))
     assert not equal(drawn(0, own), drawn(0, own | {"seed": 8}))
+
+
+def test_draws_of_one_training_are_the_same_structure_at_the_same_checkpoint():
+    """PaT's section 4.5 in small: other filters, as many in each layer, all else equal."""
+
+    def drawn(sanity) -> tuple[Training, dict[str, Tensor]]:
+        training, pruner = pruned(
+            **CHANNEL | AVERAGED,
+            application="surgery",
+            **{"except": ["stem"]},
+            schedule={"start": "2ep"},
+            sanity=sanity,
+        )
+        return training, kept(pruner)
+
+    own, chosen = drawn("none")
+    draws = [drawn({"name": "shuffle", "seed": seed}) for seed in range(4)]
+    assert len({str(units) for _, units in draws} - {str(chosen)}) >= 3
+    for training, _ in draws:
+        assert counts(training) == counts(own)
+        stem = training.model.get_parameter("0.weight")
+        assert torch.equal(stem, own.model.get_parameter("0.weight"))
 
 
 @pytest.mark.parametrize("method", ["weight", "channel-surgery", "channel-mask-then-surgery"])
