@@ -1,12 +1,13 @@
 """Rounds over single weights: score, keep exactly k, mask."""
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import check_floors, floors, kept
+from pruning.amount.scope import check_floors, floors, kept, layer_counts
 from pruning.application.masks import check_zero, hold_everywhere
 from pruning.application.values import Values
 from pruning.compensation.compensations import compensate
@@ -111,8 +112,12 @@ class WeightPruning(Rounds):
         with valueless():
             self._compensate(state)
         k = kept(self.prunable, removed)
-        sizes = {name: weight.numel() for name, weight in self._weights(state).items()}
-        check_floors(floors(sizes, self._config.least), k)
+        shapes = {name: tuple(weight.shape) for name, weight in self._weights(state).items()}
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        least = floors(sizes, self._config.least)
+        check_floors(least, k)
+        if self._config.scope != "global":
+            layer_counts(shapes, k, self._config.scope, least, sizes)
         if removed and k == self.prunable:
             raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
 
@@ -149,7 +154,8 @@ class WeightPruning(Rounds):
         """The weights that the recipe's sanity check keeps instead."""
         least = floors({name: m.numel() for name, m in self.masks.items()}, self._config.least)
         whole = {name: torch.ones_like(mask) for name, mask in self.masks.items()}
-        return self.check.keep(Choice(self.masks, before or whole, least, {}), state.seed, stream)
+        choice = Choice(self.masks, before or whole, least, {})
+        return dict(self.check.keep(choice, state.seed, stream))
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow

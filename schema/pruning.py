@@ -194,7 +194,7 @@ class PruningConfig(Section):
 
     criterion: CriterionConfig
     granularity: Literal["weight", "channel"] = "weight"
-    scope: Literal["global", "layer", "erk"] = "global"
+    scope: Literal["global", "layer", "erk", "smart_ratios"] = "global"
     sparsity: Fraction | None = None
     channels: Fraction | None = None
     nodes: Fraction | None = None

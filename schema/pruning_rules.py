@@ -95,8 +95,8 @@ RULES = [
         "sparsity counts single weights; write channels, params or macs",
     ),
     Rule(
-        lambda p: _channels(p) and p.scope == "erk",
-        "scope: erk shares out single weights; write global or layer",
+        lambda p: _channels(p) and p.scope in ("erk", "smart_ratios"),
+        "scope: {p.scope} shares out single weights; write global or layer",
     ),
     Rule(
         lambda p: _weights(p) and p.round_to > 1,

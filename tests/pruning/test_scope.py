@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ from pruning.amount.scope import (
     select_weights,
     share,
 )
+from pruning.errors import BudgetError
+from pruning.pruner import Pruner
+from tests.support.small_training import Training, recipe
 
 
 def brute(scores: torch.Tensor, k: int) -> list[int]:
@@ -108,13 +113,72 @@ def test_erk_densities_follow_dimensions_capped_at_one_with_exact_sum():
     assert max(ratio.values()) / min(ratio.values()) < 1.03
 
 
-@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+SHAPES = {  # a ResNet-20's first layers of each stage, and its classifier
+    "stem": (16, 3, 3, 3), "one": (16, 16, 3, 3), "two": (32, 16, 3, 3), "short": (32, 16, 1, 1),
+    "three": (64, 32, 3, 3), "four": (64, 64, 3, 3), "fc": (10, 64),
+}  # fmt: skip
+
+
+def shared_out(raw: dict[str, float], k: float, fixed: dict[str, float]) -> dict[str, float]:
+    """Densities ∝ raw with k weights in all: those above 1 are set to 1, until none is."""
+    sizes = {name: math.prod(shape) for name, shape in SHAPES.items()}
+    dense = dict(fixed)
+    while True:
+        rest = k - sum(dense[n] * sizes[n] for n in dense)
+        epsilon = rest / sum(raw[n] * sizes[n] for n in raw if n not in dense)
+        full = [n for n in raw if n not in dense and epsilon * raw[n] > 1]
+        if not full:
+            return dense | {n: epsilon * raw[n] for n in raw if n not in dense}
+        dense |= dict.fromkeys(full, 1.0)
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.95, 0.98])
+@pytest.mark.parametrize("scope", ["erk", "smart_ratios"])
+def test_densities_of_layers_in_closed_form(scope: str, sparsity: float):
+    scores = {name: torch.rand(shape) for name, shape in SHAPES.items()}
+    k = kept(sum(s.numel() for s in scores.values()), sparsity)
+    masks = select_weights(scores, k, scope=scope)
+    places = dict(zip(SHAPES, range(len(SHAPES), 0, -1), strict=True))
+    raw = {n: sum(shape) / math.prod(shape) for n, shape in SHAPES.items()}
+    if scope == "smart_ratios":
+        raw = {n: place**2 + place for n, place in places.items()}
+    fixed = {"fc": 0.3} if scope == "smart_ratios" else {}
+    wanted = shared_out({n: float(ratio) for n, ratio in raw.items()}, k, fixed)
+    assert sum(int(m.sum()) for m in masks.values()) == k
+    for name, mask in masks.items():
+        assert abs(int(mask.sum()) - wanted[name] * mask.numel()) < 1
+
+
+def test_smart_ratios_by_hand():
+    """Three layers of 100: 12, 6 and 2 parts. A last linear layer has 30, so 2:1 for the others."""
+    scores = {name: torch.rand(10, 10, 1) for name in "abc"}
+    masks = select_weights(scores, 100, scope="smart_ratios")
+    assert [int(m.sum()) for m in masks.values()] == [60, 30, 10]
+    scores["c"] = torch.rand(10, 10)
+    masks = select_weights(scores, 120, scope="smart_ratios")
+    assert [int(m.sum()) for m in masks.values()] == [60, 30, 30]
+    masks = select_weights(scores, 210, scope="smart_ratios")  # 120 of 100 in the first
+    assert [int(m.sum()) for m in masks.values()] == [100, 80, 30]
+    masks = select_weights(scores, 250, scope="smart_ratios")  # both others full
+    assert [int(m.sum()) for m in masks.values()] == [100, 100, 50]
+
+
+def test_a_last_layer_that_alone_is_too_large_is_refused_before_training():
+    """30 % of the last layer's 96 weights and one of each other layer are 31; 28 were to stay."""
+    training = Training()
+    config = recipe(criterion="random", scope="smart_ratios", sparsity=0.99)
+    pruner = Pruner(config, training)
+    with pytest.raises(BudgetError, match=r"28 were to stay, and 31 … \d+ can stay"):
+        pruner.rehearse(training)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk", "smart_ratios"])
 def test_removed_weights_never_return_and_masks_are_nested(scope: str):
     stream = torch.Generator().manual_seed(1)
     shapes = {"a": (8, 3, 3, 3), "b": (16, 8, 3, 3), "c": (10, 16)}
     total = sum(torch.Size(s).numel() for s in shapes.values())
     alive = None
-    for sparsity in (0.0, 0.5, 0.75, 0.9, 0.97):
+    for sparsity in (0.0, 0.5, 0.75, 0.9, 0.96):
         scores = {n: torch.rand(s, generator=stream) for n, s in shapes.items()}
         masks = select_weights(scores, kept(total, sparsity), scope=scope, alive=alive)
         assert sum(int(m.sum()) for m in masks.values()) == kept(total, sparsity)
