@@ -187,6 +187,8 @@ class PruningConfig(Section):
     """One pruning method. Amounts are fractions of the dense network, removed by the last round.
 
     `except` names modules left alone; `classifier` is the last layer, `stem` the first.
+    `cut: two_sided` keeps all weights beyond ±t as ShrinkBench does, which misses the amount where
+    scores are signed.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.
@@ -203,6 +205,7 @@ class PruningConfig(Section):
     activation_bytes: Fraction | None = None
     latency: Fraction | None = None
     compression_ratio: Annotated[float, Field(ge=1, le=1e9)] | None = None
+    cut: Literal["exact", "two_sided"] = "exact"
     tolerance: Fraction = 0.005
     round_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     floor: Fraction | None = None

@@ -66,6 +66,10 @@ def _sanity(p: "PruningConfig", *names: str) -> bool:
     return p.sanity is not None and p.sanity.name in names
 
 
+def _two_sided(p: "PruningConfig") -> bool:
+    return p.cut == "two_sided"
+
+
 def _spread(p: "PruningConfig") -> bool:
     """True if rounds are due at several steps."""
     many = p.schedule.rounds > 1 and p.schedule.every != NONE
@@ -209,5 +213,21 @@ RULES = [
     Rule(
         lambda p: _sanity(p, "restructure") and not _counts_units(p),
         "sanity: restructure keeps the number of units, not {p.amount[0]}; write channels",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and _channels(p),
+        "cut: two_sided is a threshold on single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and p.scope not in ("global", "layer"),
+        "cut: two_sided shares nothing out by scope: {p.scope}; write global or layer",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and (p.schedule.rounds > 1 or p.schedule.end is not None),
+        "cut: two_sided is made once; set schedule.rounds: 1 and remove end",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and (p.regrow is not None or bool(p.floor)),
+        "cut: two_sided keeps what its threshold leaves; remove regrow and floor",
     ),
 ]

@@ -186,6 +186,29 @@ def select_weights(
     return keep_best(scores, layer_counts(shapes, k, scope, low, left), least, alive)
 
 
+def keep_beyond(scores: Scores, fraction: float, scope: str = "global") -> Masks:
+    """True where s ≥ t or s ≤ −t, with t the (1 − fraction)-quantile of s: about so many, or more.
+
+    ShrinkBench's `fraction_mask` (Blalock et al. 2020, arXiv:2003.03033), by which the thesis
+    pruned: right for scores ≥ 0. Of signed scores that lie evenly about 0, 2 · fraction stay, so
+    that a compression ratio r becomes r / 2; and all stay where t ≤ 0. The quantile is over all
+    tensors (scope global) or of each (layer), interpolated linearly. There are no floors.
+    """
+    if scope == "global":
+        threshold = _quantile(torch.cat([s.flatten() for s in scores.values()]), 1 - fraction)
+        return {name: (s >= threshold) | (s <= -threshold) for name, s in scores.items()}
+    assert scope == "layer", scope
+    return {n: keep_beyond({n: s}, fraction)[n] for n, s in scores.items()}
+
+
+def _quantile(flat: Tensor, q: float) -> float:
+    """By two order statistics; torch.quantile sorts, and takes 16 million numbers at most."""
+    below, rest = divmod(q * (flat.numel() - 1), 1)
+    first = float(flat.kthvalue(int(below) + 1).values)
+    second = float(flat.kthvalue(min(int(below) + 2, flat.numel())).values)
+    return first + rest * (second - first)
+
+
 def keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:
     """Exactly k of the allowed entries."""
     found = int(allowed.sum())

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from pruning.amount.scope import (
     floors,
     keep_best,
+    keep_beyond,
     keep_exactly,
     kept,
     select_weights,
@@ -195,3 +197,62 @@ def test_order_of_tensors_and_dtype_do_not_matter_without_ties():
     for name in scores:
         assert torch.equal(forward[name], backward[name])
         assert torch.equal(forward[name], doubled[name])
+
+
+# ── ShrinkBench's threshold ──────────────────────────────────────────────────────────────────────
+SYMMETRIC = torch.cat([torch.arange(-500.0, 0), torch.arange(1.0, 501)])  # −500 … −1, 1 … 500
+
+
+def test_a_two_sided_threshold_keeps_twice_what_it_is_asked_of_symmetric_scores():
+    """The 95 % quantile lies 5 % of the way from 450 to 451; so 50 stay above, 50 below −450.05."""
+    mask = keep_beyond({"a": SYMMETRIC}, 0.05)["a"]
+    assert mask.tolist() == (SYMMETRIC.abs() >= 451).tolist()
+    assert int(mask.sum()) == 100
+    assert int(select_weights({"a": SYMMETRIC}, 50)["a"].sum()) == 50
+
+
+def test_a_two_sided_threshold_is_exact_for_scores_above_0_and_keeps_all_at_half():
+    positive = torch.arange(1.0, 1001)
+    kept_ones = keep_beyond({"a": positive}, 0.05)["a"]
+    assert torch.equal(kept_ones, select_weights({"a": positive}, 50)["a"])
+    assert keep_beyond({"a": SYMMETRIC}, 0.5)["a"].all()  # the median is 0: nothing lies between
+
+
+def test_a_two_sided_threshold_of_each_layer_is_its_own():
+    scores = {"a": SYMMETRIC, "b": 1000 * SYMMETRIC}
+    masks = keep_beyond(scores, 0.05, "layer")
+    assert [int(m.sum()) for m in masks.values()] == [100, 100]
+    assert int(keep_beyond(scores, 0.05)["a"].sum()) == 0  # no floor
+
+
+def two_sided(scores: str, **amount: float) -> tuple[dict[str, Any], int, int]:
+    """The event of a pruning by these scores, the number of prunable weights, and of all."""
+    training = Training()
+    pruner = Pruner(recipe(criterion="grasp", cut="two_sided", **amount), training)
+    weights = {name: p for name, p in training.model.named_parameters() if p.dim() > 1}
+    n = sum(p.numel() for p in weights.values())
+    signed = torch.cat([torch.arange(-n // 2, 0), torch.arange(1, n // 2 + 1)]).float()
+    parts = (signed if scores == "signed" else signed + n).split(
+        [p.numel() for p in weights.values()]
+    )
+    found = {name: s.view(p.shape) for (name, p), s in zip(weights.items(), parts, strict=True)}
+    vars(pruner.method)["_scored"] = lambda *args, **context: found
+    return pruner.prune(training), n, sum(p.numel() for p in training.model.parameters())
+
+
+@pytest.mark.parametrize(("ratio", "scores"), [(4, "signed"), (8, "signed"), (8, "positive")])
+def test_the_record_has_the_compression_asked_for_and_the_one_reached(ratio: int, scores: str):
+    """(r − r_e) / r with 2k weights for k: GraSP's half in the thesis's figures 4.5 and 4.10."""
+    event, n, total = two_sided(scores, compression_ratio=ratio)
+    k = int(total / ratio) - (total - n)
+    left = total - n + k * (2 if scores == "signed" else 1)
+    assert event["prune/params_kept"] == left
+    assert event["prune/compression_ratio_asked"] == ratio
+    assert event["prune/compression_ratio"] == total / left
+    assert event["prune/compression_error"] == pytest.approx((ratio - total / left) / ratio)
+
+
+def test_a_threshold_below_0_removes_nothing_and_training_goes_on():
+    event, _, _ = two_sided("signed", sparsity=0.4)
+    assert event["prune/asked"] == 0.4
+    assert event["prune/got"] == 0

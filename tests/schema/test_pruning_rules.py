@@ -45,6 +45,10 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     UNITS | {"compensation": "mean_replacement", "sanity": "shuffle", "schedule": {"rounds": 2}},
     WEIGHTS | {"sanity": "restructure", "schedule": {"rounds": 2, "every": "1it"}},
     UNITS | {"channels": None, "macs": 0.5, "sanity": "restructure"},
+    UNITS | {"cut": "two_sided"},
+    WEIGHTS | {"cut": "two_sided", "scope": "erk"},
+    WEIGHTS | {"cut": "two_sided", "schedule": {"rounds": 2}},
+    WEIGHTS | {"cut": "two_sided", "floor": 0.1},
 ]  # fmt: skip
 
 
