@@ -36,6 +36,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "pat/random_epoch": (*ALGORITHM_1, "pruning.schedule.trigger.last=4"),
     "pat/lottery_ticket": (*ALGORITHM_1, "pruning.schedule.start=1ep"),
     "pat/latency": (*ALGORITHM_1, EARLY, "pruning.importance.per=macs"),
+    "pat/same_structure": ("pruning.schedule.start=2ep",),
     "pat/train_prune_finetune": (),
     "pat/gpwp": (
         "pruning.schedule={start: 2ep, every: 1ep, rounds: 3, curve: linear}",

@@ -81,7 +81,7 @@ def initialise(
 
     Normalisation layers start at scale 1, shift 0 and fresh statistics. Drawn on the generator's
     device, so that one seed gives the same weights on every device; without one, from PyTorch's
-    global state.
+    global state. `own_scheme` says later which scheme it was.
 
     Raises:
         ModelError: unknown scheme.
@@ -99,4 +99,10 @@ def initialise(
     for layer in model.modules():
         if isinstance(layer, _NormBase | nn.GroupNorm | nn.LayerNorm):
             layer.reset_parameters()
+    vars(model)["init"] = scheme
     return model
+
+
+def own_scheme(model: nn.Module) -> str:
+    """The scheme that `initialise` last drew a network's weights by; else PyTorch's, default."""
+    return vars(model).get("init", "default")

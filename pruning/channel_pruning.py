@@ -15,6 +15,7 @@ from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.application.masks import check_zero, hold_everywhere
 from pruning.application.surgery import prune_channels, rehearse_surgery
+from pruning.application.values import Values
 from pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
 from pruning.criteria import CRITERIA
 from pruning.criteria.accumulated import Accumulator
@@ -27,6 +28,7 @@ from pruning.criteria.from_recipe import (
     unit_scores,
 )
 from pruning.rounds import Rounds
+from pruning.selection.sanity import Choice, sanity_check
 from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
 from pruning.stateful import Stored, pack, unpack
 from pruning.training_view import State, digest, valueless
@@ -62,6 +64,7 @@ class ChannelPruning(Rounds):
         }
         self.alive: Keep = dict(self.kept)
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        self.check = sanity_check(config)
         # None first: the method below carries over the count of an earlier one
         self.accumulator: Accumulator | None = None
         self.accumulator = self._accumulator(state)
@@ -138,8 +141,18 @@ class ChannelPruning(Rounds):
 
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and removes once for each fraction, all at the same point of training."""
+        before, backup = self.alive, Values(state) if self.check.redraws else None
+        ends = first + len(removed) - 1
         for number, fraction in enumerate(removed, first):
-            self._round(state, fraction, f"calibration {number}", last=number == of - 1)
+            stream = f"calibration {number}"
+            keep = self._chosen(state, fraction, stream)
+            if backup is not None and number == ends:
+                keep = self._redrawn(state, keep, before, stream)
+                backup.restore()
+            surgery = self._config.application == "surgery" and (backup is None or number == ends)
+            self._apply(state, keep, stream, removes=surgery, ends=number == ends)
+        if ends == of - 1 and self._config.application == "mask_then_surgery":
+            self._remove(state, self.alive)
         self.forget()
 
     def would_keep(self, state: State, scores: dict[str, Tensor], removed: float) -> Keep | None:
@@ -169,18 +182,23 @@ class ChannelPruning(Rounds):
         if importance.per is not None:
             savings = sizes.savings(importance.per, self.alive)
             scores = per_saving(scores, savings, importance.exponent)
-        ask = self._ask(removed)
+        scores, ask = self.check.scores(scores), self._ask(removed)
         return ChannelRound(scores, sizes, ask, self.alive, self.axes, state, stream)
 
-    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+    def _chosen(self, state: State, removed: float, stream: str) -> Keep:
+        """The units that the method itself keeps."""
         scores = self.ranking(state, stream) if self.selection.scored else {}
         round = self._prepared(state, scores, removed, stream)
         if scores and self.selection.ranks and self._untouched:
             check_ranks(self._config.criterion.name, round.scores)
-        keep = self.selection.keep(round)
-        self._apply(state, keep, stream, removes=self._config.application == "surgery")
-        if last and self._config.application == "mask_then_surgery":
-            self._remove(state, self.alive)
+        return self.selection.keep(round)
+
+    def _redrawn(self, state: State, keep: Keep, before: Keep, stream: str) -> Keep:
+        """The units that the recipe's sanity check keeps instead."""
+        sizes = self._sizes()
+        kinds = {axis: torch.from_numpy(sizes.kinds[sizes.spans[axis]]) for axis in keep}
+        choice = Choice(keep, before, floors(self.widths, self._config.least), kinds)
+        return self.check.keep(choice, state.seed, stream)
 
     @property
     def _untouched(self) -> bool:
@@ -208,7 +226,7 @@ class ChannelPruning(Rounds):
             self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
             self.dense["latency"] = self._sizes().of("latency", {})
 
-    def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
+    def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool, ends: bool) -> None:
         when = COMPENSATIONS[self._config.compensation.name].when
         # mean replacement needs the intact network, new statistics and new weights the pruned one
         if when == "before":
@@ -217,7 +235,7 @@ class ChannelPruning(Rounds):
         hold_everywhere(state, self.masks)
         if removes:
             self._remove(state, keep)
-        if when == "after":
+        if when == "after" or (when == "last" and ends):
             self.axes = self._compensate(state, keep, stream)
             hold_everywhere(state, self.masks)
 

@@ -41,9 +41,9 @@ def check_effect(config: PruningConfig, removed: float, event: Record) -> None:
     """Refuse a last event after which the network is as large as the dense one.
 
     Raises:
-        NoEffect: something was to go.
+        NoEffect: something was to go, and the cut is one that removes what it is asked to.
     """
-    wanted = config.amount is None or removed > 0
+    wanted = config.cut == "exact" and (config.amount is None or removed > 0)
     if wanted and event["prune/compression_ratio"] == 1:
         raise NoEffect(
             "all rounds are over and nothing was removed: the amount is less than one unit, or"

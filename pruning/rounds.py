@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.axes.labels import Axes
 from pruning.amount.budget import Ask, Sizes
-from pruning.amount.scope import select_weights
+from pruning.amount.scope import keep_beyond, select_weights
 from pruning.selection.base import Selection
 from pruning.types import Keep, Masks, Scores
 
@@ -134,8 +134,15 @@ class WeightRound:
     rounds: int
     seed: int
     slopes: Callable[[], Scores]
+    cut: str = "exact"
 
     def best(self, scores: Scores | None = None, alive: Masks | None = None) -> Masks:
-        """The k best of those alive, by the round's scores unless others are given."""
+        """The k best of those alive, by the round's scores unless others are given.
+
+        With the two-sided cut, all beyond its threshold.
+        """
         judged = self.scores if scores is None else scores
+        if self.cut == "two_sided":
+            total = sum(score.numel() for score in judged.values())
+            return keep_beyond(judged, self.k / total, self.scope)
         return select_weights(judged, self.k, scope=self.scope, floor=self.floor, alive=alive)

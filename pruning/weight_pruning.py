@@ -1,13 +1,22 @@
 """Rounds over single weights: score, keep exactly k, mask."""
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import check_floors, floors, kept, select_weights
+from pruning.amount.scope import (
+    check_floors,
+    floors,
+    keep_beyond,
+    kept,
+    layer_counts,
+    select_weights,
+)
 from pruning.application.masks import check_zero, hold_everywhere
+from pruning.application.values import Values
 from pruning.compensation.compensations import compensate
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import (
@@ -21,6 +30,7 @@ from pruning.criteria.measuring import layer_weights
 from pruning.errors import BudgetError, NoEffect, PruningError, bounded
 from pruning.rounds import Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
+from pruning.selection.sanity import Choice, sanity_check
 from pruning.stateful import Stored
 from pruning.training_view import (
     State,
@@ -46,6 +56,7 @@ class WeightPruning(Rounds):
         spared = left_alone(state.model, config.excluded)
         parameters = dict(state.model.named_parameters())
         every = list(layer_weights(state.model))
+        self.check = sanity_check(config)
         self._names = [name for name in every if name.rpartition(".")[0] not in spared]
         self.prunable = sum(parameters[name].numel() for name in self._names)
         self.total = sum(parameter.numel() for parameter in parameters.values())
@@ -109,14 +120,21 @@ class WeightPruning(Rounds):
         with valueless():
             self._compensate(state)
         k = kept(self.prunable, removed)
-        sizes = {name: weight.numel() for name, weight in self._weights(state).items()}
-        check_floors(floors(sizes, self._config.least), k)
+        shapes = {name: tuple(weight.shape) for name, weight in self._weights(state).items()}
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        least = floors(sizes, self._config.least)
+        check_floors(least, k)
+        if self._config.scope != "global":
+            layer_counts(shapes, k, self._config.scope, least, sizes)
         if removed and k == self.prunable:
             raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
 
     def would_keep(self, state: State, scores: Scores, removed: float) -> Masks | None:
         """The weights that the first round would keep; None where the floors alone are more."""
         k, scope = kept(self.prunable, removed), self._config.scope
+        scores = self.check.scores(scores)
+        if self._config.cut == "two_sided":
+            return keep_beyond(scores, k / self.prunable, scope)
         try:
             return select_weights(scores, k, scope=scope, floor=self._config.least)
         except BudgetError:
@@ -126,6 +144,7 @@ class WeightPruning(Rounds):
         """Scores, selects and masks once for each fraction; all at the same point of training."""
         revives = self._config.regrow is not None and self._config.regrow.name == "score"
         dense = {name: p.detach().clone() for name, p in self._weights(state).items()}
+        before, backup = self.masks, Values(state) if self.check.redraws else None
         for number, fraction in enumerate(removed, first):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
@@ -134,7 +153,7 @@ class WeightPruning(Rounds):
             if not self.masks and (self._config.regrow is None or revives):
                 check_ranks(self._config.criterion.name, values)
             round = WeightRound(
-                scores=values,
+                scores=self.check.scores(values),
                 alive=self.masks or None,
                 k=kept(self.prunable, fraction),
                 scope=self._config.scope,
@@ -143,9 +162,21 @@ class WeightPruning(Rounds):
                 rounds=of,
                 seed=stream_seed(state, f"regrow {number}"),
                 slopes=partial(self._slopes, state, stream),
+                cut=self._config.cut,
             )
             self._apply(state, self._chosen(round), dense if revives else None)
+        if backup is not None:
+            redrawn = self._redrawn(state, before, f"calibration {first + len(removed) - 1}")
+            backup.restore()
+            self._apply(state, redrawn, None)
         self._compensate(state)
+
+    def _redrawn(self, state: State, before: Masks, stream: str) -> Masks:
+        """The weights that the recipe's sanity check keeps instead."""
+        least = floors({name: m.numel() for name, m in self.masks.items()}, self._config.least)
+        whole = {name: torch.ones_like(mask) for name, mask in self.masks.items()}
+        choice = Choice(self.masks, before or whole, least, {})
+        return dict(self.check.keep(choice, state.seed, stream))
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow
@@ -153,7 +184,8 @@ class WeightPruning(Rounds):
             chosen = round.best(alive=round.alive)
         else:
             chosen = REGROWTHS[regrow.name](round, **regrow.options)
-        if sum(int(mask.sum()) for mask in chosen.values()) != round.k:
+        left = sum(int(mask.sum()) for mask in chosen.values())
+        if round.cut == "exact" and left != round.k:
             raise AssertionError(f"{round.k} weights were to stay")
         return chosen
 

@@ -16,6 +16,13 @@ def _word_none(value: Any) -> Any:
     return None if value == "none" else value
 
 
+def _one_word_each(value: Any) -> Any:
+    """A sanity check, unless another key says the same already."""
+    if value == "reinitialise" or (isinstance(value, dict) and value.get("name") == "reinitialise"):
+        raise ValueError("new weights are a compensation; write compensation: reinitialise")
+    return _word_none(value)
+
+
 class Choice(BaseModel):
     """A name of a registry and the options of what it names: `grasp` or `{name: grasp, …}`."""
 
@@ -84,6 +91,12 @@ class RegrowConfig(Choice):
     """Return of removed weights; options as in pruning/selection/regrow.py."""
 
     registry = ("pruning.selection.regrow", "REGROWTHS")
+
+
+class SanityConfig(Choice):
+    """A check of what a method keeps; options as in pruning/selection/sanity.py."""
+
+    registry = ("pruning.selection.sanity", "SANITY_CHECKS")
 
 
 class PenaltyConfig(Choice):
@@ -166,6 +179,8 @@ class PruningConfig(Section):
     """One pruning method. Amounts are fractions of the dense network, removed by the last round.
 
     `except` names modules left alone; `classifier` is the last layer, `stem` the first.
+    `cut: two_sided` keeps all weights beyond ±t as ShrinkBench does, which misses the amount where
+    scores are signed.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.
@@ -173,7 +188,7 @@ class PruningConfig(Section):
 
     criterion: CriterionConfig
     granularity: Literal["weight", "channel"] = "weight"
-    scope: Literal["global", "layer", "erk"] = "global"
+    scope: Literal["global", "layer", "erk", "smart_ratios"] = "global"
     sparsity: Fraction | None = None
     channels: Fraction | None = None
     nodes: Fraction | None = None
@@ -182,6 +197,7 @@ class PruningConfig(Section):
     activation_bytes: Fraction | None = None
     latency: Fraction | None = None
     compression_ratio: Annotated[float, Field(ge=1, le=1e9)] | None = None
+    cut: Literal["exact", "two_sided"] = "exact"
     tolerance: Fraction = 0.005
     round_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     floor: Fraction | None = None
@@ -192,6 +208,7 @@ class PruningConfig(Section):
     importance: ImportanceConfig = ImportanceConfig()
     # model_construct: a validated default would parse the registry's files on import
     selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
+    sanity: Annotated[SanityConfig | None, BeforeValidator(_one_word_each)] = None
     regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
     penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")

@@ -73,6 +73,24 @@ def _watches_ratios(p: "PruningConfig") -> bool:
     )
 
 
+def _sanity(p: "PruningConfig", *names: str) -> bool:
+    return p.sanity is not None and p.sanity.name in names
+
+
+def _two_sided(p: "PruningConfig") -> bool:
+    return p.cut == "two_sided"
+
+
+def _spread(p: "PruningConfig") -> bool:
+    """True if rounds are due at several steps."""
+    many = p.schedule.rounds > 1 and p.schedule.every != NONE
+    return many or p.schedule.end is not None
+
+
+def _counts_units(p: "PruningConfig") -> bool:
+    return p.amount is None or p.amount[0] in ("sparsity", "compression_ratio", "channels")
+
+
 RULES = [
     Rule(
         lambda p: _weights(p) and p.criterion.traits.get("per") == "channel",
@@ -92,8 +110,8 @@ RULES = [
         "sparsity counts single weights; write channels, params or macs",
     ),
     Rule(
-        lambda p: _channels(p) and p.scope == "erk",
-        "scope: erk shares out single weights; write global or layer",
+        lambda p: _channels(p) and p.scope in ("erk", "smart_ratios"),
+        "scope: {p.scope} shares out single weights; write global or layer",
     ),
     Rule(
         lambda p: _weights(p) and p.round_to > 1,
@@ -186,5 +204,57 @@ RULES = [
         lambda p: _watches_ratios(p) and p.amount is None,
         "schedule.trigger: ratio and ratios are fractions of an amount, and selection:"
         " {p.selection.name} has none; remove them",
+    ),
+    Rule(
+        lambda p: (
+            p.compensation.name == "reinitialise" and p.rewind is not None and p.rewind.weights
+        ),
+        "rewind would undo reinitialise; set rewind.weights: false, or remove one of the two",
+    ),
+    Rule(
+        lambda p: _bep(p) and p.sanity is not None,
+        "selection: bep goes on forecasting the units that it kept; remove sanity, or set"
+        " selection: top_k",
+    ),
+    Rule(
+        lambda p: _sanity(p, "invert") and p.selection.name != "top_k",
+        "sanity: invert turns a ranking round, which selection: {p.selection.name} does not go by;"
+        " set selection: top_k",
+    ),
+    Rule(
+        lambda p: p.sanity is not None and p.regrow is not None and p.regrow.name != "score",
+        "regrow: {p.regrow.name} moves the mask throughout training; remove sanity, or regrow",
+    ),
+    Rule(
+        lambda p: (
+            _sanity(p, "shuffle", "restructure") and _replaces_means(p) and p.schedule.rounds > 1
+        ),
+        "sanity: {p.sanity.name} could not take back what mean_replacement did in earlier rounds;"
+        " set schedule.rounds: 1",
+    ),
+    Rule(
+        lambda p: _sanity(p, "restructure") and _spread(p),
+        "sanity: restructure draws one structure, so that all rounds are due at one step; remove"
+        " schedule.every and end",
+    ),
+    Rule(
+        lambda p: _sanity(p, "restructure") and not _counts_units(p),
+        "sanity: restructure keeps the number of units, not {p.amount[0]}; write channels",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and _channels(p),
+        "cut: two_sided is a threshold on single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and p.scope not in ("global", "layer"),
+        "cut: two_sided shares nothing out by scope: {p.scope}; write global or layer",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and (p.schedule.rounds > 1 or p.schedule.end is not None),
+        "cut: two_sided is made once; set schedule.rounds: 1 and remove end",
+    ),
+    Rule(
+        lambda p: _two_sided(p) and (p.regrow is not None or bool(p.floor)),
+        "cut: two_sided keeps what its threshold leaves; remove regrow and floor",
     ),
 ]

@@ -105,13 +105,29 @@ def layer_counts(
     """Number of weights that each layer keeps, exactly k together.
 
     layer: the same fraction in each. erk (Erdős–Rényi-kernel, Mocanu 2018, Evci et al. 2020,
-    arXiv:1911.11134): density of a layer ∝ (sum of its dimensions) / (product of them), at most 1.
+    arXiv:1911.11134): density of a layer ∝ (sum of its dimensions) / (product of them).
+    smart_ratios (Su et al. 2020, arXiv:2009.11094): density of layer l of L ∝ (L−l+1)² + (L−l+1),
+    but 0.3 of a last layer that is linear, or more where the others are full. The paper's VGG code
+    divides by l² too, which is its ResNet code's ratio no more; the latter is taken. Densities are
+    at most 1; what a full layer cannot hold is shared among the others in proportion, where Su's
+    code gives it to the next ones in order.
     """
     names = list(shapes)
     sizes = [math.prod(shapes[name]) for name in names]
-    weights = [s if scope == "layer" else sum(shapes[n]) for n, s in zip(names, sizes, strict=True)]
-    counts = share(k, weights, [low[n] for n in names], [high[n] for n in names])
-    return dict(zip(names, counts, strict=True))
+    weights = list(map(_WEIGHTS[scope], shapes.values(), sizes, range(len(names), 0, -1)))
+    least, most = [low[n] for n in names], [high[n] for n in names]
+    if scope == "smart_ratios" and len(shapes[names[-1]]) == 2:
+        last = max(int(LAST_LINEAR * sizes[-1]), least[-1], k - sum(most[:-1]))
+        least[-1] = most[-1] = min(last, most[-1])
+    return dict(zip(names, share(k, weights, least, most), strict=True))
+
+
+LAST_LINEAR = 0.3  # of the weights of a last linear layer stay with smart ratios (Su et al. 2020)
+_WEIGHTS = {  # by scope, from shape, size and place from the end: what a layer's count is ∝ to
+    "layer": lambda shape, size, place: size,
+    "erk": lambda shape, size, place: sum(shape),
+    "smart_ratios": lambda shape, size, place: size * (place**2 + place),
+}
 
 
 def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Keep | None = None) -> Masks:
@@ -159,7 +175,7 @@ def select_weights(
     Args:
         scores: one per weight, shaped as the weight.
         k: weights to keep, all tensors together.
-        scope: global (one ranking), layer (the same fraction in each), erk.
+        scope: global (one ranking), or one of `layer_counts`.
         floor: least fraction of each tensor that stays; None is one weight, 0 nothing.
         alive: what earlier rounds kept; the rest is not revived.
     """
@@ -170,6 +186,29 @@ def select_weights(
     left = {name: int(alive[name].sum()) if alive else s.numel() for name, s in scores.items()}
     low = {name: min(least[name], left[name]) for name in scores}
     return keep_best(scores, layer_counts(shapes, k, scope, low, left), least, alive)
+
+
+def keep_beyond(scores: Scores, fraction: float, scope: str = "global") -> Masks:
+    """True where s ≥ t or s ≤ −t, with t the (1 − fraction)-quantile of s: about so many, or more.
+
+    ShrinkBench's `fraction_mask` (Blalock et al. 2020, arXiv:2003.03033), by which the thesis
+    pruned: right for scores ≥ 0. Of signed scores that lie evenly about 0, 2 · fraction stay, so
+    that a compression ratio r becomes r / 2; and all stay where t ≤ 0. The quantile is over all
+    tensors (scope global) or of each (layer), interpolated linearly. There are no floors.
+    """
+    if scope == "global":
+        threshold = _quantile(torch.cat([s.flatten() for s in scores.values()]), 1 - fraction)
+        return {name: (s >= threshold) | (s <= -threshold) for name, s in scores.items()}
+    assert scope == "layer", scope
+    return {n: keep_beyond({n: s}, fraction)[n] for n, s in scores.items()}
+
+
+def _quantile(flat: Tensor, q: float) -> float:
+    """By two order statistics; torch.quantile sorts, and takes 16 million numbers at most."""
+    below, rest = divmod(q * (flat.numel() - 1), 1)
+    first = float(flat.kthvalue(int(below) + 1).values)
+    second = float(flat.kthvalue(min(int(below) + 2, flat.numel())).values)
+    return first + rest * (second - first)
 
 
 def keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:

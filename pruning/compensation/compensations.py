@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from models.axes.labels import Axes
-from models.layers import initialise
+from models.layers import initialise, own_scheme
 from models.modes import evaluating
 from pruning.compensation.global_batchnorm import WholeBatch
 from pruning.compensation.mean_replacement import measure, propagate
@@ -28,10 +28,13 @@ from schema.pruning import PruningConfig
 
 @dataclass(frozen=True)
 class Compensation:
-    """`function(model, axes, keep, batches, **options)` → Axes, before or after the removal."""
+    """`function(model, axes, keep, batches, **options)` → Axes, before or after the removal.
+
+    Rounds due at one point of training compensate one by one; "last" is after the last of them.
+    """
 
     function: Callable[..., Axes]
-    when: Literal["before", "after"]
+    when: Literal["before", "after", "last"]
 
 
 def none(model: nn.Module, axes: Axes, keep: Keep, batches: Batches) -> Axes:
@@ -156,16 +159,18 @@ def reinitialise(
     *,
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
-    scheme: Literal["default", "xavier", "kaiming", "orthogonal"] = "default",
+    scheme: Literal["default", "xavier", "kaiming", "orthogonal"] | None = None,
     seed: int = 0,
 ) -> Axes:
     """A new start: weights as `models.initialise` draws them for the widths left.
 
     Wang et al. 2020 (Pruning from Scratch), arXiv:1909.12579, train what they found from weights
-    drawn anew. The averaged copy starts as the model, the optimizer without a past.
+    drawn anew; Frankle et al. 2021, arXiv:2009.08576, do so to check that a mask fits its weights.
+    Without a `scheme` it is the network's own. The averaged copy starts as the model, the optimizer
+    without a past.
     """
     # a generator on the CPU: the same weights on every device and rank
-    initialise(model, scheme, torch.Generator().manual_seed(seed))
+    initialise(model, scheme or own_scheme(model), torch.Generator().manual_seed(seed))
     if ema is not None:
         ema.load_state_dict(model.state_dict())
     if optimizer is not None:
@@ -188,5 +193,5 @@ COMPENSATIONS = {
     "none": Compensation(none, when="before"),
     "bn_recalibrate": Compensation(bn_recalibrate, when="after"),
     "mean_replacement": Compensation(mean_replacement, when="before"),
-    "reinitialise": Compensation(reinitialise, when="after"),
+    "reinitialise": Compensation(reinitialise, when="last"),
 }

@@ -347,7 +347,7 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
         "none": "before",
         "bn_recalibrate": "after",
         "mean_replacement": "before",
-        "reinitialise": "after",
+        "reinitialise": "last",
     }
     options = registry("pruning.compensation.compensations", "COMPENSATIONS")
     assert set(options["mean_replacement"]) == {"padding", "value"}

@@ -1,14 +1,21 @@
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from pruning.amount.scope import (
     floors,
     keep_best,
+    keep_beyond,
     keep_exactly,
     kept,
     select_weights,
     share,
 )
+from pruning.errors import BudgetError
+from pruning.pruner import Pruner
+from tests.support.small_training import Training, recipe
 
 
 def brute(scores: torch.Tensor, k: int) -> list[int]:
@@ -108,13 +115,72 @@ def test_erk_densities_follow_dimensions_capped_at_one_with_exact_sum():
     assert max(ratio.values()) / min(ratio.values()) < 1.03
 
 
-@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+SHAPES = {  # a ResNet-20's first layers of each stage, and its classifier
+    "stem": (16, 3, 3, 3), "one": (16, 16, 3, 3), "two": (32, 16, 3, 3), "short": (32, 16, 1, 1),
+    "three": (64, 32, 3, 3), "four": (64, 64, 3, 3), "fc": (10, 64),
+}  # fmt: skip
+
+
+def shared_out(raw: dict[str, float], k: float, fixed: dict[str, float]) -> dict[str, float]:
+    """Densities ∝ raw with k weights in all: those above 1 are set to 1, until none is."""
+    sizes = {name: math.prod(shape) for name, shape in SHAPES.items()}
+    dense = dict(fixed)
+    while True:
+        rest = k - sum(dense[n] * sizes[n] for n in dense)
+        epsilon = rest / sum(raw[n] * sizes[n] for n in raw if n not in dense)
+        full = [n for n in raw if n not in dense and epsilon * raw[n] > 1]
+        if not full:
+            return dense | {n: epsilon * raw[n] for n in raw if n not in dense}
+        dense |= dict.fromkeys(full, 1.0)
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.95, 0.98])
+@pytest.mark.parametrize("scope", ["erk", "smart_ratios"])
+def test_densities_of_layers_in_closed_form(scope: str, sparsity: float):
+    scores = {name: torch.rand(shape) for name, shape in SHAPES.items()}
+    k = kept(sum(s.numel() for s in scores.values()), sparsity)
+    masks = select_weights(scores, k, scope=scope)
+    places = dict(zip(SHAPES, range(len(SHAPES), 0, -1), strict=True))
+    raw = {n: sum(shape) / math.prod(shape) for n, shape in SHAPES.items()}
+    if scope == "smart_ratios":
+        raw = {n: place**2 + place for n, place in places.items()}
+    fixed = {"fc": 0.3} if scope == "smart_ratios" else {}
+    wanted = shared_out({n: float(ratio) for n, ratio in raw.items()}, k, fixed)
+    assert sum(int(m.sum()) for m in masks.values()) == k
+    for name, mask in masks.items():
+        assert abs(int(mask.sum()) - wanted[name] * mask.numel()) < 1
+
+
+def test_smart_ratios_by_hand():
+    """Three layers of 100: 12, 6 and 2 parts. A last linear layer has 30, so 2:1 for the others."""
+    scores = {name: torch.rand(10, 10, 1) for name in "abc"}
+    masks = select_weights(scores, 100, scope="smart_ratios")
+    assert [int(m.sum()) for m in masks.values()] == [60, 30, 10]
+    scores["c"] = torch.rand(10, 10)
+    masks = select_weights(scores, 120, scope="smart_ratios")
+    assert [int(m.sum()) for m in masks.values()] == [60, 30, 30]
+    masks = select_weights(scores, 210, scope="smart_ratios")  # 120 of 100 in the first
+    assert [int(m.sum()) for m in masks.values()] == [100, 80, 30]
+    masks = select_weights(scores, 250, scope="smart_ratios")  # both others full
+    assert [int(m.sum()) for m in masks.values()] == [100, 100, 50]
+
+
+def test_a_last_layer_that_alone_is_too_large_is_refused_before_training():
+    """30 % of the last layer's 96 weights and one of each other layer are 31; 28 were to stay."""
+    training = Training()
+    config = recipe(criterion="random", scope="smart_ratios", sparsity=0.99)
+    pruner = Pruner(config, training)
+    with pytest.raises(BudgetError, match=r"28 were to stay, and 31 … \d+ can stay"):
+        pruner.rehearse(training)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk", "smart_ratios"])
 def test_removed_weights_never_return_and_masks_are_nested(scope: str):
     stream = torch.Generator().manual_seed(1)
     shapes = {"a": (8, 3, 3, 3), "b": (16, 8, 3, 3), "c": (10, 16)}
     total = sum(torch.Size(s).numel() for s in shapes.values())
     alive = None
-    for sparsity in (0.0, 0.5, 0.75, 0.9, 0.97):
+    for sparsity in (0.0, 0.5, 0.75, 0.9, 0.96):
         scores = {n: torch.rand(s, generator=stream) for n, s in shapes.items()}
         masks = select_weights(scores, kept(total, sparsity), scope=scope, alive=alive)
         assert sum(int(m.sum()) for m in masks.values()) == kept(total, sparsity)
@@ -131,3 +197,62 @@ def test_order_of_tensors_and_dtype_do_not_matter_without_ties():
     for name in scores:
         assert torch.equal(forward[name], backward[name])
         assert torch.equal(forward[name], doubled[name])
+
+
+# ── ShrinkBench's threshold ──────────────────────────────────────────────────────────────────────
+SYMMETRIC = torch.cat([torch.arange(-500.0, 0), torch.arange(1.0, 501)])  # −500 … −1, 1 … 500
+
+
+def test_a_two_sided_threshold_keeps_twice_what_it_is_asked_of_symmetric_scores():
+    """The 95 % quantile lies 5 % of the way from 450 to 451; so 50 stay above, 50 below −450.05."""
+    mask = keep_beyond({"a": SYMMETRIC}, 0.05)["a"]
+    assert mask.tolist() == (SYMMETRIC.abs() >= 451).tolist()
+    assert int(mask.sum()) == 100
+    assert int(select_weights({"a": SYMMETRIC}, 50)["a"].sum()) == 50
+
+
+def test_a_two_sided_threshold_is_exact_for_scores_above_0_and_keeps_all_at_half():
+    positive = torch.arange(1.0, 1001)
+    kept_ones = keep_beyond({"a": positive}, 0.05)["a"]
+    assert torch.equal(kept_ones, select_weights({"a": positive}, 50)["a"])
+    assert keep_beyond({"a": SYMMETRIC}, 0.5)["a"].all()  # the median is 0: nothing lies between
+
+
+def test_a_two_sided_threshold_of_each_layer_is_its_own():
+    scores = {"a": SYMMETRIC, "b": 1000 * SYMMETRIC}
+    masks = keep_beyond(scores, 0.05, "layer")
+    assert [int(m.sum()) for m in masks.values()] == [100, 100]
+    assert int(keep_beyond(scores, 0.05)["a"].sum()) == 0  # no floor
+
+
+def two_sided(scores: str, **amount: float) -> tuple[dict[str, Any], int, int]:
+    """The event of a pruning by these scores, the number of prunable weights, and of all."""
+    training = Training()
+    pruner = Pruner(recipe(criterion="grasp", cut="two_sided", **amount), training)
+    weights = {name: p for name, p in training.model.named_parameters() if p.dim() > 1}
+    n = sum(p.numel() for p in weights.values())
+    signed = torch.cat([torch.arange(-n // 2, 0), torch.arange(1, n // 2 + 1)]).float()
+    parts = (signed if scores == "signed" else signed + n).split(
+        [p.numel() for p in weights.values()]
+    )
+    found = {name: s.view(p.shape) for (name, p), s in zip(weights.items(), parts, strict=True)}
+    vars(pruner.method)["_scored"] = lambda *args, **context: found
+    return pruner.prune(training), n, sum(p.numel() for p in training.model.parameters())
+
+
+@pytest.mark.parametrize(("ratio", "scores"), [(4, "signed"), (8, "signed"), (8, "positive")])
+def test_the_record_has_the_compression_asked_for_and_the_one_reached(ratio: int, scores: str):
+    """(r − r_e) / r with 2k weights for k: GraSP's half in the thesis's figures 4.5 and 4.10."""
+    event, n, total = two_sided(scores, compression_ratio=ratio)
+    k = int(total / ratio) - (total - n)
+    left = total - n + k * (2 if scores == "signed" else 1)
+    assert event["prune/params_kept"] == left
+    assert event["prune/compression_ratio_asked"] == ratio
+    assert event["prune/compression_ratio"] == total / left
+    assert event["prune/compression_error"] == pytest.approx((ratio - total / left) / ratio)
+
+
+def test_a_threshold_below_0_removes_nothing_and_training_goes_on():
+    event, _, _ = two_sided("signed", sparsity=0.4)
+    assert event["prune/asked"] == 0.4
+    assert event["prune/got"] == 0

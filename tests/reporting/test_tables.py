@@ -217,5 +217,5 @@ def test_the_projects_claims_plan_the_same_jobs():
         for job in jobs
         if job.row
     ]
-    assert len(planned) == 2 * 497
+    assert len(planned) == 2 * 501
     assert hashlib.sha256(json.dumps(planned).encode()).hexdigest()[:16] == PLANNED

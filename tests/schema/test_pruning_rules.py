@@ -42,6 +42,17 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     WEIGHTS | {"regrow": "gradient", "schedule": {"trigger": "mask_distance"}},
     {"criterion": "magnitude", "granularity": "channel", "selection": "threshold",
      "schedule": {"trigger": {"name": "epi", "ratio": 0.5}}},
+    WEIGHTS | {"compensation": "reinitialise", "rewind": "0it"},
+    BEP | {"sanity": "shuffle"},
+    UNITS | {"selection": "prune_from_scratch", "sanity": "invert"},
+    WEIGHTS | {"regrow": "random", "sanity": "shuffle", "schedule": {"curve": "constant"}},
+    UNITS | {"compensation": "mean_replacement", "sanity": "shuffle", "schedule": {"rounds": 2}},
+    WEIGHTS | {"sanity": "restructure", "schedule": {"rounds": 2, "every": "1it"}},
+    UNITS | {"channels": None, "macs": 0.5, "sanity": "restructure"},
+    UNITS | {"cut": "two_sided"},
+    WEIGHTS | {"cut": "two_sided", "scope": "erk"},
+    WEIGHTS | {"cut": "two_sided", "schedule": {"rounds": 2}},
+    WEIGHTS | {"cut": "two_sided", "floor": 0.1},
 ]  # fmt: skip
 
 
