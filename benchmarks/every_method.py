@@ -61,6 +61,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "methods/gmp": ("pruning.schedule.rounds=4", "pruning.sparsity=90%"),
     "methods/rigl": ("pruning.schedule.every=4it", FEW),
+    "methods/n_of_m": ("pruning.schedule.start=2ep",),
     "methods/slimming": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
     "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),

@@ -5,14 +5,14 @@ from functools import partial
 
 from torch import Tensor
 
-from pruning.application.masks import Hold, freeze_but_gates
+from pruning.application.masks import freeze_but_gates
 from pruning.application.penalty import PENALTIES, Penalty
 from pruning.channel_pruning import ChannelPruning
 from pruning.compensation.rewind import Snapshot
 from pruning.criteria.from_recipe import run_arguments
 from pruning.errors import PruningError
 from pruning.events import Record, check_effect, record, target_of
-from pruning.rounds import Rounds
+from pruning.rounds import Holder, Rounds
 from pruning.schedule.schedule import Schedule
 from pruning.schedule.triggers import TRIGGERS, Trigger
 from pruning.stateful import Stateful, Stored, pack, unpack
@@ -34,7 +34,7 @@ class Pruner:
         self.tell: Callable[[Record], None] = lambda record: None  # takes what a trigger measured
         self.last: Record = {}  # the last event
         self._seen = -1  # work at which `due` last looked at the network
-        self._hold: Hold | None = None
+        self._hold: Holder | None = None
         self.schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
         by = ChannelPruning if config.granularity == "channel" else WeightPruning
         self.method: Rounds = by(config, state)
@@ -109,6 +109,11 @@ class Pruner:
     def hold_weights(self, state: State) -> None:
         """Removed weights and their momenta become zero: after the optimizer's step."""
         self._holding(state).weights()
+
+    def hold_average(self, state: State) -> None:
+        """Removed weights become zero in the averaged copy: after it was updated."""
+        if state.ema is not None:
+            self._holding(state).average(state.ema)
 
     @property
     def penalty(self) -> Callable[[State], Tensor] | None:
@@ -190,9 +195,9 @@ class Pruner:
         if measured:
             self.tell({"trigger/epochs": epochs, "trigger/fired": fired} | measured)
 
-    def _holding(self, state: State) -> Hold:
+    def _holding(self, state: State) -> Holder:
         if self._hold is None:
-            self._hold = Hold(state.model, self.method.masks, state.optimizer)
+            self._hold = self.method.holder(state)
         return self._hold
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────

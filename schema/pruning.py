@@ -1,8 +1,18 @@
 """The recipe's `pruning:` section: a point in criterion × granularity × scope × schedule × …"""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from schema.duration import Duration
 from schema.options import checked, traits
@@ -14,6 +24,30 @@ AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
 
 def _word_none(value: Any) -> Any:
     return None if value == "none" else value
+
+
+SCOPES = ("global", "layer", "erk")
+PATTERN = "[1-9][0-9]?:[1-9][0-9]?"  # N:M
+
+
+def pattern(scope: str) -> tuple[int, int] | None:
+    """N and M of the scope N:M; None for the others."""
+    n, colon, m = scope.partition(":")
+    return (int(n), int(m)) if colon else None
+
+
+def _scope(value: str) -> str:
+    if value in SCOPES:
+        return value
+    found = pattern(value) if re.fullmatch(PATTERN, value) else None
+    if found is None or found[0] >= found[1]:
+        words = "'global', 'layer' or 'erk', or N of every M weights such as '2:4'"
+        raise PydanticCustomError("scope", "Input should be {expected}", {"expected": words})
+    return value
+
+
+SCOPE_SCHEMA = {"anyOf": [{"enum": list(SCOPES)}, {"type": "string", "pattern": f"^{PATTERN}$"}]}
+Scope = Annotated[str, AfterValidator(_scope), WithJsonSchema(SCOPE_SCHEMA)]
 
 
 class Choice(BaseModel):
@@ -167,13 +201,16 @@ class PruningConfig(Section):
 
     `except` names modules left alone; `classifier` is the last layer, `stem` the first.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
+    `scope: 2:4` keeps two of every four consecutive input weights, which is its amount too. Behind
+    `application: straight_through` removed weights go on training and may return at every step;
+    each decays by `refine` more.
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.
     """
 
     criterion: CriterionConfig
     granularity: Literal["weight", "channel"] = "weight"
-    scope: Literal["global", "layer", "erk"] = "global"
+    scope: Scope = "global"
     sparsity: Fraction | None = None
     channels: Fraction | None = None
     nodes: Fraction | None = None
@@ -196,13 +233,20 @@ class PruningConfig(Section):
     penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
     rewind: RewindConfig | None = None
-    application: Literal["mask", "surgery", "mask_then_surgery"] = "mask"
+    application: Literal["mask", "surgery", "mask_then_surgery", "straight_through"] = "mask"
+    refine: Annotated[float, Field(ge=0, le=100)] = 0.0
     # `except` is a word of Python, so the attribute has another name
     excluded: list[str] = Field(default=[], alias="except")
 
     @property
     def amount(self) -> tuple[str, float] | None:
-        """The one amount that is stated: its name and value; None where the selection sets none."""
+        """The one amount: its name and value; None where the selection sets none.
+
+        The scope N:M removes 1 − N/M of the weights; otherwise it is the amount that is stated.
+        """
+        pair = pattern(self.scope)
+        if pair is not None:
+            return "sparsity", 1 - pair[0] / pair[1]
         stated = [(name, getattr(self, name)) for name in AMOUNTS]
         return next(((n, v) for n, v in stated if v is not None), None)
 
@@ -223,6 +267,9 @@ class PruningConfig(Section):
         if self.selection.name == "threshold":
             if stated:
                 raise ValueError(f"selection: threshold sets its own size; remove {stated[0]}")
+        elif pattern(self.scope) is not None:
+            if stated:
+                raise ValueError(f"scope: {self.scope} sets its own size; remove {stated[0]}")
         elif len(stated) != 1:
             names = " and ".join(stated) or "none"
             raise ValueError(f"write exactly one of {', '.join(AMOUNTS)}; found {names}")

@@ -51,6 +51,18 @@ def _regrows_at_one_sparsity(p: "PruningConfig") -> bool:
     return p.regrow is not None and p.regrow.name != "score" and p.schedule.rounds > 1
 
 
+def _several_rounds(p: "PruningConfig") -> bool:
+    return p.schedule.rounds > 1 or p.schedule.every != NONE
+
+
+def _n_of_m(p: "PruningConfig") -> bool:
+    return ":" in p.scope
+
+
+def _straight_through(p: "PruningConfig") -> bool:
+    return p.application == "straight_through"
+
+
 def _replaces_means(p: "PruningConfig") -> bool:
     return p.compensation.name == "mean_replacement"
 
@@ -70,7 +82,7 @@ RULES = [
         " choose another criterion",
     ),
     Rule(
-        lambda p: _weights(p) and p.application != "mask",
+        lambda p: _weights(p) and "surgery" in p.application,
         "application: {p.application} removes whole channels; set granularity: channel",
     ),
     Rule(
@@ -78,7 +90,7 @@ RULES = [
         "{p.amount[0]} counts channels; set granularity: channel, or write sparsity",
     ),
     Rule(
-        lambda p: _channels(p) and p.amount is not None and p.amount[0] == "sparsity",
+        lambda p: _channels(p) and p.sparsity is not None,
         "sparsity counts single weights; write channels, params or macs",
     ),
     Rule(
@@ -160,5 +172,42 @@ RULES = [
     Rule(
         lambda p: p.selection.name == "eagle_eye" and p.scope != "global",
         "selection: eagle_eye draws the share of each layer; set scope: global",
+    ),
+    Rule(
+        lambda p: _channels(p) and _n_of_m(p),
+        "scope: {p.scope} is a pattern of single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _n_of_m(p) and p.floor is not None,
+        "scope: {p.scope} says how many weights stay everywhere; remove floor",
+    ),
+    Rule(
+        lambda p: _n_of_m(p) and p.regrow is not None,
+        "regrow would break the pattern {p.scope}; remove it, or set application: straight_through",
+    ),
+    Rule(
+        lambda p: _n_of_m(p) and _several_rounds(p) and p.schedule.curve != "constant",
+        "scope: {p.scope} removes the same amount in every round; set schedule.curve: constant",
+    ),
+    Rule(
+        lambda p: p.refine > 0 and not _straight_through(p),
+        "refine pulls at weights that go on training; set application: straight_through",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and _channels(p),
+        "application: straight_through masks single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and p.criterion.name != "magnitude",
+        "application: straight_through ranks the weights at every step; set criterion: magnitude",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and p.regrow is not None,
+        "application: straight_through returns weights by itself; remove regrow",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and (p.rewind is not None or p.compensation.name != "none"),
+        "application: straight_through leaves the weights as they are; remove rewind and"
+        " compensation",
     ),
 ]

@@ -10,6 +10,8 @@ from schema.pruning_rules import RULES
 
 WEIGHTS = {"criterion": "magnitude", "sparsity": 0.5}
 UNITS = {"criterion": "magnitude", "granularity": "channel", "channels": 0.5}
+TWO_OF_FOUR = {"criterion": "magnitude", "scope": "2:4"}
+STRAIGHT = {"application": "straight_through"}
 BEP = UNITS | {"selection": "bep", "scope": "layer", "schedule": {"curve": "constant"}}
 
 BROKEN = [  # by rule: a section that breaks it and none before it
@@ -38,6 +40,15 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     BEP | {"importance": {"per": "macs"}},
     UNITS | {"schedule": {"initial": True}},
     UNITS | {"selection": "eagle_eye", "scope": "layer"},
+    {"criterion": "magnitude", "granularity": "channel", "scope": "2:4"},
+    TWO_OF_FOUR | {"floor": 0.1},
+    TWO_OF_FOUR | {"regrow": "gradient"},
+    TWO_OF_FOUR | {"schedule": {"rounds": 2}},
+    WEIGHTS | {"refine": 1e-4},
+    UNITS | STRAIGHT,
+    WEIGHTS | STRAIGHT | {"criterion": "snip"},
+    WEIGHTS | STRAIGHT | {"regrow": "random"},
+    WEIGHTS | STRAIGHT | {"rewind": "0it"},
 ]  # fmt: skip
 
 
@@ -47,7 +58,7 @@ def test_a_section_that_breaks_a_rule_is_refused_in_its_sentence(section, rule):
         PruningConfig.model_validate(section)
     said = refused.value.errors()[0]["msg"].removeprefix("Value error, ")
     fixed = map(re.escape, re.split(r"\{.*?\}", rule.sentence))
-    assert re.fullmatch(r"[\w, ]+".join(fixed), said)
+    assert re.fullmatch(r"[\w,: ]+".join(fixed), said)
 
 
 def test_what_a_rule_says_names_what_the_section_has():
