@@ -61,6 +61,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "methods/gmp": ("pruning.schedule.rounds=4", "pruning.sparsity=90%"),
     "methods/rigl": ("pruning.schedule.every=4it", FEW),
+    "methods/granet": (
+        "pruning.schedule={start: 4it, every: 2it, end: 14it, curve: cubic}",
+        FEW,
+    ),
     "methods/n_of_m": ("pruning.schedule.start=2ep",),
     "methods/slimming": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),

@@ -53,8 +53,8 @@ class WeightPruning(Rounds):
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self.layer_weights = sum(parameters[name].numel() for name in every)
         if config.regrow is not None:
-            shares = {name: (value, 0, 1) for name, value in config.regrow.options.items()}
-            bounded(f"regrow: {config.regrow.name}", **shares)
+            fraction = config.regrow.options.get("fraction", 0)
+            bounded(f"regrow: {config.regrow.name}", fraction=(fraction, 0, 1))
         self.removed = self._target()
 
     def _prunable(self, every: list[str], state: State) -> list[str]:
@@ -153,7 +153,7 @@ class WeightPruning(Rounds):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
             found = self._scored(state, stream, **context)
-            if not self.masks and (self._config.regrow is None or revives):
+            if not self.masks and self._begins_by_score:
                 check_ranks(self._config.criterion.name, found)
             round = WeightRound(
                 scores=found,
@@ -168,6 +168,13 @@ class WeightPruning(Rounds):
             )
             self._apply(state, self._chosen(round), dense if revives else None)
         self._compensate(state)
+
+    @property
+    def _begins_by_score(self) -> bool:
+        regrow = self._config.regrow
+        if regrow is None or regrow.name == "score":
+            return True
+        return regrow.options.get("first_mask") == "score"
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow

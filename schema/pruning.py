@@ -132,7 +132,8 @@ class ScheduleConfig(Section):
     `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
     `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
     start to end, or follow `every` that far, always before training's last step. `initial` is one
-    round more, at step 0.
+    round more, at step 0. With `first` the first round removes that fraction, and the curve leads
+    from there to the whole amount.
     """
 
     start: Duration = NONE
@@ -141,6 +142,7 @@ class ScheduleConfig(Section):
     every: Duration = NONE
     end: Duration | None = None
     curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"
+    first: Fraction | None = None
     trigger: TriggerConfig | None = None
     latest: Duration | None = None
     initial: bool = False

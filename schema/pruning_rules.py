@@ -47,8 +47,16 @@ def _regrows_by_score(p: "PruningConfig") -> bool:
     return p.regrow is not None and p.regrow.name == "score"
 
 
-def _regrows_at_one_sparsity(p: "PruningConfig") -> bool:
-    return p.regrow is not None and p.regrow.name != "score" and p.schedule.rounds > 1
+def _begins_at_random(p: "PruningConfig") -> bool:
+    if p.regrow is None or p.regrow.name == "score":
+        return False
+    return p.regrow.options.get("first_mask", "random") == "random"
+
+
+def _first_is_too_much(p: "PruningConfig") -> bool:
+    name, value = p.amount or ("", 0.0)
+    whole = 1 - 1 / value if name == "compression_ratio" else value
+    return p.schedule.first is not None and p.schedule.first >= whole
 
 
 def _several_rounds(p: "PruningConfig") -> bool:
@@ -134,8 +142,14 @@ RULES = [
         "a tick ends with a round whose step is known; write start, and no trigger",
     ),
     Rule(
-        lambda p: _regrows_at_one_sparsity(p) and p.schedule.curve != "constant",
-        "regrow moves weights at one sparsity; set schedule.curve: constant",
+        lambda p: (
+            _begins_at_random(p)
+            and _several_rounds(p)
+            and p.schedule.curve != "constant"
+            and p.schedule.first is None
+        ),
+        "regrow: {p.regrow.name} begins with a random mask of the first round's size; set"
+        " schedule.curve: constant, schedule.first, or regrow.first_mask: score",
     ),
     Rule(
         lambda p: _weights(p) and _lasso(p),
@@ -186,8 +200,22 @@ RULES = [
         "regrow would break the pattern {p.scope}; remove it, or set application: straight_through",
     ),
     Rule(
-        lambda p: _n_of_m(p) and _several_rounds(p) and p.schedule.curve != "constant",
-        "scope: {p.scope} removes the same amount in every round; set schedule.curve: constant",
+        lambda p: (
+            _n_of_m(p)
+            and _several_rounds(p)
+            and (p.schedule.curve != "constant" or p.schedule.first is not None)
+        ),
+        "scope: {p.scope} removes the same amount in every round; set schedule.curve: constant, and"
+        " no schedule.first",
+    ),
+    Rule(
+        lambda p: p.schedule.first is not None and (not _several_rounds(p) or _bep(p)),
+        "schedule.first is where a curve over several rounds begins; write rounds or every, or"
+        " remove it",
+    ),
+    Rule(
+        _first_is_too_much,
+        "schedule.first removes as much as all rounds together; write less",
     ),
     Rule(
         lambda p: p.refine > 0 and not _straight_through(p),

@@ -83,6 +83,7 @@ class Schedule:
     latest: int | None = None
     wait: int = 0
     initial: bool = False  # a round more, at step 0
+    first: float | None = None  # fraction removed by the first round
 
     @classmethod
     def of(cls, config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> "Schedule":
@@ -117,7 +118,8 @@ class Schedule:
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
         rounds += config.initial
-        return cls(start, every, rounds, config.curve, latest, wait, config.initial)
+        first = config.first
+        return cls(start, every, rounds, config.curve, latest, wait, config.initial, first)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
         """True if round number `done` (from 0) is due, given the step at which rounds started."""
@@ -126,8 +128,18 @@ class Schedule:
         return position >= self._step(done, started)
 
     def sparsity(self, target: float, done: int) -> float:
-        """Fraction removed once round number `done` (from 0) is over."""
-        return CURVES[self.curve](target, done + 1, self.rounds)
+        """Fraction removed once round number `done` (from 0) is over.
+
+        With `first` s₁ the curve c is of what is left then: s₁ + (s_f − s₁) · c(t, i, n − 1) / t in
+        round i = 0 … n − 1, with 1 − t = (1 − s_f) / (1 − s₁).
+        """
+        curve = CURVES[self.curve]
+        if self.first is None:
+            return curve(target, done + 1, self.rounds)
+        if not done:
+            return self.first
+        rest = 1 - (1 - target) / (1 - self.first)
+        return self.first + (target - self.first) * curve(rest, done, self.rounds - 1) / rest
 
     def steps(self) -> list[int]:
         """The step of each round, if it starts at `start`."""

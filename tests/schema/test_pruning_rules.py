@@ -44,6 +44,8 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     TWO_OF_FOUR | {"floor": 0.1},
     TWO_OF_FOUR | {"regrow": "gradient"},
     TWO_OF_FOUR | {"schedule": {"rounds": 2}},
+    WEIGHTS | {"schedule": {"first": 0.2}},
+    WEIGHTS | {"schedule": {"first": 0.5, "rounds": 2}},
     WEIGHTS | {"refine": 1e-4},
     UNITS | STRAIGHT,
     WEIGHTS | STRAIGHT | {"criterion": "snip"},
