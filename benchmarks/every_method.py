@@ -65,6 +65,9 @@ METHODS: dict[str, tuple[str, ...]] = {
         "pruning.schedule={start: 4it, every: 2it, end: 14it, curve: cubic}",
         FEW,
     ),
+    "methods/ac_dc": (
+        "pruning.schedule={start: 4it, every: 5it, end: 14it, dense: 2it, curve: constant}",
+    ),
     "methods/n_of_m": ("pruning.schedule.start=2ep",),
     "methods/slimming": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),

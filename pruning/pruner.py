@@ -103,12 +103,25 @@ class Pruner:
         return self.method.records()
 
     def hold_gradients(self, state: State) -> None:
-        """Gradients of removed weights become zero: after `observe`, before clipping."""
-        self._holding(state).gradients()
+        """Gradients of removed weights become zero: after `observe`, before clipping.
+
+        Where the schedule has dense phases, nothing is held in them, and the optimizer starts each
+        of them empty: AC/DC, Peste et al. 2021, arXiv:2106.12379, whose weights return as zeros.
+        """
+        left = self._dense_left(state)
+        if not left:
+            self._holding(state).gradients()
+        elif left == self.schedule.dense:
+            state.optimizer.state.clear()
+            self._hold = None  # it knows the old momenta
+
+    def _dense_left(self, state: State) -> int:
+        return self.schedule.dense_left(state.position, self.done, self.started)
 
     def hold_weights(self, state: State) -> None:
         """Removed weights and their momenta become zero: after the optimizer's step."""
-        self._holding(state).weights()
+        if not self._dense_left(state):
+            self._holding(state).weights()
 
     def hold_average(self, state: State) -> None:
         """Removed weights become zero in the averaged copy: after it was updated."""

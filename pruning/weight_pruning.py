@@ -101,6 +101,11 @@ class WeightPruning(Rounds):
     def _straight_through(self) -> bool:
         return self._config.application == "straight_through"
 
+    @property
+    def _all_compete(self) -> bool:
+        """True if removed weights went on training since, so that a round judges them too."""
+        return self._straight_through or self._config.schedule.dense.amount > 0
+
     def holder(self, state: State) -> Holder:
         """What holds the masks, or chooses them anew at every step."""
         if not self._straight_through or not self._masks:
@@ -157,7 +162,7 @@ class WeightPruning(Rounds):
                 check_ranks(self._config.criterion.name, found)
             round = WeightRound(
                 scores=found,
-                alive=None if self._straight_through else self.masks or None,
+                alive=None if self._all_compete else self.masks or None,
                 k=kept(self.prunable, fraction),
                 scope=self._config.scope,
                 floor=self._config.least,

@@ -132,8 +132,9 @@ class ScheduleConfig(Section):
     `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
     `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
     start to end, or follow `every` that far, always before training's last step. `initial` is one
-    round more, at step 0. With `first` the first round removes that fraction, and the curve leads
-    from there to the whole amount.
+    round more, at step 0. For `dense` before each round but the first the masks are lifted: all
+    weights train, and compete in that round. With `first` the first round removes that fraction,
+    and the curve leads from there to the whole amount.
     """
 
     start: Duration = NONE
@@ -143,6 +144,7 @@ class ScheduleConfig(Section):
     end: Duration | None = None
     curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"
     first: Fraction | None = None
+    dense: Duration = NONE
     trigger: TriggerConfig | None = None
     latest: Duration | None = None
     initial: bool = False

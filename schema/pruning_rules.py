@@ -63,6 +63,10 @@ def _several_rounds(p: "PruningConfig") -> bool:
     return p.schedule.rounds > 1 or p.schedule.every != NONE
 
 
+def _lifts(p: "PruningConfig") -> bool:
+    return p.schedule.dense != NONE
+
+
 def _n_of_m(p: "PruningConfig") -> bool:
     return ":" in p.scope
 
@@ -218,6 +222,18 @@ RULES = [
         "schedule.first removes as much as all rounds together; write less",
     ),
     Rule(
+        lambda p: _lifts(p) and _channels(p),
+        "schedule.dense lifts masks from single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _lifts(p) and p.schedule.every == NONE and p.schedule.end is None,
+        "schedule.dense lies between rounds; write every, or rounds and end",
+    ),
+    Rule(
+        lambda p: _lifts(p) and (p.regrow is not None or p.rewind is not None),
+        "schedule.dense returns all weights before each round; remove regrow and rewind",
+    ),
+    Rule(
         lambda p: p.refine > 0 and not _straight_through(p),
         "refine pulls at weights that go on training; set application: straight_through",
     ),
@@ -230,8 +246,8 @@ RULES = [
         "application: straight_through ranks the weights at every step; set criterion: magnitude",
     ),
     Rule(
-        lambda p: _straight_through(p) and p.regrow is not None,
-        "application: straight_through returns weights by itself; remove regrow",
+        lambda p: _straight_through(p) and (p.regrow is not None or _lifts(p)),
+        "application: straight_through returns weights by itself; remove regrow and schedule.dense",
     ),
     Rule(
         lambda p: _straight_through(p) and (p.rewind is not None or p.compensation.name != "none"),

@@ -84,6 +84,7 @@ class Schedule:
     wait: int = 0
     initial: bool = False  # a round more, at step 0
     first: float | None = None  # fraction removed by the first round
+    dense: int = 0  # steps before each round but the first in which no mask is held
 
     @classmethod
     def of(cls, config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> "Schedule":
@@ -118,14 +119,27 @@ class Schedule:
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
         rounds += config.initial
-        first = config.first
-        return cls(start, every, rounds, config.curve, latest, wait, config.initial, first)
+        dense = steps(config.dense)
+        if config.dense.amount and not 0 < dense < every:
+            raise PruningError(
+                f"schedule: dense is {dense} steps and rounds lie {every} apart; write a length"
+                " between, so that each round has steps with masks and without"
+            )
+        first, initial = config.first, config.initial
+        return cls(start, every, rounds, config.curve, latest, wait, initial, first, dense)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
         """True if round number `done` (from 0) is due, given the step at which rounds started."""
         if done >= self.rounds or started is None:
             return False
         return position >= self._step(done, started)
+
+    def dense_left(self, position: int, done: int, started: int | None) -> int:
+        """Steps until the next round in which no mask is held; 0 where masks are held."""
+        if not self.dense or not 0 < done < self.rounds or started is None:
+            return 0
+        left = self._step(done, started) - position
+        return left if left <= self.dense else 0
 
     def sparsity(self, target: float, done: int) -> float:
         """Fraction removed once round number `done` (from 0) is over.
