@@ -68,6 +68,10 @@ METHODS: dict[str, tuple[str, ...]] = {
     "methods/ac_dc": (
         "pruning.schedule={start: 4it, every: 5it, end: 14it, dense: 2it, curve: constant}",
     ),
+    "methods/chase": (
+        "pruning.schedule={every: 3it, end: 15it, curve: constant}",
+        FEW,
+    ),
     "methods/n_of_m": ("pruning.schedule.start=2ep",),
     "methods/slimming": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),

@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
+from pruning.amenable_channels import AmenableChannels
 from pruning.application.masks import freeze_but_gates
 from pruning.application.penalty import PENALTIES, Penalty
 from pruning.channel_pruning import ChannelPruning
@@ -36,8 +37,7 @@ class Pruner:
         self._seen = -1  # work at which `due` last looked at the network
         self._hold: Holder | None = None
         self.schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
-        by = ChannelPruning if config.granularity == "channel" else WeightPruning
-        self.method: Rounds = by(config, state)
+        self.method: Rounds = _method(config)(config, state)
         self.trigger = _trigger(config, self.method.removed, state)
         self.started = None if self.trigger else self.schedule.start
         self.tick = self.schedule.tick(config.tick, state.steps_per_epoch, state.total_steps)
@@ -234,6 +234,12 @@ class Pruner:
         for name, part in self._parts().items():
             part.load_state_dict(unpack(stored, name))
         self.method.load_state_dict(unpack(stored, "method"), state)
+
+
+def _method(config: PruningConfig) -> type[ChannelPruning] | type[WeightPruning]:
+    if config.granularity == "channel":
+        return ChannelPruning
+    return WeightPruning if config.amenable_channels is None else AmenableChannels
 
 
 def _penalty(config: PruningConfig, state: State) -> Penalty | None:

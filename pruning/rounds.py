@@ -135,8 +135,8 @@ class ChannelRound:
 class WeightRound:
     """One round over single weights: scores of all, what is kept so far, and how many may stay.
 
-    `slopes()` is ∂L/∂θ of every scored weight, removed ones too, when asked for; `seed` is the
-    round's own.
+    `allowed` are the weights that may be kept or return; None is all. `slopes()` is ∂L/∂θ of every
+    scored weight, removed ones too, when asked for; `seed` is the round's own.
     """
 
     scores: Scores
@@ -148,6 +148,7 @@ class WeightRound:
     rounds: int
     seed: int
     slopes: Callable[[], Scores]
+    allowed: Masks | None = None
 
     def best(self, scores: Scores | None = None, alive: Masks | None = None) -> Masks:
         """The k best of those alive, by the round's scores unless others are given."""

@@ -158,12 +158,14 @@ class WeightPruning(Rounds):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
             found = self._scored(state, stream, **context)
-            if not self.masks and self._begins_by_score:
+            if not self._masks and self._begins_by_score:
                 check_ranks(self._config.criterion.name, found)
+            k = kept(self.prunable, fraction)
             round = WeightRound(
                 scores=found,
-                alive=None if self._all_compete else self.masks or None,
-                k=kept(self.prunable, fraction),
+                alive=None if self._all_compete else self._masks or None,
+                allowed=self._allowed(state, k, number, of),
+                k=k,
                 scope=self._config.scope,
                 floor=self._config.least,
                 number=number,
@@ -180,6 +182,10 @@ class WeightPruning(Rounds):
         if regrow is None or regrow.name == "score":
             return True
         return regrow.options.get("first_mask") == "score"
+
+    def _allowed(self, state: State, k: int, number: int, of: int) -> Masks | None:
+        """The weights among which k may stay in this round; None is all."""
+        return None
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow
@@ -203,7 +209,7 @@ class WeightPruning(Rounds):
                 weight.copy_(dense[name])
         self._masks = masks
         if not self._straight_through:
-            hold_everywhere(state, masks)
+            hold_everywhere(state, self.masks)
             return
         hide(self._weights(state), self._behind, masks)
         if state.ema is not None:
@@ -225,12 +231,13 @@ class WeightPruning(Rounds):
 
     def sizes_left(self, state: State) -> dict[str, Any]:
         """Weights that are really left, counted again from the tensors of the network."""
-        weights = self._weights(state)
+        parameters = dict(state.model.named_parameters())
         layers = {
-            name: {"kept": int(mask.sum()), "of": mask.numel()} for name, mask in self.masks.items()
+            name: {"kept": int(mask.sum()), "of": mask.numel()}
+            for name, mask in self._masks.items()
         }
         for name, mask in self.masks.items():
-            check_zero(name, weights[name], mask)
+            check_zero(name, parameters[name], mask)
         left = sum(layer["kept"] for layer in layers.values())
         return {
             "measure": "sparsity",
@@ -245,7 +252,7 @@ class WeightPruning(Rounds):
     def state_dict(self) -> Stored:
         """The masks, and the weights behind them."""
         behind = {f"behind/{name}": removed for name, removed in self._behind.items()}
-        return {"tensors": dict(self.masks) | behind, "values": {}}
+        return {"tensors": dict(self._masks) | behind, "values": {}}
 
     def load_state_dict(self, stored: Stored, state: State) -> None:
         """Takes over what `state_dict` gave."""

@@ -205,6 +205,7 @@ class PruningConfig(Section):
 
     `except` names modules left alone; `classifier` is the last layer, `stem` the first.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
+    `amenable_channels` is the fraction of channels that go with their weights, the sparsest first.
     `scope: 2:4` keeps two of every four consecutive input weights, which is its amount too. Behind
     `application: straight_through` removed weights go on training and may return at every step;
     each decays by `refine` more.
@@ -222,6 +223,7 @@ class PruningConfig(Section):
     macs: Fraction | None = None
     activation_bytes: Fraction | None = None
     latency: Fraction | None = None
+    amenable_channels: Fraction | None = None
     compression_ratio: Annotated[float, Field(ge=1, le=1e9)] | None = None
     tolerance: Fraction = 0.005
     round_to: Annotated[int, Field(ge=1, le=1_000_000)] = 1

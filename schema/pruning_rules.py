@@ -94,7 +94,7 @@ RULES = [
         " choose another criterion",
     ),
     Rule(
-        lambda p: _weights(p) and "surgery" in p.application,
+        lambda p: _weights(p) and "surgery" in p.application and p.amenable_channels is None,
         "application: {p.application} removes whole channels; set granularity: channel",
     ),
     Rule(
@@ -232,6 +232,32 @@ RULES = [
     Rule(
         lambda p: _lifts(p) and (p.regrow is not None or p.rewind is not None),
         "schedule.dense returns all weights before each round; remove regrow and rewind",
+    ),
+    Rule(
+        lambda p: p.amenable_channels is not None and _channels(p),
+        "amenable_channels go with their weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: (
+            p.amenable_channels is not None
+            and (p.regrow is None or p.regrow.name != "global_gradient")
+        ),
+        "amenable_channels give their weights to other layers; set regrow: global_gradient",
+    ),
+    Rule(
+        lambda p: p.amenable_channels is not None and not _several_rounds(p),
+        "amenable_channels go round by round; write schedule.every and schedule.end, or rounds",
+    ),
+    Rule(
+        lambda p: p.amenable_channels is not None and p.application == "surgery",
+        "amenable_channels are cut out in the last round; set application: mask_then_surgery",
+    ),
+    Rule(
+        lambda p: (
+            p.amenable_channels is not None
+            and (p.rewind is not None or p.compensation.name != "none")
+        ),
+        "amenable_channels leave nothing to go back to; remove rewind and compensation",
     ),
     Rule(
         lambda p: p.refine > 0 and not _straight_through(p),

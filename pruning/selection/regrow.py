@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from pruning.amount.scope import keep_among
+from pruning.amount.scope import floors, keep_among, keep_best
 from pruning.rounds import WeightRound
 from pruning.types import Masks, Scores
 
@@ -50,8 +50,38 @@ def random(round: WeightRound, *, fraction: float = 0.3, first_mask: FirstMask =
     return _exchanged(round, noise, fraction)
 
 
+def global_gradient(
+    round: WeightRound, *, fraction: float = 0.5, first_mask: FirstMask = "random"
+) -> Masks:
+    """As `gradient`, with one ranking over all layers of what goes, and one of what comes.
+
+    Layers give weights to each other, as in Chase, Yin et al. 2023, arXiv:2305.19454. What is not
+    allowed goes too, and as many others come.
+    """
+    if round.alive is None and first_mask == "random":
+        return round.best(_noise(round.scores, round.seed))
+    every = {name: torch.ones_like(s, dtype=torch.bool) for name, s in round.scores.items()}
+    allowed = round.allowed or every
+    alive = {name: mask & allowed[name] for name, mask in (round.alive or every).items()}
+    stays = min(round.k - int(_share(round, fraction) * round.k), _count(alive))
+    least = floors({name: score.numel() for name, score in round.scores.items()}, round.floor)
+    stay = keep_best(round.scores, stays, least, alive)
+    open_ = {name: allowed[name] & ~mask for name, mask in stay.items()}
+    steepness = {name: slope.abs() for name, slope in round.slopes().items()}
+    come = keep_best(steepness, round.k - _count(stay), dict.fromkeys(stay, 0), open_)
+    return {name: mask | come[name] for name, mask in stay.items()}
+
+
+def _share(round: WeightRound, fraction: float) -> float:
+    return fraction / 2 * (1 + math.cos(math.pi * round.number / round.rounds))
+
+
+def _count(masks: Masks) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
 def _exchanged(round: WeightRound, growth: Scores, fraction: float) -> Masks:
-    share = fraction / 2 * (1 + math.cos(math.pi * round.number / round.rounds))
+    share = _share(round, fraction)
     pruned = round.best(alive=round.alive)  # nothing goes at one sparsity
     masks = {}
     for name, score in round.scores.items():
@@ -67,4 +97,9 @@ def _noise(scores: Scores, seed: int) -> Scores:
     return {n: torch.rand(s.shape, generator=stream).to(s.device) for n, s in scores.items()}
 
 
-REGROWTHS = {"score": score, "gradient": gradient, "random": random}
+REGROWTHS = {
+    "score": score,
+    "gradient": gradient,
+    "global_gradient": global_gradient,
+    "random": random,
+}

@@ -12,6 +12,8 @@ WEIGHTS = {"criterion": "magnitude", "sparsity": 0.5}
 UNITS = {"criterion": "magnitude", "granularity": "channel", "channels": 0.5}
 TWO_OF_FOUR = {"criterion": "magnitude", "scope": "2:4"}
 STRAIGHT = {"application": "straight_through"}
+AMENABLE = {"amenable_channels": 0.4, "regrow": "global_gradient",
+            "schedule": {"rounds": 2, "curve": "constant"}}  # fmt: skip
 BEP = UNITS | {"selection": "bep", "scope": "layer", "schedule": {"curve": "constant"}}
 
 BROKEN = [  # by rule: a section that breaks it and none before it
@@ -50,6 +52,11 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     WEIGHTS | {"schedule": {"dense": "1ep", "rounds": 2}},
     WEIGHTS | {"regrow": "random", "schedule": {"dense": "1ep", "every": "2ep",
                                                 "curve": "constant"}},
+    UNITS | {"amenable_channels": 0.4},
+    WEIGHTS | {"amenable_channels": 0.4},
+    WEIGHTS | AMENABLE | {"schedule": {}},
+    WEIGHTS | AMENABLE | {"application": "surgery"},
+    WEIGHTS | AMENABLE | {"rewind": "0it"},
     WEIGHTS | {"refine": 1e-4},
     UNITS | STRAIGHT,
     WEIGHTS | STRAIGHT | {"criterion": "snip"},
