@@ -39,8 +39,8 @@ def pattern(scope: str) -> tuple[int, int] | None:
 def _scope(value: str) -> str:
     if value in SCOPES:
         return value
-    found = pattern(value) if re.fullmatch(PATTERN, value) else None
-    if found is None or found[0] >= found[1]:
+    n_of_m = pattern(value) if re.fullmatch(PATTERN, value) else None
+    if n_of_m is None or n_of_m[0] >= n_of_m[1]:
         words = "'global', 'layer' or 'erk', or N of every M weights such as '2:4'"
         raise PydanticCustomError("scope", "Input should be {expected}", {"expected": words})
     return value
