@@ -19,7 +19,7 @@ from pruning.criteria.from_recipe import (
     scores,
 )
 from pruning.criteria.measuring import layer_weights
-from pruning.errors import NoEffect, PruningError, bounded
+from pruning.errors import BudgetError, NoEffect, PruningError, bounded
 from pruning.rounds import Holder, Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
 from pruning.stateful import Stored, unpack
@@ -84,6 +84,7 @@ class WeightPruning(Rounds):
         if name == "sparsity":
             return value
         fixed = self.total - self.prunable
+        # rounded on the whole network, as the ratio is defined on it
         left = kept(self.total, 1 - 1 / value) - fixed
         if left < 0:
             raise PruningError(
@@ -120,16 +121,16 @@ class WeightPruning(Rounds):
         return self._scored(state, stream)
 
     def _scored(self, state: State, stream: str, **context: Any) -> Scores:
-        found = scores(self._config, state, stream, **context)
+        values = scores(self._config, state, stream, **context)
         criterion = self._config.criterion.name
-        check_complete(criterion, found, self._names)
+        check_complete(criterion, values, self._names)
         weights = self._weights(state)
-        if any(found[name].shape != weights[name].shape for name in self._names):
+        if any(values[name].shape != weights[name].shape for name in self._names):
             raise PruningError(
                 f"criterion {criterion} scores channels, not single weights; set granularity:"
                 " channel, or choose another criterion"
             )
-        return {name: found[name] for name in self._names}
+        return {name: values[name] for name in self._names}
 
     def rehearse(self, state: State, removed: float) -> None:
         """Refuse what would fail in the last round, on a network without values.
@@ -149,6 +150,14 @@ class WeightPruning(Rounds):
         if removed and k == self.prunable:
             raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
 
+    def would_keep(self, state: State, scores: Scores, removed: float) -> Masks | None:
+        """The weights that the first round would keep; None where the floors alone are more."""
+        k, scope = kept(self.prunable, removed), self._config.scope
+        try:
+            return select_weights(scores, k, scope=scope, floor=self._config.least)
+        except BudgetError:
+            return None
+
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and masks once for each fraction; all at the same point of training."""
         revives = self._config.regrow is not None and self._config.regrow.name == "score"
@@ -157,12 +166,13 @@ class WeightPruning(Rounds):
             reveal(self._weights(state), self._behind)
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
-            found = self._scored(state, stream, **context)
+            values = self._scored(state, stream, **context)
+            # later, zeros of removed weights would hide that all others are equal
             if not self._masks and self._begins_by_score:
-                check_ranks(self._config.criterion.name, found)
+                check_ranks(self._config.criterion.name, values)
             k = kept(self.prunable, fraction)
             round = WeightRound(
-                scores=found,
+                scores=values,
                 alive=None if self._all_compete else self._masks or None,
                 allowed=self._allowed(state, k, number, of),
                 k=k,
@@ -199,8 +209,8 @@ class WeightPruning(Rounds):
 
     def _slopes(self, state: State, stream: str) -> Scores:
         batches = calibration(self._config, state, stream)
-        found = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
-        return {name: found[name] for name in self._names}
+        slopes = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
+        return {name: slopes[name] for name in self._names}
 
     @torch.no_grad()
     def _apply(self, state: State, masks: Masks, dense: dict[str, Tensor] | None) -> None:
