@@ -62,6 +62,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     ),
     "methods/gmp": ("pruning.schedule.rounds=4", "pruning.sparsity=90%"),
     "methods/rigl": ("pruning.schedule.every=4it", FEW),
+    "methods/granet": (
+        "pruning.schedule={start: 4it, every: 2it, end: 14it, curve: cubic}",
+        FEW,
+    ),
+    "methods/ac_dc": (
+        "pruning.schedule={start: 4it, every: 5it, end: 14it, dense: 2it, curve: constant}",
+    ),
+    "methods/chase": (
+        "pruning.schedule={every: 3it, end: 15it, curve: constant}",
+        FEW,
+    ),
+    "methods/n_of_m": ("pruning.schedule.start=2ep",),
     "methods/slimming": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
     "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),

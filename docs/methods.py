@@ -154,6 +154,8 @@ def _point(pruning: PruningConfig) -> Iterator[tuple[str, str]]:
     yield "scope", pruning.scope
     if pruning.amount is not None:
         yield "amount", f"{pruning.amount[0]}: {pruning.amount[1]:.4g}"
+    if pruning.amenable_channels is not None:
+        yield "amenable channels", f"{pruning.amenable_channels:.4g}"
     schedule = pruning.schedule
     stated = schedule.model_dump(exclude_defaults=True)
     words = [f"{key}: {getattr(schedule, key)}" for key in stated if key != "trigger"]
@@ -168,7 +170,8 @@ def _point(pruning: PruningConfig) -> Iterator[tuple[str, str]]:
         yield "rewind", f"to {pruning.rewind.to}"
     if pruning.accumulate:
         yield "scores", "accumulated over training's own steps"
-    yield "application", pruning.application
+    refined = f" (refine: {pruning.refine:g})" if pruning.refine else ""
+    yield "application", pruning.application + refined
 
 
 def _choice(choice: Choice) -> str:

@@ -90,4 +90,5 @@ def _planned(
         removed = SELECTIONS[config.selection.name].midway.format(removed)
     goes = ends or config.rewinds_each
     back = f", then back to {config.rewind.to}" if config.rewind and goes else ""
-    return f"{where}: round {numbers} of {schedule.rounds}, {removed} removed{back}"
+    lifted = f", masks lifted {schedule.dense} steps before" if schedule.dense and last else ""
+    return f"{where}: round {numbers} of {schedule.rounds}, {removed} removed{lifted}{back}"

@@ -33,6 +33,9 @@ class NoPruning(Observer):
     def hold_weights(self, state: "State") -> None:
         """No weight is removed."""
 
+    def hold_average(self, state: "State") -> None:
+        """No weight is removed."""
+
     def prune(self, state: "State") -> dict[str, Any]:
         """Never called, as no round is due."""
         raise AssertionError("prune was called when no round is due")

@@ -5,14 +5,15 @@ from functools import cache, partial
 
 from torch import Tensor
 
-from pruning.application.masks import Hold, freeze_but_gates
+from pruning.amenable_channels import AmenableChannels
+from pruning.application.masks import freeze_but_gates
 from pruning.application.penalty import PENALTIES, Penalty
 from pruning.channel_pruning import ChannelPruning
 from pruning.compensation.rewind import Snapshot
 from pruning.criteria.from_recipe import run_arguments
 from pruning.errors import PruningError
 from pruning.events import Record, check_effect, record, target_of
-from pruning.rounds import Rounds
+from pruning.rounds import Holder, Rounds
 from pruning.schedule.schedule import Schedule
 from pruning.schedule.triggers import TRIGGERS, Trigger, WouldKeep
 from pruning.stateful import Stateful, Stored, pack, unpack
@@ -35,10 +36,9 @@ class Pruner:
         self.tell: Callable[[Record], None] = lambda record: None  # takes what a trigger measured
         self.last: Record = {}  # the last event
         self._seen = -1  # work at which `due` last looked at the network
-        self._hold: Hold | None = None
+        self._hold: Holder | None = None
         self.schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
-        by = ChannelPruning if config.granularity == "channel" else WeightPruning
-        self.method: Rounds = by(config, state)
+        self.method: Rounds = _method(config)(config, state)
         self.trigger = _trigger(config, self.method.removed, state)
         self.started = None if self.trigger else self.schedule.start
         self.tick = self.schedule.tick(config.tick, state.steps_per_epoch, state.total_steps)
@@ -105,12 +105,30 @@ class Pruner:
         return self.method.records()
 
     def hold_gradients(self, state: State) -> None:
-        """Gradients of removed weights become zero: after `observe`, before clipping."""
-        self._holding(state).gradients()
+        """Gradients of removed weights become zero: after `observe`, before clipping.
+
+        Where the schedule has dense phases, nothing is held in them, and the optimizer starts each
+        of them empty: AC/DC, Peste et al. 2021, arXiv:2106.12379, whose weights return as zeros.
+        """
+        left = self._dense_left(state)
+        if not left:
+            self._holding(state).gradients()
+        elif left == self.schedule.dense:
+            state.optimizer.state.clear()
+            self._hold = None  # it knows the old momenta
+
+    def _dense_left(self, state: State) -> int:
+        return self.schedule.dense_left(state.position, self.done, self.started)
 
     def hold_weights(self, state: State) -> None:
         """Removed weights and their momenta become zero: after the optimizer's step."""
-        self._holding(state).weights()
+        if not self._dense_left(state):
+            self._holding(state).weights()
+
+    def hold_average(self, state: State) -> None:
+        """Removed weights become zero in the averaged copy: after it was updated."""
+        if state.ema is not None:
+            self._holding(state).average(state.ema)
 
     @property
     def penalty(self) -> Callable[[State], Tensor] | None:
@@ -205,9 +223,9 @@ class Pruner:
 
         return would_keep
 
-    def _holding(self, state: State) -> Hold:
+    def _holding(self, state: State) -> Holder:
         if self._hold is None:
-            self._hold = Hold(state.model, self.method.masks, state.optimizer)
+            self._hold = self.method.holder(state)
         return self._hold
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
@@ -231,6 +249,12 @@ class Pruner:
         for name, part in self._parts().items():
             part.load_state_dict(unpack(stored, name))
         self.method.load_state_dict(unpack(stored, "method"), state)
+
+
+def _method(config: PruningConfig) -> type[ChannelPruning] | type[WeightPruning]:
+    if config.granularity == "channel":
+        return ChannelPruning
+    return WeightPruning if config.amenable_channels is None else AmenableChannels
 
 
 def _penalty(config: PruningConfig, state: State) -> Penalty | None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.axes.labels import Axes
 from pruning.amount.budget import Ask, Sizes
 from pruning.amount.scope import keep_beyond, select_weights
+from pruning.application.masks import Hold
 from pruning.selection.base import Selection
 from pruning.types import Keep, Masks, Scores
 
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 
 
 NO_AXES = Axes({}, {}, {}, {}, {}, (), frozenset())  # of single weights
+
+
+class Holder(Protocol):
+    """Keeps what is removed out of the network while training goes on."""
+
+    def gradients(self) -> None:
+        """After backward, before clipping."""
+        ...
+
+    def weights(self) -> None:
+        """After the optimizer's step, and after a round."""
+        ...
+
+    def average(self, model: nn.Module) -> None:
+        """After the averaged copy was updated."""
+        ...
 
 
 class Rounds:
@@ -36,6 +53,10 @@ class Rounds:
     def to_the_end(self) -> bool:
         """True if training's steps are observed although all rounds are over."""
         return self.selection.to_the_end
+
+    def holder(self, state: "State") -> Holder:
+        """What holds the masks from here to the next round."""
+        return Hold(state.model, self.masks, state.optimizer)
 
     def ranking(self, state: "State", stream: str) -> Scores:
         """Scores of all that may go, by axis or by weight."""
@@ -121,8 +142,8 @@ class ChannelRound:
 class WeightRound:
     """One round over single weights: scores of all, what is kept so far, and how many may stay.
 
-    `slopes()` is ∂L/∂θ of every scored weight, removed ones too, when asked for; `seed` is the
-    round's own.
+    `allowed` are the weights that may be kept or return; None is all. `slopes()` is ∂L/∂θ of every
+    scored weight, removed ones too, when asked for; `seed` is the round's own.
     """
 
     scores: Scores
@@ -135,6 +156,7 @@ class WeightRound:
     seed: int
     slopes: Callable[[], Scores]
     cut: str = "exact"
+    allowed: Masks | None = None
 
     def best(self, scores: Scores | None = None, alive: Masks | None = None) -> Masks:
         """The k best of those alive, by the round's scores unless others are given.

@@ -15,7 +15,8 @@ from pruning.amount.scope import (
     layer_counts,
     select_weights,
 )
-from pruning.application.masks import check_zero, hold_everywhere
+from pruning.application.masks import check_zero, hold_average, hold_everywhere
+from pruning.application.straight_through import StraightThrough, hide, reveal
 from pruning.application.values import Values
 from pruning.compensation.compensations import compensate
 from pruning.criteria import CRITERIA
@@ -28,10 +29,10 @@ from pruning.criteria.from_recipe import (
 )
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import BudgetError, NoEffect, PruningError, bounded
-from pruning.rounds import Rounds, WeightRound
+from pruning.rounds import Holder, Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
 from pruning.selection.sanity import Choice, sanity_check
-from pruning.stateful import Stored
+from pruning.stateful import Stored, unpack
 from pruning.training_view import (
     State,
     digest,
@@ -39,7 +40,7 @@ from pruning.training_view import (
     valueless,
 )
 from pruning.types import Masks, Scores
-from schema.pruning import PruningConfig
+from schema.pruning import PruningConfig, pattern
 
 
 class WeightPruning(Rounds):
@@ -47,30 +48,47 @@ class WeightPruning(Rounds):
 
     `sparsity` is the fraction removed of the prunable weights. `compression_ratio` r is of the
     whole network: ⌊total / r⌋ − unprunable weights stay. Deviation from ShrinkBench, which the
-    thesis used: biases stay, where it prunes those of prunable layers like weights.
+    thesis used: biases stay, where it prunes those of prunable layers like weights. With `scope:
+    N:M` a layer whose number of inputs is not a multiple of M is left dense.
     """
 
     def __init__(self, config: PruningConfig, state: State) -> None:
         self._masks: Masks = {}  # for every prunable weight; none before the first round
+        self._behind: dict[str, Tensor] = {}  # removed weights that go on training
         self._config = config
-        spared = left_alone(state.model, config.excluded)
         parameters = dict(state.model.named_parameters())
         every = list(layer_weights(state.model))
         self.check = sanity_check(config)
-        self._names = [name for name in every if name.rpartition(".")[0] not in spared]
+        self._names = self._prunable(every, state)
         self.prunable = sum(parameters[name].numel() for name in self._names)
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self.layer_weights = sum(parameters[name].numel() for name in every)
-        if not self.prunable:
-            raise PruningError(
-                "except names every convolution and linear layer; shorten it"
-                if every
-                else "this network has no convolution or linear layer, so no weight can be pruned"
-            )
         if config.regrow is not None:
-            shares = {name: (value, 0, 1) for name, value in config.regrow.options.items()}
-            bounded(f"regrow: {config.regrow.name}", **shares)
+            fraction = config.regrow.options.get("fraction", 0)
+            bounded(f"regrow: {config.regrow.name}", fraction=(fraction, 0, 1))
         self.removed = self._target()
+
+    def _prunable(self, every: list[str], state: State) -> list[str]:
+        """Names of the weights that may go, of those of all layers."""
+        if not every:
+            raise PruningError(
+                "this network has no convolution or linear layer, so no weight can be pruned"
+            )
+        spared = left_alone(state.model, self._config.excluded)
+        names = [name for name in every if name.rpartition(".")[0] not in spared]
+        if not names:
+            raise PruningError("except names every convolution and linear layer; shorten it")
+        n_of_m = pattern(self._config.scope)
+        if n_of_m is None:
+            return names
+        parameters = dict(state.model.named_parameters())
+        fitting = [name for name in names if parameters[name].shape[1] % n_of_m[1] == 0]
+        if not fitting:
+            raise PruningError(
+                f"scope: {self._config.scope}: no layer has a multiple of {n_of_m[1]} inputs; write"
+                " another pattern"
+            )
+        return fitting
 
     def _target(self) -> float:
         name, value = self._config.amount or ("sparsity", 0.0)
@@ -90,6 +108,24 @@ class WeightPruning(Rounds):
     def masks(self) -> Masks:
         """True = keep, for every prunable weight; none before the first round."""
         return self._masks
+
+    @property
+    def _straight_through(self) -> bool:
+        return self._config.application == "straight_through"
+
+    @property
+    def _all_compete(self) -> bool:
+        """True if removed weights went on training since, so that a round judges them too."""
+        return self._straight_through or self._config.schedule.dense.amount > 0
+
+    def holder(self, state: State) -> Holder:
+        """What holds the masks, or chooses them anew at every step."""
+        if not self._straight_through or not self._masks:
+            return super().holder(state)
+        k = sum(int(mask.sum()) for mask in self._masks.values())
+        choose = partial(select_weights, k=k, scope=self._config.scope, floor=self._config.least)
+        weights = self._weights(state)
+        return StraightThrough(weights, self._masks, self._behind, choose, self._config.refine)
 
     def ranking(self, state: State, stream: str) -> Scores:
         """Scores of all prunable weights."""
@@ -146,16 +182,19 @@ class WeightPruning(Rounds):
         dense = {name: p.detach().clone() for name, p in self._weights(state).items()}
         before, backup = self.masks, Values(state) if self.check.redraws else None
         for number, fraction in enumerate(removed, first):
+            reveal(self._weights(state), self._behind)
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
             values = self._scored(state, stream, **context)
             # later, zeros of removed weights would hide that all others are equal
-            if not self.masks and (self._config.regrow is None or revives):
+            if not self._masks and self._begins_by_score:
                 check_ranks(self._config.criterion.name, values)
+            k = kept(self.prunable, fraction)
             round = WeightRound(
                 scores=self.check.scores(values),
-                alive=self.masks or None,
-                k=kept(self.prunable, fraction),
+                alive=None if self._all_compete else self._masks or None,
+                allowed=self._allowed(state, k, number, of),
+                k=k,
                 scope=self._config.scope,
                 floor=self._config.least,
                 number=number,
@@ -177,6 +216,17 @@ class WeightPruning(Rounds):
         whole = {name: torch.ones_like(mask) for name, mask in self.masks.items()}
         choice = Choice(self.masks, before or whole, least, {})
         return dict(self.check.keep(choice, state.seed, stream))
+
+    @property
+    def _begins_by_score(self) -> bool:
+        regrow = self._config.regrow
+        if regrow is None or regrow.name == "score":
+            return True
+        return regrow.options.get("first_mask") == "score"
+
+    def _allowed(self, state: State, k: int, number: int, of: int) -> Masks | None:
+        """The weights among which k may stay in this round; None is all."""
+        return None
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow
@@ -200,7 +250,12 @@ class WeightPruning(Rounds):
             for name, weight in self._weights(state).items():
                 weight.copy_(dense[name])
         self._masks = masks
-        hold_everywhere(state, self.masks)
+        if not self._straight_through:
+            hold_everywhere(state, self.masks)
+            return
+        hide(self._weights(state), self._behind, masks)
+        if state.ema is not None:
+            hold_average(state.ema, masks)
 
     def _compensate(self, state: State) -> None:
         name = self._config.compensation.name
@@ -218,12 +273,13 @@ class WeightPruning(Rounds):
 
     def sizes_left(self, state: State) -> dict[str, Any]:
         """Weights that are really left, counted again from the tensors of the network."""
-        weights = self._weights(state)
+        parameters = dict(state.model.named_parameters())
         layers = {
-            name: {"kept": int(mask.sum()), "of": mask.numel()} for name, mask in self.masks.items()
+            name: {"kept": int(mask.sum()), "of": mask.numel()}
+            for name, mask in self._masks.items()
         }
         for name, mask in self.masks.items():
-            check_zero(name, weights[name], mask)
+            check_zero(name, parameters[name], mask)
         left = sum(layer["kept"] for layer in layers.values())
         return {
             "measure": "sparsity",
@@ -236,9 +292,12 @@ class WeightPruning(Rounds):
         }
 
     def state_dict(self) -> Stored:
-        """The masks."""
-        return {"tensors": dict(self.masks), "values": {}}
+        """The masks, and the weights behind them."""
+        behind = {f"behind/{name}": removed for name, removed in self._behind.items()}
+        return {"tensors": dict(self._masks) | behind, "values": {}}
 
     def load_state_dict(self, stored: Stored, state: State) -> None:
         """Takes over what `state_dict` gave."""
-        self._masks = dict(stored["tensors"])
+        self._behind = unpack(stored, "behind")["tensors"]
+        tensors = stored["tensors"].items()
+        self._masks = {name: mask for name, mask in tensors if not name.startswith("behind/")}

@@ -1,8 +1,18 @@
 """The recipe's `pruning:` section: a point in criterion × granularity × scope × schedule × …"""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from schema.duration import Duration
 from schema.options import checked, traits
@@ -21,6 +31,30 @@ def _one_word_each(value: Any) -> Any:
     if value == "reinitialise" or (isinstance(value, dict) and value.get("name") == "reinitialise"):
         raise ValueError("new weights are a compensation; write compensation: reinitialise")
     return _word_none(value)
+
+
+SCOPES = ("global", "layer", "erk", "smart_ratios")
+PATTERN = "[1-9][0-9]?:[1-9][0-9]?"  # N:M
+
+
+def pattern(scope: str) -> tuple[int, int] | None:
+    """N and M of the scope N:M; None for the others."""
+    n, colon, m = scope.partition(":")
+    return (int(n), int(m)) if colon else None
+
+
+def _scope(value: str) -> str:
+    if value in SCOPES:
+        return value
+    n_of_m = pattern(value) if re.fullmatch(PATTERN, value) else None
+    if n_of_m is None or n_of_m[0] >= n_of_m[1]:
+        words = "'global', 'layer', 'erk', 'smart_ratios', or N of every M weights such as '2:4'"
+        raise PydanticCustomError("scope", "Input should be {expected}", {"expected": words})
+    return value
+
+
+SCOPE_SCHEMA = {"anyOf": [{"enum": list(SCOPES)}, {"type": "string", "pattern": f"^{PATTERN}$"}]}
+Scope = Annotated[str, AfterValidator(_scope), WithJsonSchema(SCOPE_SCHEMA)]
 
 
 class Choice(BaseModel):
@@ -111,7 +145,9 @@ class ScheduleConfig(Section):
     `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
     `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
     start to end, or follow `every` that far, always before training's last step. `initial` is one
-    round more, at step 0.
+    round more, at step 0. For `dense` before each round but the first the masks are lifted: all
+    weights train, and compete in that round. With `first` the first round removes that fraction,
+    and the curve leads from there to the whole amount.
     """
 
     start: Duration = NONE
@@ -120,6 +156,8 @@ class ScheduleConfig(Section):
     every: Duration = NONE
     end: Duration | None = None
     curve: Literal["constant", "linear", "cubic", "exponential", "halving"] = "exponential"
+    first: Fraction | None = None
+    dense: Duration = NONE
     trigger: TriggerConfig | None = None
     latest: Duration | None = None
     initial: bool = False
@@ -182,13 +220,17 @@ class PruningConfig(Section):
     `cut: two_sided` keeps all weights beyond ±t as ShrinkBench does, which misses the amount where
     scores are signed.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
+    `amenable_channels` is the fraction of channels that go with their weights, the sparsest first.
+    `scope: 2:4` keeps two of every four consecutive input weights, which is its amount too. Behind
+    `application: straight_through` removed weights go on training and may return at every step;
+    each decays by `refine` more.
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.
     """
 
     criterion: CriterionConfig
     granularity: Literal["weight", "channel"] = "weight"
-    scope: Literal["global", "layer", "erk", "smart_ratios"] = "global"
+    scope: Scope = "global"
     sparsity: Fraction | None = None
     channels: Fraction | None = None
     nodes: Fraction | None = None
@@ -196,6 +238,7 @@ class PruningConfig(Section):
     macs: Fraction | None = None
     activation_bytes: Fraction | None = None
     latency: Fraction | None = None
+    amenable_channels: Fraction | None = None
     compression_ratio: Annotated[float, Field(ge=1, le=1e9)] | None = None
     cut: Literal["exact", "two_sided"] = "exact"
     tolerance: Fraction = 0.005
@@ -213,13 +256,20 @@ class PruningConfig(Section):
     penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
     rewind: RewindConfig | None = None
-    application: Literal["mask", "surgery", "mask_then_surgery"] = "mask"
+    application: Literal["mask", "surgery", "mask_then_surgery", "straight_through"] = "mask"
+    refine: Annotated[float, Field(ge=0, le=100)] = 0.0
     # `except` is a word of Python, so the attribute has another name
     excluded: list[str] = Field(default=[], alias="except")
 
     @property
     def amount(self) -> tuple[str, float] | None:
-        """The one amount that is stated: its name and value; None where the selection sets none."""
+        """The one amount: its name and value; None where the selection sets none.
+
+        The scope N:M removes 1 − N/M of the weights; otherwise it is the amount that is stated.
+        """
+        pair = pattern(self.scope)
+        if pair is not None:
+            return "sparsity", 1 - pair[0] / pair[1]
         stated = [(name, getattr(self, name)) for name in AMOUNTS]
         return next(((n, v) for n, v in stated if v is not None), None)
 
@@ -240,6 +290,9 @@ class PruningConfig(Section):
         if self.selection.name == "threshold":
             if stated:
                 raise ValueError(f"selection: threshold sets its own size; remove {stated[0]}")
+        elif pattern(self.scope) is not None:
+            if stated:
+                raise ValueError(f"scope: {self.scope} sets its own size; remove {stated[0]}")
         elif len(stated) != 1:
             names = " and ".join(stated) or "none"
             raise ValueError(f"write exactly one of {', '.join(AMOUNTS)}; found {names}")

@@ -47,8 +47,32 @@ def _regrows_by_score(p: "PruningConfig") -> bool:
     return p.regrow is not None and p.regrow.name == "score"
 
 
-def _regrows_at_one_sparsity(p: "PruningConfig") -> bool:
-    return p.regrow is not None and p.regrow.name != "score" and p.schedule.rounds > 1
+def _begins_at_random(p: "PruningConfig") -> bool:
+    if p.regrow is None or p.regrow.name == "score":
+        return False
+    return p.regrow.options.get("first_mask", "random") == "random"
+
+
+def _first_is_too_much(p: "PruningConfig") -> bool:
+    name, value = p.amount or ("", 0.0)
+    whole = 1 - 1 / value if name == "compression_ratio" else value
+    return p.schedule.first is not None and p.schedule.first >= whole
+
+
+def _several_rounds(p: "PruningConfig") -> bool:
+    return p.schedule.rounds > 1 or p.schedule.every != NONE
+
+
+def _lifts(p: "PruningConfig") -> bool:
+    return p.schedule.dense != NONE
+
+
+def _n_of_m(p: "PruningConfig") -> bool:
+    return ":" in p.scope
+
+
+def _straight_through(p: "PruningConfig") -> bool:
+    return p.application == "straight_through"
 
 
 def _replaces_means(p: "PruningConfig") -> bool:
@@ -77,6 +101,10 @@ def _sanity(p: "PruningConfig", *names: str) -> bool:
     return p.sanity is not None and p.sanity.name in names
 
 
+def _moves_masks(p: "PruningConfig") -> bool:
+    return _straight_through(p) or _lifts(p) or p.amenable_channels is not None
+
+
 def _two_sided(p: "PruningConfig") -> bool:
     return p.cut == "two_sided"
 
@@ -98,7 +126,7 @@ RULES = [
         " choose another criterion",
     ),
     Rule(
-        lambda p: _weights(p) and p.application != "mask",
+        lambda p: _weights(p) and "surgery" in p.application and p.amenable_channels is None,
         "application: {p.application} removes whole channels; set granularity: channel",
     ),
     Rule(
@@ -106,7 +134,7 @@ RULES = [
         "{p.amount[0]} counts channels; set granularity: channel, or write sparsity",
     ),
     Rule(
-        lambda p: _channels(p) and p.amount is not None and p.amount[0] == "sparsity",
+        lambda p: _channels(p) and p.sparsity is not None,
         "sparsity counts single weights; write channels, params or macs",
     ),
     Rule(
@@ -150,8 +178,14 @@ RULES = [
         "a tick ends with a round whose step is known; write start, and no trigger",
     ),
     Rule(
-        lambda p: _regrows_at_one_sparsity(p) and p.schedule.curve != "constant",
-        "regrow moves weights at one sparsity; set schedule.curve: constant",
+        lambda p: (
+            _begins_at_random(p)
+            and _several_rounds(p)
+            and p.schedule.curve != "constant"
+            and p.schedule.first is None
+        ),
+        "regrow: {p.regrow.name} begins with a random mask of the first round's size; set"
+        " schedule.curve: constant, schedule.first, or regrow.first_mask: score",
     ),
     Rule(
         lambda p: _weights(p) and _lasso(p),
@@ -233,6 +267,15 @@ RULES = [
         " set schedule.rounds: 1",
     ),
     Rule(
+        lambda p: p.sanity is not None and _moves_masks(p),
+        "sanity checks a mask that stays as it is; remove sanity, or application: straight_through,"
+        " schedule.dense and amenable_channels",
+    ),
+    Rule(
+        lambda p: _sanity(p, "shuffle", "restructure") and _n_of_m(p),
+        "sanity: {p.sanity.name} would break the pattern {p.scope}; write invert, or another scope",
+    ),
+    Rule(
         lambda p: _sanity(p, "restructure") and _spread(p),
         "sanity: restructure draws one structure, so that all rounds are due at one step; remove"
         " schedule.every and end",
@@ -256,5 +299,94 @@ RULES = [
     Rule(
         lambda p: _two_sided(p) and (p.regrow is not None or bool(p.floor)),
         "cut: two_sided keeps what its threshold leaves; remove regrow and floor",
+    ),
+    Rule(
+        lambda p: _channels(p) and _n_of_m(p),
+        "scope: {p.scope} is a pattern of single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _n_of_m(p) and p.floor is not None,
+        "scope: {p.scope} says how many weights stay everywhere; remove floor",
+    ),
+    Rule(
+        lambda p: _n_of_m(p) and p.regrow is not None,
+        "regrow would break the pattern {p.scope}; remove it, or set application: straight_through",
+    ),
+    Rule(
+        lambda p: (
+            _n_of_m(p)
+            and _several_rounds(p)
+            and (p.schedule.curve != "constant" or p.schedule.first is not None)
+        ),
+        "scope: {p.scope} removes the same amount in every round; set schedule.curve: constant, and"
+        " no schedule.first",
+    ),
+    Rule(
+        lambda p: p.schedule.first is not None and (not _several_rounds(p) or _bep(p)),
+        "schedule.first is where a curve over several rounds begins; write rounds or every, or"
+        " remove it",
+    ),
+    Rule(
+        _first_is_too_much,
+        "schedule.first removes as much as all rounds together; write less",
+    ),
+    Rule(
+        lambda p: _lifts(p) and _channels(p),
+        "schedule.dense lifts masks from single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _lifts(p) and p.schedule.every == NONE and p.schedule.end is None,
+        "schedule.dense lies between rounds; write every, or rounds and end",
+    ),
+    Rule(
+        lambda p: _lifts(p) and (p.regrow is not None or p.rewind is not None),
+        "schedule.dense returns all weights before each round; remove regrow and rewind",
+    ),
+    Rule(
+        lambda p: p.amenable_channels is not None and _channels(p),
+        "amenable_channels go with their weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: (
+            p.amenable_channels is not None
+            and (p.regrow is None or p.regrow.name != "global_gradient")
+        ),
+        "amenable_channels give their weights to other layers; set regrow: global_gradient",
+    ),
+    Rule(
+        lambda p: p.amenable_channels is not None and not _several_rounds(p),
+        "amenable_channels go round by round; write schedule.every and schedule.end, or rounds",
+    ),
+    Rule(
+        lambda p: p.amenable_channels is not None and p.application == "surgery",
+        "amenable_channels are cut out in the last round; set application: mask_then_surgery",
+    ),
+    Rule(
+        lambda p: (
+            p.amenable_channels is not None
+            and (p.rewind is not None or p.compensation.name != "none")
+        ),
+        "amenable_channels leave nothing to go back to; remove rewind and compensation",
+    ),
+    Rule(
+        lambda p: p.refine > 0 and not _straight_through(p),
+        "refine pulls at weights that go on training; set application: straight_through",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and _channels(p),
+        "application: straight_through masks single weights; set granularity: weight",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and p.criterion.name != "magnitude",
+        "application: straight_through ranks the weights at every step; set criterion: magnitude",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and (p.regrow is not None or _lifts(p)),
+        "application: straight_through returns weights by itself; remove regrow and schedule.dense",
+    ),
+    Rule(
+        lambda p: _straight_through(p) and (p.rewind is not None or p.compensation.name != "none"),
+        "application: straight_through leaves the weights as they are; remove rewind and"
+        " compensation",
     ),
 ]

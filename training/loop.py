@@ -94,6 +94,7 @@ def train_step(run: Run, batch: Batch) -> None:
     segment.optimizer.zero_grad(set_to_none=True)
     if run.averager is not None:
         run.averager.update(run.model, step=run.work)
+        run.pruner.hold_average(run)
 
     run.watch.add(loss_sum, len(batch.labels), run.work)
     run.progress.add_step(total)

@@ -169,7 +169,10 @@ def _rehearse_pruning(
     try:
         look(model, "meta")
     except (PruningError, ModelError, NotImplementedError) as error:
-        channels = recipe.pruning is not None and recipe.pruning.granularity == "channel"
+        pruning = recipe.pruning
+        channels = pruning is not None and (
+            pruning.granularity == "channel" or pruning.amenable_channels is not None
+        )
         if isinstance(error, NotImplementedError) and not tried:
             return  # the trace asks for a value, and set-up will have them
         if not tried or (recipe.laboratory is None and not channels):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pruning.errors import BudgetError, PruningError
 from pruning.types import Counts, Keep, Masks, Scores
+from schema.pruning import pattern
 
 
 def keep_exactly(scores: Tensor, k: int) -> Tensor:
@@ -175,10 +176,14 @@ def select_weights(
     Args:
         scores: one per weight, shaped as the weight.
         k: weights to keep, all tensors together.
-        scope: global (one ranking), or one of `layer_counts`.
+        scope: global (one ranking), one of `layer_counts`, or N:M (`keep_n_of_m`), which says by
+            itself how many stay.
         floor: least fraction of each tensor that stays; None is one weight, 0 nothing.
         alive: what earlier rounds kept; the rest is not revived.
     """
+    n_of_m = pattern(scope)
+    if n_of_m is not None:
+        return {name: keep_n_of_m(name, s, *n_of_m, alive) for name, s in scores.items()}
     least = floors({name: s.numel() for name, s in scores.items()}, floor)
     if scope == "global":
         return keep_best(scores, k, least, alive)
@@ -209,6 +214,28 @@ def _quantile(flat: Tensor, q: float) -> float:
     first = float(flat.kthvalue(int(below) + 1).values)
     second = float(flat.kthvalue(min(int(below) + 2, flat.numel())).values)
     return first + rest * (second - first)
+
+
+def keep_n_of_m(name: str, scores: Tensor, n: int, m: int, alive: Masks | None = None) -> Tensor:
+    """True for the n best of every m consecutive entries along dimension 1, the inputs of a layer.
+
+    A group is m neighbouring input channels at one output channel and one position of the kernel,
+    as in Zhou et al. 2021, arXiv:2102.04010, and in the layout of semi-structured matrix products.
+    Among equal scores the lower index is kept; where fewer than n are `alive`, those are.
+
+    Raises:
+        PruningError: a score is NaN, or m does not divide the number of inputs.
+    """
+    if torch.isnan(scores).any():
+        raise PruningError(f"the score of {name} is NaN; score in float32 or on more data")
+    if scores.dim() < 2 or scores.shape[1] % m:
+        raise PruningError(f"{name} is {tuple(scores.shape)}, and {m} does not divide its inputs")
+    ranked = scores if alive is None else scores.masked_fill(~alive[name], -math.inf)
+    groups = ranked.movedim(1, -1).unflatten(-1, (-1, m))
+    order = groups.argsort(dim=-1, descending=True, stable=True)
+    keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., :n], True)
+    mask = keep.flatten(-2).movedim(-1, 1).contiguous()
+    return mask if alive is None else mask & alive[name]
 
 
 def keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:

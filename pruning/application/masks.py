@@ -55,6 +55,9 @@ class Hold:
         _multiply(zip(self._parameters, self._masks, strict=True))
         _multiply(self._moments)
 
+    def average(self, model: nn.Module) -> None:
+        """Nothing: zeros that stay zeros average to zero."""
+
     def _held_moments(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Momenta exist once the optimizer has made a step; later steps change them in place."""
         state = self._optimizer.state if self._optimizer else {}
@@ -69,7 +72,12 @@ def hold_everywhere(state: "State", masks: Masks) -> None:
     """Zeros where something is masked, in network, optimizer and averaged copy."""
     Hold(state.model, masks, state.optimizer).weights()
     if state.ema is not None:
-        Hold(state.ema, masks).weights()
+        hold_average(state.ema, masks)
+
+
+def hold_average(average: nn.Module, masks: Masks) -> None:
+    """Zeros where something is masked, in an averaged copy of the network."""
+    Hold(average, masks).weights()
 
 
 def check_zero(name: str, parameter: Tensor, mask: Tensor) -> None:

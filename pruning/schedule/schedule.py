@@ -83,6 +83,8 @@ class Schedule:
     latest: int | None = None
     wait: int = 0
     initial: bool = False  # a round more, at step 0
+    first: float | None = None  # fraction removed by the first round
+    dense: int = 0  # steps before each round but the first in which no mask is held
 
     @classmethod
     def of(cls, config: ScheduleConfig, steps_per_epoch: int, total_steps: int) -> "Schedule":
@@ -117,7 +119,14 @@ class Schedule:
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
         rounds += config.initial  # after the check above: the extra round is at step 0
-        return cls(start, every, rounds, config.curve, latest, wait, config.initial)
+        dense = steps(config.dense)
+        if config.dense.amount and not 0 < dense < every:
+            raise PruningError(
+                f"schedule: dense is {dense} steps and rounds lie {every} apart; write a length"
+                " between, so that each round has steps with masks and without"
+            )
+        first, initial = config.first, config.initial
+        return cls(start, every, rounds, config.curve, latest, wait, initial, first, dense)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
         """True if round number `done` (from 0) is due, given the step at which rounds started."""
@@ -125,9 +134,26 @@ class Schedule:
             return False
         return position >= self._step(done, started)
 
+    def dense_left(self, position: int, done: int, started: int | None) -> int:
+        """Steps until the next round in which no mask is held; 0 where masks are held."""
+        if not self.dense or not 0 < done < self.rounds or started is None:
+            return 0
+        left = self._step(done, started) - position
+        return left if left <= self.dense else 0
+
     def sparsity(self, target: float, done: int) -> float:
-        """Fraction removed once round number `done` (from 0) is over."""
-        return CURVES[self.curve](target, done + 1, self.rounds)
+        """Fraction removed once round number `done` (from 0) is over.
+
+        With `first` s₁ the curve c is of what is left then: s₁ + (s_f − s₁) · c(t, i, n − 1) / t in
+        round i = 0 … n − 1, with 1 − t = (1 − s_f) / (1 − s₁).
+        """
+        curve = CURVES[self.curve]
+        if self.first is None:
+            return curve(target, done + 1, self.rounds)
+        if not done:
+            return self.first
+        rest = 1 - (1 - target) / (1 - self.first)
+        return self.first + (target - self.first) * curve(rest, done, self.rounds - 1) / rest
 
     def steps(self) -> list[int]:
         """The step of each round, if it starts at `start`."""

@@ -321,7 +321,7 @@ def test_amounts_and_their_units():
         ({"sparsity": 1}, "less than 1"),
         (
             {"sparsity": 0.5, "regrow": "gradient", "schedule": {"rounds": 2, "every": "1ep"}},
-            "regrow moves weights at one sparsity; set schedule.curve: constant",
+            "regrow: gradient begins with a random mask of the first round's size",
         ),
         (
             {"channels": 0.5, "granularity": "channel", "floor": 0},

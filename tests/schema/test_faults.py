@@ -288,7 +288,7 @@ def test_a_command_line_without_a_recipe_is_one_line(capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main(["--dry-run"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("the following arguments are required: --recipe; --help lists")
+    assert line.startswith("--recipe is missing: a YAML file, or --resume --output")
 
 
 def test_memory_that_a_machine_lacks_names_what_to_lower():

@@ -10,6 +10,10 @@ from schema.pruning_rules import RULES
 
 WEIGHTS = {"criterion": "magnitude", "sparsity": 0.5}
 UNITS = {"criterion": "magnitude", "granularity": "channel", "channels": 0.5}
+TWO_OF_FOUR = {"criterion": "magnitude", "scope": "2:4"}
+STRAIGHT = {"application": "straight_through"}
+AMENABLE = {"amenable_channels": 0.4, "regrow": "global_gradient",
+            "schedule": {"rounds": 2, "curve": "constant"}}  # fmt: skip
 BEP = UNITS | {"selection": "bep", "scope": "layer", "schedule": {"curve": "constant"}}
 
 BROKEN = [  # by rule: a section that breaks it and none before it
@@ -47,12 +51,34 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     UNITS | {"selection": "prune_from_scratch", "sanity": "invert"},
     WEIGHTS | {"regrow": "random", "sanity": "shuffle", "schedule": {"curve": "constant"}},
     UNITS | {"compensation": "mean_replacement", "sanity": "shuffle", "schedule": {"rounds": 2}},
+    TWO_OF_FOUR | {"application": "straight_through", "sanity": "invert"},
+    TWO_OF_FOUR | {"sanity": "shuffle"},
     WEIGHTS | {"sanity": "restructure", "schedule": {"rounds": 2, "every": "1it"}},
     UNITS | {"channels": None, "macs": 0.5, "sanity": "restructure"},
     UNITS | {"cut": "two_sided"},
     WEIGHTS | {"cut": "two_sided", "scope": "erk"},
     WEIGHTS | {"cut": "two_sided", "schedule": {"rounds": 2}},
     WEIGHTS | {"cut": "two_sided", "floor": 0.1},
+    {"criterion": "magnitude", "granularity": "channel", "scope": "2:4"},
+    TWO_OF_FOUR | {"floor": 0.1},
+    TWO_OF_FOUR | {"regrow": "gradient"},
+    TWO_OF_FOUR | {"schedule": {"rounds": 2}},
+    WEIGHTS | {"schedule": {"first": 0.2}},
+    WEIGHTS | {"schedule": {"first": 0.5, "rounds": 2}},
+    UNITS | {"schedule": {"dense": "1ep", "rounds": 2, "every": "2ep"}},
+    WEIGHTS | {"schedule": {"dense": "1ep", "rounds": 2}},
+    WEIGHTS | {"regrow": "random", "schedule": {"dense": "1ep", "every": "2ep",
+                                                "curve": "constant"}},
+    UNITS | {"amenable_channels": 0.4},
+    WEIGHTS | {"amenable_channels": 0.4},
+    WEIGHTS | AMENABLE | {"schedule": {}},
+    WEIGHTS | AMENABLE | {"application": "surgery"},
+    WEIGHTS | AMENABLE | {"rewind": "0it"},
+    WEIGHTS | {"refine": 1e-4},
+    UNITS | STRAIGHT,
+    WEIGHTS | STRAIGHT | {"criterion": "snip"},
+    WEIGHTS | STRAIGHT | {"regrow": "random"},
+    WEIGHTS | STRAIGHT | {"rewind": "0it"},
 ]  # fmt: skip
 
 
@@ -62,7 +88,7 @@ def test_a_section_that_breaks_a_rule_is_refused_in_its_sentence(section, rule):
         PruningConfig.model_validate(section)
     said = refused.value.errors()[0]["msg"].removeprefix("Value error, ")
     fixed = map(re.escape, re.split(r"\{.*?\}", rule.sentence))
-    assert re.fullmatch(r"[\w, ]+".join(fixed), said)
+    assert re.fullmatch(r"[\w,: ]+".join(fixed), said)
 
 
 def test_what_a_rule_says_names_what_the_section_has():

@@ -15,12 +15,13 @@ from training.folder.log import read
 BASE = "extends=../base/digits/digits_cnn.yaml"
 
 
-# Averages, measured times, ticks, rewinding.
+# Averages, measured times, ticks, rewinding, weights behind masks.
 TWO_RANKS = (
     "pat/epi",
     "pat/latency",
     "earlycrop/gate_decorators",
     "earlycrop/ltr",
+    "methods/n_of_m",
 )
 # Whose events are another method's, for which a crash is tried.
 LIKE = {

@@ -1,0 +1,108 @@
+"""Weights that return while the network gets sparser: what goes, what comes, and how many."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from pruning.amount.scope import kept, select_weights
+from pruning.pruner import Pruner
+from pruning.rounds import WeightRound
+from pruning.schedule.schedule import Schedule
+from pruning.selection.regrow import gradient, random
+from tests.support.small_training import Training, recipe
+
+
+def one_round(
+    scores: torch.Tensor, slopes: torch.Tensor, alive: list | None, k: int
+) -> WeightRound:
+    masks = None if alive is None else {"w": torch.tensor(alive)}
+    return WeightRound(
+        {"w": scores}, masks, k, "global", None, number=1, rounds=3, seed=0,
+        slopes=lambda: {"w": slopes},
+    )  # fmt: skip
+
+
+def test_granet_prunes_to_the_new_size_and_then_exchanges_by_hand():
+    scores = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 0.0, 0.0])
+    slopes = torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0, -1.0, -5.0, 2.0])
+    round = one_round(scores, slopes, [True] * 6 + [False] * 2, k=4)
+    # 0 … 3 stay of 6; of these int(4 · 0.75/2 · (1 + cos(π/3))) = 2 go, for the steepest: 6 and 4
+    kept_ones = gradient(round, fraction=0.75)["w"].nonzero().flatten().tolist()
+    assert kept_ones == [0, 1, 4, 6]
+
+
+@pytest.mark.parametrize("grow", [gradient, random])
+def test_the_first_round_prunes_by_score_where_asked(grow):
+    scores, slopes = torch.arange(8.0), torch.zeros(8)
+    round = one_round(scores, slopes, None, k=4)
+    assert grow(round, fraction=0.0, first_mask="score")["w"].nonzero().flatten().tolist() == [
+        4, 5, 6, 7
+    ]  # fmt: skip
+    assert int(grow(round, fraction=0.0)["w"].sum()) == 4
+
+
+GRANET = {
+    "sparsity": 0.9,
+    "regrow": {"name": "gradient", "fraction": 0.5, "first_mask": "score"},
+    "schedule": {"start": "2it", "rounds": 5, "every": "4it", "curve": "cubic"},
+}
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "erk"])
+def test_every_round_of_granet_has_the_curves_size_exactly(scope: str):
+    training = Training()
+    pruner = Pruner(recipe(**GRANET, scope=scope), training)
+    total = sum(p.numel() for p in training.model.parameters() if p.dim() > 1)
+    before: dict[str, torch.Tensor] = {}
+    returned = 0
+    while not pruner.over:
+        training.run(pruner, until=training.work + 1)
+        if not training.records or pruner.done != len(training.records):
+            continue
+        masks = pruner.method.masks
+        sizes = 0.9 * (1 - (1 - pruner.done / 5) ** 3)
+        assert sum(int(mask.sum()) for mask in masks.values()) == kept(total, sizes)
+        returned += sum(int((masks[n] & ~mask).sum()) for n, mask in before.items())
+        before = {n: mask.clone() for n, mask in masks.items()}
+    assert returned
+    zeros = training.zeros()
+    assert all(zeros[name][~mask].all() for name, mask in pruner.method.masks.items())
+
+
+def test_without_exchange_it_is_gradual_magnitude_pruning():
+    masks = []
+    for regrow in ({"name": "gradient", "fraction": 0.0, "first_mask": "score"}, "none"):
+        training = Training()
+        pruner = Pruner(recipe(**GRANET | {"regrow": regrow}), training)
+        training.run(pruner)
+        masks.append(pruner.method.masks)
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
+def test_a_sparse_start_has_the_first_size_at_random_and_the_curve_leads_on_from_it():
+    training = Training()
+    first = {"regrow": "gradient", "schedule": GRANET["schedule"] | {"first": 0.5, "start": "0it"}}
+    pruner = Pruner(recipe(**GRANET | first), training)
+    weights = {n: p.detach().abs() for n, p in training.model.named_parameters() if p.dim() > 1}
+    training.run(pruner, until=1)
+    masks, total = pruner.method.masks, sum(w.numel() for w in weights.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == kept(total, 0.5)
+    best = select_weights(weights, kept(total, 0.5))
+    assert any(not torch.equal(mask, masks[name]) for name, mask in best.items())
+    training.run(pruner)
+    asked = [record["prune/asked"] for record in training.records]
+    # Zhu and Gupta's equation 1, from s_i = 0.5 to s_f = 0.9 over four intervals
+    assert asked == pytest.approx([0.9 - 0.4 * (1 - i / 4) ** 3 for i in range(5)])
+
+
+@pytest.mark.parametrize("curve", ["constant", "linear", "cubic", "exponential", "halving"])
+def test_a_curve_from_its_first_round_on_ends_at_the_whole(curve: str):
+    removed = [Schedule(0, 1, 6, curve, first=0.3).sparsity(0.8, i) for i in range(6)]
+    assert removed[0] == 0.3
+    assert removed == sorted(removed)
+    assert math.isclose(removed[-1], 0.8)
+    if curve == "exponential":
+        ratios = [(1 - b) / (1 - a) for a, b in pairwise(removed)]
+        assert ratios == pytest.approx([ratios[0]] * 5)
