@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pruning.amount.scope import check_floors, floors, kept
 from pruning.application.masks import check_zero, hold_everywhere
-from pruning.compensation.compensations import compensate
+from pruning.compensation.compensations import COMPENSATIONS, compensate
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import (
     calibration,
@@ -105,8 +105,10 @@ class WeightPruning(Rounds):
         """
         with valueless():
             self._scored(state, "rehearsal")
+        first_goes = {n: torch.arange(w.numel()).view(w.shape) > 0
+                      for n, w in self._weights(state).items()}  # fmt: skip
         with valueless():
-            self._compensate(state)
+            self._compensate(state, first_goes, "rehearsal")
         k = kept(self.prunable, removed)
         sizes = {name: weight.numel() for name, weight in self._weights(state).items()}
         check_floors(floors(sizes, self._config.least), k)
@@ -134,8 +136,10 @@ class WeightPruning(Rounds):
                 seed=stream_seed(state, f"regrow {number}"),
                 slopes=partial(self._slopes, state, stream),
             )
-            self._apply(state, self._chosen(round), dense if revives else None)
-        self._compensate(state)
+            self._apply(state, self._chosen(round), dense if revives else None, stream)
+        if self._compensates("after"):
+            self._compensate(state, {}, "compensation")
+            hold_everywhere(state, self.masks)
 
     def _chosen(self, round: WeightRound) -> Masks:
         regrow = self._config.regrow
@@ -153,18 +157,24 @@ class WeightPruning(Rounds):
         return {name: found[name] for name in self._names}
 
     @torch.no_grad()
-    def _apply(self, state: State, masks: Masks, dense: dict[str, Tensor] | None) -> None:
+    def _apply(
+        self, state: State, masks: Masks, dense: dict[str, Tensor] | None, stream: str
+    ) -> None:
         if dense is not None:
             for name, weight in self._weights(state).items():
                 weight.copy_(dense[name])
+        if self._compensates("before"):
+            self._compensate(state, masks, stream)
         self._masks = masks
         hold_everywhere(state, self.masks)
 
-    def _compensate(self, state: State) -> None:
+    def _compensates(self, when: str) -> bool:
         name = self._config.compensation.name
-        if name != "none":
-            compensate(self._config, state, self.axes, {}, images="compensation", draws=name)
-            hold_everywhere(state, self.masks)
+        return name != "none" and COMPENSATIONS[name].when == when
+
+    def _compensate(self, state: State, keep: Masks, images: str) -> None:
+        name = self._config.compensation.name
+        compensate(self._config, state, self.axes, keep, images=images, draws=name)
 
     def _weights(self, state: State) -> dict[str, Tensor]:
         parameters = dict(state.model.named_parameters())
