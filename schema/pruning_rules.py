@@ -56,7 +56,7 @@ def _replaces_means(p: "PruningConfig") -> bool:
 
 
 def _adjusts_weights(p: "PruningConfig") -> bool:
-    return p.compensation.name in ("mean_replacement", "least_squares")
+    return p.compensation.name in ("mean_replacement", "least_squares", "woodfisher")
 
 
 def _lasso(p: "PruningConfig") -> bool:
@@ -140,6 +140,11 @@ RULES = [
     Rule(
         lambda p: _replaces_means(p) and _weights(p),
         "mean_replacement replaces channels; set granularity: channel",
+    ),
+    Rule(
+        lambda p: _channels(p) and p.compensation.name == "woodfisher",
+        "compensation: woodfisher adjusts single weights; set granularity: weight, or compensation:"
+        " least_squares",
     ),
     Rule(
         lambda p: _weights(p) and p.selection.name != "top_k",

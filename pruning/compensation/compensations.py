@@ -21,6 +21,7 @@ from models.modes import evaluating
 from pruning.compensation.global_batchnorm import WholeBatch
 from pruning.compensation.least_squares import least_squares
 from pruning.compensation.mean_replacement import measure, propagate
+from pruning.compensation.woodfisher import woodfisher
 from pruning.criteria.from_recipe import calibration, run_arguments
 from pruning.errors import PruningError
 from pruning.training_view import State
@@ -188,5 +189,6 @@ COMPENSATIONS = {
     "bn_recalibrate": Compensation(bn_recalibrate, when="after"),
     "mean_replacement": Compensation(mean_replacement, when="before"),
     "least_squares": Compensation(least_squares, when="before"),
+    "woodfisher": Compensation(woodfisher, when="before"),
     "reinitialise": Compensation(reinitialise, when="after"),
 }

@@ -444,6 +444,7 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
         "bn_recalibrate": "after",
         "mean_replacement": "before",
         "least_squares": "before",
+        "woodfisher": "before",
         "reinitialise": "after",
     }
     options = registry("pruning.compensation.compensations", "COMPENSATIONS")
