@@ -53,19 +53,19 @@ Removal = Callable[[nn.Module, Tensor], Seconds]  # in place
 
 
 def ours(model: nn.Module, image: Tensor) -> Seconds:
-    """`axes` without and with its probe, then `shrink`."""
+    """`axes` without and with its test, then `shrink`."""
     start = time.process_time()
     axes(model, image, verify=False)
     traced = time.process_time()
-    found = axes(model, image)
-    probed = time.process_time()
+    channels = axes(model, image)
+    verified = time.process_time()
     keep = {
         axis: torch.randperm(width) >= min(int(SHARE * width), width - 1)
-        for axis, width in found.widths.items()
+        for axis, width in channels.widths.items()
     }
-    shrink(model, found, keep)
+    shrink(model, channels, keep)
     find = traced - start
-    return Seconds(find, probed - traced - find, time.process_time() - probed)
+    return Seconds(find, verified - traced - find, time.process_time() - verified)
 
 
 def theirs(model: nn.Module, image: Tensor) -> Seconds:
@@ -102,13 +102,13 @@ def judge(model: nn.Module, image: Tensor, remove: Removal) -> Outcome:
         seconds = remove(small, image)
         signal.setitimer(signal.ITIMER_PROF, 0)
         places = {name: t.detach().long() for name, t in named_tensors(small).items()}
-        got, expected = compare(model, small, places, image)
+        actual, expected = compare(model, small, places, image)
     except Exception as error:  # whatever a tool or a network raises is the finding
         return Outcome(
             f"{type(error).__name__}: {str(error).splitlines()[0][:70]}", Seconds(0, 0, 0), 1
         )
     left = sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters())
-    right = torch.allclose(got, expected, rtol=0, atol=1e-9)
+    right = torch.allclose(actual, expected, rtol=0, atol=1e-9)
     return Outcome("right" if right else "wrong outputs", seconds, left)
 
 
@@ -155,29 +155,29 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of timm, on renamed models
-    found: dict[str, list[Outcome]] = {"ours": [], "theirs": []}
+    outcomes: dict[str, list[Outcome]] = {"ours": [], "theirs": []}
     for name in arguments.names:
         model = randomise(timm.create_model(name, num_classes=100))
         image = torch.randn(1, 3, arguments.size, arguments.size, dtype=torch.float64)
         for who, remove in (("ours", ours), ("theirs", theirs)):
             outcome = judge(model, image, remove)
-            found[who].append(outcome)
+            outcomes[who].append(outcome)
             print(
                 f"{name:24} {who:7}"
                 + "".join(f"{k} {v:6.2f} s  " for k, v in outcome.seconds._asdict().items())
                 + f"parameters left {outcome.left:4.0%}  {outcome.verdict}",
                 flush=True,
             )
-    summarise(found)
+    summarise(outcomes)
 
 
-def summarise(found: dict[str, list[Outcome]]) -> None:
-    for who, outcomes in found.items():
+def summarise(outcomes_of: dict[str, list[Outcome]]) -> None:
+    for who, outcomes in outcomes_of.items():
         right = [o for o in outcomes if o.verdict == "right"]
         print(f"{who}: right on {len(right)} of {len(outcomes)} networks")
     both = [
         pair
-        for pair in zip(*found.values(), strict=True)
+        for pair in zip(*outcomes_of.values(), strict=True)
         if all(o.verdict == "right" for o in pair)
     ]
     for what in ("find", "remove"):

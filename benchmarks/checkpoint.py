@@ -36,7 +36,7 @@ def turn(run: Run, kind: str, steps: int) -> tuple[float, float]:
     return held, held + trained + rest
 
 
-def told(values: list[float]) -> str:
+def formatted(values: list[float]) -> str:
     middle, least, most = statistics.median(values), min(values), max(values)
     return f"{1e3 * middle:7.0f} ms ({1e3 * least:.0f} … {1e3 * most:.0f})"
 
@@ -48,26 +48,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     kinds, chance = ["none", "meanwhile", "waited"], random.Random(0)
     taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        run = Ours(asked.model, asked.batch, asked.steps, Path(folder)).run
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        run = Ours(arguments.model, arguments.batch, arguments.steps, Path(folder)).run
         with run.writer:
             for kind in kinds:
-                turn(run, kind, asked.steps)
-            for _ in range(asked.rounds):
+                turn(run, kind, arguments.steps)
+            for _ in range(arguments.rounds):
                 for kind in chance.sample(kinds, len(kinds)):
-                    taken[kind].append(turn(run, kind, asked.steps))
+                    taken[kind].append(turn(run, kind, arguments.steps))
         size = max(p.stat().st_size for p in Path(folder).rglob("step_*.safetensors"))
     print(
-        f"{asked.model}: a checkpoint of {size / 1e6:.0f} MB and {asked.steps} steps of"
-        f" {asked.batch} images, {asked.rounds} rounds"
+        f"{arguments.model}: a checkpoint of {size / 1e6:.0f} MB and {arguments.steps} steps of"
+        f" {arguments.batch} images, {arguments.rounds} rounds"
     )
     names = {"none": "no checkpoint", "meanwhile": "written meanwhile", "waited": "waited for"}
     for kind, name in names.items():
         held, whole = zip(*taken[kind], strict=True)
-        print(f"  {name:17}  training held {told(list(held))}  with the steps {told(list(whole))}")
+        print(
+            f"  {name:17}  training held {formatted([*held])}  with the steps {formatted([*whole])}"
+        )
 
 
 if __name__ == "__main__":

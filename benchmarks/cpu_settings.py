@@ -73,13 +73,15 @@ def run(setting: str, threads: int, choice: list[str]) -> dict[str, Any]:
     return counts | {"seconds": round(float(suite.get("time", 0)))}
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
+def table(results: list[dict[str, Any]]) -> list[str]:
     """One line a setting, and below it the tests that failed."""
     lines = [f"{'setting':18} threads  passed  failed  skipped  seconds"]
-    for one in found:
-        counts = f"{one['passed']:6}  {len(one['failed']):6}  {one['skipped']:7}"
-        lines.append(f"{one['setting']:18} {one['threads']:7}  {counts}  {one['seconds']:7}")
-        lines += [f"  failed: {name}" for name in one["failed"]]
+    for result in results:
+        counts = f"{result['passed']:6}  {len(result['failed']):6}  {result['skipped']:7}"
+        lines.append(
+            f"{result['setting']:18} {result['threads']:7}  {counts}  {result['seconds']:7}"
+        )
+        lines += [f"  failed: {name}" for name in result["failed"]]
     return lines
 
 
@@ -105,25 +107,25 @@ def main() -> int:
     parser.add_argument("-k", help="a part of the tests, as pytest has it")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    asked = parser.parse_args()
-    choice = ["-m", "not slow"] if asked.quick else []
-    choice += ["-k", asked.k] if asked.k else []
+    arguments = parser.parse_args()
+    choice = ["-m", "not slow"] if arguments.quick else []
+    choice += ["-k", arguments.k] if arguments.k else []
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.touch()
-    at, found = state(), []
-    known = [json.loads(line) for line in RECORD.read_text().splitlines()]
-    for setting, threads in ((s, t) for t in asked.threads for s in asked.only):
+    at, results = state(), []
+    earlier = [json.loads(line) for line in RECORD.read_text().splitlines()]
+    for setting, threads in ((s, t) for t in arguments.threads for s in arguments.only):
         key = {"at": at, "choice": choice, "setting": setting, "threads": threads}
-        made = [one for one in known if key.items() <= one.items()]
-        found.append(made[-1] if made else key | run(setting, threads, choice))
-        if not made:
+        matches = [result for result in earlier if key.items() <= result.items()]
+        results.append(matches[-1] if matches else key | run(setting, threads, choice))
+        if not matches:
             with RECORD.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
-    lines = [*heading(at), *table(found)]
+                file.write(json.dumps(results[-1]) + "\n")
+    lines = [*heading(at), *table(results)]
     print("\n".join(lines))
-    if len(found) == 2 * len(SETTINGS) and not choice:
+    if len(results) == 2 * len(SETTINGS) and not choice:
         TABLE.write_text("\n".join(lines) + "\n")
-    return int(any(one["failed"] for one in found))
+    return int(any(result["failed"] for result in results))
 
 
 if __name__ == "__main__":

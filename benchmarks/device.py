@@ -79,11 +79,13 @@ class Ours:
     """The loop of train.py: everything that it does, logging included."""
 
     def __init__(self, case: Case, half: bool, folder: Path) -> None:
-        made = recipe(case, case.mode if CUDA else False)
-        self.run = run = Run(made, folder, make_accelerator(made, folder))
+        case_recipe = recipe(case, case.mode if CUDA else False)
+        self.run = run = Run(case_recipe, folder, make_accelerator(case_recipe, folder))
         if half:
-            found = axes(run.model, run.example_input)
-            prune_channels(run.model, found, first_half(found.widths), optimizer=run.optimizer)
+            channels = axes(run.model, run.example_input)
+            prune_channels(
+                run.model, channels, first_half(channels.widths), optimizer=run.optimizer
+            )
         self.network = copy.deepcopy(run.model)  # before it is wrapped: what the others train
         self.size: Count = count(run.model, run.example_input)
         begin_segment(run)
@@ -186,19 +188,19 @@ def steps(case: Case, rounds: int, peaks: tuple[float, float] | None) -> None:
         for side in sides.values():
             seconds(side.epoch)  # compiles, tunes, warms up
             seconds(side.epoch)
-        found = {key: [] for key in sides}
+        rates_of = {key: [] for key in sides}
         for _ in range(rounds):
             for key, side in sides.items():
-                found[key].append(case.batch * case.steps / seconds(side.epoch))
+                rates_of[key].append(case.batch * case.steps / seconds(side.epoch))
     print(f"{case.name}, {case.pixels} pixels, batch {case.batch}, {rounds} × {case.steps} steps")
-    for (width, way), rates in found.items():
+    for (width, way), rates in rates_of.items():
         line = f"  {width:6}{way:12}{statistics.median(rates):10,.1f} images/s"
         line += f" ({min(rates):,.1f} … {max(rates):,.1f})"
         line += shares(sizes[width], statistics.median(rates), peaks)
         if way != "ours":
-            line += f"  ours: {ratio(found[width, 'ours'], rates)}"
+            line += f"  ours: {ratio(rates_of[width, 'ours'], rates)}"
         elif width == "half":
-            line += f"  over dense: {ratio(rates, found['dense', way])}"
+            line += f"  over dense: {ratio(rates, rates_of['dense', way])}"
         print(line, flush=True)
 
 
@@ -219,14 +221,14 @@ def shares(size: Count, rate: float, peaks: tuple[float, float] | None) -> str:
 def event(case: Case, rounds: int) -> None:
     """Print the seconds that a pruning takes from training, eager and compiled."""
     for name, compiled in (("eager", False), ("compiled", True)):
-        found = []
+        results = []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
-                found.append(one_event(case, compiled, Path(folder)))
-        times = [lost for lost, _ in found]
+                results.append(one_event(case, compiled, Path(folder)))
+        times = [lost for lost, _ in results]
         spread = f"{statistics.median(times):.2f} s ({min(times):.2f} … {max(times):.2f})"
         line = f"{case.name}, {case.pixels} pixels, half of the MACs: {name} event {spread}"
-        print(f"{line}, graphs compiled: {max(graphs for _, graphs in found)}", flush=True)
+        print(f"{line}, graphs compiled: {max(graphs for _, graphs in results)}", flush=True)
 
 
 def one_event(case: Case, compiled: bool, folder: Path) -> tuple[float, int]:
@@ -234,8 +236,8 @@ def one_event(case: Case, compiled: bool, folder: Path) -> tuple[float, int]:
     pruning: dict[str, Any] = {"criterion": "taylor", "schedule": {"start": "2it"}}
     pruning |= {"macs": "50%", "tolerance": "5%", "granularity": "channel"}
     pruning |= {"calibration": {"batches": 1, "batch_size": case.batch}, "application": "surgery"}
-    made = recipe(case._replace(steps=8), compiled, pruning)
-    run = Run(made, folder, make_accelerator(made, folder))
+    case_recipe = recipe(case._replace(steps=8), compiled, pruning)
+    run = Run(case_recipe, folder, make_accelerator(case_recipe, folder))
     train_until_due(run)
     dynamo.counters.clear()
     removal = seconds(lambda: run.pruner.prune(run))
@@ -255,17 +257,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--peaks", type=float, nargs=2, metavar=("TFLOPS", "TBS"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     device = torch.cuda.get_device_name() if CUDA else "CPU"
     print(f"{device}, torch {torch.__version__}")
-    peaks = asked.peaks or next((p for name, p in PEAKS.items() if name in device), None)
-    for case in TINY if asked.tiny else GPU:
-        if case.name not in (asked.networks or [case.name]):
+    peaks = arguments.peaks or next((p for name, p in PEAKS.items() if name in device), None)
+    for case in TINY if arguments.tiny else GPU:
+        if case.name not in (arguments.networks or [case.name]):
             continue
-        if "step" in (asked.parts or ["step"]):
-            steps(case, asked.rounds, peaks)
-        if "event" in (asked.parts or ["event"]):
-            event(case, asked.rounds)
+        if "step" in (arguments.parts or ["step"]):
+            steps(case, arguments.rounds, peaks)
+        if "event" in (arguments.parts or ["event"]):
+            event(case, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def methods() -> dict[str, tuple[str, list[str]]]:
     return pruned | trained
 
 
-def asked(name: str) -> tuple[str, list[str]]:
+def recipe_and_settings(name: str) -> tuple[str, list[str]]:
     """Path of the recipe and all settings."""
     recipe, words = methods()[name]
     tiny = [w for w in TINY if recipe != DIGITS or not w.startswith("extends")]
@@ -127,7 +127,7 @@ def sessions(folder: Path, names: list[str]) -> list[tuple[int, list[Session]]]:
     """Numbers of processes, and what to do on as many: whole runs, and runs cut at 8 and 13."""
 
     def each(kind: str, **options: int | bool) -> list[Session]:
-        return [session(*asked(n), place(folder, n, kind), **options) for n in names]  # pyright: ignore
+        return [session(*recipe_and_settings(n), place(folder, n, kind), **options) for n in names]  # pyright: ignore
 
     return [
         (1, each("whole") + each("1-2-1", until=8)),
@@ -223,14 +223,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=["methods", "kills"])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "elastic")
-    asked_for = parser.parse_args()
-    folder, chosen = asked_for.folder.resolve(), asked_for.only or ["methods", "kills"]
+    arguments = parser.parse_args()
+    folder, chosen = arguments.folder.resolve(), arguments.only or ["methods", "kills"]
     names, wrong = list(methods()), 0
     if "methods" in chosen:
         some = [names[i : i + 6] for i in range(0, len(names), 6)]
         wrong += attempt(folder / "methods", some, find_methods)
     if "kills" in chosen:
-        kills = [[f"kill {number + 1}"] for number in range(asked_for.kills)]
+        kills = [[f"kill {number + 1}"] for number in range(arguments.kills)]
         wrong += attempt(folder / "kills", kills, lambda f, names: find_kill(f, names[0]))
     return int(wrong > 0)
 

@@ -88,7 +88,7 @@ def prunings(folder: Path) -> list[dict]:
     return [line for line in lines if "prune/hash" in line and "eval/loss" not in line]
 
 
-def got_what_was_asked(path: str, last: dict[str, Any]) -> bool:
+def reached_amount(path: str, last: dict[str, Any]) -> bool:
     """True if the last pruning reached the recipe's amount, to the rounding of whole units.
 
     Channels of a global choice round once, of a choice layer by layer once a layer.
@@ -122,29 +122,31 @@ def killed_at_first_pruning(folder: Path, words: list[str]) -> None:
 def faults(method: str, settings: list[str], folder: Path) -> list[str]:
     """Promises that a method does not keep."""
     path = f"recipes/{method}.yaml"
-    one, cut, two = (folder / f"{method.replace('/', '-')}-{name}" for name in ("1", "cut", "2"))
+    whole, cut, two = (folder / f"{method.replace('/', '-')}-{name}" for name in ("1", "cut", "2"))
     words = command(path, settings, 1)
     with ThreadPoolExecutor(2) as pool:
         killed = pool.submit(killed_at_first_pruning, cut, words)
-        summary = pool.submit(run_whole, one, words).result()
+        summary = pool.submit(run_whole, whole, words).result()
         killed.result()
     of_two = run_whole(two, command(path, settings, 2))
-    last = prunings(one)[-1]
-    asked = "nothing" if last["prune/asked"] is None else f"{last['prune/asked']:.4g}"
+    last = prunings(whole)[-1]
+    wanted = "nothing" if last["prune/asked"] is None else f"{last['prune/asked']:.4g}"
     print(
-        f"{method}: asked {asked}, got {last['prune/got']:.4f} in"
+        f"{method}: asked {wanted}, got {last['prune/got']:.4f} in"
         f" {last['prune/rounds_done']} round(s),"
         f" {summary['model/macs']:,} of {summary['dense/macs']:,} MACs,"
         f" test {summary['eval/top1_percent']:.2f} %",
         end="",
     )
-    found = [same(one, cut)] if same(one, cut) else []
-    found += [f"{key}: two are not one" for key in ALIKE if summary.get(key) != of_two.get(key)]
+    differences = [same(whole, cut)] if same(whole, cut) else []
+    differences += [
+        f"{key}: two are not one" for key in ALIKE if summary.get(key) != of_two.get(key)
+    ]
     if last["prune/rounds_done"] != last["prune/rounds"]:
-        found.append("rounds are left")
-    if not got_what_was_asked(path, last):
-        found.append("got is not what was asked")
-    return found
+        differences.append("rounds are left")
+    if not reached_amount(path, last):
+        differences.append("got is not what was asked")
+    return differences
 
 
 def main() -> int:
@@ -153,15 +155,15 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "every_method")
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    here = [f"data.path={asked.data.resolve()}", f"training.duration={asked.epochs}ep"]
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    here = [f"data.path={arguments.data.resolve()}", f"training.duration={arguments.epochs}ep"]
     wrong = 0
-    chosen = [method for method in METHODS if asked.only in method]
+    chosen = [method for method in METHODS if arguments.only in method]
     for method in chosen:
-        found = faults(method, [*CIFAR, *here, *METHODS[method]], asked.folder)
-        wrong += bool(found)
-        print(f": {', '.join(found) or 'resumed identical, two processes as one'}", flush=True)
+        broken = faults(method, [*CIFAR, *here, *METHODS[method]], arguments.folder)
+        wrong += bool(broken)
+        print(f": {', '.join(broken) or 'resumed identical, two processes as one'}", flush=True)
     print(f"{len(chosen) - wrong}/{len(chosen)} methods keep what is promised")
     return int(wrong > 0)
 

@@ -228,18 +228,18 @@ def _fields() -> list[tuple[str, ...]]:
 @cache
 def _kinds() -> dict[tuple[str, ...], dict[str, Any]]:
     """Return the schema's description of every key."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    schemas: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def walk(node: dict[str, Any], path: tuple[str, ...]) -> None:
         for branch in (node, *node.get("anyOf", [])):
             if "$ref" in branch:
                 walk(_schema()["$defs"][branch["$ref"].rpartition("/")[2]], path)
             for name, inner in branch.get("properties", {}).items():
-                found[*path, name] = inner
+                schemas[*path, name] = inner
                 walk(inner, (*path, name))
 
     walk(_schema(), ())
-    return found
+    return schemas
 
 
 def _fitting(path: tuple[str, ...]) -> st.SearchStrategy[Any]:
@@ -247,36 +247,36 @@ def _fitting(path: tuple[str, ...]) -> st.SearchStrategy[Any]:
     section = path[-2] if path[-1] == "name" else path[-1]
     if section in REGISTRIES:
         return st.sampled_from(sorted(registry(*REGISTRIES[section])))
-    found: list[st.SearchStrategy[Any]] = []
+    strategies: list[st.SearchStrategy[Any]] = []
     for branch in _branches(path):
         low, high = branch.get("minimum", branch.get("exclusiveMinimum", 0)), branch.get("maximum")
         match branch.get("type"):
             case "boolean":
-                found.append(st.booleans())
+                strategies.append(st.booleans())
             case "integer":
-                found += [st.integers(low, low + 8), st.integers(low, high or 10**9)]
+                strategies += [st.integers(low, low + 8), st.integers(low, high or 10**9)]
             case "number":
                 most = branch.get("exclusiveMaximum", high or 1000)
-                found += [st.floats(low, most), st.sampled_from(words.NUMBERS)]
+                strategies += [st.floats(low, most), st.sampled_from(words.NUMBERS)]
             case "string" if "enum" in branch:
-                found.append(st.sampled_from(branch["enum"]))
+                strategies.append(st.sampled_from(branch["enum"]))
             case "string" if branch.get("pattern", "").endswith("(it|ep|%)$"):
-                found.append(st.sampled_from(words.GOOD_DURATIONS))
+                strategies.append(st.sampled_from(words.GOOD_DURATIONS))
             case "string":
-                found.append(st.one_of(st.sampled_from(words.WORDS), st.text(max_size=20)))
-    return st.one_of(found or [st.sampled_from(words.NASTY)])
+                strategies.append(st.one_of(st.sampled_from(words.WORDS), st.text(max_size=20)))
+    return st.one_of(strategies or [st.sampled_from(words.NASTY)])
 
 
 def _branches(path: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return the kinds of value that the schema allows there."""
     node = _kinds()[path]
-    found = [node, *node.get("anyOf", [])]
-    return [_schema()["$defs"].get(b.get("$ref", "").rpartition("/")[2], b) for b in found]
+    nodes = [node, *node.get("anyOf", [])]
+    return [_schema()["$defs"].get(b.get("$ref", "").rpartition("/")[2], b) for b in nodes]
 
 
 @cache
 def _addresses() -> list[str]:
     """Every table, and a cell of each."""
-    found = papers.tables()
-    cells = [f"{address}/{next(iter(table.rows))}" for address, table in found.items()]
-    return [*sorted(found), *sorted(found), *sorted(cells)]
+    tables = papers.tables()
+    cells = [f"{address}/{next(iter(table.rows))}" for address, table in tables.items()]
+    return [*sorted(tables), *sorted(tables), *sorted(cells)]

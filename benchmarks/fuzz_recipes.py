@@ -173,16 +173,16 @@ def drawn(start: int, number: int) -> Case:
     Each is drawn apart: in one long run hypothesis varies what it drew before, which would make
     many cases of the same kind. The first of a run is always the simplest one there is.
     """
-    made: list[Case] = []
+    draws: list[Case] = []
 
     @seed(start * 1_000_003 + number)
     @settings(max_examples=2, deadline=None, database=None, phases=[Phase.generate])
     @given(cases())
     def each(case: Case) -> None:
-        made.append(case)
+        draws.append(case)
 
     each()
-    return made[-1]
+    return draws[-1]
 
 
 def keep(failed: list[tuple[int, Case, Outcome]], folder: Path) -> None:
@@ -240,10 +240,10 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=4.0, help="that a case may add")
     parser.add_argument("--failed", type=Path, default=Path("runs/fuzz"), help="where faults go")
     parser.add_argument("--replay", type=Path, metavar="CASE", help="a case that failed before")
-    asked = parser.parse_args()
-    limits = {"seconds": asked.seconds, "gigabytes": asked.gigabytes}
-    if asked.replay:
-        case = kept(asked.replay)
+    arguments = parser.parse_args()
+    limits = {"seconds": arguments.seconds, "gigabytes": arguments.gigabytes}
+    if arguments.replay:
+        case = kept(arguments.replay)
         with guarded() as place:
             outcome = run(case, place, **limits)
         print(outcome.said, f"{outcome.fault or 'passes'} (status {outcome.status})", sep="")
@@ -253,8 +253,8 @@ def main() -> int:
         if outcome.fault:
             print(f"{number} {case.kind}: {outcome.fault[:200]}", file=sys.stderr, flush=True)
 
-    tally = fuzz(asked.count, asked.seed, asked.part, show=show, **limits)
-    keep(tally.failed, asked.failed)
+    tally = fuzz(arguments.count, arguments.seed, arguments.part, show=show, **limits)
+    keep(tally.failed, arguments.failed)
     print(summary(tally))
     print(f"{len(tally.seconds) - len(tally.failed):,} of {len(tally.seconds):,} passed")
     return 1 if tally.failed else 0

@@ -71,14 +71,14 @@ def compare(
     name: str, loaders: dict[str, Callable[[int], Iterable]], rounds: int, device: str
 ) -> None:
     """Run the loaders in turns; print medians, ranges, and ours over the others by rate and CPU."""
-    found: dict[str, list[Speed]] = {key: [] for key in loaders}
+    speeds: dict[str, list[Speed]] = {key: [] for key in loaders}
     for epoch in range(rounds):
         for key, loader in loaders.items():
-            found[key].append(speed(loader(epoch), torch.device(device)))
-    middles = {k: Speed(*map(statistics.median, zip(*v, strict=True))) for k, v in found.items()}
+            speeds[key].append(speed(loader(epoch), torch.device(device)))
+    middles = {k: Speed(*map(statistics.median, zip(*v, strict=True))) for k, v in speeds.items()}
     others = [key for key in loaders if not key.startswith("ours")]
     for key, middle in middles.items():
-        rates = [each.rate for each in found[key]]
+        rates = [each.rate for each in speeds[key]]
         ratios = [
             f"{middle.rate / middles[o].rate:.2f} × {o} ({middles[o].cpu_ms / middle.cpu_ms:.2f})"
             for o in others
@@ -223,12 +223,12 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.part != "streamed":
-        in_memory(asked)
-    if asked.part != "memory":
-        with tempfile.TemporaryDirectory() as made:
-            if asked.data is None:
-                make_photographs(Path(made) / "photographs")
-            streamed(asked.data or Path(made) / "photographs", Path(made), asked)
+    if chosen.part != "streamed":
+        in_memory(chosen)
+    if chosen.part != "memory":
+        with tempfile.TemporaryDirectory() as scratch:
+            if chosen.data is None:
+                make_photographs(Path(scratch) / "photographs")
+            streamed(chosen.data or Path(scratch) / "photographs", Path(scratch), chosen)

@@ -149,27 +149,27 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "kill")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    asked.folder.mkdir(parents=True)
-    chance, wrong, done = random.Random(asked.seed), 0, 0
-    for processes in asked.processes:
-        words = command(asked.recipe, [*SMALL, *asked.set], processes)
-        whole = asked.folder / f"whole-{processes}"
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments.folder.mkdir(parents=True)
+    chance, wrong, done = random.Random(arguments.seed), 0, 0
+    for processes in arguments.processes:
+        words = command(arguments.recipe, [*SMALL, *arguments.set], processes)
+        whole = arguments.folder / f"whole-{processes}"
         finish(whole, words, resume=False)
         times = [
             r["cost/wall_seconds"] for r in read(whole / "log.jsonl") if "cost/wall_seconds" in r
         ]
         length = max(times) - min(times)
-        for number in range(asked.kills):
-            folder = asked.folder / f"killed-{processes}-{number:02}"
+        for number in range(arguments.kills):
+            folder = arguments.folder / f"killed-{processes}-{number:02}"
             moment = chance.uniform(0, length)
-            told = kill(folder, words, moment, saving=number % 2 == 1)
+            outcome = kill(folder, words, moment, saving=number % 2 == 1)
             finish(folder, words, resume=True)
             fault = same(whole, folder)
             wrong, done = wrong + bool(fault), done + 1
             print(
-                f"{processes} process(es), kill {number + 1}: {told}: {fault or 'identical'}",
+                f"{processes} process(es), kill {number + 1}: {outcome}: {fault or 'identical'}",
                 flush=True,
             )
             if not fault:

@@ -25,12 +25,12 @@ def draw(batches: int, batch_size: int, *, stream: str) -> Iterator[tuple[Tensor
 
 def seconds(act: Callable[[], object], repeats: int) -> float:
     """Processor seconds, the fewest of several runs: what else the machine does hardly counts."""
-    found = []
+    times = []
     for _ in range(repeats):
         start = time.process_time()
         act()
-        found.append(time.process_time() - start)
-    return min(found)
+        times.append(time.process_time() - start)
+    return min(times)
 
 
 def main() -> None:
@@ -50,10 +50,12 @@ def main() -> None:
         laboratory = Laboratory(config, model_axes, draw)
         batches = list(draw(given.images // config.batch_size, config.batch_size, stream=""))
         bench = Bench(model, model_axes, batches, reduce=lambda tensor: tensor)
-        one = seconds(lambda: bench.evaluate(batches), given.repeats)  # noqa: B023
+        pass_seconds = seconds(lambda: bench.evaluate(batches), given.repeats)  # noqa: B023
         stop = seconds(lambda: laboratory.measure(model, 1), given.repeats)  # noqa: B023
-        times = f"pass {one:.3f} s, stop {stop:.2f} s"
-        print(f"{given.model}, {layers}: {times}, {stop / one / len(SCORES):.2f} per score")
+        times = f"pass {pass_seconds:.3f} s, stop {stop:.2f} s"
+        print(
+            f"{given.model}, {layers}: {times}, {stop / pass_seconds / len(SCORES):.2f} per score"
+        )
 
 
 if __name__ == "__main__":

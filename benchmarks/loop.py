@@ -96,8 +96,8 @@ class Ours:
     """Our loop, `steps` steps at a time: everything training does, logging included."""
 
     def __init__(self, name: str, batch: int, steps: int, folder: Path) -> None:
-        made = recipe(name, batch, steps, pixels=PIXELS.get(name, 32))
-        self.run = Run(made, folder, make_accelerator(made, folder))
+        run_recipe = recipe(name, batch, steps, pixels=PIXELS.get(name, 32))
+        self.run = Run(run_recipe, folder, make_accelerator(run_recipe, folder))
         begin_segment(self.run)
 
     def epoch(self) -> None:
@@ -158,9 +158,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256 if CUDA else 128)
     parser.add_argument("--steps", type=int, default=50 if CUDA else 6)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    for name in asked.models:
-        compare(name, asked.batch, asked.steps, asked.rounds)
+    arguments = parser.parse_args()
+    for name in arguments.models:
+        compare(name, arguments.batch, arguments.steps, arguments.rounds)
 
 
 if __name__ == "__main__":

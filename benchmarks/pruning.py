@@ -38,7 +38,7 @@ def seconds(do: Callable[[], object]) -> float:
     return time.perf_counter() - before
 
 
-def told(name: str, values: list[float], unit: str = "s") -> str:
+def formatted(name: str, values: list[float], unit: str = "s") -> str:
     middle = statistics.median(values)
     return f"{name} {middle:.3f} {unit} ({min(values):.3f} … {max(values):.3f})"
 
@@ -58,9 +58,9 @@ def event(rounds: int, batch: int) -> None:
         )
         theirs.append(seconds(lambda m=other: torch_pruning(m, image, before // 2)))
     kept = [count(m, image).macs / before for m in (mine, other)]
-    print(told(f"ours: {kept[0]:.4f} of the MACs left,", ours))
-    print(told(f"Torch-Pruning: {kept[1]:.4f} of the MACs left,", theirs))
-    print(told("ratio", [b / a for a, b in zip(ours, theirs, strict=True)], "×"))
+    print(formatted(f"ours: {kept[0]:.4f} of the MACs left,", ours))
+    print(formatted(f"Torch-Pruning: {kept[1]:.4f} of the MACs left,", theirs))
+    print(formatted("ratio", [b / a for a, b in zip(ours, theirs, strict=True)], "×"))
 
 
 def torch_pruning(model: nn.Module, image: torch.Tensor, target: int) -> None:
@@ -87,20 +87,20 @@ def steps(rounds: int, batch: int) -> None:
     for name, size, share in (("resnet18_cifar", 32, 1), ("mobilenet_v1", 224, 4)):
         dense = models.build(name, num_classes=10)
         image = torch.randn(1, 3, size, size)
-        found = axes(dense, image)
-        keep = {axis: torch.arange(width) < width // 2 for axis, width in found.widths.items()}
+        channels = axes(dense, image)
+        keep = {axis: torch.arange(width) < width // 2 for axis, width in channels.widths.items()}
         half, masked = copy.deepcopy(dense), copy.deepcopy(dense)
-        shrink(half, found, keep)
+        shrink(half, channels, keep)
         images = batch // share
         x, y = torch.randn(images, 3, size, size), torch.randint(0, 10, (images,))
         sides = [stepper(dense, x, y, None), stepper(half, x, y, None)]
-        sides.append(stepper(masked, x, y, masks(found, keep)))
+        sides.append(stepper(masked, x, y, masks(channels, keep)))
         for side in sides:
             side()
         times = [[seconds(side) for side in sides] for _ in range(rounds)]
-        print(f"{name}, {size} pixels, batch {images}:", told("dense", [t[0] for t in times]))
-        print("  " + told("half the channels: dense/half", [t[0] / t[1] for t in times], "×"))
-        print("  " + told("masked: masked/dense", [t[2] / t[0] for t in times], "×"))
+        print(f"{name}, {size} pixels, batch {images}:", formatted("dense", [t[0] for t in times]))
+        print("  " + formatted("half the channels: dense/half", [t[0] / t[1] for t in times], "×"))
+        print("  " + formatted("masked: masked/dense", [t[2] / t[0] for t in times], "×"))
 
 
 def stepper(
@@ -128,10 +128,10 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help="event, steps (default: both)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     for name, part in (("event", event), ("steps", steps)):
-        if name in (asked.parts or ("event", "steps")):
-            part(asked.rounds, asked.batch)
+        if name in (arguments.parts or ("event", "steps")):
+            part(arguments.rounds, arguments.batch)
 
 
 if __name__ == "__main__":

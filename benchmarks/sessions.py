@@ -64,11 +64,11 @@ def launch(processes: int, sessions: list[Session], note: Path) -> None:
         ).returncode
     if status:
         lines = output.read_text(errors="replace").splitlines()
-        told = [line for line in lines if "Error" in line and "Child" not in line]
-        raise RuntimeError(f"{processes} ranks, {output}: " + "\n".join(told[-6:]))
+        errors = [line for line in lines if "Error" in line and "Child" not in line]
+        raise RuntimeError(f"{processes} ranks, {output}: " + "\n".join(errors[-6:]))
 
 
-def run(asked: Session) -> None:
+def run(session: Session) -> None:
     """One session in this process, which is one of the ranks.
 
     Raises:
@@ -76,14 +76,14 @@ def run(asked: Session) -> None:
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    words = ["--recipe", asked["recipe"], "--output", asked["folder"]]
-    words += [f"--set={setting}" for setting in (*QUIET, *asked["settings"])]
-    words += ["--resume"] if asked["resume"] else []
+    words = ["--recipe", session["recipe"], "--output", session["folder"]]
+    words += [f"--set={setting}" for setting in (*QUIET, *session["settings"])]
+    words += ["--resume"] if session["resume"] else []
     after = loop.after_step
 
     def cut(state: Any) -> None:
         after(state)
-        if state.work == asked["until"]:
+        if state.work == session["until"]:
             raise PowerCut
 
     with patch.object(loop, "after_step", cut):
@@ -91,14 +91,16 @@ def run(asked: Session) -> None:
             status = train.main(words)
         except PowerCut:
             return
-    if status or asked["until"]:
-        raise RuntimeError(f"{asked['folder']}: status {status} where {asked['until']} was asked")
+    if status or session["until"]:
+        raise RuntimeError(
+            f"{session['folder']}: status {status} where {session['until']} was asked"
+        )
 
 
 def main(note: str) -> int:
     gc.freeze()  # each segment ends with a collection of garbage, slow over all that was imported
-    for asked in json.loads(Path(note).read_text()):
-        run(asked)
+    for session in json.loads(Path(note).read_text()):
+        run(session)
     return 0
 
 

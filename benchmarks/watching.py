@@ -100,10 +100,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=5, help="a multiple of 5, as buckets measure")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     for name in CASES:
-        if asked.only in name:
-            compare(name, asked.rounds, asked.steps)
+        if arguments.only in name:
+            compare(name, arguments.rounds, arguments.steps)
 
 
 if __name__ == "__main__":

@@ -34,19 +34,19 @@ def step(folder: Path) -> int:
     return read(folder / "log.jsonl")[-1]["step"]
 
 
-def judge(whole: Path, disturbed: Path, told: str) -> bool:
+def judge(whole: Path, disturbed: Path, title: str) -> bool:
     """Print whether two runs are equal; whether they are not."""
     fault = same(whole, disturbed)
-    print(f"{told}: {fault or 'identical'}", flush=True)
+    print(f"{title}: {fault or 'identical'}", flush=True)
     return bool(fault)
 
 
-def judge_elastic(whole: Path, disturbed: Path, told: str) -> bool:
+def judge_elastic(whole: Path, disturbed: Path, title: str) -> bool:
     """Print how far a run on a changing number of processes is from another; true if too far."""
     far, fault = distance(whole, disturbed)
     sessions = json.loads((disturbed / "summary.json").read_text())["cost/sessions"]
     numbers = sorted(each["processes"] for each in sessions)
     if len(numbers) < 2:
         fault = f"it had {numbers} processes all the time"
-    print(f"{told}; on {numbers} processes: {fault or f'{far:.1e} apart'}", flush=True)
+    print(f"{title}; on {numbers} processes: {fault or f'{far:.1e} apart'}", flush=True)
     return bool(fault) or far > TOLERANCE

@@ -139,19 +139,19 @@ def main() -> int:
     parser.add_argument("--recipe", default="recipes/quickstart.yaml")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "two-machines")
-    asked = parser.parse_args()
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    asked.folder.mkdir(parents=True)
-    settings = [*QUIET, *EXACT, "training.duration=25ep", *asked.set]
-    training = ["--recipe", asked.recipe, *words(settings)]
-    whole = asked.folder.resolve() / "whole"
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments.folder.mkdir(parents=True)
+    settings = [*QUIET, *EXACT, "training.duration=25ep", *arguments.set]
+    training = ["--recipe", arguments.recipe, *words(settings)]
+    whole = arguments.folder.resolve() / "whole"
     train(whole, training)
     faults = 0
     for number, (name, disturb) in enumerate(DISTURBANCES.items()):
         place = whole.with_name(f"disturbed-{number}")
         at, starts = train(place, training, disturb, "1:2" if name == FOR_GOOD else "2")
-        told = f"two machines, at step {at}: {name}; launchers started {starts} times"
-        faults += (judge_elastic if name == FOR_GOOD else judge)(whole, place, told)
+        title = f"two machines, at step {at}: {name}; launchers started {starts} times"
+        faults += (judge_elastic if name == FOR_GOOD else judge)(whole, place, title)
     return int(faults > 0)
 
 

@@ -1,5 +1,6 @@
 """Rounds over channels: score, collapse to units, select by size, mask or remove."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from models.axes.find import Axes, axes, masks
 from models.axes.labels import cuts, take
 from models.axes.removal import left
-from pruning.amount.budget import Ask, check_floor, per_saving
+from pruning.amount.budget import Ask, BudgetError, check_floor, per_saving
 from pruning.amount.latency import Latency, latency_table
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
@@ -45,6 +46,7 @@ class ChannelPruning(Rounds):
     def __init__(self, config: PruningConfig, state: State) -> None:
         self._config = config
         image = state.example_input
+        # on the meta device there are no values to compare
         self.axes: Axes = axes(state.model, image, verify=not image.is_meta)
         self._dense_axes = self.axes
         self._positions = positions(state.model, state.example_input)
@@ -60,6 +62,7 @@ class ChannelPruning(Rounds):
         }
         self.alive: Keep = dict(self.kept)
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
+        # None first: the method below carries over the count of an earlier one
         self.accumulator: Accumulator | None = None
         self.accumulator = self._accumulator(state)
         name, value = config.amount or ("", 0.0)
@@ -75,10 +78,10 @@ class ChannelPruning(Rounds):
         if not self._config.accumulate:
             return None
         criterion = CRITERIA[self._config.criterion.name]
-        made = Accumulator(state.model, self.axes, criterion, state.example_input)
+        accumulator = Accumulator(state.model, self.axes, criterion, state.example_input)
         if self.accumulator is not None:
-            made.tensors["skipped"] = self.accumulator.tensors["skipped"]
-        return made
+            accumulator.tensors["skipped"] = self.accumulator.tensors["skipped"]
+        return accumulator
 
     def _sizes(self) -> Sizes:
         return Sizes(
@@ -102,11 +105,11 @@ class ChannelPruning(Rounds):
     def ranking(self, state: State, stream: str) -> dict[str, Tensor]:
         """A score for every unit of every prunable axis, (width,) on the CPU, as on all ranks."""
         if self.accumulator is not None:
-            found = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
+            scores = {a: state.reduce(s).cpu().double() for a, s in self.accumulator.mean().items()}
         else:
-            found = unit_scores(self._config, state, self.axes, stream)
-        check_complete(self._config.criterion.name, found, self.widths)
-        return {axis: found[axis] for axis in self.widths}
+            scores = unit_scores(self._config, state, self.axes, stream)
+        check_complete(self._config.criterion.name, scores, self.widths)
+        return {axis: scores[axis] for axis in self.widths}
 
     def rehearse(self, state: State, removed: float) -> None:
         """Refuse what would fail in the last round, on a network without values.
@@ -125,6 +128,7 @@ class ChannelPruning(Rounds):
         self.selection.rehearse(
             ChannelRound({}, sizes, ask, self.alive, self.axes, state, "rehearsal")
         )
+        # one unit of each axis goes: enough for every layer to be touched
         keep = {axis: torch.arange(width) > 0 for axis, width in self.widths.items()}
         with valueless():
             self._compensate(state, keep, "rehearsal")
@@ -138,19 +142,42 @@ class ChannelPruning(Rounds):
             self._round(state, fraction, f"calibration {number}", last=number == of - 1)
         self.forget()
 
-    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+    def would_keep(self, state: State, scores: dict[str, Tensor], removed: float) -> Keep | None:
+        """The units that one round on these scores would keep; network and optimizer stay.
+
+        The latency table, where one is needed, is measured now and used by all rounds. Where the
+        size asked for is not met within the tolerance, the nearest below it; None where the floors
+        alone are larger. A selection without an amount knows no fraction but its own.
+        """
+        if not self.selection.sized and removed != self.removed:
+            return None
+        round = self._prepared(state, scores, removed, "preview")
+        for tolerance in (round.ask.tolerance, 1.0):  # first as the round itself would choose
+            ask = replace(round.ask, tolerance=tolerance)
+            try:
+                return self.selection.keep(replace(round, ask=ask))
+            except BudgetError:
+                continue
+        return None
+
+    def _prepared(
+        self, state: State, scores: dict[str, Tensor], removed: float, stream: str
+    ) -> ChannelRound:
+        """A round as its selection sees it: importance per saving, the sizes and the amount."""
         self._measure_latency(state)
-        sizes = self._sizes()
-        found = self.ranking(state, stream) if self.selection.scored else {}
-        asked = self._config.importance
-        if asked.per is not None:
-            found = per_saving(found, sizes.savings(asked.per, self.alive), asked.exponent)
-        if found and self.selection.ranks and self._untouched:
-            check_ranks(self._config.criterion.name, found)
+        sizes, importance = self._sizes(), self._config.importance
+        if importance.per is not None:
+            savings = sizes.savings(importance.per, self.alive)
+            scores = per_saving(scores, savings, importance.exponent)
         ask = self._ask(removed)
-        keep = self.selection.keep(
-            ChannelRound(found, sizes, ask, self.alive, self.axes, state, stream)
-        )
+        return ChannelRound(scores, sizes, ask, self.alive, self.axes, state, stream)
+
+    def _round(self, state: State, removed: float, stream: str, *, last: bool) -> None:
+        scores = self.ranking(state, stream) if self.selection.scored else {}
+        round = self._prepared(state, scores, removed, stream)
+        if scores and self.selection.ranks and self._untouched:
+            check_ranks(self._config.criterion.name, round.scores)
+        keep = self.selection.keep(round)
         self._apply(state, keep, stream, removes=self._config.application == "surgery")
         if last and self._config.application == "mask_then_surgery":
             self._remove(state, self.alive)
@@ -183,6 +210,7 @@ class ChannelPruning(Rounds):
 
     def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool) -> None:
         when = COMPENSATIONS[self._config.compensation.name].when
+        # mean replacement needs the intact network, new statistics and new weights the pruned one
         if when == "before":
             self.axes = self._compensate(state, keep, stream)
         self.alive = keep
@@ -203,11 +231,13 @@ class ChannelPruning(Rounds):
             state.model, self.axes, keep, optimizer=state.optimizer, ema=state.ema
         )
         for axis, alive in keep.items():
+            # a copy, since `alive` and an earlier state may share the tensor
             self.kept[axis] = self.kept[axis].clone()
             self.kept[axis][self.kept[axis].clone()] = alive
         self.alive = {
             a: torch.ones(int(alive.sum()), dtype=torch.bool) for a, alive in keep.items()
         }
+        # first what it remembers shrinks, then it watches the new network
         self.selection.removed(keep)
         self.selection.attach(self._config, state, self.axes)
         self.accumulator = self._accumulator(state)
@@ -270,6 +300,7 @@ class ChannelPruning(Rounds):
         self.latency = Latency.of(tensors["latency"]) if tensors["latency"] else None
         self.axes = self._axes_now(state)
         self.selection.attach(self._config, state, self.axes)
+        # attached before it is loaded: buffers must have the pruned shapes
         self.selection.load_state_dict(unpack(stored, "selection"))
         self.accumulator = self._accumulator(state)
         if self.accumulator is not None:
@@ -277,6 +308,6 @@ class ChannelPruning(Rounds):
 
     def _axes_now(self, state: State) -> Axes:
         """The axes of the network as `kept` left it, by the names of the dense one."""
-        found = left(self._dense_axes, self.kept)
+        smaller = left(self._dense_axes, self.kept)
         named = [*state.model.named_parameters(), *state.model.named_buffers()]
-        return with_biases(found, {name: t for name, t in named if name not in found.labels})
+        return with_biases(smaller, {name: t for name, t in named if name not in smaller.labels})

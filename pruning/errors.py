@@ -22,6 +22,7 @@ def bounded(owner: str, **options: tuple[float, float, float]) -> None:
         PruningError: names the option and its range.
     """
     for name, (value, least, most) in options.items():
+        # `not`, so that NaN is refused too
         if not least <= value <= most or math.isinf(value):
             wanted = f"{least:g} or more" if math.isinf(most) else f"{least:g} … {most:g}"
             raise PruningError(f"{owner}: {name} is {value:g}; write {wanted}")

@@ -61,6 +61,7 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
     """
     schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
     steps = schedule.steps()
+    # rounds that rewind are visits of their own, though they are due at the same step
     visits = groupby(range(schedule.rounds), lambda n: (steps[n], config.rewinds_each and n))
     groups = [list(numbers) for _, numbers in visits]
     shown = groups if len(groups) <= SHOWN else [*groups[: SHOWN - 1], groups[-1]]

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pruning.observer import Observer
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pruning.training_view import State
 
 
-class NoPruning:
+class NoPruning(Observer):
     """Each call of a `Pruner`, answered with nothing."""
 
     rounds = 0
@@ -21,23 +23,9 @@ class NoPruning:
         """False: no round comes."""
         return False
 
-    def observe(self, state: "State") -> None:
-        """Nothing is learnt from gradients."""
-
-    def measures(self, state: "State") -> bool:
-        """False: nothing is measured."""
-        return False
-
-    def measure(self, state: "State") -> None:
-        """Nothing is measured."""
-
     def history(self) -> "dict[str, Tensor]":
         """Nothing was measured."""
         return {}
-
-    def records(self) -> list[dict[str, Any]]:
-        """No lines for the log."""
-        return []
 
     def hold_gradients(self, state: "State") -> None:
         """No gradient is removed."""

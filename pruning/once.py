@@ -40,18 +40,19 @@ def prune_once(
     measure, removed = _checked(amount)
     if criterion not in CRITERIA:
         raise PruningError(f"unknown criterion {criterion}; known: {', '.join(CRITERIA)}")
-    found = axes(model, example_input)
-    sizes = Sizes(found, positions(model, example_input))
+    channels = axes(model, example_input)
+    sizes = Sizes(channels, positions(model, example_input))
     sizes.check()
     try:
         scores = CRITERIA[criterion](model, batches)
     except StopIteration:  # of an empty `batches`, where a criterion looks at the first one
         raise PruningError(f"{criterion} needs images to score with; give batches") from None
-    ranked = CRITERIA[criterion].by_unit(scores, found)
-    widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    ranked = CRITERIA[criterion].by_unit(scores, channels)
+    widths = {axis: channels.widths[axis] for axis in sizes.prunable}
     check_complete(criterion, ranked, widths)
+    # the floor that a recipe has by default
     ask = Ask(measure, removed, sizes.of(measure, {}), floor=floors(widths, 0.02), widths=widths)
-    return prune_channels(model, found, select_channels(ranked, sizes, ask), optimizer=optimizer)
+    return prune_channels(model, channels, select_channels(ranked, sizes, ask), optimizer=optimizer)
 
 
 def _checked(amount: dict[str, float]) -> tuple[str, float]:

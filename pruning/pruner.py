@@ -1,7 +1,7 @@
 """The pruner: when a round is due it scores, selects, removes; between rounds it holds masks."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from torch import Tensor
 
@@ -14,9 +14,10 @@ from pruning.errors import PruningError
 from pruning.events import Record, check_effect, record, target_of
 from pruning.rounds import Rounds
 from pruning.schedule.schedule import Schedule
-from pruning.schedule.triggers import TRIGGERS, Trigger
+from pruning.schedule.triggers import TRIGGERS, Trigger, WouldKeep
 from pruning.stateful import Stateful, Stored, pack, unpack
-from pruning.training_view import State, agree
+from pruning.training_view import State, agree, digest
+from pruning.types import Keep
 from pruning.weight_pruning import WeightPruning
 from schema.pruning import PruningConfig
 
@@ -78,6 +79,7 @@ class Pruner:
             self.method.observe(state)
         elif self._ticking(state):
             self.method.observe(state)
+            # after the scores, which need all gradients
             freeze_but_gates(state.model)
 
     def _ticking(self, state: State) -> bool:
@@ -139,9 +141,11 @@ class Pruner:
         self.done = numbers[-1] + 1
         if self.snapshot is not None and (self.over or self.config.rewinds_each):
             self.snapshot.restore(state, self.method.fitted)
+        # masks have changed, and after surgery parameters are new objects
         self._hold = None
         self._holding(state).weights()
         mark = self.method.digest()
+        # every rank calls it, with something removed or not: it is a collective call
         agree(state, mark, "what pruning keeps")
         done = {"rounds_done": self.done, "rounds": self.rounds}
         target = done | target_of(self.config, removed[-1]) | {"hash": f"{mark:012x}"}
@@ -172,6 +176,7 @@ class Pruner:
         if self.term is not None:
             self.term.prepare(state, self.method.axes)
         epochs, rest = divmod(state.position, state.steps_per_epoch)
+        # triggers are asked at ends of epochs alone
         if rest:
             return
         if self.trigger is not None and self.started is None:
@@ -180,8 +185,7 @@ class Pruner:
             self.method.forget()  # scores averaged over training are those of one epoch
 
     def _ask(self, trigger: Trigger, state: State, epochs: int) -> None:
-        ranking = partial(self.method.ranking, state, f"trigger {epochs}")
-        measured = trigger.observe(epochs, state.model, ranking)
+        measured = trigger.observe(epochs, state.model, self._preview(state, f"trigger {epochs}"))
         latest = self.schedule.latest
         fired = trigger.fired and state.position >= self.schedule.start
         if fired or (latest is not None and state.position >= latest):
@@ -189,6 +193,17 @@ class Pruner:
             trigger.tensors = {}  # what it compared with is of no more use
         if measured:
             self.tell({"trigger/epochs": epochs, "trigger/fired": fired} | measured)
+
+    def _preview(self, state: State, stream: str) -> WouldKeep:
+        """What would stay if pruning happened now, by the fraction removed; on all ranks alike."""
+        scores = cache(partial(self.method.ranking, state, stream))
+
+        def would_keep(removed: float) -> Keep | None:
+            keep = self.method.would_keep(state, scores(), removed)
+            agree(state, digest(dict(keep or {})), "what a trigger watches")
+            return keep
+
+        return would_keep
 
     def _holding(self, state: State) -> Hold:
         if self._hold is None:

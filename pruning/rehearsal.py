@@ -60,6 +60,7 @@ class Sketch:
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         with valueless():
+            # a step, since optimizers make their states only at the first
             self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -73,6 +74,7 @@ class Sketch:
         """
         self._check_share(batch_size)
         self._check_room(batches * batch_size)
+        # two: BatchNorm in training mode refuses a single value per channel
         images = self.example_input.expand(2, *self.example_input.shape[1:])
         labels = torch.zeros(2, dtype=torch.long, device=images.device)
         if class_balanced:
@@ -145,6 +147,7 @@ def check(
         NotImplementedError: the trace of a network on the meta device needs a value.
     """
     sketch = Sketch(
+        # a copy, as its values are lost
         copy.deepcopy(model),
         example_input,
         steps_per_epoch=steps_per_epoch,
@@ -173,9 +176,9 @@ def check_laboratory(
         ModelError: an operation of the network whose effect on channels is not known.
     """
     check_times(config, steps_per_epoch, total_steps)
-    found = axes(model, example_input, verify=not example_input.is_meta)
+    channels = axes(model, example_input, verify=not example_input.is_meta)
     for layers in config.layers:
-        axes_of(model, found, layers)
+        axes_of(model, channels, layers)
     sketch = Sketch(
         copy.deepcopy(model),
         example_input,
@@ -189,6 +192,6 @@ def check_laboratory(
     with valueless():
         mean_replacement_scores(sketch.model, batches)
     with valueless():
-        keep = {axis: torch.arange(width) > 0 for axis, width in found.widths.items()}
-        measured = measure(sketch.model, found, batches)
-        propagate(sketch.model, found, keep, measured, config.padding)
+        keep = {axis: torch.arange(width) > 0 for axis, width in channels.widths.items()}
+        measured = measure(sketch.model, channels, batches)
+        propagate(sketch.model, channels, keep, measured, config.padding)

@@ -41,6 +41,13 @@ class Rounds:
         """Scores of all that may go, by axis or by weight."""
         raise NotImplementedError
 
+    def would_keep(self, state: "State", scores: Scores, removed: float) -> Keep | None:
+        """The units or weights that a round on these scores would keep; nothing is changed.
+
+        None for a fraction that the floors do not allow.
+        """
+        raise NotImplementedError
+
     def rehearse(self, state: "State", removed: float) -> None:
         """Raise PruningError where the last round would fail, on a network without values."""
         raise NotImplementedError

@@ -98,12 +98,13 @@ def valueless() -> Iterator[None]:
 
 def digest(tensors: dict[str, Tensor]) -> int:
     """A number that two different sets of boolean or whole-number tensors share once in 2⁴⁸."""
-    made = hashlib.blake2b(digest_size=6)
+    checksum = hashlib.blake2b(digest_size=6)
+    # sorted, so that the order in which ranks made the dictionary does not count
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        made.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        made.update(tensor.numpy().tobytes())
-    return int.from_bytes(made.digest(), "big")
+        checksum.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        checksum.update(tensor.numpy().tobytes())
+    return int.from_bytes(checksum.digest(), "big")
 
 
 def agree(state: State, number: int, what: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import check_floors, floors, kept
+from pruning.amount.scope import check_floors, floors, kept, select_weights
 from pruning.application.masks import check_zero, hold_everywhere
 from pruning.compensation.compensations import COMPENSATIONS, compensate
 from pruning.criteria import CRITERIA
@@ -18,7 +18,7 @@ from pruning.criteria.from_recipe import (
     scores,
 )
 from pruning.criteria.measuring import layer_weights
-from pruning.errors import NoEffect, PruningError, bounded
+from pruning.errors import BudgetError, NoEffect, PruningError, bounded
 from pruning.rounds import Rounds, WeightRound
 from pruning.selection.regrow import REGROWTHS
 from pruning.stateful import Stored
@@ -66,6 +66,7 @@ class WeightPruning(Rounds):
         if name == "sparsity":
             return value
         fixed = self.total - self.prunable
+        # rounded on the whole network, as the ratio is defined on it
         left = kept(self.total, 1 - 1 / value) - fixed
         if left < 0:
             raise PruningError(
@@ -84,16 +85,16 @@ class WeightPruning(Rounds):
         return self._scored(state, stream)
 
     def _scored(self, state: State, stream: str, **context: Any) -> Scores:
-        found = scores(self._config, state, stream, **context)
+        values = scores(self._config, state, stream, **context)
         criterion = self._config.criterion.name
-        check_complete(criterion, found, self._names)
+        check_complete(criterion, values, self._names)
         weights = self._weights(state)
-        if any(found[name].shape != weights[name].shape for name in self._names):
+        if any(values[name].shape != weights[name].shape for name in self._names):
             raise PruningError(
                 f"criterion {criterion} scores channels, not single weights; set granularity:"
                 " channel, or choose another criterion"
             )
-        return {name: found[name] for name in self._names}
+        return {name: values[name] for name in self._names}
 
     def rehearse(self, state: State, removed: float) -> None:
         """Refuse what would fail in the last round, on a network without values.
@@ -115,6 +116,14 @@ class WeightPruning(Rounds):
         if removed and k == self.prunable:
             raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
 
+    def would_keep(self, state: State, scores: Scores, removed: float) -> Masks | None:
+        """The weights that the first round would keep; None where the floors alone are more."""
+        k, scope = kept(self.prunable, removed), self._config.scope
+        try:
+            return select_weights(scores, k, scope=scope, floor=self._config.least)
+        except BudgetError:
+            return None
+
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and masks once for each fraction; all at the same point of training."""
         revives = self._config.regrow is not None and self._config.regrow.name == "score"
@@ -122,11 +131,12 @@ class WeightPruning(Rounds):
         for number, fraction in enumerate(removed, first):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
-            found = self._scored(state, stream, **context)
+            values = self._scored(state, stream, **context)
+            # later, zeros of removed weights would hide that all others are equal
             if not self.masks and (self._config.regrow is None or revives):
-                check_ranks(self._config.criterion.name, found)
+                check_ranks(self._config.criterion.name, values)
             round = WeightRound(
-                scores=found,
+                scores=values,
                 alive=self.masks or None,
                 k=kept(self.prunable, fraction),
                 scope=self._config.scope,
@@ -153,8 +163,8 @@ class WeightPruning(Rounds):
 
     def _slopes(self, state: State, stream: str) -> Scores:
         batches = calibration(self._config, state, stream)
-        found = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
-        return {name: found[name] for name in self._names}
+        slopes = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
+        return {name: slopes[name] for name in self._names}
 
     @torch.no_grad()
     def _apply(

@@ -26,6 +26,7 @@ def answer(do: Callable[[], int], *, rest: bool = False) -> int:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:
+        # Python flushes stdout as it exits, and would complain of the closed pipe once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:

@@ -45,6 +45,7 @@ class Loader(BASE):
         Raises:
             yaml.YAMLError: names the key that is there twice.
         """
+        # PyYAML keeps the last of two equal keys without a word
         times = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         twice = [key for key, n in times.items() if n > 1]
         if twice:
@@ -75,11 +76,12 @@ def find_claims(folder: Path) -> list[Claim]:
     if not folder.is_dir():
         raise ClaimError(f"{folder}: no such folder; give the papers/claims of a checkout")
     root = folder.resolve().parents[1]
-    stated = [(path, one) for path in sorted(folder.glob("*.yaml")) for one in _read(path)]
-    faults = [fault for path, one in stated for fault in _faults(one, path, root)]
-    claims = [claim for _, one in stated for claim in _claims(one, root)]
+    stated = [(path, group) for path in sorted(folder.glob("*.yaml")) for group in _read(path)]
+    faults = [fault for path, group in stated for fault in _faults(group, path, root)]
+    claims = [claim for _, group in stated for claim in _claims(group, root)]
     times = Counter(claim.row for claim in claims)
     twice = [row for row, number in times.items() if number > 1]
+    # counted over all files: two of them may claim the same row
     faults += [f"{folder}: {row} is claimed by several patterns; leave one" for row in twice]
     if faults:
         raise ClaimError("\n".join(faults))

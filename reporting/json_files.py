@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reporting.errors import RecordError
 
+# strict: pydantic would take "3" and true for numbers
 STRICT = ConfigDict(extra="forbid", strict=True)
 OPEN = ConfigDict(extra="allow", strict=True)
 ROW = r"^[^/]+/[^/]+/.+$"
@@ -63,6 +64,9 @@ class ForecastFile(BaseModel):
     epoch: Annotated[Number, Field(alias="forecast/epoch")] = 0.0
 
 
+Watched = Number | bool | str | Annotated[list[int], Field(min_length=1)]
+
+
 class HistoryFile(BaseModel):
     """The `history` of a record; see `training.history.History`."""
 
@@ -71,6 +75,7 @@ class HistoryFile(BaseModel):
     accuracy: list[Annotated[list[Number], Field(min_length=2, max_length=2)]] = []
     prunings: list[PruningFile] = []
     forecasts: list[ForecastFile] = []
+    watched: list[dict[str, Watched]] = []  # by a trigger, one of each epoch
 
 
 class RecordFile(BaseModel):

@@ -89,6 +89,7 @@ def number(text: str) -> float | None:
     if not match:
         return None
     rest = text.strip()[match.end() :]
+    # `0.36 +- 0.13` begins with a number, `3x3` is none
     if rest and rest not in SUFFIX and not rest.startswith(" "):
         return None
     return float(match[0]) * SUFFIX.get(rest, 1.0)
@@ -146,6 +147,7 @@ def _column(name: str, meaning: dict[str, Any]) -> Column:
 def cell(table: Table, row: str, column: str) -> Cell:
     """A cell of a table as printed."""
     line, meaning = table.rows[row], table.columns[column]
+    # some tables have a column for the error, others print both in one cell
     spread = line.get(meaning.error or "", "") or line[column].partition("+-")[2]
     return Cell(
         address=f"{table.address}/{row}/{column}",
@@ -196,8 +198,8 @@ def lookup(address: str) -> Cell:
     return cell(table, row, column)
 
 
-def _choose(known: dict[str, Any], name: str, kind: str) -> Any:
-    if name in known:
-        return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or list(known)[:3]
+def _choose(choices: dict[str, Any], name: str, kind: str) -> Any:
+    if name in choices:
+        return choices[name]
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.3) or list(choices)[:3]
     raise AddressError(f"no {kind} is called {name!r}; near it: {'; '.join(near)}")

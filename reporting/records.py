@@ -27,6 +27,7 @@ LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no pa
 OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
 REMEDY = "write it with tables.py collect"
 UNREAD = "take a run folder as train.py left it"
+STRUCTURE = re.compile(r'("epi/structure_[^"\n]*": \[)\s+([\d,\s]+)\]')  # written on one line
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 
@@ -149,9 +150,12 @@ def collect(
     path = results / f"{record.job.name}.json"
     try:
         values = {key: value for key, value in asdict(record).items() if key != "path"}
+        # sorted, so that a record collected again gives an empty diff
         text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        text = STRUCTURE.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
     except RecursionError:
         raise RecordError(f"{folder}: its files are nested too deep; {UNREAD}") from None
+    # as it would be read: tuples are lists in the file
     check(RecordFile, json.loads(text), folder, UNREAD)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -190,6 +194,7 @@ def _job_of(summary: Summary, environment: dict[str, Any], claims: Sequence[Clai
     unsaid = ("seed=", *LOCAL)
     settings = tuple(b for a, b in pairs if a == "set" and not b.startswith(unsaid))
     fitting = [c for c in claims if c.recipe == recipe and set(c.set) <= set(settings)]
+    # the one with the most settings in common: others are those of more general rows
     claim = max(fitting, key=lambda c: len(c.set), default=None)
     extra = tuple(s for s in settings if claim is None or s not in claim.set)
     seed = int(summary.get("run/seed", 0))
@@ -240,13 +245,14 @@ def _environment(path: Path) -> dict[str, Any]:
     Raises:
         RecordError: not a JSON object, or a command with an unclosed quote.
     """
-    known = read_object(path, UNREAD) if path.exists() else {}
-    if known.get("command"):
+    values = read_object(path, UNREAD) if path.exists() else {}
+    if values.get("command"):
         try:
-            known["command"] = _command(_options(str(known["command"])))
+            values["command"] = _command(_options(str(values["command"])))
         except ValueError as error:  # quotes that do not end
             raise RecordError(f"{path}: command: {error}; {UNREAD}") from None
-    return {key: known[key] for key in ENVIRONMENT if key in known}
+    # a list of what is kept: other entries may name paths, users or hosts
+    return {key: values[key] for key in ENVIRONMENT if key in values}
 
 
 def _command(pairs: Sequence[tuple[str, str]]) -> str:

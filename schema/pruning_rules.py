@@ -67,6 +67,16 @@ def _bep(p: "PruningConfig") -> bool:
     return p.selection.name == "bep"
 
 
+def _watches_structure(p: "PruningConfig") -> bool:
+    return p.schedule.trigger is not None and p.schedule.trigger.name in ("epi", "mask_distance")
+
+
+def _watches_ratios(p: "PruningConfig") -> bool:
+    return p.schedule.trigger is not None and not p.schedule.trigger.options.keys().isdisjoint(
+        ("ratio", "ratios")
+    )
+
+
 RULES = [
     Rule(
         lambda p: _weights(p) and p.criterion.traits.get("per") == "channel",
@@ -169,5 +179,21 @@ RULES = [
     Rule(
         lambda p: p.selection.name == "eagle_eye" and p.scope != "global",
         "selection: eagle_eye draws the share of each layer; set scope: global",
+    ),
+    Rule(
+        lambda p: _watches_structure(p) and p.selection.name not in ("top_k", "threshold"),
+        "schedule.trigger: {p.schedule.trigger.name} asks after every epoch what would stay, and"
+        " selection: {p.selection.name} answers once, by a search or from forecasts of its own;"
+        " set selection: top_k, or remove trigger and write schedule.start",
+    ),
+    Rule(
+        lambda p: _watches_structure(p) and p.regrow is not None and p.regrow.name != "score",
+        "schedule.trigger: {p.schedule.trigger.name} waits for a settled mask, and the first mask"
+        " of regrow: {p.regrow.name} is drawn at random; remove trigger and write schedule.start",
+    ),
+    Rule(
+        lambda p: _watches_ratios(p) and p.amount is None,
+        "schedule.trigger: ratio and ratios are fractions of an amount, and selection:"
+        " {p.selection.name} has none; remove them",
     ),
 ]

@@ -68,12 +68,12 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 def results(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
     """(method, size) → records, one a seed."""
     places = {job(m, z, 0).experiment: (m, z) for m in METHODS for z in SIZES}
-    found: dict[tuple[str, str], list[Record]] = {}
+    records_of: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         place = places.get(record.job.experiment)
         if place is not None:
-            found.setdefault(place, []).append(record)
-    return found
+            records_of.setdefault(place, []).append(record)
+    return records_of
 
 
 def value(record: Record, key: str) -> float:
@@ -91,23 +91,25 @@ def cell(records: list[Record], key: str, times: float, shape: str) -> str:
     return f"{mean} ± {error:.2f}" if key == "eval/top1_percent" and error else mean
 
 
-def table(found: dict[tuple[str, str], list[Record]]) -> str:
+def table(records_of: dict[tuple[str, str], list[Record]]) -> str:
     """Results and costs by method and size, as Markdown."""
     lines = [f"| size | method | seeds | {' | '.join(COLUMNS)} |"]
     lines += ["|---|---|--:|" + "--:|" * len(COLUMNS)]
     for size in SIZES:
         for method in METHODS:
-            records = found.get((method, size), [])
+            records = records_of.get((method, size), [])
             cells = [cell(records, *column) for column in COLUMNS.values()] if records else []
             cells = cells or ["not run"] * len(COLUMNS)
             lines.append(f"| {size} | {method} | {len(records)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def paint(found: dict[tuple[str, str], list[Record]], axes: Axes) -> None:
+def paint(records_of: dict[tuple[str, str], list[Record]], axes: Axes) -> None:
     """Accuracy against training FLOPs: a line a method, from its smaller to its larger size."""
     for i, method in enumerate(METHODS):
-        sizes = [found[method, size] for size in reversed(SIZES) if (method, size) in found]
+        sizes = [
+            records_of[method, size] for size in reversed(SIZES) if (method, size) in records_of
+        ]
         accuracy = [[r.summary["eval/top1_percent"] for r in records] for records in sizes]
         flops = [[1e-12 * r.summary["cost/training_flops"] for r in records] for records in sizes]
         axes.errorbar(
@@ -128,16 +130,16 @@ def paint(found: dict[tuple[str, str], list[Record]], axes: Axes) -> None:
 
 def show(records: list[Record], folder: Path) -> str | None:
     """The page of the study; draws its plot into the folder."""
-    found = results(records)
-    if not found:
+    records_of = results(records)
+    if not records_of:
         return None
     caption = "test accuracy against the FLOPs of the whole training, two sizes per method"
-    draw("accuracy_cost", caption, folder, lambda axes: paint(found, axes))
+    draw("accuracy_cost", caption, folder, lambda axes: paint(records_of, axes))
     return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"
         " the paper); mean ± standard error over seeds; from records in"
         " `results/bep/3` and `results/other`, by `studies/early.py show`.\n\n"
-        + table(found)
+        + table(records_of)
         + f"\n![{caption}](accuracy_cost.png)\n"
     )
 

@@ -127,8 +127,8 @@ def figure_3(table: pd.DataFrame) -> Figure:
 
 def tuning_steps(table: pd.DataFrame) -> list[int]:
     """Steps of fine-tuning after which penalties were measured."""
-    found = table.loc[table["experiment"] == "one_shot", "fine_tune"].unique()
-    return sorted(int(n) for n in found if n > 0)
+    steps = table.loc[table["experiment"] == "one_shot", "fine_tune"].unique()
+    return sorted(int(n) for n in steps if n > 0)
 
 
 def _tuned(table: pd.DataFrame, title: str) -> Figure:

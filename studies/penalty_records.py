@@ -18,10 +18,10 @@ class NotRunError(Exception):
 def load(folders: Iterable[Path]) -> pd.DataFrame:
     """All laboratory rows of run folders; the column `method` is the score, with or without bp_."""
     paths = [folder / "laboratory.parquet" for folder in folders]
-    found = [pd.read_parquet(path) for path in paths if path.exists()]
-    if not found:
+    tables = [pd.read_parquet(path) for path in paths if path.exists()]
+    if not tables:
         raise SystemExit("no laboratory.parquet found; name folders of runs with a laboratory")
-    table = pd.concat(found, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
     bp = table["bias_propagation"].fillna(False).astype(bool)
     return table.assign(bias_propagation=bp, method=np.where(bp, "bp_", "") + table["score"])
 
@@ -38,8 +38,8 @@ def setting(table: pd.DataFrame, layers: str, amount: str = "0.1") -> tuple[pd.D
     """The rows of one model, choice of layers and amount: the wanted ones if they exist."""
     rows = table[(table["experiment"] == "one_shot") & (table["fine_tune"] == 0)]
     for column, wanted in (("model", "medium_conv"), ("layers", layers), ("amount", amount)):
-        known = list(rows[column].unique())
-        chosen = wanted if wanted in known else next((k for k in known if k != "all"), known[0])
+        values = list(rows[column].unique())
+        chosen = wanted if wanted in values else next((k for k in values if k != "all"), values[0])
         rows = rows[rows[column] == chosen]
     first = rows.iloc[0]
     title = f"{first['model']}, {first['layers']}, {label(first['amount'])}"
@@ -78,13 +78,15 @@ def profile(penalties: pd.DataFrame, tau: np.ndarray) -> pd.DataFrame:
 
 def ever_selected(rows: pd.DataFrame) -> pd.DataFrame:
     """Fraction of units selected at least once up to each step: columns seed, step, fraction."""
-    found = []
+    fractions = []
     for seed, part in rows.sort_values("step").groupby("seed"):
         bits = [np.unpackbits(np.frombuffer(b, np.uint8)) for b in part["selected"]]
         units = int(part["units"].iloc[0])
         ever = np.maximum.accumulate(np.stack(bits)[:, :units])
-        found.append(pd.DataFrame({"seed": seed, "step": part["step"], "fraction": ever.mean(1)}))
-    return pd.concat(found)
+        fractions.append(
+            pd.DataFrame({"seed": seed, "step": part["step"], "fraction": ever.mean(1)})
+        )
+    return pd.concat(fractions)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,5 +94,5 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     pairs = one_shot(table)
     scores = [s for s in SCORES if f"bp_{s}" in pairs]
     wins = pd.concat([(pairs[f"bp_{s}"] < pairs[s]).rename(s) for s in scores], axis=1).mean(axis=1)
-    found = pairs.assign(bp_wins=wins).groupby(["data", "model", "layers", "amount"])
-    return found.mean().assign(measurements=found.size()).reset_index()
+    groups = pairs.assign(bp_wins=wins).groupby(["data", "model", "layers", "amount"])
+    return groups.mean().assign(measurements=groups.size()).reset_index()

@@ -50,10 +50,10 @@ class Run(NamedTuple):
 
 def measured(name: str, pattern: str) -> float:
     """The number at `pattern` in a committed benchmark's output."""
-    found = re.search(pattern, (RECORDS / name).read_text(), re.MULTILINE)
-    if found is None:
+    match = re.search(pattern, (RECORDS / name).read_text(), re.MULTILINE)
+    if match is None:
         raise SystemExit(f"{RECORDS / name}: nothing fits {pattern}; run the benchmark again")
-    return float(found[1].replace(",", ""))
+    return float(match[1].replace(",", ""))
 
 
 def event_seconds() -> float:
@@ -169,9 +169,9 @@ def main() -> None:
     whole = {"pieces": pieces, "alone": alone(), "table": table(), "inputs": inputs()}
     (ROOT / "studies" / "scaling.json").write_text(json.dumps(whole, indent=1) + "\n")
     page = PAGE.read_text()
-    for made in markdown().strip().split("\n\n"):
-        start = page.index(made.splitlines()[0])
-        page = page[:start] + made + page[page.index("\n\n", start) :]
+    for block in markdown().strip().split("\n\n"):
+        start = page.index(block.splitlines()[0])
+        page = page[:start] + block + page[page.index("\n\n", start) :]
     PAGE.write_text(page)
 
 

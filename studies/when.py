@@ -65,15 +65,15 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
 def results(records: Sequence[Record]) -> Points:
     """The study's records, by point."""
     places = [(kind, ratio, epoch) for kind in KINDS for ratio in RATIOS for epoch in EPOCHS]
-    known = {job(*place, 0).experiment: place for place in places}
-    found: Points = {}
+    place_of = {job(*place, 0).experiment: place for place in places}
+    points: Points = {}
     for record in records:
-        place = known.get(record.job.experiment)
+        place = place_of.get(record.job.experiment)
         if place is not None:
             kind, ratio, epoch = place
             epoch = int(record.summary["derived/first_pruning_epoch"]) if kind == "EPI" else epoch
-            found[Point(kind, ratio, epoch, record.job.seed)] = record
-    return found
+            points[Point(kind, ratio, epoch, record.job.seed)] = record
+    return points
 
 
 def test(record: Record) -> float:
@@ -96,49 +96,51 @@ def spread(values: Sequence[float]) -> float:
     return standard_error(values) or 0.0
 
 
-def curve(found: Points, kind: str, ratio: float) -> dict[int, list[Record]]:
+def curve(points: Points, kind: str, ratio: float) -> dict[int, list[Record]]:
     """Pruning epoch → records, one a seed."""
     by_epoch: dict[int, list[Record]] = defaultdict(list)
-    for point, record in sorted(found.items()):
+    for point, record in sorted(points.items()):
         if (point.kind, point.ratio) == (kind, ratio):
             by_epoch[point.epoch].append(record)
     return dict(sorted(by_epoch.items()))
 
 
-def best_epoch(found: Points, ratio: float) -> int:
+def best_epoch(points: Points, ratio: float) -> int:
     """The pruning epoch with the highest mean validation accuracy, the earliest of equal ones."""
-    means = {e: statistics.fmean(map(validation, r)) for e, r in curve(found, "PaT", ratio).items()}
+    means = {
+        e: statistics.fmean(map(validation, r)) for e, r in curve(points, "PaT", ratio).items()
+    }
     return min(means, key=lambda epoch: (-means[epoch], epoch))
 
 
-def against_best(found: Points, ratio: float, policy: dict[int, list[float]]) -> list[float]:
+def against_best(points: Points, ratio: float, policy: dict[int, list[float]]) -> list[float]:
     """Test accuracy of a policy (seed → accuracies) minus the best epoch's, seed by seed."""
-    best = best_epoch(found, ratio)
-    at_best = {p.seed: test(r) for p, r in found.items() if p[:3] == ("PaT", ratio, best)}
+    best = best_epoch(points, ratio)
+    at_best = {p.seed: test(r) for p, r in points.items() if p[:3] == ("PaT", ratio, best)}
     pairs = [(policy[s], at_best[s]) for s in sorted(policy) if s in at_best]
     return [statistics.fmean(values) - reference for values, reference in pairs]
 
 
-def policies(found: Points, ratio: float) -> dict[str, dict[int, list[float]]]:
+def policies(points: Points, ratio: float) -> dict[str, dict[int, list[float]]]:
     """Table 1's policies → seed → test accuracies.
 
     A random epoch of the first third, epoch 0, the grid's epoch nearest to a third, and EPI's.
     """
-    epochs = list(curve(found, "PaT", ratio))
-    third = max((r.summary["run/epochs"] / 3 for p, r in found.items() if p.kind == "PaT"))
+    epochs = list(curve(points, "PaT", ratio))
+    third = max((r.summary["run/epochs"] / 3 for p, r in points.items() if p.kind == "PaT"))
     chosen = {
         "random": {epoch for epoch in epochs if epoch <= third},
         "init": {0},
         "pre-defined (a third)": {min(epochs, key=lambda epoch: abs(epoch - third))},
     }
-    made: dict[str, dict[int, list[float]]] = {}
+    gaps: dict[str, dict[int, list[float]]] = {}
     for name, wanted in chosen.items():
-        made[name] = defaultdict(list)
-        for point, record in found.items():
+        gaps[name] = defaultdict(list)
+        for point, record in points.items():
             if point.kind == "PaT" and point.ratio == ratio and point.epoch in wanted:
-                made[name][point.seed].append(test(record))
-    of_epi = [(p.seed, test(r)) for p, r in found.items() if p[:2] == ("EPI", ratio)]
-    return made | {"EPI": {seed: [accuracy] for seed, accuracy in of_epi}}
+                gaps[name][point.seed].append(test(record))
+    of_epi = [(p.seed, test(r)) for p, r in points.items() if p[:2] == ("EPI", ratio)]
+    return gaps | {"EPI": {seed: [accuracy] for seed, accuracy in of_epi}}
 
 
 def measured(values: Sequence[float]) -> str:
@@ -146,49 +148,49 @@ def measured(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.2f} ± {spread(values):.2f}" if values else "not run"
 
 
-def grid_table(found: Points) -> str:
+def grid_table(points: Points) -> str:
     """Test accuracy (%) by pruning epoch, mean ± standard error over seeds."""
     columns = [(kind, ratio) for kind in ("PaT", "lottery ticket") for ratio in RATIOS]
     heads = [f"{kind}, {ratio:.0%} of channels" for kind, ratio in columns]
     lines = [f"| pruning epoch | {' | '.join(heads)} |", "|--:|" + "--:|" * len(heads)]
-    epochs = sorted({point.epoch for point in found if point.kind == "PaT"})
+    epochs = sorted({point.epoch for point in points if point.kind == "PaT"})
     for epoch in epochs:
-        cells = [measured([test(r) for r in curve(found, *c).get(epoch, [])]) for c in columns]
+        cells = [measured([test(r) for r in curve(points, *c).get(epoch, [])]) for c in columns]
         lines.append(f"| {epoch} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def policy_table(found: Points) -> str:
+def policy_table(points: Points) -> str:
     """Accuracy of each policy minus the best epoch's, and a verdict on EPI's."""
     heads = [f"{ratio:.0%} of channels" for ratio in RATIOS]
     lines = [f"| policy | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
     gaps = {
         ratio: {
-            name: against_best(found, ratio, seeds)
-            for name, seeds in policies(found, ratio).items()
+            name: against_best(points, ratio, seeds)
+            for name, seeds in policies(points, ratio).items()
         }
         for ratio in RATIOS
     }
     for name in next(iter(gaps.values())):
         lines.append(f"| {name} | " + " | ".join(measured(gaps[r][name]) for r in RATIOS) + " |")
-    said = [verdict(found, ratio, gaps[ratio]["EPI"]) for ratio in RATIOS if gaps[ratio]["EPI"]]
+    said = [verdict(points, ratio, gaps[ratio]["EPI"]) for ratio in RATIOS if gaps[ratio]["EPI"]]
     return "\n".join(lines) + "\n\n" + "".join(f"* {line}\n" for line in said)
 
 
-def verdict(found: Points, ratio: float, gap: Sequence[float]) -> str:
+def verdict(points: Points, ratio: float, gap: Sequence[float]) -> str:
     """A sentence comparing EPI's epoch with the best one, within twice the standard error."""
-    of_epi = [(p.epoch, fired(found[p])) for p in sorted(found) if p[:2] == ("EPI", ratio)]
+    of_epi = [(p.epoch, fired(points[p])) for p in sorted(points) if p[:2] == ("EPI", ratio)]
     at = ", ".join(f"{e}" if by_itself else f"{e} (the latest allowed)" for e, by_itself in of_epi)
     mean, noise = statistics.fmean(gap), 2 * spread(gap)
     inside = "within the noise of" if abs(mean) <= noise else "outside the noise of"
     return (
         f"{ratio:.0%} of channels: EPI began at epoch {at}; the best by validation is"
-        f" {best_epoch(found, ratio)}. Its accuracy is {inside} the best epoch's"
+        f" {best_epoch(points, ratio)}. Its accuracy is {inside} the best epoch's"
         f" ({mean:+.2f} points, twice the standard error of paired seeds {noise:.2f})."
     )
 
 
-def draw(found: Points, path: Path) -> None:
+def draw(points: Points, path: Path) -> None:
     """Draw accuracy against pruning epoch, one panel for each ratio, a star for each EPI run."""
     import matplotlib
 
@@ -198,13 +200,14 @@ def draw(found: Points, path: Path) -> None:
     figure, panels = plt.subplots(1, len(RATIOS), figsize=(11, 4.4), squeeze=False)
     for panel, ratio in zip(panels[0], RATIOS, strict=True):
         for kind, marker in (("PaT", "o"), ("lottery ticket", "s")):
-            points = {e: [test(r) for r in records]
-                      for e, records in curve(found, kind, ratio).items()}  # fmt: skip
-            means, errors = map(statistics.fmean, points.values()), map(spread, points.values())
-            panel.errorbar(list(points), list(means), yerr=list(errors), marker=marker,
+            accuracies = {e: [test(r) for r in records]
+                          for e, records in curve(points, kind, ratio).items()}  # fmt: skip
+            means = [statistics.fmean(values) for values in accuracies.values()]
+            errors = [spread(values) for values in accuracies.values()]
+            panel.errorbar(list(accuracies), means, yerr=errors, marker=marker,
                            color=COLOURS[kind], capsize=2, label=kind)  # fmt: skip
         for alone, label, fill in ((True, "EPI's choice", "full"), (False, "EPI: latest", "none")):
-            chosen = [(p.epoch, test(r)) for p, r in found.items()
+            chosen = [(p.epoch, test(r)) for p, r in points.items()
                       if p[:2] == ("EPI", ratio) and fired(r) == alone]  # fmt: skip
             places = zip(*chosen, strict=True) if chosen else ((), ())
             panel.plot(*places, "*", ms=13, color=COLOURS["EPI"], fillstyle=fill, label=label)
@@ -220,17 +223,17 @@ def draw(found: Points, path: Path) -> None:
 
 def show(records: Sequence[Record], folder: Path) -> str | None:
     """The page of the study; draws its plot into the folder."""
-    found = results(records)
-    if {p.kind for p in found} != set(KINDS):
+    points = results(records)
+    if {p.kind for p in points} != set(KINDS):
         return None
-    draw(found, folder / "epochs.png")
+    draw(points, folder / "epochs.png")
     return (
         "# Digits: accuracy against pruning epoch\n\nPaT's figure 3 (arXiv:2110.12007) on 8×8"
         " digits with a small CNN; test accuracy in %, mean ± standard error over seeds;"
         " from records in `results/other`, by `studies/when.py show`.\n\n"
-        + grid_table(found)
+        + grid_table(points)
         + "\nTest accuracy minus the best epoch's, points:\n\n"
-        + policy_table(found)
+        + policy_table(points)
         + "\n![accuracy against pruning epoch](epochs.png)\n"
     )
 

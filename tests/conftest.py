@@ -59,13 +59,13 @@ def _whole_runs(tmp_path_factory) -> tuple[Path, dict[tuple[str, ...], Path]]:
 @pytest.fixture
 def whole_run(run_recipe, _whole_runs) -> Callable[..., Path]:
     """The folder of a run that several tests compare theirs with, made once."""
-    root, made = _whole_runs
+    root, runs = _whole_runs
 
     def run(*words: str) -> Path:
-        if words not in made:
-            status, made[words] = run_recipe(*words, folder=str(root / str(len(made))))
+        if words not in runs:
+            status, runs[words] = run_recipe(*words, folder=str(root / str(len(runs))))
             assert status == 0
-        return made[words]
+        return runs[words]
 
     return run
 

@@ -45,12 +45,14 @@ def evaluate_best(run: Run) -> dict[str, float]:
     if run.progress.best_work < 0:
         return {}
     best, fault = _best(run)
+    # each rank reads the file for itself, and all of them evaluate, or none
     missing = gather_rows(torch.tensor([best is None])).tolist()
     if best is None or any(missing):
         if run.rank == missing.index(True):
             print(f"{fault}; the summary has no best/top1_percent", file=sys.stderr, flush=True)
         return {}
     model = run.evaluated_model
+    # clones: state_dict holds the model's own tensors, which load_state_dict overwrites
     last = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(best)
     result = evaluate(run, "test")

@@ -31,6 +31,7 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
         RecipeError: no such model, or options it does not take.
     """
     try:
+        # the global state, which layers draw their first weights from, is left as it was
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(recipe.seed, "init").initial_seed())
             if recipe.model.weights:
@@ -52,6 +53,7 @@ def placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
     """The model on the device, in the precision and memory format of training."""
     layout = torch.channels_last if recipe.training.channels_last else torch.preserve_format
     dtype = torch.float64 if recipe.training.precision == "fp64" else torch.float32
+    # initialised on the CPU, then moved: one seed gives the same weights on every device
     return model.to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
@@ -79,6 +81,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         mixed_precision=precision,
         log_with=None if recipe.log.tracker == "none" else recipe.log.tracker,
         project_dir=str(folder),
+        # gradients lie in DDP's buckets: no second copy of them, and none is copied each step
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     launched = launched_processes()
@@ -102,6 +105,7 @@ def on_cpu() -> bool:
 
 
 def _cpu_has_bf16() -> bool:
+    # private: PyTorch has no public way to ask it of a CPU
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

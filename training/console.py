@@ -48,6 +48,7 @@ class Report(AbstractContextManager["Report"]):
         if self.live:
             self.bar.start()
         self.task = self.bar.add_task("starts", total=run.total_steps, completed=run.position)
+        # the loop knows no console: it calls what it is given
         run.show = self.show
         return self
 
@@ -95,6 +96,7 @@ class Report(AbstractContextManager["Report"]):
         `conventions`: figures that follow from the summary, the final and the dense network.
         """
         run = self.run
+        # outside together(): it is a collective call
         run.cost.refresh_energy()
         summary = summarize(run, result)
         summary |= conventions(summary, run.model, run.dense_network)
@@ -103,6 +105,7 @@ class Report(AbstractContextManager["Report"]):
                 summary = derived(summary, history(read(run.log.path))) | summary
                 for record in (*run.pruner.records(), summary):
                     run.log.append({**run.progress.stamp(), **record})
+                # last: the folder counts as finished once this file is there
                 write_json(run.folder / SUMMARY, summary)
                 self.bar.stop()
                 Console(highlight=False, markup=False).print(self.table(summary))

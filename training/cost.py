@@ -93,6 +93,7 @@ class Meter:
     @property
     def source(self) -> str:
         """Where the figures come from: hardware counters, an estimate, or the recipe."""
+        # private, hence the default: only the wording of the source depends on it
         hardware = getattr(self.tracker, "_hardware", [])
         watts = self.config.ram_power_watts
         ram = f"forced to {watts:g} W" if watts else "estimated"
@@ -107,6 +108,7 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Energy in kWh and emissions in kg CO2e since the tracker started, PUE included."""
         self.tracker.flush()
+        # private: the public stop() gives them too, and ends the measurement
         data = self.tracker._prepare_emissions_data()
         return {
             "cpu_kwh": data.cpu_energy,
@@ -169,6 +171,7 @@ class Cost:
         """
         self.totals.forward_macs += images * sizes["macs"]
         self.totals.teacher_macs += images * teacher_macs
+        # steps while kernels compile are in another phase, and in no throughput
         if self.stack[-1] == "train":
             self.totals.timed_steps += 1
             self.totals.timed_images += images
@@ -207,12 +210,14 @@ class Cost:
     def refresh_energy(self) -> None:
         """Add what all nodes' meters gained; every rank calls it, at checkpoints and at the end."""
         nothing: dict[str, float] = dict.fromkeys(ENERGIES, 0.0)
-        reading = self.meter.read() if self.meter else nothing
-        gained = [reading[name] - self.metered.get(name, 0.0) for name in ENERGIES]
+        gauges = self.meter.read() if self.meter else nothing
+        # differences, as a meter counts from its own start and a run has several sessions
+        gained = [gauges[name] - self.metered.get(name, 0.0) for name in ENERGIES]
+        # one meter a node: ranks without one add zeros
         everywhere = self.sum_over_ranks(torch.tensor(gained, dtype=torch.float64))
         for name, value in zip(ENERGIES, everywhere.tolist(), strict=True):
             setattr(self.totals, name, getattr(self.totals, name) + value)
-        self.metered = reading
+        self.metered = gauges
 
     def resume(self, totals: Totals, last: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's totals, on any number of devices.
@@ -220,6 +225,7 @@ class Cost:
         What crashed sessions did after that checkpoint was really spent: their wall time, read from
         the log's last line, is added to their devices' and their energy at the run's mean power.
         """
+        # this session's set-up so far, which the checkpoint does not know
         mine, self.totals = self.refresh(), totals
         lost = max(0.0, last.get("cost/wall_seconds", 0.0) - totals.wall_seconds)
         grown = 1 + lost / totals.wall_seconds if totals.wall_seconds else 1.0
@@ -237,6 +243,7 @@ class Cost:
 
     def _add_wall(self, seconds: float) -> None:
         mine = self.totals.on(*self.devices)
+        # the difference, and not a sum of its own, so that both always add up
         others = sum(s["busy_seconds"] for s in self.totals.sessions if s is not mine)
         mine["busy_seconds"] = self.totals.busy_seconds() - others
         mine["wall_seconds"] += seconds
@@ -306,4 +313,5 @@ class Cost:
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
+            # kernels run on after their call returns; a clock read before would not see them
             torch.cuda.synchronize(self.device)

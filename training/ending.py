@@ -50,6 +50,7 @@ def leave(status: int) -> NoReturn:
         from torch import distributed
 
         if distributed.is_initialized() and distributed.get_backend() == "gloo":
+            # private, but what finalizing would do first: trackers finish their files there
             atexit._run_exitfuncs()
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError):  # nobody listens any more

@@ -13,10 +13,12 @@ from training.run import Run
 def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]:
     """Loss and accuracy of the averaged weights (else the weights), every image once."""
     with run.cost.phase("evaluate"), torch.no_grad():
+        # ranks must test the same network: collective, so before anything a rank may leave out
         run.sync_buffers()
         model = run.evaluated_model
         was_training = model.training
         model.eval()
+        # float64 on the device: exact counts, and one wait for it at the end
         totals = torch.zeros(4, dtype=torch.float64, device=run.device)
         size = run.recipe.evaluation.batch_size or run.recipe.training.batch_size
         for images, labels, _ in run.data.evaluation_batches(split, size):
@@ -27,6 +29,7 @@ def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]
         model.train(was_training)
         loss, top1, top5, count = sum_over_ranks(totals).tolist()
     expected = getattr(run.data.info, f"{split}_images")
+    # a share counted twice or left out would be a wrong accuracy, and look like a right one
     if count != expected:
         raise RuntimeError(f"evaluation saw {count:.0f} of {expected} {split} images")
     return {

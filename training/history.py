@@ -50,13 +50,18 @@ def history(events: Sequence[Event]) -> History:
     curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
     during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
     prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
-    watched = [_flat(e) for e in events if "trigger/epochs" in e]
+    watched = [_flat(e) | _structures(e) for e in events if "trigger/epochs" in e]
     forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]
-    found = History(accuracy=curve, prunings=prunings, forecasts=forecasts)
+    result = History(accuracy=curve, prunings=prunings, forecasts=forecasts)
     if watched:
-        found["watched"] = watched
-    return found
+        result["watched"] = watched
+    return result
 
 
 def _flat(event: Event) -> Event:
     return {k: v for k, v in event.items() if isinstance(v, int | float | str)}
+
+
+def _structures(event: Event) -> Event:
+    """The numbers of units that each layer would have kept, by the fraction removed."""
+    return {key: value for key, value in event.items() if key.startswith("epi/structure_")}

@@ -74,14 +74,17 @@ def train_step(run: Run, batch: Batch) -> None:
     loss_sum = torch.zeros((), dtype=torch.float64, device=run.device)
     for number, (share, target) in enumerate(shares, 1):
         last = number == len(shares)
+        # one exchange of gradients a step, in the last part
         with nullcontext() if last else run.accelerator.no_sync(segment.model):
             logits = segment.model(share)
+            # a sum: means of parts of unequal size would weigh their images unequally
             loss = F.cross_entropy(
                 logits, target, label_smoothing=training.label_smoothing, reduction="sum"
             )
             loss = run.teacher.loss(run, loss, logits, share)
             loss_sum += loss.detach()
             objective = loss * run.loss_factor
+            # once a step, as it does not depend on the images
             if last and run.pruner.penalty is not None:
                 objective = objective + run.pruner.penalty(run)
             run.accelerator.backward(objective)
@@ -132,7 +135,8 @@ def after_step(run: Run) -> None:
     if run.every(run.checkpoint_steps) and not run.done:
         _log(run)
         run.save()
-    run.stop_if_asked()
+    # last: the position is a whole step's, with its log line and measurements
+    run.stop_on_signal()
 
 
 def _log(run: Run) -> None:

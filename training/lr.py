@@ -60,6 +60,7 @@ def _one_cycle(config: LrScheduleConfig, position: int, total: int) -> float:
 
 
 def _peak(config: LrScheduleConfig, total: int) -> float:
+    # above 0, as positions are divided by it
     return max(config.rise * total - 1, 1e-9)
 
 

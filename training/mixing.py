@@ -24,6 +24,7 @@ def mixed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor,
     draw = np.random.default_rng(seed)
     cut = bool(config.cutmix) and (not config.mixup or draw.random() < 0.5)
     alpha = config.cutmix if cut else config.mixup
+    # drawn from the position, so every rank mixes by the same share without a message
     keep = float(draw.beta(alpha, alpha))
     other, other_labels = _reversed(run, images, labels, count)
     if cut:

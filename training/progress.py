@@ -41,6 +41,7 @@ class Watch:
         self.loss += loss_sum
         self.images += images
         bad = ~torch.isfinite(loss_sum) & (self.bad_step < 0)
+        # noted on the device and read at the next log line: no wait at every step
         self.bad_step = torch.where(bad, torch.full_like(self.bad_step, step), self.bad_step)
 
     def state(self) -> Tensor:

@@ -78,6 +78,7 @@ class Run:
 
     def _open_data(self) -> Data:
         recipe = self.recipe
+        # before the images are read, where possible: minutes for ImageNet
         rehearsed = rehearse_early(recipe, self.processes)
         data = open_data(
             recipe.data,
@@ -202,6 +203,7 @@ class Run:
         Raises:
             NotFinite: names the step, the learning rate and the last good checkpoint.
         """
+        # gathered, since one rank alone may meet it and all must stop
         bad = int(gather_rows(self.watch.bad_step[None]).max())
         if bad >= 0:
             rate = self.optimizer.param_groups[0]["lr"]
@@ -225,6 +227,7 @@ class Run:
         """Let SIGTERM and SIGINT ask for a checkpoint and a stop instead of ending the process."""
 
         def note(number: int, _: FrameType | None) -> None:
+            # only noted: a handler may come in the middle of a step
             self.stop_signal = number
 
         before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -234,12 +237,13 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop_if_asked(self) -> None:
+    def stop_on_signal(self) -> None:
         """Save and stop if any rank got a signal; ranks ask one another every tenth step.
 
         Raises:
             Stopped: after the checkpoint is written.
         """
+        # asking is a collective call, so all ranks do it at the same steps, and not at each
         if self.processes > 1 and self.work % 10:
             return
         if sum_over_ranks(torch.tensor(self.stop_signal)):

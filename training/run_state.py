@@ -49,6 +49,7 @@ def save(run: "Run") -> None:
     run.cost.refresh_energy()
     run.progress.serial += 1
     pruner = run.pruner.state_dict()
+    # collective calls come before together(), inside of which ranks do not meet
     watch = gather_rows(run.watch.state()[None]).tolist()
     with together():
         if run.is_main:
@@ -121,6 +122,7 @@ def _load(run: "Run", path: "Path") -> int:
             )
     values = stored.checked_values(path, state.values, run)
     _load_networks(run, state, values)
+    # a new one: pruned parameters are new objects, and groups must hold those
     run.optimizer = build_optimizer(run.recipe.training.optimizer, run.model)
     optimizer = _joined(state.part("optimizer"))
     stored.check_optimizer(run.optimizer, optimizer)

@@ -56,12 +56,15 @@ def end_segment(run: "Run") -> None:
     with together():
         if history and run.is_main:
             save_tensors(history, run.folder / "saliency.safetensors")
+    # without the wrapper, or forward would stay in autocast
     run.model = run.accelerator.unwrap_model(segment.model, keep_fp32_wrapper=False)
     del run.segment, segment  # the last references to the wrapper, whose memory is freed next
     run.accelerator.free_memory()
     release(run.model)
     if run.recipe.training.compile:
+        # private: compile() in place has no way back
         run.model._compiled_call_impl = None
+        # or its cache would keep every segment's network
         torch._dynamo.reset()
 
 

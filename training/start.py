@@ -36,6 +36,7 @@ def start(
         CheckpointError: no checkpoint can be gone on from.
         DataError: the data set is missing or broken.
     """
+    # first of all: it lets ranks meet, so that one fault can reach them all
     ranks = PartialState(cpu=on_cpu())
     folder, warning = from_main(lambda: take(recipe, stem, output, resume))
     try:
@@ -49,6 +50,7 @@ def start(
                     _describe(run, source)
             yield run
     finally:
+        # it alone took the lock
         if ranks.is_main_process:
             give_back(folder)
 
@@ -149,4 +151,5 @@ def _set_numerics(recipe: Recipe) -> None:
     torch.backends.cudnn.allow_tf32 = training.tf32
     if training.deterministic:  # the call imports the compiler, some seconds nobody else should pay
         torch.use_deterministic_algorithms(True)
+    # choosing kernels by the clock may choose others next time
     torch.backends.cudnn.benchmark = not training.deterministic

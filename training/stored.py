@@ -104,6 +104,7 @@ def check_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:
     groups, state = stored["param_groups"], stored["state"]
     if len(groups) != len(fresh):
         raise ValueError(f"the optimizer has {len(fresh)} groups of parameters, not {len(groups)}")
+    # load_state_dict takes groups as they are: a wrong type would fail in the middle of a step
     for mine, group in zip(fresh, groups, strict=True):
         for key, value in mine.items():
             fits = group.get("params") == value if key == "params" else _kin(group[key], value)

@@ -114,14 +114,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "prove-slurm")
     parser.add_argument("only", nargs="*", choices=["job", "array", []])
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.chdir(ROOT)
     os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PROCESSES": "1"}
     os.environ |= {"PYTHON": sys.executable}
-    shutil.rmtree(asked.folder, ignore_errors=True)
-    asked.folder.mkdir(parents=True)
+    shutil.rmtree(arguments.folder, ignore_errors=True)
+    arguments.folder.mkdir(parents=True)
     parts = {"job": prove_job, "array": prove_array}
-    return int(sum(parts[name](asked.folder.resolve()) for name in asked.only or parts) > 0)
+    return int(sum(parts[name](arguments.folder.resolve()) for name in arguments.only or parts) > 0)
 
 
 if __name__ == "__main__":

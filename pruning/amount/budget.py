@@ -37,6 +37,7 @@ class Ask:
     @property
     def limit(self) -> float:
         """The greatest size that will do."""
+        # milliseconds are not whole numbers, so nothing is rounded
         size = (1 - self.removed) * self.dense
         return size if self.measure == "latency" else kept(self.dense, self.removed)
 
@@ -59,6 +60,7 @@ def select_channels(
     """
     sizes.check()
     alive = alive or {a: torch.ones(sizes.widths[a], dtype=torch.bool) for a in sizes.prunable}
+    # float64, as blocks are ranked by means of scores, and rounding must not reorder them
     scores = {a: scores[a].detach().cpu().double() for a in sizes.prunable}
     for axis, score in scores.items():
         if torch.isnan(score).any():
@@ -119,7 +121,7 @@ def per_saving(
     Raises:
         PruningError: for a negative score, which division would rank the wrong way round.
     """
-    made = {}
+    quotients = {}
     for axis, score in scores.items():
         if (score < 0).any():
             raise PruningError(
@@ -127,16 +129,16 @@ def per_saving(
                 " set importance.absolute: after"
             )
         least = max(float(savings[axis].max()), 1e-12) * 1e-3  # what saves nothing must stay finite
-        made[axis] = score.cpu() / savings[axis].clamp(min=least) ** exponent
-    return made
+        quotients[axis] = score.cpu() / savings[axis].clamp(min=least) ** exponent
+    return quotients
 
 
 def _per_axis(ask: Ask, alive: Keep) -> Counts:
     """Units that each axis keeps where the same fraction goes from each."""
     counts = {}
     for axis, width in ask.widths.items():
-        asked = max(ask.floor[axis], kept(width, ask.removed))
-        counts[axis] = min(-(-asked // ask.round_to) * ask.round_to, int(alive[axis].sum()))
+        count = max(ask.floor[axis], kept(width, ask.removed))
+        counts[axis] = min(-(-count // ask.round_to) * ask.round_to, int(alive[axis].sum()))
     return counts
 
 
@@ -150,6 +152,7 @@ class _Order:
         first = np.concatenate([units[:lead] for units, lead, _, _ in spans])
         parts = [(key, units[a:b], i) for i, (units, lead, ends, keys) in enumerate(spans)
                  for a, b, key in zip([lead, *ends], ends, keys, strict=False)]  # fmt: skip
+        # stable: ties go to the earlier axis, on every machine
         ranked = np.argsort([-key for key, _, _ in parts], kind="stable")
         blocks = [parts[i] for i in ranked]
         self._axis = [axis for _, _, axis in blocks]
@@ -168,9 +171,11 @@ class _Order:
         if lead == len(ids):
             return self._sizes.spans[axis].start + ids[best], lead, [], []
         ends = np.array([*range(lead + step, len(ids), step), len(ids)])
+        # scope layer: the axis of which the smallest fraction is taken so far comes next
         keys = -ends / ask.widths[axis]
         if ask.scope == "global":
             starts = np.array([lead, *ends[:-1]])
+            # with round_to, a block of several units competes by its mean score
             keys = np.add.reduceat(values[best], starts) / (ends - starts)
         return self._sizes.spans[axis].start + ids[best], lead, ends.tolist(), keys.tolist()
 
@@ -189,6 +194,7 @@ class _Order:
         least = self._size(self._counts(1))
         if least > limit:
             raise _too_small(self._measure, limit, least)
+        # sizes grow with each block, so some twenty of them are computed and not all
         return bisect_right(
             range(1, len(self._ends) + 1), limit, key=lambda n: self._size(self._counts(n))
         )
@@ -203,7 +209,8 @@ class _Order:
         for block in last_of.values():
             if best[1] >= enough:
                 break
-            best = max(best, self._filled(blocks, limit, without=block), key=lambda found: found[1])
+            other = self._filled(blocks, limit, without=block)
+            best = max(best, other, key=lambda units_and_size: units_and_size[1])
         return best
 
     def _block(self, block: int) -> Array:

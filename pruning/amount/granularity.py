@@ -78,6 +78,7 @@ def _units(
     if reduce == "first":
         row = torch.arange(len(unit))
         first = torch.zeros(total, dtype=row.dtype)
+        # the least row number: a scatter of values would keep whichever came last
         first = first.scatter_reduce(0, unit, row, "amin", include_self=False)
         return torch.where(count > 0, value[first], 0.0), count
     summed = zeros.index_add(0, unit, value)
@@ -93,13 +94,15 @@ def _combine(values: Tensor, scored: Tensor, members: Members) -> Tensor:
         case "mean":
             return values.sum(0) / scored.sum(0).clamp(min=1)
         case "max":
+            # -inf, as an absent layer's 0 would be above negative scores
             return values.masked_fill(~scored, -torch.inf).amax(0)
         case "first":
+            # argmax of zeros and ones is the first layer that scores the unit
             return values.gather(0, scored.int().argmax(0, keepdim=True))[0]
 
 
 def _by_axis(value: Tensor, scored: Tensor, axes: "Axes") -> dict[str, Tensor]:
-    found = {}
+    scores = {}
     for axis, width in axes.widths.items():
         place = slice(axes.offsets[axis], axes.offsets[axis] + width)
         if not scored[place].any():
@@ -110,5 +113,5 @@ def _by_axis(value: Tensor, scored: Tensor, axes: "Axes") -> dict[str, Tensor]:
                 "because the criterion does not score the layer that writes them; choose another "
                 "criterion, or leave the axis out (pruning.except)"
             )
-        found[axis] = value[place]
-    return found
+        scores[axis] = value[place]
+    return scores

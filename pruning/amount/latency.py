@@ -59,15 +59,15 @@ def latency_table(
     activations and pooling are not in the table.
     """
     shapes = _input_shapes(model, example_input)
-    known: dict[str, tuple[Array, Array, Array]] = {}
+    by_shape: dict[str, tuple[Array, Array, Array]] = {}
     grids = {}
     for name, shape in shapes.items():
         layer = model.get_submodule(name)
         key = f"{layer} {tuple(shape)}"
-        if key not in known:
+        if key not in by_shape:
             sample = example_input.new_zeros(batch_size, *shape)
-            known[key] = _measured(layer, sample, points, seconds)
-        grids[f"{name}.weight"] = known[key]
+            by_shape[key] = _measured(layer, sample, points, seconds)
+        grids[f"{name}.weight"] = by_shape[key]
     return Latency(grids)
 
 
@@ -94,6 +94,7 @@ def _measured(
     outputs = _grid(groups if groups > 1 else weight.shape[0], points)
     inputs = np.array([1]) if groups > 1 else _grid(weight.shape[1], points)
     times = np.array([[_time(layer, sample, o, i, seconds) for i in inputs] for o in outputs])
+    # noise and kernels that suit some widths better would let a wider layer be the faster one
     times = np.maximum.accumulate(np.maximum.accumulate(times, axis=0), axis=1)
     if groups > 1:  # whole groups go: outputs in proportion, dimension 1 as it is
         outputs, inputs = outputs * (weight.shape[0] // groups), np.array([weight.shape[1]])
@@ -118,6 +119,7 @@ def _time(layer: nn.Module, sample: Tensor, outputs: int, inputs: int, seconds: 
         new = weight.new_zeros(outputs, inputs, *weight.shape[2:])
     bias = None if layer.bias is None else weight.new_zeros(len(new))
     if isinstance(layer, nn.Linear):
+        # contiguous, since a view of a wider batch would be slower than the batch it stands for
         call, x = nn.functional.linear, sample[..., :inputs].contiguous()
         options = {}
     else:
@@ -125,6 +127,7 @@ def _time(layer: nn.Module, sample: Tensor, outputs: int, inputs: int, seconds: 
         options = {k: getattr(layer, k) for k in ("stride", "padding", "dilation")}
         options["groups"] = outputs if groups > 1 else 1
     scope = {"call": call, "x": x, "w": new, "b": bias, "options": options}
+    # without num_threads it would measure on one
     timer = Timer("call(x, w, b, **options)", globals=scope, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=seconds).median * 1e3
 

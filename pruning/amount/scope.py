@@ -87,7 +87,9 @@ def share(
         below, above = (middle, above) if sum(at(middle)) < total else (below, middle)
     exact = at(above)
     counts = [max(_floor(x), lo) for x, lo in zip(exact, low, strict=True)]
+    # the largest remainder first; sorted() is stable, so ties go to the lower index
     by_remainder = sorted(range(len(counts)), key=lambda i: counts[i] - exact[i])
+    # more than one turn, where bounds leave some layers nothing to give or take
     while sum(counts) != total:
         step = 1 if sum(counts) < total else -1
         bound = high if step > 0 else low
@@ -108,8 +110,8 @@ def layer_counts(
     names = list(shapes)
     sizes = [math.prod(shapes[name]) for name in names]
     weights = [s if scope == "layer" else sum(shapes[n]) for n, s in zip(names, sizes, strict=True)]
-    found = share(k, weights, [low[n] for n in names], [high[n] for n in names])
-    return dict(zip(names, found, strict=True))
+    counts = share(k, weights, [low[n] for n in names], [high[n] for n in names])
+    return dict(zip(names, counts, strict=True))
 
 
 def keep_best(scores: Scores, k: int | Counts, floor: Counts, alive: Keep | None = None) -> Masks:
@@ -172,10 +174,10 @@ def select_weights(
 
 def keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:
     """Exactly k of the allowed entries."""
-    found = int(allowed.sum())
-    if k > found:
+    left = int(allowed.sum())
+    if k > left:
         raise PruningError(
-            f"{name} has {found} units left and {k} were to stay; prune more, not less"
+            f"{name} has {left} units left and {k} were to stay; prune more, not less"
         )
     keep = torch.zeros_like(allowed)
     keep[allowed] = keep_exactly(scores[allowed], k)

@@ -99,6 +99,7 @@ class Sizes:
         if measure == "latency":
             return self._latency(lengths)
         coefficient, first, second = self._terms.table(measure)
+        # int64, so exact: a sum of MACs has more digits than float32 holds
         return int((coefficient * lengths[first] * lengths[second]).sum())
 
     def of(self, measure: str, keep: Keep) -> float:
@@ -123,6 +124,7 @@ class Sizes:
         whole, saved = self.total(measure, counts), np.zeros(len(counts))
         for kind in np.flatnonzero(counts):
             counts[kind] -= 1
+            # one kind at a time, not one unit: units of a kind save the same
             saved[kind] = whole - self.total(measure, counts)
             counts[kind] += 1
         return {a: torch.from_numpy(saved[self.kinds[self.spans[a]]]) for a in self.prunable}
@@ -182,10 +184,10 @@ class _Terms:
         columns = [np.zeros((len(self.fixed), 0), dtype=np.int64)]
         for axis, rows in by_axis.items():
             table = np.stack([part for _, part in rows])
-            found, which = np.unique(table, axis=1, return_inverse=True)
+            distinct, which = np.unique(table, axis=1, return_inverse=True)
             kinds[spans[axis]] = sum(c.shape[1] for c in columns) + which.reshape(-1)
-            column = np.zeros((len(self.fixed), found.shape[1]), dtype=np.int64)
-            column[[row for row, _ in rows]] = found
+            column = np.zeros((len(self.fixed), distinct.shape[1]), dtype=np.int64)
+            column[[row for row, _ in rows]] = distinct
             columns.append(column)
         return kinds, np.concatenate(columns, axis=1)
 

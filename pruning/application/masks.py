@@ -51,15 +51,16 @@ class Hold:
     def weights(self) -> None:
         """Every weight, and every optimizer state of a weight's shape, × its mask."""
         if not self._moments:
-            self._moments = list(self._found_moments())
+            self._moments = list(self._held_moments())
         _multiply(zip(self._parameters, self._masks, strict=True))
         _multiply(self._moments)
 
-    def _found_moments(self) -> Iterable[tuple[Tensor, Tensor]]:
+    def _held_moments(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Momenta exist once the optimizer has made a step; later steps change them in place."""
         state = self._optimizer.state if self._optimizer else {}
         for parameter, mask in zip(self._parameters, self._masks, strict=True):
             for value in state.get(parameter, {}).values():
+                # counters and factored moments have other shapes, and no entry of a single weight
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     yield value, mask.to(value.dtype)
 
@@ -97,6 +98,7 @@ def freeze_but_gates(model: nn.Module) -> None:
     gates = {id(p) for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in gates:
+            # None, not zero: with a zero gradient momentum and weight decay would still move it
             parameter.grad = None
 
 

@@ -91,6 +91,7 @@ class GroupLasso(Penalty):
 
 def _norms(state: "State", axes: "Axes") -> Tensor:
     norms = [
+        # its gradient at zero is zero, where that of a square root is infinite
         torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
         for name, parameter in state.model.named_parameters()
         for d, label in enumerate(axes.labels.get(name, ()))
@@ -103,6 +104,7 @@ def _loss(state: "State") -> float:
     """Mean cross-entropy over one batch of calibration images of all ranks."""
     ((images, labels),) = state.calibration(1, 128, stream="penalty")
     with scoring(state.model), torch.no_grad():
+        # the mean over ranks, or each rank would have a coefficient of its own
         return float(state.reduce(F.cross_entropy(state.model(images), labels)))
 
 

@@ -50,15 +50,16 @@ def prune_channels(
             or the optimizer holds a parameter twice. Nothing has been changed then.
         PruningError: a state of the optimizer has a shape that is not understood. The same.
     """
-    found = cuts(axes, keep)
-    shapes = {name: axes.shape(name) for name in found}
-    old = {name: p for name, p in model.named_parameters() if name in found}
+    removed = cuts(axes, keep)
+    shapes = {name: axes.shape(name) for name in removed}
+    old = {name: p for name, p in model.named_parameters() if name in removed}
     tensors = list(tensors)
     smaller = [
-        {n: _scores(n, t, shapes[n], found[n]) for n, t in given.items() if n in found}
+        {n: _scores(n, t, shapes[n], removed[n]) for n, t in given.items() if n in removed}
         for given in tensors
     ]
-    states = _states(optimizer, old, found) if optimizer else {}
+    # all that may refuse comes before the first change
+    states = _states(optimizer, old, removed) if optimizer else {}
     for network in filter(None, (ema, model)):
         check(network, axes)
     if ema is not None:
@@ -78,8 +79,8 @@ def rehearse_surgery(model: nn.Module, axes: Axes, keep: Keep, optimizer: Optimi
     Raises:
         PruningError: names the state that is not understood.
     """
-    found = cuts(axes, keep)
-    _states(optimizer, {n: p for n, p in model.named_parameters() if n in found}, found)
+    removed = cuts(axes, keep)
+    _states(optimizer, {n: p for n, p in model.named_parameters() if n in removed}, removed)
 
 
 def _scores(name: str, tensor: Tensor, shape: tuple[int, ...], cut: Cut) -> Tensor:
@@ -99,7 +100,7 @@ _REMEDY = "begin a new optimizer after surgery, or use another"
 
 
 def _states(
-    optimizer: Optimizer, old: dict[str, nn.Parameter], found: dict[str, Cut]
+    optimizer: Optimizer, old: dict[str, nn.Parameter], cut_of: dict[str, Cut]
 ) -> dict[nn.Parameter, State]:
     """Old parameter → its sliced state."""
     groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
@@ -113,7 +114,7 @@ def _states(
             where, shape = f"{type(optimizer).__name__}: {name}", tuple(parameter.shape)
             states[parameter] = {
                 key: _sliced(
-                    f"{where}: {key}", value, shape, found[name], _lacking(key, shape, group)
+                    f"{where}: {key}", value, shape, cut_of[name], _lacking(key, shape, group)
                 )
                 for group in holding
                 for key, value in state.items()
@@ -168,6 +169,7 @@ def _point(
             if old not in new:
                 continue
             group["params"][i] = new[old]
+            # or the old parameter stays in memory, and in what is stored
             state.pop(old, None)
             if old not in states:
                 continue
@@ -193,11 +195,13 @@ def _fits(
     blank = nn.Parameter(torch.zeros_like(parameter))
     blank.grad = torch.zeros_like(parameter)
     inner = _stateful(optimizer)
+    # __init__ would want the optimizer's own arguments, which it does not keep
     twin = object.__new__(type(inner))
     # Copies, so that caches and random states of the optimizer are left alone.
     vars(twin).update({key: copy.copy(value) for key, value in vars(inner).items()})
     twin.state = defaultdict(dict)
     twin.param_groups = [group | {"params": [blank]}]
+    # the class's step: an instance's is wrapped by learning-rate schedulers
     type(inner).step(twin)
     laid_out = twin.state[blank]
     return all(_shapes(state.get(key)) == _shapes(value) for key, value in laid_out.items())

@@ -66,15 +66,15 @@ def mean_replacement(
         PruningError: if `keep` is not about whole units, or without a batch.
     """
     batches = list(batches)
-    found = axes
+    with_added = axes
     for network in filter(None, (model, ema)):
         measured = measure(network, axes, batches, value=value, reduce=reduce)
         added = propagate(network, axes, keep, measured, padding)
-        found = with_biases(axes, added)
+        with_added = with_biases(axes, added)
         if network is model and optimizer:
             new = [tensor for tensor in added.values() if isinstance(tensor, nn.Parameter)]
             _train(optimizer, model, new)
-    return found
+    return with_added
 
 
 def with_biases(axes: Axes, added: dict[str, Tensor]) -> Axes:
@@ -121,31 +121,33 @@ def bn_recalibrate(
     """
     batches = list(batches)
     for network in filter(None, (model, ema)):
-        found = [
+        norms = [
             m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
         ]
-        if not found or not batches:
+        if not norms or not batches:
             raise PruningError(
                 "bn_recalibrate re-estimates BatchNorm statistics, and there is no "
-                + ("batch to do so from" if found else "BatchNorm; use compensation: none")
+                + ("batch to do so from" if norms else "BatchNorm; use compensation: none")
             )
-        _recalibrate(network, found, batches, reduce)
+        _recalibrate(network, norms, batches, reduce)
     return axes
 
 
 def _recalibrate(
-    network: nn.Module, found: list[_BatchNorm], batches: Batches, reduce: Reduce
+    network: nn.Module, norms: list[_BatchNorm], batches: Batches, reduce: Reduce
 ) -> None:
-    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in found]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in norms]
     with evaluating(network), WholeBatch(reduce):
-        for norm in found:
+        for norm in norms:
+            # only these: dropout must not change what the others see
             norm.train()
             norm.reset_running_stats()
             norm.momentum = None  # PyTorch's word for a cumulative average
         for images, _ in batches:
             network(images)
-    for norm, (momentum, tracked) in zip(found, before, strict=True):
+    for norm, (momentum, tracked) in zip(norms, before, strict=True):
         norm.momentum = momentum
+        # training's own count goes on: with momentum None it weighs the next batches
         norm.get_buffer("num_batches_tracked").copy_(tracked)
 
 
@@ -165,6 +167,7 @@ def reinitialise(
     Wang et al. 2020 (Pruning from Scratch), arXiv:1909.12579, train what they found from weights
     drawn anew. The averaged copy starts as the model, the optimizer without a past.
     """
+    # a generator on the CPU: the same weights on every device and rank
     initialise(model, scheme, torch.Generator().manual_seed(seed))
     if ema is not None:
         ema.load_state_dict(model.state_dict())

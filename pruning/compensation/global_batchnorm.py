@@ -48,6 +48,7 @@ class WholeBatch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        # the function and not the module: networks of timm have BatchNorms of their own
         called = self._batch_norm if func is F.batch_norm else func
         return called(*args, **(kwargs or {}))
 
@@ -87,8 +88,10 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, reduce: Reduce) -> Tensor:
         ctx.reduce = reduce
+        # a copy: one process's `reduce` returns its input, and autograd would take that for a view
         return reduce(value).clone()
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        # contiguous, as collective calls want it; through mean_over, to be differentiated again
         return mean_over(slopes[0].contiguous(), ctx.reduce), None

@@ -31,8 +31,10 @@ class ColumnStatistics:
         """Takes one batch into account; sums of batches are kept in float64."""
         column = self._column % x.dim()
         over = [d for d in range(x.dim()) if d != column]
+        # sums of half-precision numbers would overflow
         x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
         self.sum = self.sum.to(x.device) + x.sum(over).double()
+        # the norm needs no copy of x squared, which would double the memory of the largest map
         square = torch.linalg.vector_norm(x, dim=over).double().square()
         self.square_sum = self.square_sum.to(x.device) + square
         self.count += x.numel() // x.shape[column]
@@ -67,7 +69,7 @@ def readers(model: nn.Module, axes: "Axes") -> dict[str, nn.Module]:
         PruningError: for a reader that is neither a linear layer nor a two-dimensional convolution.
     """
     names = {name for axis in axes.widths for name in axes.readers(axis)}
-    found = {}
+    layers = {}
     for name, _ in model.named_parameters():
         module = model.get_submodule(name.rpartition(".")[0])
         if name not in names or getattr(module, "groups", 1) > 1:
@@ -77,8 +79,8 @@ def readers(model: nn.Module, axes: "Axes") -> dict[str, nn.Module]:
                 f"{name}: mean replacement knows Linear and Conv2d, not {type(module).__name__}; "
                 "leave what it reads alone (pruning.except), or use compensation: none"
             )
-        found[name] = module
-    return found
+        layers[name] = module
+    return layers
 
 
 def _column(module: nn.Module) -> int:
@@ -99,19 +101,19 @@ def _see_output(
 @contextmanager
 def recorded_inputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, ColumnStatistics]]:
     """Weight name → statistics of what that layer reads while the block runs the model."""
-    found = {}
+    meters = {}
     with ExitStack() as hooks:
         for name, module in readers(model, axes).items():
-            found[name] = meter = ColumnStatistics(name, _column(module))
+            meters[name] = meter = ColumnStatistics(name, _column(module))
             handle = module.register_forward_pre_hook(partial(_see_input, meter))
             hooks.callback(handle.remove)
-        yield found
+        yield meters
 
 
 @contextmanager
 def recorded_outputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, ColumnStatistics]]:
     """Axis → statistics of what its only producer gives, before normalisation and activation."""
-    found = {}
+    meters = {}
     with ExitStack() as hooks:
         for axis in axes.widths:
             producers = axes.producers(axis)
@@ -121,22 +123,23 @@ def recorded_outputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Colum
                     "so it has no pre-activation of its own; use value: post"
                 )
             module = model.get_submodule(producers[0].rpartition(".")[0])
-            found[axis] = meter = ColumnStatistics(producers[0], _column(module))
+            meters[axis] = meter = ColumnStatistics(producers[0], _column(module))
             handle = module.register_forward_hook(partial(_see_output, meter))
             hooks.callback(handle.remove)
-        yield found
+        yield meters
 
 
 def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, str]:
     """Weight name → name of the BatchNorm with running statistics that takes the layer's output."""
     outputs: dict[str, weakref.ref[Tensor]] = {}
-    found: dict[str, str] = {}
+    norm_of: dict[str, str] = {}
 
     def wrote(name: str, layer: nn.Module, x: tuple[Tensor, ...], output: Tensor) -> None:
+        # weak, so that activations are freed, and so that no later tensor is taken for this one
         outputs[name] = weakref.ref(output)
 
     def takes(norm: str, layer: nn.Module, x: tuple[Tensor, ...]) -> None:
-        found.update({name: norm for name, output in outputs.items() if output() is x[0]})
+        norm_of.update({name: norm for name, output in outputs.items() if output() is x[0]})
 
     with evaluating(model), ExitStack() as hooks:
         for name in names:
@@ -148,7 +151,7 @@ def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, s
                 handle = module.register_forward_pre_hook(partial(takes, name))
                 hooks.callback(handle.remove)
         model(images)
-    return found
+    return norm_of
 
 
 def unit_squares(

@@ -165,6 +165,7 @@ def propagate(
 
 def _given(module: nn.Module, values: Tensor, size: tuple[int, ...], padding: Padding) -> Tensor:
     """What constant columns give to each output: (O,), or (O, H, W) where the position matters."""
+    # sums over thousands of columns, and differences with running means: float64 until stored
     weight = module.get_parameter("weight").detach().double()
     if not isinstance(module, nn.Conv2d):
         return weight @ values
@@ -173,6 +174,7 @@ def _given(module: nn.Module, values: Tensor, size: tuple[int, ...], padding: Pa
         return weight.sum((2, 3)) @ values
     if type(module) not in (nn.Conv2d, MappedConv2d):
         raise PruningError(f"how {type(module).__name__} pads is not known; use padding: paper")
+    # the layer's own convolution of constant maps: its padding is then exact, whatever it is
     maps = values[None, :, None, None].expand(1, -1, *size)
     given = F.conv2d(maps, weight, None, module.stride, module.padding, module.dilation)[0]
     return given.mean((1, 2)) if padding == "mean" else given
@@ -184,12 +186,13 @@ def _deposit(model: nn.Module, name: str, given: Tensor, norm: str | None) -> di
     module = model.get_submodule(owner)
     given = given.to(module.get_parameter("weight").dtype)
     if given.dim() == 3:
-        made = not isinstance(module, MappedConv2d)
+        is_new = not isinstance(module, MappedConv2d)
         add_bias_map(module, given)
-        return {f"{owner}.bias_map": module.get_buffer("bias_map")} if made else {}
+        return {f"{owner}.bias_map": module.get_buffer("bias_map")} if is_new else {}
     if module.bias is not None:
         module.get_parameter("bias").add_(given)
     elif norm is not None:
+        # BN(x + c) is BN(x) with the mean less by c
         model.get_submodule(norm).get_buffer("running_mean").sub_(given)
     else:
         module.bias = nn.Parameter(given)

@@ -46,9 +46,11 @@ class Snapshot(Stateful):
             }  # fmt: skip
             for key, tensor in _named(state):
                 prefix, _, name = key.partition("/")
+                # in place, so that optimizer, average and DDP keep their references
                 tensor.copy_(past[f"{prefix}/"][name])
         if self._config.schedule:
             state.position = self._position
+        # its momenta belong to the weights that were left
         state.optimizer.state.clear()
 
 

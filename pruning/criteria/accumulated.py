@@ -59,14 +59,18 @@ class Accumulator(Stateful):
     @torch.no_grad()
     def observe(self) -> None:
         """Takes one step into account; call after backward, gradients unscaled and averaged."""
+        # a layer that took no part in this step scores 0 in it
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         products = torch._foreach_mul([p.detach() for p in self._parameters], grads)
         if not self._signed:
             torch._foreach_abs_(products)
         rows = torch.cat([product.flatten(1).sum(1) if product.dim() > 1 else product
                           for product in products]).float()  # fmt: skip
+        # what belongs to no unit adds up in a last place, which is dropped: a boolean index would
+        # wait for the device
         score = rows.new_zeros(self._units + 1).index_add_(0, self._unit_or_last, rows)[:-1].abs()
         finite = torch.isfinite(score).all()
+        # where(), and no `if`, which would wait for the device at every step
         self.tensors["total"] += torch.where(finite, score, 0.0)
         self.tensors["steps"] += finite
         self.tensors["skipped"] += ~finite

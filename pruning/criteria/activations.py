@@ -37,8 +37,8 @@ def activation(
     def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with _inputs(model) as read, Maps(model) as written:
             model(images)
-        found = written.maps if side == "output" else read
-        return {name: _positions(model, name, a).mean(0) for name, a in found.items()}
+        maps = written.maps if side == "output" else read
+        return {name: _positions(model, name, a).mean(0) for name, a in maps.items()}
 
     with scoring(model, train=train, reduce=reduce), torch.no_grad():
         mean = mean_over_images(batches, term, reduce)
@@ -185,6 +185,7 @@ def _means(
             logits = model(images)
         loss = F.cross_entropy(logits, labels, reduction="sum")  # so that each image has its own ℓ
         maps = traced.maps
+        # materialize: a map that the loss does not depend on has slope 0, not None
         slopes = torch.autograd.grad(loss, list(maps.values()), materialize_grads=True)
         return {
             (kind, name): value.mean(0)
@@ -195,9 +196,9 @@ def _means(
         }
 
     with scoring(model):
-        found = mean_over_images(batches, term, reduce)
-    kinds = dict.fromkeys(kind for kind, _ in found)
-    return {kind: {n: value for (k, n), value in found.items() if k == kind} for kind in kinds}
+        means = mean_over_images(batches, term, reduce)
+    kinds = dict.fromkeys(kind for kind, _ in means)
+    return {kind: {n: value for (k, n), value in means.items() if k == kind} for kind in kinds}
 
 
 def _absolute_sum(x: Tensor, absolute: Absolute) -> Tensor:
@@ -214,17 +215,17 @@ def _positions(model: nn.Module, name: str, a: Tensor) -> Tensor:
 @contextmanager
 def _inputs(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Input of each layer, copied because the network may write there later."""
-    found: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
 
     def copy(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found[name] = args[0].clone()
+            inputs[name] = args[0].clone()
 
         return hook
 
     handles = [m.register_forward_pre_hook(copy(n)) for n, m in layers(model).items()]
     try:
-        yield found
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()
@@ -237,5 +238,6 @@ def _broadcast(model: nn.Module, name: str, a: Tensor, side: str) -> Tensor:
     if side == "output":
         return a.view(-1, 1, *positions)
     groups = len(a) // weight.shape[1]
+    # row n of a grouped convolution's weight reads the channels of n's group alone
     rows = a.view(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
     return rows.view(*rows.shape, *positions)

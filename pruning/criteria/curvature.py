@@ -154,16 +154,18 @@ def _exact(model: nn.Module, batches: Batches, reduce: Reduce) -> Scores:
 
 def _derivatives(slope: Tensor, weight: Tensor) -> Tensor:
     """∂slope_k/∂weight_k for every k, some hundred at a time."""
+    # the loss is linear in this weight, or does not depend on it
     if not slope.requires_grad:
         return torch.zeros_like(weight)
-    found = []
+    diagonal = []
+    # all rows of the Hessian at once would be its whole size in memory
     for k in torch.arange(weight.numel(), device=weight.device).split(256):
         basis = F.one_hot(k, weight.numel()).to(weight.dtype).view(len(k), *weight.shape)
         (rows,) = torch.autograd.grad(
             slope, weight, basis, retain_graph=True, is_grads_batched=True, materialize_grads=True
         )
-        found.append(rows.flatten(1).gather(1, k[:, None])[:, 0])
-    return torch.cat(found).view_as(weight)
+        diagonal.append(rows.flatten(1).gather(1, k[:, None])[:, 0])
+    return torch.cat(diagonal).view_as(weight)
 
 
 def _hutchinson(

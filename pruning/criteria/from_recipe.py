@@ -19,9 +19,9 @@ from schema.pruning import CriterionConfig, PruningConfig
 
 def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
     """The recipe's batches to score on; another stream draws other images."""
-    asked = config.calibration
+    wanted = config.calibration
     return state.calibration(
-        asked.batches, asked.batch_size, class_balanced=asked.class_balanced, stream=stream
+        wanted.batches, wanted.batch_size, class_balanced=wanted.class_balanced, stream=stream
     )
 
 
@@ -45,14 +45,14 @@ def scores(
     options = run_arguments(function, state, stream, **context) | chosen.options
     images = calibration(config, state, stream) if batches is None else batches
     network = model or state.model
-    found = function(network, images, **options)
-    _check(chosen.name, found, dict(network.named_parameters()))
-    return found
+    result = function(network, images, **options)
+    _check(chosen.name, result, dict(network.named_parameters()))
+    return result
 
 
-def _check(criterion: str, found: Scores, parameters: dict[str, nn.Parameter]) -> None:
+def _check(criterion: str, scores: Scores, parameters: dict[str, nn.Parameter]) -> None:
     """Refuse scores that belong to no parameter, do not fit its shape or are not finite."""
-    for name, score in found.items():
+    for name, score in scores.items():
         if name not in parameters:
             raise PruningError(
                 f"criterion {criterion}: scores {name}, which is no parameter of the network; use"
@@ -64,18 +64,19 @@ def _check(criterion: str, found: Scores, parameters: dict[str, nn.Parameter]) -
                 f"criterion {criterion}: the score of {name} is {shape} and its weight {wanted};"
                 " give one for every weight, or one for every output channel"
             )
-    values = [score for score in found.values() if not score.is_meta]
+    values = [score for score in scores.values() if not score.is_meta]
+    # one wait for the device in all; the name is looked for only where there is a fault
     if values and not bool(torch.stack([s.isfinite().all() for s in values]).all()):
-        name = next(n for n, score in found.items() if not score.isfinite().all())
+        name = next(n for n, score in scores.items() if not score.isfinite().all())
         raise PruningError(
             f"criterion {criterion}: a score of {name} is NaN or infinite; lower"
             " training.optimizer.lr, prune at another time, or choose another criterion"
         )
 
 
-def check_complete(criterion: str, found: Iterable[str], wanted: Iterable[str]) -> None:
+def check_complete(criterion: str, scored: Iterable[str], wanted: Iterable[str]) -> None:
     """Refuse scores that leave out a layer or an axis that is to be pruned."""
-    missing = sorted(set(wanted) - set(found))
+    missing = sorted(set(wanted) - set(scored))
     if missing:
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" * (len(missing) > 3))
         raise PruningError(
@@ -84,10 +85,10 @@ def check_complete(criterion: str, found: Iterable[str], wanted: Iterable[str]) 
         )
 
 
-def check_ranks(criterion: str, found: Scores) -> None:
+def check_ranks(criterion: str, scores: Scores) -> None:
     """Refuse scores of a whole network that are all the same number, by which nothing ranks."""
-    first = next(iter(found.values())).flatten()[0]
-    if all(bool((score == first.to(score.device)).all()) for score in found.values()):
+    first = next(iter(scores.values())).flatten()[0]
+    if all(bool((score == first.to(score.device)).all()) for score in scores.values()):
         raise PruningError(
             f"criterion {criterion}: every score is {float(first):g}, which ranks nothing; prune"
             " after some training (schedule.start), or choose another criterion"
@@ -104,8 +105,8 @@ def rehearse_scores(
     """Refuse a criterion without a score for a wanted axis, on a network without values."""
     chosen = criterion or config.criterion
     with valueless():
-        found = scores(config, state, "rehearsal", criterion=chosen, axes=axes)
-        ones = {name: torch.ones(()).expand(score.shape) for name, score in found.items()}
+        values = scores(config, state, "rehearsal", criterion=chosen, axes=axes)
+        ones = {name: torch.ones(()).expand(score.shape) for name, score in values.items()}
         check_complete(chosen.name, by_unit(config, ones, axes, chosen), wanted)
 
 
@@ -117,8 +118,8 @@ def unit_scores(
     **given: Any,
 ) -> dict[str, Tensor]:
     """`scores` collapsed to one for every unit of every axis they reach, (width,) on the CPU."""
-    found = scores(config, state, stream, axes=axes, **given)
-    return by_unit(config, found, axes, given.get("criterion"))
+    values = scores(config, state, stream, axes=axes, **given)
+    return by_unit(config, values, axes, given.get("criterion"))
 
 
 def by_unit(
@@ -155,8 +156,9 @@ def run_arguments(
     """
     run = {"reduce": state.reduce, "optimizer": state.optimizer, "ema": state.ema}
     context = {**run, "seed": stream_seed(state, stream), **context}
-    known = inspect.signature(function).parameters
-    return {key: value for key, value in context.items() if key in known}
+    # what a function needs it says by having a parameter of that name
+    accepted = inspect.signature(function).parameters
+    return {key: value for key, value in context.items() if key in accepted}
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -171,15 +173,15 @@ def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:
         PruningError: a word names no module with such layers.
     """
     layers = layer_names(model)
-    found: set[str] = set()
+    spared: set[str] = set()
     for word in words:
         inside = {name for name in layers if name == word or name.startswith(word + ".")}
         if not inside and layers and word in ("classifier", "stem"):
             inside = {layers[-1 if word == "classifier" else 0]}
         if not inside:
             near = difflib.get_close_matches(word, layers, n=1)
-            known = ", ".join(layers[:20]) + (", …" if len(layers) > 20 else "")
-            hint = f"did you mean {near[0]}?" if near else f"write one of {known}"
+            shown = ", ".join(layers[:20]) + (", …" if len(layers) > 20 else "")
+            hint = f"did you mean {near[0]}?" if near else f"write one of {shown}"
             raise PruningError(f"except: no convolution or linear layer in {word}; {hint}")
-        found |= inside
-    return found
+        spared |= inside
+    return spared

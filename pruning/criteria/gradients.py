@@ -83,9 +83,9 @@ def bn_taylor(
     with scoring(model, train=train, reduce=reduce):
         terms = {name: [name] for name in theta}
         terms |= {name: [g, g.removesuffix("weight") + "bias"] for name, g in after.items()}
-        found = {n: p for n, p in model.named_parameters() if n in set(chain(*terms.values()))}
-        slope = mean_gradient(model, batches, found, reduce=reduce)
-    product = {n: (p.detach() * slope[n]).reshape(len(p), -1).sum(1) for n, p in found.items()}
+        parameters = {n: p for n, p in model.named_parameters() if n in set(chain(*terms.values()))}
+        slope = mean_gradient(model, batches, parameters, reduce=reduce)
+    product = {n: (p.detach() * slope[n]).reshape(len(p), -1).sum(1) for n, p in parameters.items()}
     return {
         name: torch.stack([product[n] for n in names if n in product]).sum(0)
         for name, names in terms.items()
@@ -150,6 +150,7 @@ def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scor
 def _flow(model: nn.Module, positive: dict[str, Tensor], image: Tensor) -> Tensor:
     """R at the first scale of an input of ones at which float64 holds it; 0 with no path left."""
     flow = torch.tensor(torch.nan)
+    # R is homogeneous in the input where biases are zero, so its scale cancels in the score
     for scale in (1.0, 1e-250, 1e250):
         ones = torch.full_like(image, scale, dtype=torch.float64)
         flow = torch.sum(functional_call(model, positive, (ones,)))

@@ -51,7 +51,7 @@ def _lengths(theta: Scores, axes: Axes, dimension: int) -> Tensor:
     """
     device = next(iter(theta.values())).device
     squares = torch.zeros(sum(axes.widths.values()) + 1, dtype=torch.float64, device=device)
-    found = torch.zeros_like(squares, dtype=torch.bool)
+    present = torch.zeros_like(squares, dtype=torch.bool)
     for name, w in theta.items():
         labels = axes.labels[name][dimension]
         if labels is None:
@@ -59,8 +59,8 @@ def _lengths(theta: Scores, axes: Axes, dimension: int) -> Tensor:
         labels = labels.to(device)
         length = w.detach().movedim(dimension, 0).flatten(1).double().square().sum(1)
         squares.index_add_(0, labels[labels >= 0], length[labels >= 0])
-        found[labels[labels >= 0]] = True
-    return torch.where(found, squares.sqrt(), 1.0)
+        present[labels[labels >= 0]] = True
+    return torch.where(present, squares.sqrt(), 1.0)
 
 
 def _along(lengths: Tensor, labels: Tensor | None, weight: Tensor, dimension: int) -> Tensor:

@@ -79,10 +79,12 @@ class Maps(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         if not name:
             return output
+        # relu_ is relu in place
         if func.__name__.rstrip("_") not in self._followed:
             if output is args[0]:  # written in place (y += x): no longer this layer's map
                 del self._owners[id(output)]
             return output
+        # which argument is the scale depends on how it was called; its name tells
         given = (*args[1:], *(kwargs or {}).values()) if func.__name__ == "batch_norm" else ()
         for tensor in given:
             if self._names.get(id(tensor), "").endswith("weight"):

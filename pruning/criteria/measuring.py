@@ -25,13 +25,13 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
         PruningError: a weight is computed from other tensors, or belongs to two layers.
     """
     modules = dict(model.named_modules())
-    found: dict[str, nn.Module] = {
+    by_weight: dict[str, nn.Module] = {
         f"{name}.weight".lstrip("."): module
         for name, module in modules.items()
         if isinstance(module, LAYERS)
     }
     owners: dict[int, str] = {}
-    for name, layer in found.items():
+    for name, layer in by_weight.items():
         if not isinstance(layer.weight, nn.Parameter):
             raise PruningError(
                 f"{name} is computed from other tensors (a parametrization), so nothing can be kept"
@@ -43,7 +43,7 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
                 f"{name} is also {owner}, and a weight of two layers has no score of its own; give"
                 " each layer its own weight"
             )
-    return found
+    return by_weight
 
 
 def layer_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -72,8 +72,10 @@ def scoring(model: nn.Module, *, train: bool = False, reduce: Reduce = identity)
         WholeBatch(reduce) if train else nullcontext(),
     ):
         torch.manual_seed(0)  # a network that draws while evaluating: the same draw each time
+        # frozen weights are scored too; their own requires_grad comes back below
         model.eval().requires_grad_(True)
         for module in model.modules():
+            # every BatchNorm, timm's too, whatever its class
             module.training = train and hasattr(module, "running_mean")
         try:
             yield
@@ -82,13 +84,14 @@ def scoring(model: nn.Module, *, train: bool = False, reduce: Reduce = identity)
                 parameter.requires_grad_(requires_grad)
             with torch.no_grad():
                 for buffer, before in buffers:
+                    # in place: others may hold the same tensors
                     buffer.copy_(before)
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """No autocast; tensors on the meta device have no values and know none."""
-    known = device.type != "meta"
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
+    has_values = device.type != "meta"
+    return torch.autocast(device.type, enabled=False) if has_values else nullcontext()
 
 
 def mean_over_images(
@@ -103,6 +106,7 @@ def mean_over_images(
     seen = 0
     for images, labels in batches:
         for name, value in term(images, labels).items():
+            # detach, or each batch's graph would be kept until the end
             part = len(images) * value.detach()
             total[name] = total[name] + part if name in total else part
         seen += len(images)

@@ -116,7 +116,7 @@ class Schedule:
                 f"schedule: the last round would be at step {last} and training ends at"
                 f" {total_steps}; start earlier, or ask for fewer rounds"
             )
-        rounds += config.initial
+        rounds += config.initial  # after the check above: the extra round is at step 0
         return cls(start, every, rounds, config.curve, latest, wait, config.initial)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
@@ -137,6 +137,7 @@ class Schedule:
         """First step at which a round can be due; a trigger fires after `epochs` epochs."""
         if epochs is None:
             return self.start
+        # Triggers are asked at ends of epochs alone, so every bound is rounded up to one.
         ends = [max(epochs, -(-self.start // steps_per_epoch))]
         ends += [] if self.latest is None else [-(-self.latest // steps_per_epoch)]
         return min(ends) * steps_per_epoch + self.wait
@@ -175,6 +176,7 @@ class Schedule:
         if length is None:
             return 0
         steps = length.steps(steps_per_epoch, total_steps)
+        # Later ticks lie between two rounds, the first between step 0 and `start`.
         room = min(self.start, self.every) if self.rounds > 1 else self.start
         if not 0 < steps <= room:
             raise PruningError(

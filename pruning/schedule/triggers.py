@@ -2,6 +2,7 @@
 
 A trigger knows the fraction removed in the end and whether channels or weights go; its options
 are keyword-only. `observe` returns what is worth logging. State is tensors and plain values.
+Triggers that watch the structure get it from the method itself: the units that a round would keep.
 """
 
 import math
@@ -9,13 +10,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pruning.amount.scope import keep_best, keep_exactly, kept
 from pruning.errors import PruningError, bounded
 from pruning.stateful import Stateful
+from pruning.types import Keep
 
-Ranking = Callable[[], dict[str, Tensor]]  # scores of every unit, by axis or weight, when asked for
+# Fraction removed → the units or weights that would stay if pruning happened now; None where none
+# can. Scores once for all fractions, at the first call.
+WouldKeep = Callable[[float], Keep | None]
 
 
 class Trigger(Stateful):
@@ -30,19 +33,14 @@ class Trigger(Stateful):
         """The number of epochs before which it cannot fire."""
         return 0
 
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
+    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, Any]:
         """Look at the network after `epochs` epochs (0: before training)."""
         raise NotImplementedError
 
 
-def structure(scores: dict[str, Tensor], removed: float) -> list[int]:
-    """N_t of PaT: number of each layer's units among the global top (1 − removed).
-
-    Ties go to the lower index, without floors, as a floor would hide what the scores say.
-    """
-    total = sum(score.numel() for score in scores.values())
-    masks = keep_best(scores, kept(total, removed), dict.fromkeys(scores, 0))
-    return [int(mask.sum()) for mask in masks.values()]
+def structure(keep: Keep) -> list[int]:
+    """N_t of PaT: the number of units that each layer keeps."""
+    return [int(mask.sum()) for mask in keep.values()]
 
 
 def similarity(first: list[int], second: list[int]) -> float:
@@ -59,9 +57,12 @@ class Epi(Trigger):
 
     Fires when EPI_t ≥ tau and EPI_t ≥ EPI_{t−j} for j = 1 … 5, so never before t = r + 5 (epochs
     count from 0). tau: 0.944 for gradient scores, 0.983 for magnitude, tuned by the paper on
-    ResNet-50. r is not in the paper; 5 fits its earliest reported triggers. `ratio` is the fraction
-    of units whose removal is watched, by default the recipe's amount; structure and EPI of `ratios`
-    are logged too, at the price of one ranking each.
+    ResNet-50. r is not in the paper; 5 fits its earliest reported triggers. N_t is what one round
+    would keep now, with the recipe's size, scope, floors and rounding; the paper's is the global
+    top of all units, which may leave a layer empty, as pruning never does. `ratio` is the fraction
+    removed that is watched, in the size that the recipe names, by default the recipe's amount.
+    Structure and EPI of `ratios`, by default those of the paper's figure 6, are logged too, at the
+    price of one selection each; those that the floors do not allow are left out.
     """
 
     LOOK_BACK = 5
@@ -91,14 +92,16 @@ class Epi(Trigger):
         """Epochs until r structures and then LOOK_BACK indicators lie behind."""
         return self.r + self.LOOK_BACK + 1
 
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, Any]:
-        """Ranks all units on the epoch's average scores."""
+    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, Any]:
+        """Compares what would stay by the epoch's average scores with earlier epochs."""
         if not epochs:
             return {}
-        scores = ranking()
-        log: dict[str, Any] = {}
+        log: dict[str, Any] = {"epi/tau": self.tau, "epi/ratio": self.ratio}
         for ratio in self.ratios:
-            now = log[f"epi/structure_{ratio:g}"] = structure(scores, ratio)
+            keep = would_keep(ratio)
+            if keep is None:
+                continue
+            now = log[f"epi/structure_{ratio:g}"] = structure(keep)
             epi = self._add(f"{ratio:g}", now)
             if epi is not None:
                 log[f"epi/removed_{ratio:g}"] = epi
@@ -107,16 +110,17 @@ class Epi(Trigger):
         return log
 
     def _add(self, key: str, now: list[int]) -> float | None:
-        """EPI_t, once r earlier structures are known."""
+        """EPI_t, once there are r earlier structures."""
         past = self.structures[key]
-        known = [similarity(now, earlier) for earlier in past]
+        similarities = [similarity(now, earlier) for earlier in past]
         self.structures[key] = [*past, now][-self.r :]
-        return sum(known) / self.r if len(known) == self.r else None
+        return sum(similarities) / self.r if len(similarities) == self.r else None
 
     def _decide(self, epi: float) -> None:
-        best = max(self.epi, default=math.inf)
-        known = len(self.epi) == self.LOOK_BACK
-        self.fired = self.fired or (known and epi >= self.tau and epi >= best)
+        # With fewer than LOOK_BACK values the comparison below would hold for want of rivals.
+        enough = len(self.epi) == self.LOOK_BACK
+        settled = enough and epi >= self.tau and epi >= max(self.epi)
+        self.fired = self.fired or settled
         self.epi = [*self.epi, epi][-self.LOOK_BACK :]
 
 
@@ -157,11 +161,11 @@ class Drift(Trigger):
         self.unit = self.last = 0.0
 
     def earliest(self) -> int:
-        """Epochs until two distances from the reference are known."""
+        """Epochs until there are two distances from the reference."""
         return 2 if self.mode == "slides" else 3
 
     @torch.no_grad()
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, float]:
         """Measures all parameters against the reference; buffers do not count."""
         first = 0 if self.mode == "slides" else 1
         weights = dict(model.named_parameters())
@@ -175,6 +179,7 @@ class Drift(Trigger):
         distance = self._distance(weights)
         if epochs == first + 1:
             self.unit = distance
+        # Weights that have not moved at all are as lazy as can be: 0, not a division by 0.
         change = abs(distance - self.last) / self.unit if self.unit else 0.0
         self.fired = self.fired or (epochs > first + 1 and change < self.threshold)
         self.last = distance
@@ -190,10 +195,12 @@ class Drift(Trigger):
 
 
 class MaskDistance(Trigger):
-    """The mask that the scores would give has settled.
+    """The mask of what pruning would keep now has settled.
 
     Fires when it differs from each of the `previous` ones in at most this share of its entries.
-    EarlyBird, You et al. 2020, arXiv:1909.11957; four masks as in its code, its README says five.
+    The mask is that of one round, with the recipe's size, scope, floors and rounding; EarlyBird's
+    code draws it from all units together, without floors. You et al. 2020, arXiv:1909.11957; four
+    masks as in its code, its README says five.
     """
 
     def __init__(
@@ -211,12 +218,12 @@ class MaskDistance(Trigger):
         """Epochs until a mask has all its predecessors."""
         return self.previous + 1
 
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, float]:
         """Draws the mask of the epoch and compares it with the last ones."""
-        if not epochs:
+        keep = would_keep(self.removed) if epochs else None
+        if keep is None:
             return {}
-        scores = torch.cat([score.flatten() for score in ranking().values()])
-        mask = keep_exactly(scores, kept(scores.numel(), self.removed))
+        mask = torch.cat([kept.flatten() for kept in keep.values()])
         past = [self.tensors[str(i)] for i in range(len(self.tensors))]
         distances = [float((mask != earlier).double().mean()) for earlier in past]
         full = len(distances) == self.previous
@@ -242,7 +249,7 @@ class RandomEpoch(Trigger):
         """The epoch drawn."""
         return self.epoch
 
-    def observe(self, epochs: int, model: nn.Module, ranking: Ranking) -> dict[str, float]:
+    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, float]:
         """Compares the epoch with the one drawn."""
         self.fired = epochs >= self.epoch
         return {"random_epoch/epoch": self.epoch}

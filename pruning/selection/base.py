@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pruning.observer import Observer
 from pruning.stateful import Stateful
 from pruning.types import Keep
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from schema.pruning import PruningConfig
 
 
-class Selection(Stateful):
+class Selection(Stateful, Observer):
     """Decides which units stay.
 
     `sized` selections meet the recipe's amount exactly; those that are not `scored` rank the units
@@ -38,16 +39,6 @@ class Selection(Stateful):
     def attach(self, config: "PruningConfig", state: "State", axes: "Axes") -> None:
         """Begins to watch a network: the dense one, or what pruning left of it."""
 
-    def observe(self, state: "State") -> None:
-        """Sees every training step after backward."""
-
-    def measures(self, state: "State") -> bool:
-        """True if it wants to `measure` the network now, between two steps."""
-        return False
-
-    def measure(self, state: "State") -> None:
-        """Looks at the network; training goes on as if it had not."""
-
     def removed(self, keep: Keep) -> None:
         """The units that are not kept are gone."""
 
@@ -58,10 +49,6 @@ class Selection(Stateful):
     def past(self) -> dict[str, Tensor]:
         """What was measured so far: `times` (n,) in epochs and (n, width) of every axis, if any."""
         return {}
-
-    def records(self) -> list[dict[str, Any]]:
-        """Lines for the log at the end of training."""
-        return []
 
     def keep(self, round: "ChannelRound") -> Keep:
         """The units that stay, for every scored axis."""

@@ -42,6 +42,7 @@ def _exchanged(round: WeightRound, growth: Scores, fraction: float) -> Masks:
         alive = round.alive[name]
         count = min(int(share * int(alive.sum())), int((~alive).sum()))
         stay = keep_among(score, alive, int(alive.sum()) - count, name)
+        # ~stay, so a weight that just went may return if its slope is steep
         masks[name] = stay | keep_among(growth[name].abs(), ~stay, count, name)
     return masks
 

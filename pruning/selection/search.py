@@ -91,6 +91,7 @@ class PruneFromScratch(Selection):
                     logits = functional_call(model, weights, (images,))
                 distance = gates.mean() - self.density
                 loss = F.cross_entropy(logits, labels) + self.strength * distance.square()
+                # by hand: backward() would also fill the gradients of all weights
                 gates.grad = reduce(torch.autograd.grad(loss, gates)[0])
                 adam.step()
                 gates.detach().clamp_(0, 1)
@@ -117,14 +118,14 @@ def readers(model: nn.Module, axes: Axes) -> Iterator[Reader]:
             yield name, weight, columns.to(weight.device)
 
 
-def gated(found: list[Reader], factors: Tensor) -> dict[str, Tensor]:
+def gated(layers: list[Reader], factors: Tensor) -> dict[str, Tensor]:
     """Name → weight × the factor of the unit that each of its columns reads; (units + 1,) factors.
 
     With 0 for removed units and else 1, the network computes what it does with them masked.
     """
     return {
         name: weight * factors[columns].view(1, -1, *[1] * (weight.dim() - 2))
-        for name, weight, columns in found
+        for name, weight, columns in layers
     }
 
 
@@ -180,9 +181,9 @@ class EagleEye(Selection):
         count = self.judge + (self.adapt if _norms(round.state.model) else 0)
         stream = f"eagle_eye {round.stream}"
         images = list(round.state.calibration(count, self.batch_size, stream=stream))
-        found = self.candidates_of(round)
-        merits = [self._merit(round, keep, images) for keep in found]
-        return found[merits.index(max(merits))]
+        candidates = self.candidates_of(round)
+        merits = [self._merit(round, keep, images) for keep in candidates]
+        return candidates[merits.index(max(merits))]
 
     def candidates_of(self, round: ChannelRound) -> list[Keep]:
         """The structures to choose among: those of the draws that meet the size.
@@ -192,18 +193,19 @@ class EagleEye(Selection):
         """
         draw = torch.Generator()
         draw.manual_seed(stream_seed(round.state, f"eagle_eye {round.stream}"))
-        found, missed = [], None
+        candidates, missed = [], None
         for _ in range(self.candidates):
             rates = torch.rand(len(round.scores), generator=draw) * (self.high - self.low)
             shares = dict(zip(round.scores, (1 - self.low - rates).tolist(), strict=True))
             scores = {a: _in_turn(s, round.alive[a], shares[a]) for a, s in round.scores.items()}
             try:
-                found.append(select_channels(scores, round.sizes, round.ask, alive=round.alive))
+                keep = select_channels(scores, round.sizes, round.ask, alive=round.alive)
+                candidates.append(keep)
             except BudgetError as error:
                 missed = error
-        if missed is not None and not found:
+        if missed is not None and not candidates:
             raise missed
-        return found
+        return candidates
 
     def _merit(self, round: ChannelRound, keep: Keep, images: Images) -> tuple[float, float]:
         """Hits and minus the loss on the images to judge by, the same on all ranks."""
@@ -217,6 +219,7 @@ class EagleEye(Selection):
                 logits = candidate(x)
                 loss = F.cross_entropy(logits, labels, reduction="sum")
                 totals.append(torch.stack([(logits.argmax(1) == labels).sum(), -loss.double()]))
+        # summed first: one collective call a candidate
         hits, gain = reduce(torch.stack(totals).sum(0)).tolist()
         return hits, gain
 
@@ -227,6 +230,7 @@ def _in_turn(score: Tensor, alive: Tensor, share: float) -> Tensor:
     place = torch.empty_like(score)
     order = score.argsort(descending=True, stable=True)
     place[order] = torch.arange(1, len(order) + 1, dtype=torch.float64)
+    # rank over share: with scope global, all axes then fill at rates in proportion to their shares
     return -place / (share * int(alive.sum()))
 
 

@@ -58,8 +58,9 @@ def forecast(
     Raises:
         PlanError: no such record, and no `--images-per-second`.
     """
+    # unchecked, since checking hundreds of recipes would take minutes
     values = _recipe(job, root)
-    with _reading(job):
+    with _unchecked(job):
         model, data = _name(values["model"]), _name(values["data"])
         images = _planned_images(values, data)
     alike = [r for r in records if _is_alike(r, model, data, device)]
@@ -94,9 +95,9 @@ def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
         for f in forecasts
     ]
     totals = [[getattr(f, name) for f in forecasts] for name in names]
-    known = [[v for v in column if v is not None] for column in totals]
-    marks = ["≥ " if len(a) < len(b) else "" for a, b in zip(known, totals, strict=True)]
-    total = [f"{m}{sum(v):.3g}" if v else "?" for m, v in zip(marks, known, strict=True)]
+    stated = [[v for v in column if v is not None] for column in totals]
+    marks = ["≥ " if len(a) < len(b) else "" for a, b in zip(stated, totals, strict=True)]
+    total = [f"{m}{sum(v):.3g}" if v else "?" for m, v in zip(marks, stated, strict=True)]
     headings = ["run", "hours", "device hours", "kWh", "kg CO2e", "money", "throughput from"]
     remarks = [
         "? unknown: state --watts, --kg-per-kwh or --price; one after the other on one device",
@@ -107,6 +108,7 @@ def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
 
 def this_device() -> str:
     """The name of the first GPU, else of the processor, as in a run's summary."""
+    # here: tables that are only printed need no torch
     import torch
 
     from training.folder.environment import cpu_name
@@ -122,7 +124,7 @@ def benchmark(job: Job, root: Path, steps: int = 10) -> float:
         ModelError: no such network.
     """
     values = _recipe(job, root)
-    with _reading(job):
+    with _unchecked(job):
         model, data = _section(values["model"]), _section(values["data"])
         size = data.get("augment", {}).get("resize") or data.get("image_size")
         batch = int(values["training"]["batch_size"])
@@ -150,6 +152,7 @@ def _images_per_second(
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     started = _now(device)
+    # three steps to warm up: the first ones choose kernels and fill the allocator's cache
     for step in range(steps + 3):
         started = _now(device) if step == 3 else started
         optimizer.zero_grad()
@@ -163,7 +166,7 @@ def _recipe(job: Job, root: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _reading(job: Job) -> Iterator[None]:
+def _unchecked(job: Job) -> Iterator[None]:
     """Turn errors from an unchecked recipe into PlanError; checking recipes takes too long here.
 
     Raises:
@@ -219,6 +222,7 @@ def _is_alike(record: Record, model: str, data: str, device: str) -> bool:
 
 def _median(records: Sequence[Record], key: str) -> float | None:
     values = [value for value in numbers(records, key) if value]
+    # the median: one run on a busy machine must not move a forecast
     return statistics.median(values) if values else None
 
 

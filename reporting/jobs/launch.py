@@ -65,6 +65,7 @@ def run_jobs(
     jobs: Sequence[Job], places: Places, submit: Submit, parallel: int = 1
 ) -> Iterator[tuple[Job, int]]:
     """Run jobs, `parallel` at a time; yield each with its exit status."""
+    # threads only wait: each training is a process of its own
     with ThreadPoolExecutor(parallel) as pool:
         yield from zip(jobs, pool.map(lambda job: run(job, places, submit), jobs), strict=True)
 
@@ -90,6 +91,7 @@ def start_here(job: Job, places: Places) -> subprocess.Popen[bytes]:
 def command(job: Job, places: Places) -> list[str]:
     """The command line of a job; it resumes if the run folder exists."""
     folder = places.folder(job)
+    # JSON is YAML too, and quotes whatever a row's name may hold
     tags = f"log.tags={json.dumps(tags_of(job), ensure_ascii=False)}"
     settings = [
         word for setting in [*job.settings, *places.local, tags] for word in ("--set", setting)
@@ -112,6 +114,7 @@ def run(job: Job, places: Places, submit: Submit) -> int:
     with _alone(folder) as alone:
         if not alone:
             return os.EX_TEMPFAIL
+        # a run may have finished when its launcher was killed: then only the record is missing
         status = 0 if is_finished(folder) else submit(job, places)
         if status == 0:
             collect(folder, places.results, job)
@@ -127,6 +130,7 @@ def _alone(folder: Path) -> Iterator[bool]:
     """Yield True if no other process runs the job; the lock ends with its process."""
     with _next_to(folder, "lock").open("w") as stream:
         try:
+            # a lock and not a file that says so: a killed process leaves none behind
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False

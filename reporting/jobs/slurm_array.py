@@ -45,6 +45,7 @@ class Task:
         if self.training is not None:
             self.training.send_signal(signal.SIGTERM)
             _wait(self.training)
+        # a new Task: this one holds a process, which cannot be pickled
         return DelayedSubmission(Task(self.places), job)
 
 

@@ -50,28 +50,29 @@ def carry_out(study: Study, arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--seeds", type=seed, nargs="+", default=list(study.seeds))
     run.add_argument("--jobs", type=count, default=1, help="how many at a time")
     commands.add_parser("show", help="print the tables, and write them and the plots")
-    asked = parser.parse_args(arguments)
-    do = _run if asked.command == "run" else _show
-    return answer(partial(do, study, asked), rest=asked.traceback)
+    parsed = parser.parse_args(arguments)
+    do = _run if parsed.command == "run" else _show
+    return answer(partial(do, study, parsed), rest=parsed.traceback)
 
 
-def _run(study: Study, asked: argparse.Namespace) -> int:
-    data = (f"data.path={asked.data.resolve()}",) if asked.data else ()
-    runs, results = ROOT / "runs" / study.folder.replace("/", "-"), asked.results.resolve()
+def _run(study: Study, arguments: argparse.Namespace) -> int:
+    data = (f"data.path={arguments.data.resolve()}",) if arguments.data else ()
+    runs, results = ROOT / "runs" / study.folder.replace("/", "-"), arguments.results.resolve()
     places = Places(ROOT, runs, results, local=study.local + data)
-    left = missing(list(dict.fromkeys(study.jobs(asked.seeds))), places)
-    print(f"{len(left)} trainings to run, {asked.jobs} at a time", flush=True)
+    # parts of a study may share trainings
+    left = missing(list(dict.fromkeys(study.jobs(arguments.seeds))), places)
+    print(f"{len(left)} trainings to run, {arguments.jobs} at a time", flush=True)
     failed = 0
-    for job, status in run_jobs(left, places, run_here, asked.jobs):
+    for job, status in run_jobs(left, places, run_here, arguments.jobs):
         failed += status != 0
         ending = f"exit status {status}; see {places.folder(job)}.out" if status else "done"
         print(f"{job.name}: {ending}", flush=True)
     return int(failed > 0)
 
 
-def _show(study: Study, asked: argparse.Namespace) -> int:
-    folder = asked.results / study.folder
-    page = study.show(load_records(asked.results), folder)
+def _show(study: Study, arguments: argparse.Namespace) -> int:
+    folder = arguments.results / study.folder
+    page = study.show(load_records(arguments.results), folder)
     if page is None:
         print("no records of this study yet; `run` makes them")
         return 2

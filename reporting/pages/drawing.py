@@ -65,6 +65,7 @@ def stretch(axes: Axes, high: float) -> None:
     """Spread out percentages close to 100, by the logarithm of 100 − p."""
     axes.set_xscale(
         "function",
+        # clipped, or 100 % would lie at infinity
         functions=(lambda p: -log10(clip(1 - p / 100, 1e-4, None)), lambda y: 100 - 100 / 10**y),
     )
     marks = (0, 50, 75, 90, 95, 98, 99, 99.5, 99.9, 99.99)
@@ -126,10 +127,12 @@ def draw(
         paint(figure.add_subplot())
         options = {"bbox_inches": "tight", "pad_inches": 0.05}
         folder.mkdir(parents=True, exist_ok=True)
+        # canvases by hand: pyplot would keep every figure, and choose a window system
         FigureCanvasAgg(figure)
         figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white", **options)
         FigureCanvasSVG(figure)
         text = io.StringIO()
+        # no date: equal records give equal files
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None}, **options)
     svg = TIP.sub(lambda match: f"<g><title>{unquote(match[1])}</title>", text.getvalue())
     (folder / f"{name}.svg").write_text(svg)
@@ -145,6 +148,7 @@ def _inline(svg: str, name: str, caption: str) -> str:
     """An SVG for the page: unique ids, the page's colours, a label for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # all figures are on one page, where equal ids would lead from one into another
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace(INK, "currentColor").replace(LINE, "var(--line)")

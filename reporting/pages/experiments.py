@@ -32,8 +32,8 @@ class Experiment:
 
     def mean(self, key: str) -> float | None:
         """The mean of a summary key over the seeds that have it."""
-        known = numbers(self.records, key)
-        return statistics.fmean(known) if known else None
+        values = numbers(self.records, key)
+        return statistics.fmean(values) if values else None
 
     def error(self, key: str) -> float | None:
         """The standard error of that mean; None of one seed."""
@@ -66,6 +66,8 @@ COSTS = (
     Cost("cost/training_flops", "training FLOPs (2 a MAC, forward and backward)"),
     Cost("cost/device_hours", "device hours"),
     Cost("cost/emissions_kgco2e", "emissions [g CO2e]", 1000),
+    Cost("cost/peak_memory_bytes", "peak GPU memory [GB]", 1e-9),
+    Cost("derived/measured_speedup", "measured speed-up of training steps", more=True),
 )
 
 
@@ -81,25 +83,27 @@ def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
     groups: dict[str, dict[tuple[object, ...], list[Record]]] = defaultdict(dict)
     for record in records:
         groups[setting(record)].setdefault(record.experiment, []).append(record)
-    named = {name: _named([*found.values()]) for name, found in groups.items()}
+    named = {name: _named([*by_experiment.values()]) for name, by_experiment in groups.items()}
     return dict(sorted(named.items(), key=lambda item: -len(item[1])))
 
 
 def points(experiments: Iterable[Experiment], cost: Cost) -> list[Point]:
     """One point for each experiment with both accuracy and this cost."""
-    made = []
-    for one in experiments:
-        x, y = one.mean(cost.key), one.mean("eval/top1_percent")
+    placed = []
+    for experiment in experiments:
+        x, y = experiment.mean(cost.key), experiment.mean("eval/top1_percent")
         if x is not None and y is not None:
-            spread = one.error("eval/top1_percent") or 0.0
-            made.append(Point(one.method, cost.times * x, y, spread, one.details))
-    return made
+            spread = experiment.error("eval/top1_percent") or 0.0
+            label, details = experiment.method, experiment.details
+            placed.append(Point(label, cost.times * x, y, spread, details))
+    return placed
 
 
-def pareto(found: Sequence[Point], *, more: bool) -> list[Point]:
+def pareto(candidates: Sequence[Point], *, more: bool) -> list[Point]:
     """The points that no other beats in both accuracy and cost, from cheapest to most expensive."""
     best: list[Point] = []
-    for point in sorted(found, key=lambda p: (-p.x if more else p.x, -p.y)):
+    # from cheapest on; of equal costs the most accurate first, so the others never enter
+    for point in sorted(candidates, key=lambda p: (-p.x if more else p.x, -p.y)):
         if not best or point.y > best[-1].y:
             best.append(point)
     return best
@@ -109,15 +113,16 @@ def _named(groups: Sequence[Sequence[Record]]) -> list[Experiment]:
     """Name experiments: settings whose value is a word by method, a number by details."""
     stated = [_settings(group[0]) for group in groups]
     some = [set(settings) for settings in stated if settings]
+    # what all experiments of a group have in common names none of them
     shared = set.intersection(*some) if len(some) > 1 else set()
-    made = []
+    named = []
     for group, settings in zip(groups, stated, strict=True):
         own = [s for s in settings if s not in shared]
         words = [] if group[0].job.row else [s for s in own if not _is_number(s)]
         method = ", ".join([_method(group[0]), *map(_said, words)])
         details = ", ".join(_said(s) for s in own if s not in words)
-        made.append(Experiment(method, details, tuple(group)))
-    return sorted(made, key=lambda e: (e.method, *map(float, re.findall(r"\d+\.?\d*", e.details))))
+        named.append(Experiment(method, details, tuple(group)))
+    return sorted(named, key=lambda e: (e.method, *map(float, re.findall(r"\d+\.?\d*", e.details))))
 
 
 def _settings(record: Record) -> list[str]:

@@ -33,25 +33,28 @@ from reporting.pages.experiments import (
     pareto,
     points,
 )
+from reporting.pages.pruning_epoch import pruning_epoch_figure
 from training.history import Event
 from training.phases import PHASES
 
 
 def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
-    """Accuracy against sparsity, training FLOPs, device hours and emissions for one setting.
+    """Accuracy against each of COSTS, from sparsity to the speed-up measured, for one setting.
 
-    A cost that is equal for all is omitted.
+    A cost that is equal for all is omitted. Against sparsity, memory and speed-up these are
+    EarlyCroP's figures (arXiv:2206.10451) and PaT's figure 5 (arXiv:2110.12007).
     """
     drawn = []
     for cost in COSTS:
-        found = points(experiments, cost)
-        if len({point.x for point in found}) < 2:
+        placed = points(experiments, cost)
+        if len({point.x for point in placed}) < 2:
             continue
         about = replace(cost, label=_hours(experiments)) if "hours" in cost.key else cost
         caption = f"{name}: accuracy against {about.label}; the dashed line is the Pareto front."
         file = slug(f"{name}-{cost.key}")
         drawn.append(
-            draw(file, caption, folder, lambda axes, c=about, f=found: _scatter(axes, f, c))
+            # defaults bind this turn's values: a lambda would see the last turn's
+            draw(file, caption, folder, lambda axes, c=about, f=placed: _scatter(axes, f, c))
         )
     return drawn
 
@@ -59,15 +62,15 @@ def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path)
 def equal_costs(experiments: Sequence[Experiment]) -> str:
     """A sentence about the costs that are equal for all experiments; empty if none is."""
     values = {cost.label: {point.x for point in points(experiments, cost)} for cost in COSTS}
-    same = {label: found.pop() for label, found in values.items() if len(found) == 1}
+    same = {label: costs.pop() for label, costs in values.items() if len(costs) == 1}
     return " ".join(f"{label}: {x:.4g} in each experiment." for label, x in same.items())
 
 
 def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
     """Figures of pruning times, wall-clock time, speed-ups and forecasts, for one setting."""
-    kinds = (pruning_figure, phases_figure, speedup_figure)
+    kinds = (pruning_figure, pruning_epoch_figure, phases_figure, speedup_figure)
     drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
-    forecasting = [one for one in experiments if one.records[0].history["forecasts"]]
+    forecasting = [e for e in experiments if e.records[0].history["forecasts"]]
     forecasts = (forecast_figure(name, e, n, folder) for n, e in enumerate(forecasting))
     return [*drawn, *forecasts]
 
@@ -80,12 +83,13 @@ def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
     def paint(axes: Axes) -> None:
         for y, group in enumerate(methods.values()):
             axes.plot([0, 100], [y, y], color=LINE, linewidth=0.8, zorder=1)
-            for one in group:
-                whole, prunings = one.mean("run/images"), one.records[0].history["prunings"]
+            for experiment in group:
+                whole = experiment.mean("run/images")
+                prunings = experiment.records[0].history["prunings"]
                 at = [100 * p["images"] / (whole or 1) for p in prunings]
                 sizes = [15 + 60 * (p.get("model/sparsity") or 0.0) for p in prunings]
                 look = {"color": COLOURS[0], "alpha": 0.6, "linewidths": 0, "zorder": 2}
-                axes.scatter(at, [y] * len(at), s=sizes, gid=tip(one.name), **look)
+                axes.scatter(at, [y] * len(at), s=sizes, gid=tip(experiment.name), **look)
         names(axes, [_counted(*item) for item in methods.items()])
         axes.set_xlabel("part of training done [%]")
 
@@ -128,10 +132,11 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
 def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
     """Measured speed-up (images/s after / before pruning) against the theoretical one (MACs)."""
     pairs = []
-    for one in experiments:
-        x, y = (one.mean(key) for key in ("model/theoretical_speedup", "derived/measured_speedup"))
+    for experiment in experiments:
+        x = experiment.mean("model/theoretical_speedup")
+        y = experiment.mean("derived/measured_speedup")
         if x and y:
-            pairs.append(Point(one.method, x, y, 0.0, one.details))
+            pairs.append(Point(experiment.method, x, y, 0.0, experiment.details))
 
     def paint(axes: Axes) -> None:
         _series(axes, pairs)
@@ -147,10 +152,11 @@ def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
     return draw(slug(f"{name}-speed-up"), caption, folder, paint) if pairs else None
 
 
-def forecast_figure(name: str, one: Experiment, number: int, folder: Path) -> Drawn:
+def forecast_figure(name: str, experiment: Experiment, number: int, folder: Path) -> Drawn:
     """Each layer's first forecast of the final saliency against the final saliency, one seed."""
     firsts: dict[str, Event] = {}
-    for forecast in one.records[0].history["forecasts"]:
+    for forecast in experiment.records[0].history["forecasts"]:
+        # the first, made longest before the end, is the one that is hard to get right
         firsts.setdefault(forecast.get("forecast/layer", ""), forecast)
 
     def paint(axes: Axes) -> None:
@@ -166,29 +172,32 @@ def forecast_figure(name: str, one: Experiment, number: int, folder: Path) -> Dr
 
     epochs = sorted({first.get("forecast/epoch", 0.0) for first in firsts.values()})
     when = f"at epoch {epochs[0]:g}" if len(epochs) == 1 else "when a layer was first forecast"
-    caption = f"{name}, {one.name}: final saliency as forecast {when}, against what it became."
+    caption = (
+        f"{name}, {experiment.name}: final saliency as forecast {when}, against what it became."
+    )
     return draw(slug(f"{name}-forecast-{number}"), caption, folder, paint)
 
 
-def _scatter(axes: Axes, found: Sequence[Point], cost: Cost) -> None:
-    _series(axes, found, joined=cost.more)
-    front = pareto(found, more=cost.more)
+def _scatter(axes: Axes, placed: Sequence[Point], cost: Cost) -> None:
+    _series(axes, placed, joined=cost.more)
+    front = pareto(placed, more=cost.more)
     look = {"color": INK, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
     axes.plot([p.x for p in front], [p.y for p in front], **look)
-    low, high = min(p.x for p in found), max(p.x for p in found)
+    low, high = min(p.x for p in placed), max(p.x for p in placed)
     axes.set(xlabel=cost.label, ylabel="test accuracy, top-1 [%]")
     if cost.more:
         stretch(axes, high)
         return
+    # on a logarithmic axis a smaller range has no more than one labelled tick
     if 0 < low * 5 < high:
         axes.set_xscale("log")
     few_ticks(axes.xaxis)
 
 
-def _series(axes: Axes, found: Sequence[Point], *, joined: bool = False) -> None:
+def _series(axes: Axes, placed: Sequence[Point], *, joined: bool = False) -> None:
     """Draw each method in its own colour and marker, its points joined if `joined`."""
     groups: dict[str, list[Point]] = defaultdict(list)
-    for point in found:
+    for point in placed:
         groups[point.label].append(point)
     looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
     for (name, group), (colour, marker) in zip(groups.items(), looks, strict=False):
@@ -207,8 +216,8 @@ def _series(axes: Axes, found: Sequence[Point], *, joined: bool = False) -> None
 
 def _by_method(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]:
     groups: dict[str, list[Experiment]] = defaultdict(list)
-    for one in experiments:
-        groups[one.method].append(one)
+    for experiment in experiments:
+        groups[experiment.method].append(experiment)
     return groups
 
 

@@ -9,6 +9,7 @@ from string import Template
 from reporting.pages import figures
 from reporting.pages.experiments import Experiment, by_setting
 from reporting.pages.figures import Drawn
+from reporting.pages.stability import stability_figures
 from reporting.papers import find_table, number
 from reporting.records import Record
 from reporting.tables.compare import Comparison
@@ -75,26 +76,28 @@ def page(
 
 def _accuracy(settings: Settings, folder: Path) -> str:
     parts = []
-    for name, found in _compared(settings).items():
-        same = figures.equal_costs(found)
-        drawn = _gallery(figures.accuracy_figures(name, found, folder))
+    for name, experiments in _compared(settings).items():
+        same = figures.equal_costs(experiments)
+        drawn = _gallery(figures.accuracy_figures(name, experiments, folder))
         parts.append(f"<h3>{escape(name)}</h3>{drawn}{f'<p>{escape(same)}</p>' if same else ''}")
     return "".join(parts) or NOTHING
 
 
 def _inside(settings: Settings, folder: Path) -> str:
-    return (
-        "".join(
-            f"<h3>{escape(name)}</h3>{_gallery(figures.inside_figures(name, found, folder))}"
-            for name, found in _compared(settings).items()
-        )
-        or NOTHING
-    )
+    parts = []
+    for name, experiments in settings.items():
+        # One experiment alone has nothing to be compared with, but structures of its own.
+        several = len(experiments) > 1
+        drawn = figures.inside_figures(name, experiments, folder) if several else []
+        drawn += stability_figures(name, experiments, folder)
+        if drawn:
+            parts.append(f"<h3>{escape(name)}</h3>{_gallery(drawn)}")
+    return "".join(parts) or NOTHING
 
 
 def _compared(settings: Settings) -> Settings:
     """The settings with several experiments to compare; the table of runs has all."""
-    return {name: found for name, found in settings.items() if len(found) > 1}
+    return {name: experiments for name, experiments in settings.items() if len(experiments) > 1}
 
 
 def _gallery(drawn: Sequence[Drawn]) -> str:
@@ -106,21 +109,22 @@ def _gallery(drawn: Sequence[Drawn]) -> str:
 
 
 def _runs(settings: Settings) -> str:
-    made = runs_grid(settings)
-    return table_html(made) if made.rows else NOTHING
+    table = runs_grid(settings)
+    return table_html(table) if table.rows else NOTHING
 
 
 def runs_grid(settings: Settings) -> Grid:
     """All experiments with results, sizes and costs, means over seeds."""
-    every = [(name, one) for name, found in settings.items() for one in found]
-    shown = [c for c in RUN_COLUMNS if any(one.mean(c[1]) is not None for _, one in every)]
+    every = [(name, e) for name, experiments in settings.items() for e in experiments]
+    shown = [c for c in RUN_COLUMNS if any(e.mean(c[1]) is not None for _, e in every)]
     headings = ["run", "with", "network and data", "seeds", *(name for name, _, _ in shown)]
     rows = []
-    for name, one in every:
-        first = one.records[0]
-        called, device = first.job.row or one.method, str(first.summary.get("run/device", ""))
-        start = [called, one.details, name, str(len(one.records))]
-        results = [_mean(one, key, times) for _, key, times in shown]
+    for name, experiment in every:
+        first = experiment.records[0]
+        called = first.job.row or experiment.method
+        device = str(first.summary.get("run/device", ""))
+        start = [called, experiment.details, name, str(len(experiment.records))]
+        results = [_mean(experiment, key, times) for _, key, times in shown]
         rows.append([*start, *results, device, first.job.recipe])
     return Grid("All runs", [*headings, "device", "recipe"], rows)
 
@@ -128,31 +132,31 @@ def runs_grid(settings: Settings) -> Grid:
 def _papers(compared: Mapping[str, Sequence[Comparison]]) -> str:
     parts = []
     for address, rows in compared.items():
-        made = grid(find_table(address), rows)
+        shown = grid(find_table(address), rows)
         ran = sum(bool(row.records) for row in rows)
         said = f"{ran} of {len(rows)} rows run" if ran else "not run"
         parts.append(
             f'<details{" open" if ran else ""} id="{escape(address)}">'
-            f"<summary>{escape(made.title)} ({said})</summary>{table_html(made)}</details>"
+            f"<summary>{escape(shown.title)} ({said})</summary>{table_html(shown)}</details>"
         )
     return "".join(parts)
 
 
-def table_html(made: Grid) -> str:
+def table_html(table: Grid) -> str:
     """A grid as a sortable table; a wide one scrolls inside its frame."""
-    ran = made.headings.index("runs") if "runs" in made.headings else None
+    ran = table.headings.index("runs") if "runs" in table.headings else None
     head = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{_wrapping(name)}</button></th>'
-        for name in made.headings
+        for name in table.headings
     )
     lines = "".join(
         f"<tr{_class(line, ran)}>"
         f'<th scope="row" data-value="{escape(line[0])}">{_wrapping(line[0])}</th>'
         + "".join(f'<td data-value="{escape(_sortable(t))}">{escape(t)}</td>' for t in line[1:])
         + "</tr>"
-        for line in made.rows
+        for line in table.rows
     )
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in made.remarks)
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in table.remarks)
     below = f'<ul class="remarks">{remarks}</ul>' if remarks else ""
     return (
         f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
@@ -160,12 +164,12 @@ def table_html(made: Grid) -> str:
     )
 
 
-def _mean(one: Experiment, key: str, times: float) -> str:
+def _mean(experiment: Experiment, key: str, times: float) -> str:
     """Mean ± standard error over seeds."""
-    value, error = one.mean(key), one.error(key)
+    value, error = experiment.mean(key), experiment.error(key)
     if value is None:
         return ""
-    whole = times == 1 and isinstance(one.records[0].summary.get(key), int) and not error
+    whole = times == 1 and isinstance(experiment.records[0].summary.get(key), int) and not error
     text = f"{value:,.0f}" if whole else f"{value * times:.4g}"
     return text + (f" ± {error * times:.2g}" if error else "")
 
@@ -178,6 +182,7 @@ def _sortable(text: str) -> str:
     """The sort key of a cell: the number at its start, else its text; empty cells go last."""
     if text in ("–", "not run"):
         return ""
+    # commas between thousands, but not those between words
     value = number(re.sub(r"^[≥+] ?|,(?=\d{3}\b)", "", text))
     return text if value is None else repr(value)
 

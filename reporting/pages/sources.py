@@ -56,8 +56,9 @@ class Unsupported:
 
 
 def documents(root: Path) -> list[Path]:
-    """README and the pages below docs/."""
-    return [p for p in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if p.exists()]
+    """README and the pages below docs/, but for the one that repeats recipes and docstrings."""
+    pages = (root / "README.md", *sorted((root / "docs").rglob("*.md")))
+    return [page for page in pages if page.exists() and page.name != "methods.md"]
 
 
 def regenerate(text: str, claims: Sequence[Claim], records: Sequence[Record]) -> str:
@@ -75,9 +76,9 @@ def results(address: str, claims: Sequence[Claim], records: Sequence[Record]) ->
     rows = [row for row in compare(table, claims, records) if row.records]
     if not rows:
         return "Nothing of this table has been run yet.\n"
-    made = grid(table, rows)
-    below = [remark for remark in made.remarks if remark[0] in "†*"]
-    return markdown(Grid(made.title, made.headings, made.rows, below))
+    table_grid = grid(table, rows)
+    below = [remark for remark in table_grid.remarks if remark[0] in "†*"]
+    return markdown(Grid(table_grid.title, table_grid.headings, table_grid.rows, below))
 
 
 def unsupported(text: str, root: Path, *, every: bool = False) -> list[Unsupported]:
@@ -85,18 +86,21 @@ def unsupported(text: str, root: Path, *, every: bool = False) -> list[Unsupport
 
     With `every`: all numbers without a source in their section.
     """
+    # blanked, not removed, so that line numbers stay those of the file
     plain = BLOCK.sub(_blank, FENCE.sub(_blank, text))
     faults = []
     for line, paragraph in _paragraphs(plain):
         figures = [m[1] for m in RESULT.finditer(paragraph)]
+        # other percentages are settings: sparsities, budgets, tolerances
         percents = [m[1] for m in PERCENT.finditer(paragraph) if ACCURACY.search(paragraph)]
         if every:
             percents = [m[1] for m in NUMBER.finditer(NAMES.sub("", paragraph))]
         if figures or percents:
-            known = _known(_section(plain, line) if every else paragraph, root)
-            fractions = [100 * value for value in known]
-            missing = [f for f in figures if not _holds(known, f)]
-            missing += [p for p in percents if not _holds([*known, *fractions], p)]
+            stated = _figures_of(_section(plain, line) if every else paragraph, root)
+            # records hold sparsities as fractions, texts as percentages
+            fractions = [100 * value for value in stated]
+            missing = [f for f in figures if not _holds(stated, f)]
+            missing += [p for p in percents if not _holds([*stated, *fractions], p)]
             faults += [Unsupported(line, figure, paragraph.strip()) for figure in missing]
     return faults
 
@@ -104,7 +108,7 @@ def unsupported(text: str, root: Path, *, every: bool = False) -> list[Unsupport
 def _section(text: str, line: int) -> str:
     """The lines from the heading above a line to the next."""
     lines = text.splitlines()
-    heads = [n for n, one in enumerate(lines, 1) if one.startswith("#")]
+    heads = [n for n, text_line in enumerate(lines, 1) if text_line.startswith("#")]
     start = max((n for n in heads if n <= line), default=1)
     end = min((n for n in heads if n > line), default=len(lines) + 1)
     return "\n".join(lines[start - 1 : end - 1])
@@ -121,11 +125,11 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
         held += line + "\n"
 
 
-def _known(paragraph: str, root: Path) -> list[float]:
+def _figures_of(paragraph: str, root: Path) -> list[float]:
     values: list[float] = []
     for name in SOURCE.findall(paragraph):
-        found = [p for p in (root / name.lstrip("./"), root / "docs" / name) if p.is_file()]
-        values += _numbers_of(found[0]) if found else ()
+        files = [p for p in (root / name.lstrip("./"), root / "docs" / name) if p.is_file()]
+        values += _numbers_of(files[0]) if files else ()
     for address in (a for a in CELL.findall(paragraph) if not (root / a).exists()):
         cell = papers.lookup(address)
         values += [v for v in (cell.value, cell.error) if v is not None]
@@ -148,12 +152,12 @@ def _numbers(value: Any) -> Iterable[float]:
         yield float(value)
 
 
-def _holds(known: Sequence[float], figure: str) -> bool:
+def _holds(figures: Sequence[float], figure: str) -> bool:
     """Return True if a known number rounds to the figure as written."""
     text = figure.replace(",", "")
     decimals = len(text.partition(".")[2])
     wanted = float(text)
-    return any(round(value, decimals) == wanted for value in known)
+    return any(round(value, decimals) == wanted for value in figures)
 
 
 def _blank(match: re.Match[str]) -> str:

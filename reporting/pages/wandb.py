@@ -34,16 +34,18 @@ def write_payload(
     Raises:
         ReportingError: the library's models do not reproduce the payload.
     """
-    made = {
+    views = {
         "report": build_report(compared, records, entity=entity, project=project),
         "workspace": build_workspace(compared, entity=entity, project=project),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "wandb.json"
-    path.write_text(json.dumps({name: payload(one) for name, one in made.items()}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({name: payload(view) for name, view in views.items()}, indent=1) + "\n"
+    )
     if entity:
-        for one in made.values():
-            one.save()
+        for view in views.values():
+            view.save()
     return path
 
 
@@ -85,13 +87,14 @@ def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Work
     )
 
 
-def payload(made: wr.Report | ws.Workspace) -> dict[str, Any]:
+def payload(view: wr.Report | ws.Workspace) -> dict[str, Any]:
     """The payload as JSON, checked by reading it back with the library's models.
 
     Raises:
         ReportingError: the models read something else.
     """
-    model = made._to_model()
+    # private: the library has no public way to see what it would send
+    model = view._to_model()
     sent = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the library only warns of a block that fits no model

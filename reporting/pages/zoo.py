@@ -39,38 +39,40 @@ def zoo_page(records: Sequence[Record]) -> str:
     settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
     if not settings:
         return HEAD + "No run has been recorded yet.\n"
-    return HEAD + "\n".join(_section(name, found) for name, found in settings.items())
+    return HEAD + "\n".join(_section(name, experiments) for name, experiments in settings.items())
 
 
 def _section(name: str, experiments: Sequence[Experiment]) -> str:
-    lines = [_line(one) for one in experiments]
+    lines = [_line(experiment) for experiment in experiments]
+    # a column that is empty in every line is left out
     full = [i for i, _ in enumerate(COLUMNS) if any(line[i] for line in lines)]
-    made = Grid(name, [COLUMNS[i] for i in full], [[line[i] for i in full] for line in lines])
-    table = markdown(made).replace("###", "##", 1).rstrip()
-    commands = "\n".join(_command(one.records[0]) for one in experiments)
+    table_grid = Grid(name, [COLUMNS[i] for i in full], [[line[i] for i in full] for line in lines])
+    table = markdown(table_grid).replace("###", "##", 1).rstrip()
+    commands = "\n".join(_command(experiment.records[0]) for experiment in experiments)
     hidden = f"<details><summary>Commands</summary>\n\n```sh\n{commands}\n```\n\n</details>"
     return f"{table}\n\n{hidden}\n"
 
 
-def _line(one: Experiment) -> list[str]:
-    first, error = one.records[0], one.error("eval/top1_percent")
-    recipe = f"[{first.job.row or one.method}](../{first.job.recipe})"
+def _line(experiment: Experiment) -> list[str]:
+    first, error = experiment.records[0], experiment.error("eval/top1_percent")
+    recipe = f"[{first.job.row or experiment.method}](../{first.job.recipe})"
     return [
         recipe,
-        one.details,
-        " ".join(f"[{r.job.seed}](../{r.path})" for r in one.records),
-        _shown(one.mean("eval/top1_percent"), ".2f") + (f" ± {error:.2f}" if error else ""),
-        _shown(one.mean("model/params"), ",.0f"),
-        _shown(one.mean("model/macs"), ",.0f"),
-        _shown(one.mean("model/sparsity"), ".2f", 100),
-        _shown(one.mean("cost/device_hours"), ".3g"),
-        _shown(one.mean("cost/emissions_kgco2e"), ".2g"),
-        " ".join(f"[{r.job.seed}]({r.weights})" for r in one.records if r.weights),
+        experiment.details,
+        " ".join(f"[{r.job.seed}](../{r.path})" for r in experiment.records),
+        _shown(experiment.mean("eval/top1_percent"), ".2f") + (f" ± {error:.2f}" if error else ""),
+        _shown(experiment.mean("model/params"), ",.0f"),
+        _shown(experiment.mean("model/macs"), ",.0f"),
+        _shown(experiment.mean("model/sparsity"), ".2f", 100),
+        _shown(experiment.mean("cost/device_hours"), ".3g"),
+        _shown(experiment.mean("cost/emissions_kgco2e"), ".2g"),
+        " ".join(f"[{r.job.seed}]({r.weights})" for r in experiment.records if r.weights),
     ]
 
 
 def _command(record: Record) -> str:
     kept = [s for s in record.job.settings if not s.startswith(UNSAID)]
+    # always quoted, so that the commands of a table look alike
     quoted = [shlex.quote(s) if "'" in s else f"'{s}'" for s in kept]
     said = f"python train.py --recipe {shlex.quote(record.job.recipe)} "
     return " ".join((said + " ".join(f"--set {s}" for s in quoted)).splitlines())

@@ -119,18 +119,23 @@ def of_recipe(claim: Claim) -> Trained | None:
     """The training of a claim's recipe; None for a network without closed form."""
     source = _resolved(claim)
     model, data = (_name(source.values[section]) for section in ("model", "data"))
-    known = DATASETS.get(data)
-    if model not in NETWORKS or not known or not known.train or "pruning" not in source.values:
+    described = DATASETS.get(data)
+    if (
+        model not in NETWORKS
+        or not described
+        or not described.train
+        or "pruning" not in source.values
+    ):
         return None
     penalty = source.value(("pruning", "selection", "penalty"))
     start = source.value(("pruning", "schedule", "start")) if penalty else "0ep"
     return Trained(
         network=model,
-        classes=known.num_classes,
-        keep=_keep(source.values["pruning"], NETWORKS[model], known.num_classes),
+        classes=described.num_classes,
+        keep=_keep(source.values["pruning"], NETWORKS[model], described.num_classes),
         epochs=Duration.parse(source.values["training"]["duration"]).amount,
         dense_epochs=Duration.parse(start).amount,
-        images=known.train,
+        images=described.train,
         gradual=penalty is not None and penalty < 1e-2,
     )
 

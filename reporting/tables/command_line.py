@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from schema.duration import Duration
+
 ROOT = Path(__file__).resolve().parents[2]
 RATES = {
     "images-per-second": "of training, instead of what records say",
@@ -24,16 +26,16 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
     parser.add_argument("--traceback", action="store_true", help="of an unexpected error")
     parser.add_argument("--claims", type=Path, default=ROOT / "papers/claims", help="rows' recipes")
-    made = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {
-        name: made.add_parser(name, help=(do.__doc__ or "").splitlines()[0])
+        name: subparsers.add_parser(name, help=(do.__doc__ or "").splitlines()[0])
         for name, do in commands.items()
     }
     for name, do in commands.items():
         parsers[name].set_defaults(do=do)
     for name in ("show", "run", "plan"):
         parsers[name].add_argument(
-            "tables", nargs="*", metavar="TABLE", help="e.g. bep/3; none: all"
+            "tables", nargs="*", metavar="TABLE", help="e.g. bep/3, or a recipe's file; none: all"
         )
         parsers[name].add_argument("--all", action="store_true", help="every table")
     _show(parsers["show"])
@@ -111,6 +113,30 @@ def rate(text: str) -> float:
     return value
 
 
+def listed(text: str) -> list[str]:
+    """The parts of a list such as `10%,50%`.
+
+    Raises:
+        argparse.ArgumentTypeError: an empty part.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text:.40}: an empty part; write a list such as 10%,50%")
+    return list(dict.fromkeys(parts))
+
+
+def duration(text: str) -> list[str]:
+    """Pruning epochs such as `0ep,10ep`.
+
+    Raises:
+        argparse.ArgumentTypeError: a part that is not a duration.
+    """
+    try:
+        return [str(Duration.parse(part)) for part in listed(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _positive(text: str) -> float:
     value = rate(text)
     if value == 0:
@@ -156,6 +182,20 @@ def _choice(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="of this machine, e.g. data.path=/data/cifar10; no part of a run's name or record",
+    )
+    parser.add_argument(
+        "--starts",
+        type=duration,
+        default=[],
+        metavar="START,…",
+        help="also the grid of these pruning epochs, e.g. 0ep,10ep, to find the best one",
+    )
+    parser.add_argument(
+        "--amounts",
+        type=listed,
+        default=[],
+        metavar="AMOUNT,…",
+        help="each of these in place of the recipe's own, e.g. 10%%,50%%",
     )
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where run folders are")
     parser.add_argument("--launcher", help="instead of python, e.g. 'accelerate launch …'")

@@ -11,6 +11,7 @@ from reporting import papers
 from reporting.claims import Claim
 from reporting.papers import Cell, Column, Table
 from reporting.records import Record, numbers, standard_error
+from reporting.tables.oracle import RATIOS, with_changes
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Comparison:
 
     def cost(self, key: str) -> float | None:
         """The mean of a cost over the seeds."""
-        known = numbers(self.records, key)
-        return statistics.fmean(known) if known else None
+        values = numbers(self.records, key)
+        return statistics.fmean(values) if values else None
 
 
 def measured(values: Sequence[float]) -> Measured | None:
@@ -82,13 +83,14 @@ def measured(values: Sequence[float]) -> Measured | None:
 def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) -> list[Comparison]:
     """Every row of a table with its runs, in the paper's order."""
     claimed = {claim.row: claim for claim in claims}
-    found: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        found[record.job.row or ""].append(record)
+    by_row: dict[str, list[Record]] = defaultdict(list)
+    for record in with_changes(table, list(records)):
+        by_row[record.job.row or ""].append(record)
     rows = []
     for row in table.rows:
         address = f"{table.address}/{row}"
-        experiments = _experiments(found[address])
+        experiments = _experiments(by_row[address])
+        # Nearest to the paper's protocol first; of equally near ones, the one with most seeds.
         experiments.sort(key=lambda group: (len(differences(table, row, group[0])), -len(group)))
         best = tuple(experiments[0]) if experiments else ()
         others = max(0, len(experiments) - 1)
@@ -111,6 +113,8 @@ def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
         parts.append(f"{'?' if ran is None else format(ran, 'g')} of {epochs} epochs")
     if "hardware" in protocol and not _same(hardware, protocol["hardware"]):
         parts.append(f"on {hardware}")
+    if RATIOS in summary:
+        parts.append(f"mean over {summary[RATIOS]} % removed")
     return (*parts, *record.job.extra)
 
 

@@ -103,15 +103,15 @@ def remarks(table: Table) -> list[str]:
     return said
 
 
-def markdown(made: Grid) -> str:
+def markdown(grid: Grid) -> str:
     """A grid as a GitHub table."""
-    lines = [made.headings, ["---"] * len(made.headings), *made.rows]
+    lines = [grid.headings, ["---"] * len(grid.headings), *grid.rows]
     table = "\n".join(
         "| " + " | ".join(" ".join(t.split()).replace("|", "\\|") for t in line) + " |"
         for line in lines
     )
-    below = "\n".join(f"- {remark}" for remark in made.remarks)
-    return f"### {made.title}\n\n{table}\n\n{below}\n"
+    below = "\n".join(f"- {remark}" for remark in grid.remarks)
+    return f"### {grid.title}\n\n{table}\n\n{below}\n"
 
 
 def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
@@ -149,7 +149,7 @@ def _plain_cell(text: str) -> str:
 
 
 def as_json(table: Table, rows: Sequence[Comparison]) -> dict[str, Any]:
-    """All cells by address, with everything known about them."""
+    """All cells by address, with all that is recorded about them."""
     return {
         "address": table.address,
         "paper": table.paper,

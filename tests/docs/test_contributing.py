@@ -44,7 +44,9 @@ def follow(block: str, root: Path) -> None:
     if not line:
         path.write_text(f"{text}\n\n{code}" if text else code, encoding="utf-8")
         return
-    begin = [i for i, one in enumerate(text.splitlines()) if one.strip().startswith(line)]
+    begin = [
+        i for i, text_line in enumerate(text.splitlines()) if text_line.strip().startswith(line)
+    ]
     assert len(begin) == 1, f"{name}: {line!r} begins {len(begin)} lines"
     lines = text.splitlines(keepends=True)
     path.write_text("".join([*lines[: begin[0] + 1], code, *lines[begin[0] + 1 :]]), "utf-8")

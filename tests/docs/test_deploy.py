@@ -31,15 +31,15 @@ CONSTRAINTS = dict(
 def test_the_job_names_a_recipe_that_divides_over_its_processes():
     (container,) = POD["containers"]
     launcher = get_args_parser().parse_args([*container["command"][1:], *container["args"]])
-    asked = train.parse(launcher.training_script_args)
-    recipe, _ = load(ROOT / asked.recipe)
+    arguments = train.parse(launcher.training_script_args)
+    recipe, _ = load(ROOT / arguments.recipe)
     policy, each = JOB["spec"]["elasticPolicy"], int(JOB["spec"]["nprocPerNode"])
     assert launcher.nproc_per_node == str(each)
     assert container["resources"]["limits"]["nvidia.com/gpu"] == each
     assert policy["minReplicas"] == policy["maxReplicas"] == WORKER["replicas"]
     recipe.check_processes(each * WORKER["replicas"])
-    assert asked.resume
-    assert asked.output.parts[0] == "runs"
+    assert arguments.resume
+    assert arguments.output.parts[0] == "runs"
 
 
 def test_the_job_mounts_volumes_that_exist_and_writes_only_there():
@@ -70,23 +70,23 @@ def test_shell_scripts_are_whole(name):
 def test_launchers_are_given_options_that_they_have(name):
     text = (ROOT / "deploy" / name).read_text()
     launch = text[text.index("torch.distributed.run") :].split("train.py")[0]
-    known = {word for action in get_args_parser()._actions for word in action.option_strings}
+    options = {word for action in get_args_parser()._actions for word in action.option_strings}
     given = set(re.findall(r"--\w+(?==)", launch))
     assert "--max_restarts" in given
-    assert given <= known
+    assert given <= options
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in text
 
 
 def test_every_command_in_the_headers_names_recipes_and_options_that_exist():
     files = [p for p in (ROOT / "deploy").rglob("*") if p.suffix in {".md", ".sbatch", ".yaml"}]
     files += [ROOT / "README.md", ROOT / "Dockerfile"]
-    found = []
+    commands = []
     for path in files:
-        found += re.findall(r"(?:train\.sbatch|prunezoo) (--recipe [^`\n]+)", path.read_text())
-    assert len(found) >= 5
-    for words in found:
-        asked = train.parse(shlex.split(words, comments=True))
-        load(ROOT / asked.recipe, asked.set)
+        commands += re.findall(r"(?:train\.sbatch|prunezoo) (--recipe [^`\n]+)", path.read_text())
+    assert len(commands) >= 5
+    for words in commands:
+        arguments = train.parse(shlex.split(words, comments=True))
+        load(ROOT / arguments.recipe, arguments.set)
 
 
 # ── Docker ───────────────────────────────────────────────────────────────────────────────────────

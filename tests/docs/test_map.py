@@ -19,7 +19,7 @@ MODULES = {
 
 def imports(path: Path) -> set[str]:
     """Modules of ours that a file imports when it is imported, not only for types or in a call."""
-    found: set[str] = set()
+    modules: set[str] = set()
     waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
@@ -29,9 +29,9 @@ def imports(path: Path) -> set[str]:
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
+            modules |= {name if name in MODULES else node.module for name in names}
         waiting += ast.iter_child_nodes(node)
-    return found & MODULES.keys()
+    return modules & MODULES.keys()
 
 
 def anywhere(path: Path) -> set[str]:

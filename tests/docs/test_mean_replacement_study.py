@@ -21,20 +21,20 @@ def row(method, seed, step, penalty, **more):
 def run(folder, seed, layers=("all", "midconv"), fine_tune=(0, 10)):
     """A run in which bias propagation halves every penalty."""
     draw = np.random.default_rng(seed)
-    found = []
+    rows = []
     for step in (10, 20, 30, 40):
         quality = {"loss": 1 / step, "top1_percent": 50.0}
         common = {"data": "cifar10", "model": "medium_conv", "seed": seed, "step": step}
-        found.append(common | {"experiment": "intact"} | quality)
+        rows.append(common | {"experiment": "intact"} | quality)
         for layer in layers:
             for n, (i, method) in ((n, m) for n in fine_tune for m in enumerate(METHODS)):
                 penalty = (1 + i // 2) / step / (2 if method.startswith("bp_") else 1)
                 more = {"layers": layer, "fine_tune": n, **quality}
                 if not method.startswith("bp_"):
                     more["squared_activation"] = draw.random(2)
-                found.append(row(method, seed, step, penalty, **more))
+                rows.append(row(method, seed, step, penalty, **more))
     folder.mkdir()
-    write(found, folder / "laboratory.parquet")
+    write(rows, folder / "laboratory.parquet")
     return folder
 
 
@@ -65,9 +65,9 @@ def test_units_count_once_they_were_selected():
     rows = [
         row("mrs", 3, step, 0.0, selected=b) for step, b in zip((4, 1, 2, 3), bits, strict=True)
     ]
-    found = records.ever_selected(pd.DataFrame(rows))
-    assert found["step"].tolist() == [1, 2, 3, 4]
-    assert found["fraction"].tolist() == [0.1, 0.2, 1.0, 1.0]
+    fractions = records.ever_selected(pd.DataFrame(rows))
+    assert fractions["step"].tolist() == [1, 2, 3, 4]
+    assert fractions["fraction"].tolist() == [0.1, 0.2, 1.0, 1.0]
 
 
 @pytest.mark.slow

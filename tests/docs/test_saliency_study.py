@@ -6,7 +6,9 @@ from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
 from pruning.selection.bep.forecast import fit
-from studies.saliency import main, read, seen
+from studies.saliency import CHOICES, MODELS, main, read, seen
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
     path, out = record(0), tmp_path / "out"
     main([str(path), "--out", str(out), "--layers", "b"])
     rows = pd.read_csv(out / "likelihoods.csv").set_index(["size", "model"])
-    assert len(rows) == 3 * 7
+    assert len(rows) == 3 * (2 + len(MODELS) + len(CHOICES))
     history = read(path)
     part, S = seen(history.times, "medium"), history.layers["b"]
     assert int(part.sum()) == 8  # 40/150 of 30 epochs
@@ -44,10 +46,20 @@ def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
     for model, guess in (
         ("4-MOGP", forecast.mean(30.0)),
         ("first", S[0]),
+        ("last three", S[part][-3:].mean(0)),
         ("latest", S[part][-1]),
     ):
         ours = rows.loc[("medium", model), "rank"]
         assert ours == pytest.approx(spearmanr(guess, S[-1]).statistic)
+    later = history.times[~part]
+    _, low, high = forecast.interval(later)
+    truth = forecast.scaling.turn(forecast.scaling.apply(S[~part]))
+    inside = ((truth - low) * (high - truth) >= 0).double().mean()
+    assert rows.loc[("medium", "4-MOGP"), "covered"] == pytest.approx(inside.item())
+    judged = pd.read_csv(out / "forecasters.csv", index_col=0)
+    assert judged.loc["latest", "ahead"] == "0 of 3"
+    mean = rows.xs("4-MOGP", level="model")["rank"].mean()
+    assert judged.loc["4-MOGP", "rank"] == pytest.approx(mean, abs=5e-4)
     cell = f"{-1e-4 * nats.sum():.3g} ({1e-4 * 2 * nats.std(correction=0):.2g})"
     assert cell in capsys.readouterr().out
     for number in (1, 3, 5):

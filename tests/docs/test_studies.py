@@ -40,34 +40,34 @@ def test_a_study_runs_what_has_no_record_and_shows_what_it_has(tmp_path, monkeyp
 
     monkeypatch.setattr(of, "run_here", train)
     monkeypatch.setattr(of, "ROOT", tmp_path)
-    made = Study(
+    study = Study(
         "A study.", "a/b", lambda seeds: [Job(None, "a.yaml", seed=s) for s in seeds], page
     )
     results = ["--results", str(tmp_path / "results")]
-    assert carry_out(made, [*results, "show"]) == 2
+    assert carry_out(study, [*results, "show"]) == 2
     assert "no records of this study" in capsys.readouterr().out
-    asked = [*results, "run", "--data", str(tmp_path), "--seeds"]
-    assert carry_out(made, [*asked, "0", "1"]) == 1
+    words = [*results, "run", "--data", str(tmp_path), "--seeds"]
+    assert carry_out(study, [*words, "0", "1"]) == 1
     assert "2 trainings to run" in (said := capsys.readouterr().out)
     assert f"exit status 1; see {tmp_path / 'runs' / 'a-b' / 'other-a-seed1'}.out" in said
-    assert carry_out(made, [*asked, "0"]) == 0
+    assert carry_out(study, [*words, "0"]) == 0
     assert "0 trainings to run" in capsys.readouterr().out
     local = (tmp_path / "runs/a-b/other-a-seed0/settings").read_text()
     assert local == f"log.tracker=none data.path={tmp_path}"
-    assert carry_out(made, [*results, "show"]) == 0
+    assert carry_out(study, [*results, "show"]) == 0
     assert (tmp_path / "results/a/b/README.md").read_text() == "seeds [0] in b"
 
 
 # ── when to prune ────────────────────────────────────────────────────────────────────────────────
 def grid(epi_epoch: int, epi: dict[int, float]) -> list[Record]:
     """Half of the channels: validation is best at epoch 8, test accuracy falls by the epoch."""
-    made = []
+    seeds = []
     for seed in (0, 1, 2):
         for epoch in when.EPOCHS:
             validation = 90 - abs(epoch - 8) + seed / 10
             for kind in ("PaT", "lottery ticket"):
-                made.append((kind, epoch, seed, 99 - epoch / 10, validation))
-        made.append(("EPI", epi_epoch, seed, epi[seed], 0.0))
+                seeds.append((kind, epoch, seed, 99 - epoch / 10, validation))
+        seeds.append(("EPI", epi_epoch, seed, epi[seed], 0.0))
     return [
         Record(
             when.job(kind, 0.5, epoch, seed),
@@ -78,15 +78,15 @@ def grid(epi_epoch: int, epi: dict[int, float]) -> list[Record]:
             },
             {"accuracy": [[1, validation]], "watched": [{"trigger/fired": seed > 0}]},
         )
-        for kind, epoch, seed, test, validation in made
+        for kind, epoch, seed, test, validation in seeds
     ]
 
 
 def test_the_best_epoch_is_chosen_on_validation_and_policies_are_compared_seed_by_seed():
-    found = when.results(grid(10, {0: 98.0, 1: 98.1, 2: 98.5}))
-    assert when.best_epoch(found, 0.5) == 8
-    policies = when.policies(found, 0.5)
-    gaps = {name: when.against_best(found, 0.5, of) for name, of in policies.items()}
+    points = when.results(grid(10, {0: 98.0, 1: 98.1, 2: 98.5}))
+    assert when.best_epoch(points, 0.5) == 8
+    policies = when.policies(points, 0.5)
+    gaps = {name: when.against_best(points, 0.5, of) for name, of in policies.items()}
     assert gaps["init"] == pytest.approx([0.8] * 3)
     assert gaps["pre-defined (a third)"] == pytest.approx([-0.4] * 3)  # epoch 12, nearest to 13.3
     assert gaps["random"] == pytest.approx([0.8 - sum((0, 1, 2, 4, 6, 8, 10, 12)) / 80] * 3)
@@ -97,9 +97,9 @@ def test_the_best_epoch_is_chosen_on_validation_and_policies_are_compared_seed_b
     ("accuracies", "word"), [((98.0, 98.1, 98.5), "within"), ((97.0, 97.1, 97.05), "outside")]
 )
 def test_the_verdict_on_epi_is_a_matter_of_paired_noise(accuracies, word: str):
-    found = when.results(grid(10, dict(enumerate(accuracies))))
-    gap = when.against_best(found, 0.5, when.policies(found, 0.5)["EPI"])
-    said = when.verdict(found, 0.5, gap)
+    points = when.results(grid(10, dict(enumerate(accuracies))))
+    gap = when.against_best(points, 0.5, when.policies(points, 0.5)["EPI"])
+    said = when.verdict(points, 0.5, gap)
     began = "10 (the latest allowed), 10, 10"
     assert f"EPI began at epoch {began}; the best by validation is 8" in said
     assert f"is {word} the noise of" in said

@@ -25,18 +25,18 @@ def randomise(model):
     return model.double().eval()
 
 
-def random_keep(found, least=1):
+def random_keep(channels, least=1):
     """Each axis loses its own random share of random units."""
     keep = {}
-    for axis, width in found.widths.items():
+    for axis, width in channels.widths.items():
         kept = torch.randint(min(least, width), width + 1, ())
         keep[axis] = torch.randperm(width) < kept
     return keep
 
 
-def masked_copy(model, found, keep):
+def masked_copy(model, channels, keep):
     model = copy.deepcopy(model)
-    held = masks(found, keep)
+    held = masks(channels, keep)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in held:
@@ -44,23 +44,23 @@ def masked_copy(model, found, keep):
     return model
 
 
-def check_equal(model, image, found, keep):
+def check_equal(model, image, channels, keep):
     """The masked network and the shrunken one agree; returns the latter and its axes."""
     small = copy.deepcopy(model)
-    left = shrink(small, found, keep)
+    left = shrink(small, channels, keep)
     with torch.no_grad():
-        expected, got = masked_copy(model, found, keep)(image), small(image)
+        expected, actual = masked_copy(model, channels, keep)(image), small(image)
     assert expected.std() > 1e-3
     # float64 through a hundred layers or so that keep the scale: some 1e-14 apart
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
     assert {name: tuple(t.shape) for name, t in named_tensors(small).items()} == left.shapes
     assert left.widths == {axis: int(kept.sum()) for axis, kept in keep.items()}
     return small, left
 
 
-def free_share(found):
+def free_share(channels):
     """Of all output channels of convolutions and linear layers."""
-    rows = [units for name in found.weights if (units := found.labels[name][0]) is not None]
+    rows = [units for name in channels.weights if (units := channels.labels[name][0]) is not None]
     return float((torch.cat(rows) >= 0).double().mean())
 
 
@@ -125,10 +125,10 @@ def test_shrunken_is_masked_for_every_family(name):
         warnings.simplefilter("ignore")  # timm on renamed models
         model = randomise(timm.create_model(name, num_classes=100, **options))
     size = 96 if name == "inception_v3" else 64
-    found = axes(model, torch.randn(1, 3, size, size, dtype=torch.float64))
-    assert free_share(found) >= TIMM[name]
+    channels = axes(model, torch.randn(1, 3, size, size, dtype=torch.float64))
+    assert free_share(channels) >= TIMM[name]
     image = torch.randn(2, 3, size, size, dtype=torch.float64)
-    check_equal(model, image, found, random_keep(found))
+    check_equal(model, image, channels, random_keep(channels))
 
 
 ZOO = {  # options that make the large ones quick: narrower, or one block a stage
@@ -151,13 +151,13 @@ ZOO = {  # options that make the large ones quick: narrower, or one block a stag
 def test_every_zoo_network_shrinks_and_nothing_but_the_classifier_is_left_alone(name):
     torch.manual_seed(0)
     options = ZOO.get(name, {})
-    channels, size = MODELS[name].channels, MODELS[name].size
-    model = randomise(build(name, num_classes=7, in_channels=channels, **options))
-    image = torch.randn(2, channels, size, size, dtype=torch.float64)
-    found = axes(model, image[:1])
-    kinds = {reason.rpartition(": ")[2] for reason in found.fixed.values()}
+    inputs, size = MODELS[name].channels, MODELS[name].size
+    model = randomise(build(name, num_classes=7, in_channels=inputs, **options))
+    image = torch.randn(2, inputs, size, size, dtype=torch.float64)
+    channels = axes(model, image[:1])
+    kinds = {reason.rpartition(": ")[2] for reason in channels.fixed.values()}
     assert kinds <= {"the image's channels", "the network's output", "channels padded with zeros"}
-    small, left = check_equal(model, image, found, random_keep(found, least=2))
+    small, left = check_equal(model, image, channels, random_keep(channels, least=2))
     assert_same_partition(axes(small, image[:1]), left)
 
 
@@ -205,42 +205,42 @@ def traced(forward, **layers):
 def test_a_residual_stage_is_one_axis_named_by_what_its_producers_share():
     torch.manual_seed(0)
     model = timm.create_model("resnet50", num_classes=5)
-    found = axes(model, torch.randn(1, 3, 32, 32), verify=False)
-    assert found.widths["layer1"] == 256
-    assert found.widths["layer1.0.conv1"] == 64
+    channels = axes(model, torch.randn(1, 3, 32, 32), verify=False)
+    assert channels.widths["layer1"] == 256
+    assert channels.widths["layer1.0.conv1"] == 64
     thirds = [f"layer1.{i}.conv3.weight" for i in range(3)]
-    assert sorted(found.producers("layer1")) == sorted([*thirds, "layer1.0.downsample.0.weight"])
+    assert sorted(channels.producers("layer1")) == sorted([*thirds, "layer1.0.downsample.0.weight"])
     firsts = ["layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1", "layer2.0.downsample.0"]
-    assert sorted(found.readers("layer1")) == [f"{name}.weight" for name in firsts]
-    assert ("layer1.0.bn3.running_var", 0) in found.members("layer1")
-    assert set(found.fixed) == {"image", "fc"}
-    text = str(found).splitlines()
+    assert sorted(channels.readers("layer1")) == [f"{name}.weight" for name in firsts]
+    assert ("layer1.0.bn3.running_var", 0) in channels.members("layer1")
+    assert set(channels.fixed) == {"image", "fc"}
+    text = str(channels).splitlines()
     assert "layer1.0.conv1.weight: (layer1.0.conv1[64], conv1[64], ·, ·)" in text
     assert "conv1.weight: (conv1[64], 3 stay, ·, ·)" in text
     assert "fc stays: the network's output" in text
 
 
 def test_a_channel_owns_its_columns_behind_a_flatten():
-    model, found = traced(
+    model, channels = traced(
         lambda m, x: m.fc(F.relu(m.conv(x)).flatten(1)), conv=conv(3, 4), fc=nn.Linear(4 * 64, 5)
     )
-    assert torch.equal(found.labels["fc.weight"][1], torch.arange(4).repeat_interleave(64))
-    check_equal(model, IMAGE, found, {"conv": torch.tensor([True, False, True, False])})
+    assert torch.equal(channels.labels["fc.weight"][1], torch.arange(4).repeat_interleave(64))
+    check_equal(model, IMAGE, channels, {"conv": torch.tensor([True, False, True, False])})
 
 
 def test_a_group_is_one_unit_of_all_it_reads_and_writes():
-    model, found = traced(
+    model, channels = traced(
         lambda m, x: m.out(m.grouped(F.relu(m.first(x)))).mean((2, 3)),
         first=conv(3, 8),
         grouped=conv(8, 12, groups=4),
         out=conv(12, 5),
     )
-    (axis,) = found.widths
-    assert found.widths[axis] == 4
-    assert found.labels["first.weight"][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert found.labels["grouped.weight"][0].tolist() == [i // 3 for i in range(12)]
-    assert found.labels["grouped.weight"][1] is None
-    small, _ = check_equal(model, IMAGE, found, {axis: torch.tensor([True, False, True, True])})
+    (axis,) = channels.widths
+    assert channels.widths[axis] == 4
+    assert channels.labels["first.weight"][0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert channels.labels["grouped.weight"][0].tolist() == [i // 3 for i in range(12)]
+    assert channels.labels["grouped.weight"][1] is None
+    small, _ = check_equal(model, IMAGE, channels, {axis: torch.tensor([True, False, True, True])})
     assert (small.grouped.groups, small.grouped.in_channels, small.grouped.out_channels) == (
         3,
         6,
@@ -249,14 +249,14 @@ def test_a_group_is_one_unit_of_all_it_reads_and_writes():
 
 
 def test_depthwise_with_a_channel_multiplier():
-    model, found = traced(
+    model, channels = traced(
         lambda m, x: m.out(m.depthwise(m.first(x))).mean((2, 3)),
         first=conv(3, 4),
         depthwise=conv(4, 8, groups=4),
         out=conv(8, 5),
     )
-    (axis,) = found.widths
-    small, _ = check_equal(model, IMAGE, found, {axis: torch.tensor([False, True, False, True])})
+    (axis,) = channels.widths
+    small, _ = check_equal(model, IMAGE, channels, {axis: torch.tensor([False, True, False, True])})
     assert (small.depthwise.groups, small.depthwise.out_channels, small.out.in_channels) == (
         2,
         4,
@@ -295,11 +295,13 @@ def test_channels_are_followed_through(name):
     layers["own"] = nn.BatchNorm2d(8, affine=False)
     layers = used(MOVED[name], layers)
     width = MOVED[name](nn.ModuleDict(layers), IMAGE.float()).shape[1]
-    model, found = traced(
+    model, channels = traced(
         lambda m, x: m.out(MOVED[name](m, x)).mean((2, 3)), out=conv(width, 5), **layers
     )
-    assert sum(found.widths.values()) >= 4
-    check_equal(model, IMAGE, found, {a: torch.arange(w) % 3 > 0 for a, w in found.widths.items()})
+    assert sum(channels.widths.values()) >= 4
+    check_equal(
+        model, IMAGE, channels, {a: torch.arange(w) % 3 > 0 for a, w in channels.widths.items()}
+    )
 
 
 LEFT_ALONE = {
@@ -335,12 +337,12 @@ def test_what_cannot_be_removed_is_named_with_its_reason(name):
     layers = used(forward, {"a": conv(3, 8), "b": conv(8, 8), "one": conv(8, 1)})
     layers["fc"] = nn.LazyLinear(5)
     Net(lambda m, x: m.fc(forward(m, x).flatten(1)), **layers)(IMAGE.float())
-    model, found = traced(lambda m, x: m.fc(forward(m, x).flatten(1)), **layers)
-    assert reason in found.fixed["a"]
-    assert (found.labels["a.weight"][0] == -1).all()
+    model, channels = traced(lambda m, x: m.fc(forward(m, x).flatten(1)), **layers)
+    assert reason in channels.fixed["a"]
+    assert (channels.labels["a.weight"][0] == -1).all()
     with pytest.raises(ValueError, match="axis a is left alone"):
-        masks(found, {"a": torch.arange(8) > 0})
-    check_equal(model, IMAGE, found, random_keep(found))
+        masks(channels, {"a": torch.arange(8) > 0})
+    check_equal(model, IMAGE, channels, random_keep(channels))
 
 
 def test_an_operation_that_is_not_known_is_an_error_naming_the_module():
@@ -391,28 +393,28 @@ def test_a_branch_that_starts_at_zero_cannot_hide_a_written_size():
 
 
 def test_masks_name_the_parameters_that_lose_something():
-    model, found = traced(
+    model, channels = traced(
         lambda m, x: m.b(m.bn(m.a(x))), a=conv(3, 4), bn=nn.BatchNorm2d(4), b=conv(4, 5)
     )
     keep = torch.tensor([True, False, True, True])
-    held = masks(found, {"a": keep})
+    held = masks(channels, {"a": keep})
     assert held.keys() == {"a.weight", "a.bias", "bn.weight", "bn.bias", "b.weight"}
     for name, mask in held.items():
         assert mask.shape == model.get_parameter(name).shape
         assert mask.dtype == torch.bool
     assert torch.equal(held["a.weight"][:, 0, 0, 0], keep)
     assert torch.equal(held["b.weight"][0, :, 0, 0], keep)
-    assert masks(found, {}) == {} == masks(found, {"a": torch.ones(4, dtype=torch.bool)})
+    assert masks(channels, {}) == {} == masks(channels, {"a": torch.ones(4, dtype=torch.bool)})
 
 
 def test_shrink_keeps_gradients_flags_memory_format_and_hung_on_attributes():
-    model, found = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
+    model, channels = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
     model.to(memory_format=torch.channels_last)
     model(IMAGE).sum().backward()
     model.a.bias.requires_grad_(False)
     model.b.weight.decays = True
     gradient = model.b.weight.grad
-    shrink(model, found, {"a": torch.tensor([True, False, True, True])})
+    shrink(model, channels, {"a": torch.tensor([True, False, True, True])})
     assert torch.equal(model.b.weight.grad, gradient[:, [0, 2, 3]])
     assert model.b.weight.is_contiguous(memory_format=torch.channels_last)
     assert not model.a.bias.requires_grad
@@ -431,15 +433,15 @@ def test_shrink_keeps_gradients_flags_memory_format_and_hung_on_attributes():
     ],
 )
 def test_what_cannot_be_kept_is_an_error_and_changes_nothing(keep, message):
-    model, found = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
+    model, channels = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
     with pytest.raises(ValueError, match=message):
-        shrink(model, found, keep)
+        shrink(model, channels, keep)
     assert model.a.weight.shape == (4, 3, 3, 3)
 
 
 def test_axes_of_another_network_are_refused():
-    model, found = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
+    model, channels = traced(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 5))
     keep = {"a": torch.tensor([True, False, True, True])}
-    shrink(model, found, keep)
+    shrink(model, channels, keep)
     with pytest.raises(ValueError, match=r"a\.weight is \(3, 3, 3, 3\) and its axes say"):
-        shrink(model, found, keep)
+        shrink(model, channels, keep)

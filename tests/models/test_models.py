@@ -13,6 +13,7 @@ from torch import nn
 
 from models import MODELS, ModelError, build, initialise
 from models.resnet import PadShortcut
+from schema.recipe import load
 
 OURS = [name for name, entry in MODELS.items() if "width" in entry.parameters]
 LAST = "classifier.weight"
@@ -54,6 +55,22 @@ def test_no_activation_overwrites_its_input(name):
 
 def test_timm_itself_overwrites_inputs_so_that_the_check_above_can_fail():
     assert any(getattr(m, "inplace", False) for m in timm.create_model("resnet18").modules())
+
+
+def test_bep_small_cnn_has_kerass_start_as_a_baseline_of_its_own():
+    """Glorot's uniform weights, no biases, pixels / 255."""
+    path = Path(__file__).parents[2] / "recipes/base/cifar10/bep_small_cnn_keras.yaml"
+    recipe, _ = load(path)
+    assert (recipe.data.mean, recipe.data.std) == ((0, 0, 0), (1, 1, 1))
+    model = build(recipe.model.name, num_classes=10, **recipe.model.options)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert layer.bias is not None
+            assert not layer.bias.any()
+            positions = layer.weight[0, 0].numel() if layer.weight.ndim == 4 else 1
+            fans = (layer.weight.shape[0] + layer.weight.shape[1]) * positions
+            bound = math.sqrt(6 / fans)
+            assert 0.95 * bound < layer.weight.abs().max() <= bound
 
 
 def test_bep_small_cnn_is_the_published_list_of_layers():

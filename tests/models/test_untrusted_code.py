@@ -60,28 +60,28 @@ def tensors_of(outputs):
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-def check_right(model, found):
+def check_right(model, channels):
     """Check that masked and shrunken agree in both modes, BatchNorm's statistics too."""
     generator = torch.Generator().manual_seed(2)
     for share in (0.2, 0.5, 1.0):
         keep = {}
-        for axis, width in found.widths.items():
+        for axis, width in channels.widths.items():
             gone = max(1, min(width - 1, round(share * width)))
             keep[axis] = torch.randperm(width, generator=generator) >= gone
         masked, small = copy.deepcopy(model), copy.deepcopy(model)
-        held, cut = masks(found, keep), cuts(found, keep)
+        held, cut = masks(channels, keep), cuts(channels, keep)
         with torch.no_grad():
             for name, parameter in masked.named_parameters():
                 parameter.mul_(held.get(name, torch.ones_like(parameter)))
-        shrink(small, found, keep)
+        shrink(small, channels, keep)
         for training in (False, True):
             pairs = zip(
                 tensors_of(masked.train(training)(IMAGES)),
                 tensors_of(small.train(training)(IMAGES)),
                 strict=True,
             )
-            for expected, got in pairs:
-                torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+            for expected, actual in pairs:
+                torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
         for name, buffer in small.named_buffers():
             expected = take(masked.get_buffer(name), cut.get(name, []))
             torch.testing.assert_close(buffer, expected, rtol=0, atol=1e-10)
@@ -191,12 +191,12 @@ def net(name):
 @pytest.mark.parametrize("name", TRAPS)
 def test_what_hides_from_the_rules_is_right_or_left_alone_with_its_reason(name):
     model, reason = net(name), TRAPS[name][-1]
-    found = axes(model, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    channels = axes(model, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
     if reason is None:
-        assert "stem" in {axis.partition(".")[0] for axis in found.widths}
+        assert "stem" in {axis.partition(".")[0] for axis in channels.widths}
     else:
-        assert reason in found.fixed["stem"]
-    check_right(model, found)
+        assert reason in channels.fixed["stem"]
+    check_right(model, channels)
 
 
 PIECES = {
@@ -216,20 +216,20 @@ def test_no_fraction_of_the_width_slips_through(pieces, rounded):
             return PIECES[pieces](x, min(rounded(x.shape[1] * fraction), x.shape[1]))
 
         model = randomise(Net(middle, width=width))
-        found = axes(model, IMAGES[:1])
+        channels = axes(model, IMAGES[:1])
         n = rounded(width * fraction)
         tied = pieces == "split" and 2 * n == width  # as chunks are
         if 0 < n < width and not tied:
-            assert "stem" in found.fixed
+            assert "stem" in channels.fixed
         else:
-            check_right(model, found)
+            check_right(model, channels)
 
 
 def test_a_head_that_only_trains_is_pruned_with_what_it_reads():
     model = net("a head in training only")
-    found = axes(model, IMAGES[:1])
-    assert found.labels["aux.weight"][1].tolist() == list(range(16))
-    assert found.fixed["aux"] == "the network's output"
+    channels = axes(model, IMAGES[:1])
+    assert channels.labels["aux.weight"][1].tolist() == list(range(16))
+    assert channels.fixed["aux"] == "the network's output"
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     prune_once(model, IMAGES[:1], channels=0.5, optimizer=optimizer)
     for _ in range(2):
@@ -266,9 +266,9 @@ def test_noise_takes_as_many_channels_as_there_are():
 
 def test_a_plain_parameter_keeps_its_rows_and_prune_once_works():
     model = net("a plain parameter as weight")
-    found = axes(model, IMAGES[:1])
+    channels = axes(model, IMAGES[:1])
     why = "w is not the weight of a Conv or Linear module, which criteria score"
-    assert found.fixed["w"] == why
+    assert channels.fixed["w"] == why
     prune_once(model, IMAGES[:1], channels=0.4)
     assert len(model.w) == 12
     model(IMAGES)
@@ -323,7 +323,7 @@ def test_what_is_refused_is_one_sentence_and_changes_nothing(name):
 
 
 @pytest.mark.parametrize(
-    ("asked", "sentence"),
+    ("arguments", "sentence"),
     [
         ({}, "give one amount, as in macs=0.5, of activation_bytes, channels, macs, nodes, params"),
         ({"macs": 0.5, "params": 0.5}, "give one amount"),
@@ -334,9 +334,9 @@ def test_what_is_refused_is_one_sentence_and_changes_nothing(name):
         ({"macs": 0.5, "criterion": "bn_scale"}, "bn_scale needs images to score with"),
     ],
 )
-def test_prune_once_says_what_to_write(asked, sentence):
+def test_prune_once_says_what_to_write(arguments, sentence):
     with pytest.raises(PruningError, match=sentence):
-        prune_once(Net(lambda m, x: x), IMAGES[:1].float(), **asked)
+        prune_once(Net(lambda m, x: x), IMAGES[:1].float(), **arguments)
 
 
 class Branches(nn.Module):
@@ -360,9 +360,9 @@ class Decides(Branches):
 
 def test_blocks_know_the_widths_that_their_layers_have_now():
     model = randomise(Net(lambda m, x: m.block(x), block=Branches(16)))
-    found = axes(model, IMAGES[:1])
-    check_right(model, found)
-    shrink(model, found, {"stem": torch.arange(16) > 5})
+    channels = axes(model, IMAGES[:1])
+    check_right(model, channels)
+    shrink(model, channels, {"stem": torch.arange(16) > 5})
     assert (model.block.in_channels, model.block.out_chs, model.block.groups) == (10, 10, 10)
 
 
@@ -389,8 +389,8 @@ def test_timm_merges_the_branches_of_a_pruned_network():
         return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
 
     model, loaded = randomise(network()), network().double().eval()
-    found = axes(model, IMAGES[:1])
-    shrink(model, found, {axis: torch.arange(n) % 3 > 0 for axis, n in found.widths.items()})
+    channels = axes(model, IMAGES[:1])
+    shrink(model, channels, {axis: torch.arange(n) % 3 > 0 for axis, n in channels.widths.items()})
     reshape(loaded, widths(model), dict(model.state_dict()))
     loaded.load_state_dict(model.state_dict())
     expected = model(IMAGES)

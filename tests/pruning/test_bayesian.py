@@ -16,7 +16,7 @@ from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
 from pruning.criteria import CRITERIA
 from pruning.selection.bep.forecast import fit
-from pruning.selection.bep.past_forecasts import Foretold
+from pruning.selection.bep.past_forecasts import PastForecasts
 from pruning.selection.bep.saliency import History, Taps
 from pruning.selection.bep.sizes import final_sizes
 from tests.support.runs import (
@@ -71,6 +71,37 @@ def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
         assert any(sizes[0][axis] > sizes[-1][axis] for axis in sizes[0])
 
 
+@pytest.mark.parametrize(
+    "options",
+    slow_but(
+        [(("forecast=latest",),), (("untrained=off", "trend=off"),)],
+        [
+            (("forecast=latest",),),
+            (("forecast=gp", "steps=5"),),
+            (("forecast=smoothed",),),
+            (("kernel=decay_constant", "prior=none"),),
+            (("inference=variational", "kernel=decay_constant", "steps=20"),),
+            (("untrained=off", "trend=off"),),
+        ],
+    ),
+)
+def test_other_forecasters_decide_by_the_same_algorithm(run_recipe, options):
+    extra = [f"pruning.selection.{option}" for option in options]
+    status, folder = run_recipe(DIGITS, *SMALL, BEP, *extra)
+    assert status == 0
+    for counts in events(folder)[-1]["prune/layers"].values():
+        assert counts["kept"] == counts["of"] // 2
+    first = load_file(folder / "saliency.safetensors")["times"][0].item()
+    assert (first > 0) == ("untrained=off" in options)
+
+
+def test_decisions_before_the_second_pause_need_the_first(run_recipe, capsys):
+    early = ("pruning.schedule.start=2it", "pruning.selection.untrained=off")
+    status, _ = run_recipe(DIGITS, *SMALL, BEP, *early)
+    assert status == 2
+    assert "schedule.start: 4it" in capsys.readouterr().err  # pauses at 0, 3 and 5 of 8 steps
+
+
 @pytest.mark.slow
 def test_decisions_that_end_early_end_at_the_size_too(run_recipe):
     early = BEP.replace("end: 100%", "end: 2ep")
@@ -100,7 +131,7 @@ def test_a_truth_beyond_the_bound_of_its_decision_is_not_clipped():
     times = torch.arange(6, dtype=torch.float64) / 3
     measured = torch.full((6, 3), 0.02, dtype=torch.float64)
     forecast = fit(times, measured, latents=2)
-    past = Foretold()
+    past = PastForecasts()
     past.add("a", forecast, torch.tensor([True, True, True]), (2.0, 3.0, 4.0))
     now = torch.full((3,), 0.04, dtype=torch.float64)
     (line,) = past.records({"a": now})

@@ -72,8 +72,8 @@ def network(request: pytest.FixtureRequest):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = FAMILIES[request.param]()
-    found = axes(model, IMAGE)
-    return model, found, Sizes(found, positions(model, IMAGE))
+    channels = axes(model, IMAGE)
+    return model, channels, Sizes(channels, positions(model, IMAGE))
 
 
 def sizes_of(model: nn.Module) -> Sizes:
@@ -91,9 +91,9 @@ def ask(sizes: Sizes, measure: str, removed: float, **keys) -> Ask:
     return Ask(measure, removed, sizes.of(measure, {}), widths=widths, **keys)
 
 
-def really(model: nn.Module, found, keep) -> dict[str, int]:
+def really(model: nn.Module, channels, keep) -> dict[str, int]:
     small = copy.deepcopy(model)
-    shrink(small, found, keep)
+    shrink(small, channels, keep)
     counted = count(small, IMAGE)
     weights = sum(p.numel() for n, p in small.named_parameters() if p.dim() > 1)
     nodes = sum(len(weight) for weight in layer_weights(small)[:-1])
@@ -102,14 +102,14 @@ def really(model: nn.Module, found, keep) -> dict[str, int]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_sizes_equal_the_count_of_the_network_really_shrunk(network, seed: int):
-    model, found, sizes = network
+    model, channels, sizes = network
     stream = torch.Generator().manual_seed(seed)
     keep = {}
     for axis in sizes.prunable:
         keep[axis] = torch.rand(sizes.widths[axis], generator=stream) < (seed + 1) / 5
         keep[axis][0] = True
-    known = (*MEASURES, "weights", "nodes")
-    assert {m: sizes.of(m, keep) for m in known} == really(model, found, keep)
+    measures = (*MEASURES, "weights", "nodes")
+    assert {m: sizes.of(m, keep) for m in measures} == really(model, channels, keep)
     assert sizes.of("channels", keep) == sum(int(k.sum()) for k in keep.values())
 
 
@@ -117,13 +117,13 @@ def test_sizes_equal_the_count_of_the_network_really_shrunk(network, seed: int):
 @pytest.mark.parametrize("removed", [0.25, 0.5, 0.8])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_budgets_are_met_within_half_a_percent(network, measure: str, removed: float, scope: str):
-    model, found, sizes = network
-    asked = ask(sizes, measure, removed, scope=scope, tolerance=1.0)
-    keep = select_channels(random_scores(sizes), sizes, asked)
-    size = really(model, found, keep)[measure]
-    assert size <= asked.limit
+    model, channels, sizes = network
+    goal = ask(sizes, measure, removed, scope=scope, tolerance=1.0)
+    keep = select_channels(random_scores(sizes), sizes, goal)
+    size = really(model, channels, keep)[measure]
+    assert size <= goal.limit
     unit = min(float(s.min()) for s in sizes.savings(measure, keep).values())
-    assert asked.limit - size <= max(0.005 * asked.limit, 2 * unit)  # or no unit is that small
+    assert goal.limit - size <= max(0.005 * goal.limit, 2 * unit)  # or no unit is that small
     for axis, mask in keep.items():  # whatever filled it up, every axis keeps its best
         scores = random_scores(sizes)[axis]
         assert mask.all() or scores[mask].min() > scores[~mask].max()
@@ -134,13 +134,13 @@ def test_nodes_are_met_as_earlycrops_tables_count_them():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Residual(width=64)
-    found, sizes = axes(model, IMAGE, verify=False), sizes_of(model)
-    tied = {axis for axis in found.widths if len(found.producers(axis)) > 1}
+    channels, sizes = axes(model, IMAGE, verify=False), sizes_of(model)
+    tied = {axis for axis in channels.widths if len(channels.producers(axis)) > 1}
     scores = {a: s + 0.3 * (a in tied) for a, s in random_scores(sizes).items()}
     sparsity = {}
     for measure in ("nodes", "channels"):
         small = copy.deepcopy(model)
-        shrink(small, found, select_channels(scores, sizes, ask(sizes, measure, 0.723)))
+        shrink(small, channels, select_channels(scores, sizes, ask(sizes, measure, 0.723)))
         sparsity[measure] = earlycrop_node_sparsity(small, model)
     assert sparsity["nodes"] == pytest.approx(0.723, abs=0.002)
     assert sparsity["channels"] < 0.70
@@ -172,11 +172,11 @@ def test_half_a_percent_holds_on_a_network_of_usual_width():
     for measure in ("channels", "nodes", *MEASURES):
         for removed in (0.1, 0.3, 0.5, 0.7, 0.9):
             for scope in ("global", "layer"):
-                asked = ask(sizes, measure, removed, scope=scope)
-                keep = select_channels(random_scores(sizes), sizes, asked)
+                goal = ask(sizes, measure, removed, scope=scope)
+                keep = select_channels(random_scores(sizes), sizes, goal)
                 if (measure, scope) != ("channels", "layer"):
                     size = sizes.of(measure, keep)
-                    assert 0.995 * asked.limit <= size <= asked.limit
+                    assert 0.995 * goal.limit <= size <= goal.limit
 
 
 def test_channels_are_exactly_k_with_ties_to_the_earlier_axis(network):
@@ -213,8 +213,8 @@ def test_layer_scope_keeps_the_papers_widths_in_every_axis():
                           nn.ReLU(), nn.Linear(512, 10))  # fmt: skip
     sizes = sizes_of(model)
     for removed, expected in ((0.7, [9, 9, 19, 19, 153]), (0.95, [1, 1, 3, 3, 25])):
-        asked = ask(sizes, "channels", removed, scope="layer")
-        keep = select_channels(random_scores(sizes), sizes, asked)
+        size = ask(sizes, "channels", removed, scope="layer")
+        keep = select_channels(random_scores(sizes), sizes, size)
         assert [int(k.sum()) for k in keep.values()] == expected
 
 
@@ -224,23 +224,23 @@ def test_rounding_gives_multiples_or_whole_axes_and_never_more_than_asked(
     network, measure: str, scope: str
 ):
     _, _, sizes = network
-    asked = ask(sizes, measure, 0.4, scope=scope, round_to=8)
-    keep = select_channels(random_scores(sizes), sizes, asked)
+    size = ask(sizes, measure, 0.4, scope=scope, round_to=8)
+    keep = select_channels(random_scores(sizes), sizes, size)
     for axis, mask in keep.items():
         assert int(mask.sum()) % 8 == 0 or mask.all()
         scores = random_scores(sizes)[axis]
         assert mask.all() or scores[mask].min() > scores[~mask].max()
     if (measure, scope) != ("channels", "layer"):
-        assert sizes.of(measure, keep) <= asked.limit
+        assert sizes.of(measure, keep) <= size.limit
 
 
 def test_units_that_are_gone_stay_gone(network):
     _, _, sizes = network
     once = select_channels(random_scores(sizes), sizes, ask(sizes, "channels", 0.3))
-    asked = ask(sizes, "channels", 0.6)
-    twice = select_channels(random_scores(sizes, 1), sizes, asked, alive=once)
+    size = ask(sizes, "channels", 0.6)
+    twice = select_channels(random_scores(sizes, 1), sizes, size, alive=once)
     assert all(not (twice[a] & ~once[a]).any() for a in twice)
-    assert sizes.of("channels", twice) == asked.limit
+    assert sizes.of("channels", twice) == size.limit
 
 
 def test_what_cannot_be_reached_is_said(network):
@@ -255,12 +255,12 @@ def test_what_cannot_be_reached_is_said(network):
 
 def test_axes_left_out_stay_whole():
     model = vgg()
-    found = axes(model, IMAGE, verify=False)
-    first = next(iter(found.widths))
-    sizes = Sizes(found, positions(model, IMAGE), left_out=lambda axis: axis == first)
+    channels = axes(model, IMAGE, verify=False)
+    first = next(iter(channels.widths))
+    sizes = Sizes(channels, positions(model, IMAGE), left_out=lambda axis: axis == first)
     keep = select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.3, tolerance=1.0))
     assert first not in keep
-    assert sizes.of("channels", {}) == sum(found.widths.values()) - found.widths[first]
+    assert sizes.of("channels", {}) == sum(channels.widths.values()) - channels.widths[first]
 
 
 # Latency
@@ -277,13 +277,13 @@ def table(sizes: Sizes, milliseconds) -> Latency:
 
 
 def test_latency_budget_and_interpolation_are_exact_on_a_linear_table(network):
-    model, found, _ = network
-    bare = Sizes(found, positions(model, IMAGE))
+    model, channels, _ = network
+    bare = Sizes(channels, positions(model, IMAGE))
     latency = table(bare, lambda out, into: 0.5 * out + 0.25 * into)
-    sizes = Sizes(found, positions(model, IMAGE), latency=latency)
+    sizes = Sizes(channels, positions(model, IMAGE), latency=latency)
     keep = select_channels(random_scores(sizes), sizes, ask(sizes, "latency", 0.5, tolerance=0.05))
     small = copy.deepcopy(model)
-    shrink(small, found, keep)
+    shrink(small, channels, keep)
     weights = [m.weight for m in small.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     expected = sum(0.5 * w.shape[0] + 0.25 * w.shape[1] for w in weights)
     assert sizes.of("latency", keep) == pytest.approx(expected, rel=1e-9)
@@ -292,17 +292,17 @@ def test_latency_budget_and_interpolation_are_exact_on_a_linear_table(network):
 
 def test_measured_latency_grows_with_width_and_survives_a_checkpoint():
     model = mobilenet()
-    found = latency_table(model, IMAGE, batch_size=4, points=3, seconds=0.001)
-    assert set(found.grids) == {f"{n}.weight" for n, m in model.named_modules()
+    latencies = latency_table(model, IMAGE, batch_size=4, points=3, seconds=0.001)
+    assert set(latencies.grids) == {f"{n}.weight" for n, m in model.named_modules()
                                 if isinstance(m, nn.Conv2d | nn.Linear)}  # fmt: skip
-    for outputs, inputs, times in found.grids.values():
+    for outputs, inputs, times in latencies.grids.values():
         assert (times > 0).all()
         assert times.shape == (len(outputs), len(inputs))
         assert (times[1:] >= times[:-1]).all()
         assert (times[:, 1:] >= times[:, :-1]).all()
-    again = Latency.of(found.tensors())
-    sizes = {n: (int(o[-1]), int(i[-1])) for n, (o, i, _) in found.grids.items()}
-    assert again.milliseconds(sizes) == found.milliseconds(sizes)
+    again = Latency.of(latencies.tensors())
+    sizes = {n: (int(o[-1]), int(i[-1])) for n, (o, i, _) in latencies.grids.items()}
+    assert again.milliseconds(sizes) == latencies.milliseconds(sizes)
     assert sizes["3.weight"] == (16, 1)  # depthwise: one input to each output
 
 
@@ -328,12 +328,12 @@ def test_importance_per_saving_prefers_cheap_units_and_refuses_signed_scores():
 
 def test_the_readmes_example_halves_the_macs():
     text = (Path(__file__).parents[2] / "pruning/README.md").read_text(encoding="utf-8")
-    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert found is not None
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert block is not None
     model = Residual(width=64)
     before = count(model, IMAGE).macs
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    exec(found[1], {"model": model, "image": IMAGE, "optimizer": optimizer})
+    exec(block[1], {"model": model, "image": IMAGE, "optimizer": optimizer})
     assert 0.4975 * before <= count(model, IMAGE).macs <= 0.5 * before
 
 
@@ -350,9 +350,9 @@ def test_one_fraction_of_every_layer_gives_the_networks_of_beps_table_3(
     removed, widths, operations
 ):
     model, image = build("bep_small_cnn", num_classes=10), torch.zeros(1, 3, 32, 32)
-    found = axes(model, image)
-    sizes = Sizes(found, positions(model, image))
-    of = {axis: found.widths[axis] for axis in sizes.prunable}
+    channels = axes(model, image)
+    sizes = Sizes(channels, positions(model, image))
+    of = {axis: channels.widths[axis] for axis in sizes.prunable}
     ask = Ask("channels", removed, sum(of.values()), floors(of, 0.001), of, scope="layer")
     keep = select_channels({axis: torch.rand(n) for axis, n in of.items()}, sizes, ask)
     assert [int(kept.sum()) for kept in keep.values()] == widths

@@ -4,37 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-import models.zoo
-from benchmarks.kill import outcome
 from models import build
-from models.axes.find import axes, masks, shrink
+from models.axes.find import axes, shrink
 from models.bias_map import MappedConv2d
 from pruning.compensation.compensations import COMPENSATIONS, bn_recalibrate, mean_replacement
 from pruning.compensation.mean_replacement import measure, propagate
 from pruning.errors import PruningError
 from schema.options import registry
-from tests.support.runs import DIGITS
-from tests.support.tiers import slow_but
-
-
-def images(*shape, batches=2, seed=0, dtype=torch.float64):
-    stream = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(*shape, generator=stream, dtype=dtype),
-            torch.zeros(shape[0], dtype=torch.long),
-        )
-        for _ in range(batches)
-    ]
-
-
-def seeded(make, seed=0, dtype=torch.float64):
-    torch.manual_seed(seed)
-    return make().to(dtype)
-
-
-def axes_for(model, batches):
-    return axes(model, batches[0][0][:1])
+from tests.support.compensation import axes_for, bare, images, masked, seeded
 
 
 def every_other(model_axes):
@@ -49,15 +26,6 @@ def make_constant(model, model_axes, keep):
             layer = model.get_submodule(weight.removesuffix(".weight"))
             layer.weight[~kept] = 0
             layer.bias[~kept] = torch.linspace(-0.5, 2, int((~kept).sum()), dtype=layer.bias.dtype)
-
-
-@torch.no_grad()
-def masked(model, model_axes, keep):
-    model = copy.deepcopy(model)
-    parameters = dict(model.named_parameters())
-    for name, mask in masks(model_axes, keep).items():
-        parameters[name].mul_(mask)
-    return model
 
 
 def compensated(model, model_axes, keep, batches, **options):
@@ -291,70 +259,6 @@ def test_in_training_mode_batch_norm_cancels_what_is_propagated():
     replaced.eval(), plain.eval()
     with torch.no_grad():
         assert (replaced(batches[0][0]) - plain(batches[0][0])).abs().max() > 1e-3
-
-
-def bare():
-    return nn.Sequential(
-        nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)
-    )
-
-
-def test_a_bias_that_has_to_be_made_is_named_trained_averaged_and_cut_like_any_other():
-    model, batches = seeded(bare), images(5, 3)
-    ema = copy.deepcopy(model)
-    model_axes = axes_for(model, batches)
-    keep = {"0": torch.arange(6) > 2, "2": torch.arange(4) > 0}
-    weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
-    biases = [p for n, p in model.named_parameters() if n.endswith("bias")]
-    optimizer = torch.optim.SGD(
-        [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}], 0.1
-    )
-    new_axes = mean_replacement(model, model_axes, keep, batches, optimizer=optimizer, ema=ema)
-    made = model[2].bias
-    assert any(made is p for p in optimizer.param_groups[1]["params"])
-    assert sum(made is p for g in optimizer.param_groups for p in g["params"]) == 1
-    assert ema[2].bias is not made
-    assert torch.allclose(ema[2].bias, made)
-    reference = masked(model, new_axes, keep)
-    shrink(model, new_axes, keep)
-    assert model[2].bias.shape == (3,)
-    with torch.no_grad():
-        assert torch.allclose(model(batches[0][0]), reference(batches[0][0]), atol=1e-12)
-
-
-class Bare(nn.Module):
-    """Two layers that get a bias from mean replacement, among others that have one as long."""
-
-    def __init__(self, num_classes: int = 10, in_channels: int = 1) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(in_channels, 10, 3)
-        self.second, self.third = (nn.Conv2d(10, 10, 3, bias=False) for _ in range(2))
-        self.classifier = nn.Linear(10, num_classes)
-
-    def forward(self, x):
-        for layer in (self.first, self.second, self.third):
-            x = layer(x).relu()
-        return self.classifier(x.mean((2, 3)))
-
-
-@pytest.mark.parametrize("decays", slow_but([False], [True, False]))
-def test_a_run_that_goes_on_gives_each_bias_its_own_momentum(
-    run_recipe, crash, monkeypatch, decays
-):
-    monkeypatch.setitem(models.zoo.MODELS, "bare", models.zoo.Entry(Bare))
-    settings = (
-        "model=bare",
-        "training.duration=2ep",
-        f"training.optimizer.decay_norm_and_bias={decays}",
-        "checkpoint.every=8it",
-        "pruning={criterion: channel_norm, granularity: channel, channels: 30%,"
-        " schedule: {start: 4it}, compensation: mean_replacement}",
-    )
-    _, whole = run_recipe(DIGITS, *settings, folder="whole")
-    crash(*settings, step=20)
-    status, cut = run_recipe(DIGITS, *settings, folder="cut", resume=True)
-    assert status == 0
-    assert outcome(cut) == outcome(whole)
 
 
 def test_the_averaged_copy_is_compensated_by_its_own_means():

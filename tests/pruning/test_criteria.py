@@ -169,8 +169,8 @@ def test_a_planted_strong_channel_scores_highest(name):
         widths={"a": 8}, offsets={"a": 0}, labels={"1.weight": (torch.arange(8),)}
     )
     score = {"1.weight": CRITERIA[name](model, data(32))["1.weight"]}
-    found = CRITERIA[name].by_unit(score, axes)["a"]
-    best = found.abs().argmax() if name in ("rs", "mrs", "grasp") else found.argmax()
+    units = CRITERIA[name].by_unit(score, axes)["a"]
+    best = units.abs().argmax() if name in ("rs", "mrs", "grasp") else units.argmax()
     assert best == 1
 
 
@@ -192,23 +192,23 @@ def torch_pruning_group(model, conv):
 def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
     model, batches = tiny_network("depthwise"), data(8)
     scores = CRITERIA[name](model, batches, **modes(name)[0])
-    found = channel_scores(scores, stage(model, "6.weight"), **options)["a"]
+    units = channel_scores(scores, stage(model, "6.weight"), **options)["a"]
     loss(model, batches).backward()
     theirs = importance(torch_pruning_group(model, model[6])).double()
     expected = theirs.sqrt() if name == "magnitude" else theirs  # theirs is not rooted
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(units, expected, rtol=1e-5, atol=1e-8)
     # their sizes differ by a percent, or are 0: a channel that ReLU never lets through
-    assert torch.equal(found.argsort(stable=True), theirs.argsort(stable=True))
+    assert torch.equal(units.argsort(stable=True), theirs.argsort(stable=True))
 
 
 def test_tied_batch_norms_are_averaged_as_in_torch_pruning():
     model = tiny_network("residual")
     axes = stage(model, "stem.weight", "conv2.weight")
-    found = CRITERIA["bn_scale"].by_unit(CRITERIA["bn_scale"](model, data(1)), axes)["a"]
+    units = CRITERIA["bn_scale"].by_unit(CRITERIA["bn_scale"](model, data(1)), axes)["a"]
     norms = [nn.modules.batchnorm._BatchNorm]
     importance = tp.importance.MagnitudeImportance(1, "mean", None, target_types=norms)
     theirs = importance(torch_pruning_group(model, model.stem)).double()
-    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(units, theirs, rtol=1e-5, atol=1e-8)
 
 
 GATE = "one gate over tied layers has the sum of their derivatives"
@@ -227,8 +227,8 @@ def test_tied_and_single_channels_go_alike_unless_their_scores_are_summed_on_pur
     """Independent scores, alike in all layers of a ResNet; the lower half of its units goes."""
     options = {"depth": 20, "option": "B"}
     model = build("resnet56", num_classes=10, **options)
-    found = axes(model, torch.zeros(1, 3, 32, 32), verify=False)
-    tied = {axis for axis in found.widths if len(found.producers(axis)) > 1}
+    channels = axes(model, torch.zeros(1, 3, 32, 32), verify=False)
+    tied = {axis for axis in channels.widths if len(channels.producers(axis)) > 1}
     stream = torch.Generator().manual_seed(0)
     gaps = dict.fromkeys(CRITERIA, 0.0)
     for _ in range(5):
@@ -239,7 +239,7 @@ def test_tied_and_single_channels_go_alike_unless_their_scores_are_summed_on_pur
         for name, criterion in CRITERIA.items():
             drawn = rows if criterion.per == "channel" else weights
             scores = {n: s - 0.5 if criterion.absolute == "after" else s for n, s in drawn.items()}
-            gaps[name] += kept_more(criterion.by_unit(scores, found), tied) / 5
+            gaps[name] += kept_more(criterion.by_unit(scores, channels), tied) / 5
     for name, gap in gaps.items():
         if name not in SUMMED:
             assert abs(gap) < 0.1, name  # 5 draws of 112 tied units: a standard deviation is 0.02

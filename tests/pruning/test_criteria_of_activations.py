@@ -62,23 +62,23 @@ def test_normalised_activation_taylor_has_length_one_in_each_layer():
 def test_mean_replacement_scores_are_those_of_each_image_alone():
     model, batches = tiny_network("residual", torch.float64), data(3, 2, dtype=torch.float64)
     images = list(each_image(model, batches))
-    found = mean_replacement_scores(model, batches)
+    scores = mean_replacement_scores(model, batches)
     after = mean_replacement_scores(model, batches, absolute="after")
     means = mean_activations(model, batches)
-    for name in found["rs"]:
+    for name in scores["rs"]:
         pairs = [image[name] for image in images]
         mean = torch.stack([a.mean(1) for a, _ in pairs]).mean(0)
         torch.testing.assert_close(means[name], mean)
         removal = torch.stack([-a * s for a, s in pairs])
         replacement = torch.stack([(mean[:, None] - a) * s for a, s in pairs])
         for kind, change in (("rs", removal), ("mrs", replacement)):
-            torch.testing.assert_close(found[kind][name], change.sum(2).mean(0))
-            torch.testing.assert_close(found[f"abs_{kind}"][name], change.abs().sum(2).mean(0))
+            torch.testing.assert_close(scores[kind][name], change.sum(2).mean(0))
+            torch.testing.assert_close(scores[f"abs_{kind}"][name], change.abs().sum(2).mean(0))
             torch.testing.assert_close(after[f"abs_{kind}"][name], change.sum(2).abs().mean(0))
             for key in (kind, f"abs_{kind}"):
-                assert torch.equal(CRITERIA[key](model, batches)[name], found[key][name])
-    assert found.keys() == {"rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"}
-    assert all(len(s) == len(found["rs"][n]) for n, s in found["rand"].items())
+                assert torch.equal(CRITERIA[key](model, batches)[name], scores[key][name])
+    assert scores.keys() == {"rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"}
+    assert all(len(s) == len(scores["rs"][n]) for n, s in scores["rand"].items())
 
 
 POOLED = nn.Sequential(
@@ -90,8 +90,8 @@ POOLED = nn.Sequential(
 def test_the_mean_that_is_scored_is_the_one_that_is_folded():
     model, batches = copy.deepcopy(POOLED), data(6, 3, dtype=torch.float64)
     means = mean_activations(model, batches)
-    found = axes(model, batches[0][0][:1])
-    folded = measure(model, found, batches).means
+    channels = axes(model, batches[0][0][:1])
+    folded = measure(model, channels, batches).means
     torch.testing.assert_close(means["0.weight"], folded["4.weight"])
     torch.testing.assert_close(means["4.weight"], folded["8.weight"])
 
@@ -111,8 +111,8 @@ def test_pre_activation_scores_use_the_layers_own_output():
     model, batches = tiny_network("residual", torch.float64), data(5, dtype=torch.float64)
     with torch.no_grad():
         expected = model.eval().stem(batches[0][0]).mean((0, 2, 3))
-    found = mean_activations(model, batches, pre_activation=True)["stem.weight"]
-    torch.testing.assert_close(found, expected)
+    means = mean_activations(model, batches, pre_activation=True)["stem.weight"]
+    torch.testing.assert_close(means, expected)
 
 
 def test_rs_is_the_loss_a_vanishing_step_towards_removal_adds():
@@ -144,9 +144,9 @@ def test_input_activations_of_a_grouped_convolution_stay_in_their_group():
     conv = nn.Conv2d(4, 6, 1, groups=2, bias=False)
     model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = torch.arange(1.0, 5).view(1, 4, 1, 1).expand(2, 4, 3, 3)
-    found = CRITERIA["activation"](model, [(images, torch.tensor([0, 1]))], side="input")
+    scores = CRITERIA["activation"](model, [(images, torch.tensor([0, 1]))], side="input")
     expected = torch.tensor([[1.0, 2.0]] * 3 + [[3.0, 4.0]] * 3).view(6, 2, 1, 1)
-    torch.testing.assert_close(found["0.weight"], conv.weight.detach().abs() * expected)
+    torch.testing.assert_close(scores["0.weight"], conv.weight.detach().abs() * expected)
 
 
 def test_a_layer_that_runs_twice_has_no_map():

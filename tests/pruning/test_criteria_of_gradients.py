@@ -78,8 +78,8 @@ def test_batch_statistics_are_those_of_training_mode(net):
     expected["grasp"] = [w * p for w, p in zip(weights, products, strict=True)]
     for name, scores in expected.items():
         options = {"temperature": 1.0} if name == "grasp" else {}
-        found = CRITERIA[name](model, batches, train=True, **options)
-        for score, wanted in zip(found.values(), scores, strict=True):
+        actual = CRITERIA[name](model, batches, train=True, **options)
+        for score, wanted in zip(actual.values(), scores, strict=True):
             torch.testing.assert_close(score, wanted.detach(), rtol=1e-9, atol=1e-13)
 
 
@@ -155,8 +155,8 @@ def test_crop_is_theta_h_g_of_the_explicit_hessian():
     slope = torch.autograd.functional.jacobian(value, flat)
     expected = flat * (torch.autograd.functional.hessian(value, flat) @ slope)
     for name, wanted in (("crop", expected.abs()), ("grasp", expected)):
-        found = CRITERIA[name](model, batches, temperature=1.0)
-        torch.testing.assert_close(torch.cat([s.flatten() for s in found.values()]), wanted)
+        scores = CRITERIA[name](model, batches, temperature=1.0)
+        torch.testing.assert_close(torch.cat([s.flatten() for s in scores.values()]), wanted)
 
 
 def chain_net(depth, width, gain=1.0):
@@ -241,9 +241,9 @@ def test_obd_has_the_explicit_diagonal(kind, activation):
     theta, hessian, newton = explicit(model, images, labels)
     expected = {"exact": hessian.diagonal(), "gauss_newton": newton}[kind]
     scores = CRITERIA["obd"](model, batches, hessian=kind)
-    found = torch.cat([s.flatten() for s in scores.values()])
+    actual = torch.cat([s.flatten() for s in scores.values()])
     flat = torch.cat([w.flatten() for w in theta.values()])
-    torch.testing.assert_close(found, expected * flat.square() / 2)
+    torch.testing.assert_close(actual, expected * flat.square() / 2)
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -45,20 +45,20 @@ def test_official_lookahead_scales_by_batch_norm():
         folded[0].weight.mul_(scale.view(-1, 1, 1, 1))
         folded[1].weight.fill_(1)
         folded[1].running_var.fill_(1 - model[1].eps)
-    found, expected = (
+    scores, expected = (
         CRITERIA["lookahead"](net, data(1), official=True) for net in (model, folded)
     )
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name])
+    for name in scores:
+        torch.testing.assert_close(scores[name], expected[name])
 
 
 def test_lamp_by_hand():
     model = nn.Linear(5, 1)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[2.0, 0.0, -1.0, 3.0, -2.0]]))
-    found = CRITERIA["lamp"](model, [])["weight"]
+    scores = CRITERIA["lamp"](model, [])["weight"]
     expected = torch.tensor([[4 / 17, 0, 1 / 18, 1, 4 / 13]])  # of the two 2s the first ranks lower
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(scores, expected)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -76,8 +76,8 @@ def test_bn_scale_without_batch_norm_says_what_to_choose():
 def test_channel_norms_by_hand():
     model = tiny_network("depthwise")
     conv = model[6]
-    one = CRITERIA["channel_norm"](model, [])["6.weight"]
-    torch.testing.assert_close(one, rows(conv.weight.detach().abs()))
+    norm = CRITERIA["channel_norm"](model, [])["6.weight"]
+    torch.testing.assert_close(norm, rows(conv.weight.detach().abs()))
     unit = CRITERIA["channel_norm"](model, [], p=2, bias=True)["6.weight"]
     squares = rows(conv.weight.detach().square()) + conv.bias.detach().square()
     torch.testing.assert_close(unit, squares.sqrt())

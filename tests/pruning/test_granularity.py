@@ -30,9 +30,9 @@ ONE = torch.tensor([[1.0, -2.0], [3.0, -4.0], [0.0, 5.0]])
     ],
 )
 def test_a_layer_collapses_to_its_output_channels(reduce, expected):
-    found = channel_scores({"w": ONE}, chain(w=[0, 1, 2]), reduce=reduce)
-    assert found.keys() == {"a"}
-    torch.testing.assert_close(found["a"], torch.tensor(expected, dtype=torch.float64))
+    units = channel_scores({"w": ONE}, chain(w=[0, 1, 2]), reduce=reduce)
+    assert units.keys() == {"a"}
+    torch.testing.assert_close(units["a"], torch.tensor(expected, dtype=torch.float64))
 
 
 def test_tied_layers_of_opposite_sign_cancel_when_abs_comes_after_the_sum():
@@ -67,8 +67,8 @@ def test_concat_is_the_reduction_over_all_elements_of_all_members():
         "first": both[:, 0],
     }
     for reduce, value in expected.items():
-        found = channel_scores({"u": u, "v": v}, axes, reduce=reduce, members="concat")["b"]
-        torch.testing.assert_close(found, value, rtol=1e-6, atol=1e-6)
+        units = channel_scores({"u": u, "v": v}, axes, reduce=reduce, members="concat")["b"]
+        torch.testing.assert_close(units, value, rtol=1e-6, atol=1e-6)
 
 
 def test_all_rows_of_a_group_are_one_unit():
@@ -95,9 +95,9 @@ def test_a_layer_whose_channels_all_stay_is_left_out(reduce):
     axes = chain(w=[0, 1, 2], stay=None, fixed=[-1, -1, -1])
     scores = dict.fromkeys(("w", "stay", "fixed"), ONE)
     expected = channel_scores({"w": ONE}, axes, reduce=reduce)
-    found = channel_scores(scores, axes, reduce=reduce)
-    assert found.keys() == {"a"}
-    assert torch.equal(found["a"], expected["a"])
+    units = channel_scores(scores, axes, reduce=reduce)
+    assert units.keys() == {"a"}
+    assert torch.equal(units["a"], expected["a"])
     assert channel_scores({"stay": ONE, "fixed": ONE}, axes, reduce=reduce) == {}
 
 

@@ -43,9 +43,9 @@ def test_logits_at_initialisation_are_healthy_while_they_are_scored(name, net):
     """Of order 1: between a network that says nothing and one whose softmax is a single class."""
     torch.manual_seed(0)
     model = build(net, num_classes=10, **NETWORKS[net])
-    found = logits(model, lambda m: CRITERIA[name](m, images(16)))
-    assert found
-    for deviation in found:
+    outputs = logits(model, lambda m: CRITERIA[name](m, images(16)))
+    assert outputs
+    for deviation in outputs:
         assert 0.1 < deviation < 10
 
 
@@ -61,9 +61,9 @@ def test_running_statistics_at_initialisation_do_not_normalise():
 def test_dropout_is_off_in_either_mode(train):
     layer = nn.Linear(3072, 10)
     dropping = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), layer)
-    found = CRITERIA["snip"](dropping, images(4), train=train)["2.weight"]
+    scores = CRITERIA["snip"](dropping, images(4), train=train)["2.weight"]
     plain = CRITERIA["snip"](nn.Sequential(nn.Flatten(), layer), images(4))["1.weight"]
-    assert torch.equal(found, plain)
+    assert torch.equal(scores, plain)
 
 
 RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))

@@ -42,10 +42,10 @@ APPLICATIONS = {
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("application", APPLICATIONS)
-def test_asked_is_got_and_held_to_the_end(application: str, schedule: str):
+def test_the_amount_is_reached_and_held_to_the_end(application: str, schedule: str):
     training = Training(averages=True)
-    asked = APPLICATIONS[application]
-    pruner = Pruner(recipe(schedule=SCHEDULES[schedule], **asked), training)
+    settings = APPLICATIONS[application]
+    pruner = Pruner(recipe(schedule=SCHEDULES[schedule], **settings), training)
     training.run(pruner)
     events = 4 if schedule == "gradual" else 1
     assert len(training.records) == events
@@ -84,23 +84,23 @@ def test_rounds_follow_the_curve_and_only_ever_remove():
     for record in _records(training, pruner):
         now = training.zeros()
         assert all((now[n] | ~before[n]).all() for n in now if n.endswith("weight"))
-        before, got = now, record["prune/got"]
-        assert got == pytest.approx(record["prune/asked"], abs=1e-3)
-    asked = [r["prune/asked"] for r in training.records]
-    assert asked == pytest.approx([0.9 * (1 - (1 - i / 4) ** 3) for i in range(1, 5)])
+        before, removed = now, record["prune/got"]
+        assert removed == pytest.approx(record["prune/asked"], abs=1e-3)
+    amounts = [r["prune/asked"] for r in training.records]
+    assert amounts == pytest.approx([0.9 * (1 - (1 - i / 4) ** 3) for i in range(1, 5)])
 
 
 def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
-    known = 0
+    count = 0
     while training.position < training.total_steps:
         training.run(pruner, until=training.work + 1)
-        yield from training.records[known:]
-        known = len(training.records)
+        yield from training.records[count:]
+        count = len(training.records)
 
 
 @pytest.mark.parametrize("cut", slow_but([13], [4, 13, 21]))
 @pytest.mark.parametrize(
-    "asked",
+    "settings",
     [
         APPLICATIONS["weight"] | {"schedule": GRADUAL},
         APPLICATIONS["channel-surgery"] | {"schedule": GRADUAL},
@@ -118,8 +118,8 @@ def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
         CHANNEL | {"penalty": "group_lasso", "schedule": GRADUAL},
     ],
 )  # fmt: skip
-def test_resuming_anywhere_gives_the_same_network_bit_for_bit(asked: dict, cut: int):
-    config = recipe(**asked)
+def test_resuming_anywhere_gives_the_same_network_bit_for_bit(settings: dict, cut: int):
+    config = recipe(**settings)
     whole = Training()
     whole.run(Pruner(config, whole))
 
@@ -262,8 +262,8 @@ def test_scores_accumulated_over_an_epoch_are_the_mean_of_its_steps():
         sums.append((slopes * training.model[0].weight.detach()).flatten(1).sum(1).abs())
         training.step(pruner)
     expected = torch.stack(sums).mean(0)
-    found = pruner.method.ranking(training, "")
-    torch.testing.assert_close(next(iter(found.values())).float(), expected, rtol=1e-4, atol=1e-7)
+    ranking = pruner.method.ranking(training, "")
+    torch.testing.assert_close(next(iter(ranking.values())).float(), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_counted():

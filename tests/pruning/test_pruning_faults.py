@@ -157,7 +157,7 @@ LATE = {
 }
 
 
-QUICK = [name for name, (asked, says) in LATE.items() if says and "timm" not in asked[0]]
+QUICK = [name for name, (settings, says) in LATE.items() if says and "timm" not in settings[0]]
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, LATE))
@@ -223,9 +223,9 @@ def test_a_dry_run_finds_what_the_recipe_alone_shows(setting, capsys):
 
 
 def test_batches_to_score_on_divide_over_the_planned_processes(capsys):
-    asked = ["--processes=3", "--set=training.batch_size=33"]
+    words = ["--processes=3", "--set=training.batch_size=33"]
     prunes = "--set=pruning={criterion: snip, sparsity: 50%}"
-    assert train.main(["--recipe", DIGITS, "--dry-run", *asked, prunes]) == 2
+    assert train.main(["--recipe", DIGITS, "--dry-run", *words, prunes]) == 2
     assert "over 3 processes; write batch_size: 129" in capsys.readouterr().err
 
 
@@ -359,8 +359,8 @@ def test_equal_scores_of_a_pruned_network_are_a_result(monkeypatch):
 
     def collapses(model, batches):
         calls.append(len(calls))
-        found = {name: torch.rand(w.shape) for name, w in layer_weights(model).items()}
-        return found if calls == [0] else equal_weights(model, batches)
+        scores = {name: torch.rand(w.shape) for name, w in layer_weights(model).items()}
+        return scores if calls == [0] else equal_weights(model, batches)
 
     event(collapses, monkeypatch, **WEIGHTS, schedule={"rounds": 3})
     assert calls == [0, 1, 2]

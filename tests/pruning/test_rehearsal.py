@@ -112,10 +112,10 @@ def rehearsed(config: PruningConfig, model: nn.Module, device: str = "meta") -> 
 
 def agree(config: PruningConfig, model: nn.Module) -> str | None:
     """Both say the same, but for where the round stands in training."""
-    said, foretold = really(config, model), rehearsed(config, model)
-    assert (said is None) == (foretold is None), (said, foretold)
+    said, forecast = really(config, model), rehearsed(config, model)
+    assert (said is None) == (forecast is None), (said, forecast)
     if said is not None:
-        assert said.removeprefix("pruning at step 0, round 1 of 1: ") == foretold
+        assert said.removeprefix("pruning at step 0, round 1 of 1: ") == forecast
     return said
 
 
@@ -174,8 +174,8 @@ def test_weights_that_floors_forbid_are_refused(scope, sparsity):
     measure=st.sampled_from(["channels", "params", "macs", "activation_bytes"]),
 )
 def test_a_floor_is_too_high_where_no_ranking_can_meet_it(removed, floor, round_to, measure):
-    sizes = Sizes(found, positions(model, torch.zeros(1, 1, 8, 8)))
-    widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    sizes = Sizes(channels, positions(model, torch.zeros(1, 1, 8, 8)))
+    widths = {axis: channels.widths[axis] for axis in sizes.prunable}
     dense = sizes.of(measure, {})
     ask = Ask(measure, removed, dense, floors(widths, floor), widths, "global", 0.9, round_to)
     scores = {axis: torch.rand(width) for axis, width in widths.items()}
@@ -192,7 +192,7 @@ def test_a_floor_is_too_high_where_no_ranking_can_meet_it(removed, floor, round_
 
 
 model = network()
-found = axes(model, torch.zeros(1, 1, 8, 8))
+channels = axes(model, torch.zeros(1, 1, 8, 8))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -200,7 +200,7 @@ def test_criteria_with_negative_scores_are_known(criterion):
     scores = CRITERIA[criterion](training_of(model).model, [images(3, 16)])
     if any(bool((score < 0).any()) for score in scores.values()):
         assert CRITERIA[criterion].signed
-    units = CRITERIA[criterion].by_unit(scores, found)
+    units = CRITERIA[criterion].by_unit(scores, channels)
     if not CRITERIA[criterion].is_signed({}):
         assert all(bool((score >= 0).all()) for score in units.values())
 
@@ -232,20 +232,20 @@ def test_axes_that_only_values_show_to_be_fixed_are_judged_with_values(monkeypat
     assert really(config, Written()) is None
     monkeypatch.setitem(models.zoo.MODELS, "written", models.zoo.Entry(Written))
     prunes = "pruning={criterion: bn_scale, granularity: channel, channels: 50%}"
-    asked, _ = load(ROOT / DIGITS, ["model=written", prunes])
-    rehearse(asked, info(asked.data))
+    stated, _ = load(ROOT / DIGITS, ["model=written", prunes])
+    rehearse(stated, info(stated.data))
     with pytest.raises(RecipeError, match=r"^pruning: criterion activation_taylor"):
-        rehearse(*_with_a_criterion_that_lacks_a_layer(monkeypatch, asked))
+        rehearse(*_with_a_criterion_that_lacks_a_layer(monkeypatch, stated))
 
 
-def _with_a_criterion_that_lacks_a_layer(monkeypatch, asked):
+def _with_a_criterion_that_lacks_a_layer(monkeypatch, stated):
     def lacking(model, batches, *, reduce=None):
         return {"last.weight": torch.ones(len(model.last.weight))}
 
     monkeypatch.setitem(CRITERIA, "activation_taylor", Criterion(lacking))
-    criterion = asked.pruning.criterion.model_copy(update={"name": "activation_taylor"})
-    pruning = asked.pruning.model_copy(update={"criterion": criterion})
-    return asked.model_copy(update={"pruning": pruning}), info(asked.data)
+    criterion = stated.pruning.criterion.model_copy(update={"name": "activation_taylor"})
+    pruning = stated.pruning.model_copy(update={"criterion": criterion})
+    return stated.model_copy(update={"pruning": pruning}), info(stated.data)
 
 
 def test_what_asks_for_values_is_left_to_its_round(monkeypatch):
@@ -287,9 +287,9 @@ def test_batches_divide_over_processes_and_classes():
     check(recipe(criterion="snip", sparsity=0.5), model, image, processes=4)
     with pytest.raises(PruningError, match=r"of 32 images .* over 3 processes; write .*: 33"):
         check(recipe(criterion="snip", sparsity=0.5), model, image, processes=3)
-    asked = {"batches": 1, "batch_size": 30, "class_balanced": True}
+    options = {"batches": 1, "batch_size": 30, "class_balanced": True}
     with pytest.raises(PruningError, match="30 images do not divide among 4 classes"):
-        check(recipe(criterion="snip", sparsity=0.5, calibration=asked), model, image)
+        check(recipe(criterion="snip", sparsity=0.5, calibration=options), model, image)
 
 
 def test_a_laboratory_is_tried_out():

@@ -1,24 +1,26 @@
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pruning.amount.scope import keep_exactly, kept
 from pruning.schedule.schedule import CURVES, Schedule
 from pruning.schedule.triggers import (
     Drift,
     Epi,
     MaskDistance,
     RandomEpoch,
+    WouldKeep,
     similarity,
-    structure,
 )
 from schema.pruning import PruningConfig, ScheduleConfig
 
 
-def no_scores() -> dict[str, torch.Tensor]:
+def no_scores(removed: float) -> dict[str, torch.Tensor]:
     raise AssertionError("this trigger needs no scores")
 
 
@@ -126,12 +128,12 @@ def test_wrong_schedules_say_what_to_write(keys: dict, message: str):
 # EPI
 
 
-def of_structure(counts: list[int], widths: list[int]) -> dict[str, torch.Tensor]:
-    """Scores whose global top Σ counts has exactly so many units in each layer."""
-    return {
-        str(i): torch.cat([torch.ones(n), torch.zeros(w - n)])
-        for i, (n, w) in enumerate(zip(counts, widths, strict=True))
+def keeping(counts: list[int], widths: list[int]) -> WouldKeep:
+    """The first `counts` units of layers of these widths, whatever the fraction removed."""
+    keep = {
+        str(i): torch.arange(w) < n for i, (n, w) in enumerate(zip(counts, widths, strict=True))
     }
+    return lambda removed: keep
 
 
 N = [[32, 64, 104], [40, 60, 100], [42, 58, 100], [42, 57, 101]]
@@ -144,10 +146,10 @@ def test_similarity_and_epi_have_the_test_vector():
     assert similarity([0, 5], [0, 5]) == 1
     trigger, log = Epi(0.5, "channel", r=3, ratios=[]), {}
     for epoch, counts in enumerate(N):
-        scores = of_structure(counts, [120, 120, 160])
-        assert structure(scores, 0.5) == counts
-        log = trigger.observe(epoch + 1, nn.Identity(), lambda scores=scores: scores)
+        log = trigger.observe(epoch + 1, nn.Identity(), keeping(counts, [120, 120, 160]))
     assert log == {
+        "epi/tau": 0.944,
+        "epi/ratio": 0.5,
         "epi/structure_0.5": N[3],
         "epi/removed_0.5": pytest.approx(0.969300, abs=5e-7),
     }
@@ -156,27 +158,24 @@ def test_similarity_and_epi_have_the_test_vector():
 @pytest.mark.parametrize("r", [1, 3, 5])
 def test_epi_cannot_fire_before_r_plus_5_and_then_does(r: int):
     trigger = Epi(0.5, "channel", r=r)
-    scores = of_structure([10, 20], [30, 30])
     fired = []
     for epoch in range(20):
-        trigger.observe(epoch + 1, nn.Identity(), lambda: scores)
+        trigger.observe(epoch + 1, nn.Identity(), keeping([10, 20], [30, 30]))
         fired.append(trigger.fired)
     assert fired.index(True) == r + 5
 
 
 def test_epi_needs_both_conditions():
-    settled, moved = of_structure([20, 10], [30, 30]), of_structure([10, 20], [30, 30])
+    settled, moved = keeping([20, 10], [30, 30]), keeping([10, 20], [30, 30])
     low = Epi(0.5, "channel", r=1, tau=0.99)
     for epoch in range(30):  # EPI is 2/3 for ever: high enough by the past, below tau
-        scores = settled if epoch % 2 else moved
-        low.observe(epoch + 1, nn.Identity(), lambda scores=scores: scores)
+        low.observe(epoch + 1, nn.Identity(), settled if epoch % 2 else moved)
     assert not low.fired
     falling = Epi(0.5, "channel", r=1, tau=0.5)
     for epoch in range(7):  # 1, 1, 1, 1, 1, then lower than the five before
-        scores = settled if epoch < 6 else moved
-        falling.observe(epoch + 1, nn.Identity(), lambda scores=scores: scores)
+        falling.observe(epoch + 1, nn.Identity(), settled if epoch < 6 else moved)
     assert not falling.fired
-    falling.observe(8, nn.Identity(), lambda: moved)
+    falling.observe(8, nn.Identity(), moved)
     assert falling.fired  # 1 again: not below any of the last five
 
 
@@ -232,10 +231,10 @@ def test_a_threshold_that_never_fires_is_an_error():
 
 def test_mask_distance_fires_once_four_earlier_masks_are_near():
     trigger = MaskDistance(0.5, "channel", distance=0.1)
-    stable = {"a": torch.arange(20.0)}
+    stable = {"a": torch.arange(20) < 10}
     fired = []
-    for epochs, scores in enumerate([stable, {"a": -stable["a"]}, *[stable] * 6]):
-        trigger.observe(epochs, nn.Identity(), lambda scores=scores: scores)
+    for epochs, keep in enumerate([stable, {"a": ~stable["a"]}, *[stable] * 6]):
+        trigger.observe(epochs, nn.Identity(), lambda removed, keep=keep: keep)
         fired.append(trigger.fired)
     assert fired.index(True) == 6  # epoch 1 was far; epochs 2 to 5 and 6 agree
 
@@ -248,11 +247,17 @@ def test_random_epoch_is_even_and_the_same_for_the_same_seed():
     assert max(abs(c - 100) for c in counts) < 5 * math.sqrt(75)
 
 
+def _best(scores: torch.Tensor, removed: float) -> dict[str, torch.Tensor]:
+    """Masks of two layers, of the scores' best entries."""
+    mask = keep_exactly(scores, kept(len(scores), removed))
+    return {"a": mask[:40], "b": mask[40:]}
+
+
 @pytest.mark.parametrize("cut", [2, 5, 9])
 def test_triggers_resume_exactly(cut: int):
     stream = torch.Generator().manual_seed(0)
-    epochs = [{"a": torch.rand(40, generator=stream), "b": torch.rand(9, generator=stream)}] * 4
-    epochs += [{"a": torch.rand(40, generator=stream), "b": torch.rand(9, generator=stream)}] * 8
+    first_scores, later_scores = (torch.rand(49, generator=stream) for _ in range(2))
+    epochs = [first_scores] * 4 + [later_scores] * 8
     model = nn.Linear(3, 3)
     for make in (lambda: Epi(0.3, "channel", r=2), lambda: Drift(0.5, "weight"),
                  lambda: MaskDistance(0.5, "channel")):  # fmt: skip
@@ -266,7 +271,7 @@ def test_triggers_resume_exactly(cut: int):
                     trigger = make()
                     trigger.load_state_dict(state)
                 moved_to(model, 1 + number / 10)
-                logs.append(trigger.observe(number, model, lambda scores=scores: scores))
+                logs.append(trigger.observe(number, model, partial(_best, scores)))
             if not resumes:
                 expected, fired = logs, trigger.fired
         assert logs == expected

@@ -48,11 +48,11 @@ class Training:
         self.ema = None
         self.position = self.work = 0
         self.steps_per_epoch, self.total_steps = 10, 20
-        self.asked = []
+        self.requests = []
         self._draw, self._ranks, self._rank, self._exchange = draw, ranks, rank, exchange
 
     def calibration(self, batches, batch_size, *, class_balanced=False, stream=""):
-        self.asked.append((batches, batch_size, stream))
+        self.requests.append((batches, batch_size, stream))
         whole = [self._draw(f"{stream} {i}", batch_size) for i in range(batches)]
         return [(x.chunk(self._ranks)[self._rank], y.chunk(self._ranks)[self._rank])
                 for x, y in whole]  # fmt: skip
@@ -85,13 +85,13 @@ def on_ranks(work, make, ranks=2):
 
 
 def round_of(training, *, measure="channels", removed=0.5, criterion="channel_norm"):
-    found = axes(training.model, training.example_input)
-    sizes = Sizes(found, positions(training.model, training.example_input))
-    widths = {axis: found.widths[axis] for axis in sizes.prunable}
-    scores = channel_scores(CRITERIA[criterion](training.model, []), found)
+    channels = axes(training.model, training.example_input)
+    sizes = Sizes(channels, positions(training.model, training.example_input))
+    widths = {axis: channels.widths[axis] for axis in sizes.prunable}
+    scores = channel_scores(CRITERIA[criterion](training.model, []), channels)
     ask = Ask(measure, removed, sizes.of(measure, {}), floors(widths, 0.02), widths, tolerance=0.2)
     alive = {axis: torch.ones(n, dtype=torch.bool) for axis, n in widths.items()}
-    return ChannelRound({a: scores[a] for a in widths}, sizes, ask, alive, found, training, "0")
+    return ChannelRound({a: scores[a] for a in widths}, sizes, ask, alive, channels, training, "0")
 
 
 def stream_of(name):
@@ -146,17 +146,17 @@ def test_gates_keep_the_planted_channels_and_leave_all_else_alone():
     assert gates.max() <= 1
     keep = search.keep(round_of(training, removed=0.75))
     assert keep["1"].nonzero().flatten().tolist() == USEFUL
-    assert sum(batches for batches, _, _ in training.asked) == 2 * 120
-    assert all(size == 64 for _, size, _ in training.asked)
+    assert sum(batches for batches, _, _ in training.requests) == 2 * 120
+    assert all(size == 64 for _, size, _ in training.requests)
 
 
 def test_the_mean_gate_is_drawn_to_the_density():
-    found = {}
+    chosen = {}
     for density in (0.2, 0.8):
         search = PruneFromScratch(steps=150, batch_size=8, strength=50.0, density=density)
-        found[density] = float(search.gates(round_of(planted()))["1"].mean())
-    assert found[0.2] == pytest.approx(0.2, abs=0.05)
-    assert found[0.8] == pytest.approx(0.8, abs=0.05)
+        chosen[density] = float(search.gates(round_of(planted()))["1"].mean())
+    assert chosen[0.2] == pytest.approx(0.2, abs=0.05)
+    assert chosen[0.8] == pytest.approx(0.8, abs=0.05)
 
 
 def test_equal_gates_are_told_apart_by_the_criterion():
@@ -171,12 +171,12 @@ def test_equal_gates_are_told_apart_by_the_criterion():
 def test_a_gate_at_zero_is_removal(make):
     torch.manual_seed(0)
     model, x = make().double().eval(), noise("x", 4)[0]
-    found = axes(model, x[:1])
-    keep = {axis: torch.arange(width) % 3 != 1 for axis, width in found.widths.items()}
+    channels = axes(model, x[:1])
+    keep = {axis: torch.arange(width) % 3 != 1 for axis, width in channels.widths.items()}
     factors = torch.cat([*keep.values(), torch.tensor([True])]).double()
     with torch.no_grad():
-        closed = functional_call(model, gated(list(readers(model, found)), factors), (x,))
-        shrink(model, found, keep)
+        closed = functional_call(model, gated(list(readers(model, channels)), factors), (x,))
+        shrink(model, channels, keep)
         torch.testing.assert_close(model(x), closed, rtol=1e-12, atol=1e-12)
 
 
@@ -218,7 +218,7 @@ def test_the_best_candidate_wins_and_the_model_is_left_alone():
     keep = EagleEye(candidates=40, judge=2, batch_size=128).keep(round_of(training))
     assert {axis: int(kept.sum()) for axis, kept in keep.items()} == {"1": 6, "3": 2}
     assert equal(everything(training.model), before)
-    assert [asked[:2] for asked in training.asked] == [(2, 128)]  # no BatchNorm: none to adapt
+    assert [call[:2] for call in training.requests] == [(2, 128)]  # no BatchNorm: none to adapt
 
 
 def test_candidates_are_judged_after_adaptation_on_images_apart():
@@ -228,13 +228,13 @@ def test_candidates_are_judged_after_adaptation_on_images_apart():
     search = EagleEye(candidates=5, judge=2, adapt=3, batch_size=16)
     round = round_of(training)
     keep = search.keep(round)
-    assert [asked[:2] for asked in training.asked] == [(5, 16)]  # all at once: none comes twice
-    drawn = training.calibration(*training.asked[0][:2], stream=training.asked[0][2])
+    assert [call[:2] for call in training.requests] == [(5, 16)]  # all at once: none comes twice
+    drawn = training.calibration(*training.requests[0][:2], stream=training.requests[0][2])
     merits = []
     for candidate in search.candidates_of(round):
         model = copy.deepcopy(training.model).eval()
-        found = shrink(model, round.axes, candidate)
-        bn_recalibrate(model, found, {}, drawn[2:])
+        smaller = shrink(model, round.axes, candidate)
+        bn_recalibrate(model, smaller, {}, drawn[2:])
         x, labels = (torch.cat(part) for part in zip(*drawn[:2], strict=True))
         with torch.no_grad():
             logits = model(x)
@@ -249,11 +249,11 @@ def test_rates_are_drawn_between_low_and_high_and_scaled_to_the_size():
     round = round_of(funnel(), removed=0.25)
     even = EagleEye(candidates=3, low=0.3, high=0.3).candidates_of(round)
     assert all(int(kept.sum()) == 6 for keep in even for kept in keep.values())
-    found = EagleEye(candidates=200, low=0.0, high=0.5).candidates_of(round_of(funnel()))
-    widths = [[int(kept.sum()) for kept in keep.values()] for keep in found]
+    candidates = EagleEye(candidates=200, low=0.0, high=0.5).candidates_of(round_of(funnel()))
+    widths = [[int(kept.sum()) for kept in keep.values()] for keep in candidates]
     assert all(sum(each) == 8 for each in widths)
     assert {each[0] for each in widths} == {3, 4, 5}  # shares between 1 : 2 and 2 : 1
-    for keep in found:
+    for keep in candidates:
         assert all(s[keep[a]].min() >= s[~keep[a]].max() for a, s in round.scores.items())
 
 
@@ -301,10 +301,10 @@ def test_a_recipe_gets_the_size_it_asks_for(name, measure):
     config = section(
         **{measure: 0.5, "selection": {"name": name, **SEARCHES[name]}, "application": "surgery"}
     )
-    made_of = Pruner(config, training).prune(training)
+    event = Pruner(config, training).prune(training)
     now = count(training.model, training.example_input)
     if measure == "channels":
-        assert sum(layer["kept"] for layer in made_of["prune/layers"].values()) == 5
+        assert sum(layer["kept"] for layer in event["prune/layers"].values()) == 5
     else:
         assert 0.4 <= getattr(now, measure) / getattr(dense, measure) <= 0.5
 
@@ -349,7 +349,7 @@ def test_points_that_make_no_sense_say_what_to_write(keys, message):
 # ── BatchNorm of the global batch ────────────────────────────────────────────────────────────────
 def test_on_one_rank_it_is_batch_norm_in_value_gradient_and_statistics():
     x, slope = noise("x", 6)[0], noise("slope", 6)[0]
-    found = []
+    statistics = []
     for mode in (None, WholeBatch(lambda tensor: tensor)):
         norm, image = tiny_network("residual", torch.float64).bn, x[:, :1].repeat(1, 4, 1, 1)
         image = (image * torch.arange(1.0, 5.0).view(1, 4, 1, 1)).requires_grad_()
@@ -363,8 +363,8 @@ def test_on_one_rank_it_is_batch_norm_in_value_gradient_and_statistics():
         unbiased = 1 if mode is None else n / (n - 1)  # ours takes the variance it divides by
         before = tiny_network("residual", torch.float64).bn.running_var
         new = (norm.running_var - 0.9 * before) * unbiased
-        found.append([y.detach(), image.grad, norm.weight.grad, norm.running_mean, new])
-    for theirs, ours in zip(*found, strict=True):
+        statistics.append([y.detach(), image.grad, norm.weight.grad, norm.running_mean, new])
+    for theirs, ours in zip(*statistics, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 

@@ -56,10 +56,10 @@ OPTIMIZERS = {
 }
 
 
-def random_keep(found, seed=0):
+def random_keep(channels, seed=0):
     generator = torch.Generator().manual_seed(seed)
     keep = {}
-    for axis, width in found.widths.items():
+    for axis, width in channels.widths.items():
         keep[axis] = torch.rand(width, generator=generator) > 0.8 * torch.rand(
             (), generator=generator
         )
@@ -77,51 +77,52 @@ def begun(network, optimizer):
     """A network with three steps of training behind it: no momentum is zero."""
     torch.manual_seed(0)
     model = network()
-    it = Trained(model, OPTIMIZERS[optimizer](model.parameters()), ModelEmaV3(model, decay=0.9))
+    average = ModelEmaV3(model, decay=0.9)
+    trained = Trained(model, OPTIMIZERS[optimizer](model.parameters()), average)
     for position in range(3):
-        step(it, position)
-    return it
+        step(trained, position)
+    return trained
 
 
-def copied(it, optimizer):
-    model, average = copy.deepcopy((it.model, it.average))
-    made = OPTIMIZERS[optimizer](model.parameters())
-    made.load_state_dict(copy.deepcopy(it.optimizer.state_dict()))
-    return Trained(model, made, average)
+def copied(trained, optimizer):
+    model, average = copy.deepcopy((trained.model, trained.average))
+    new_optimizer = OPTIMIZERS[optimizer](model.parameters())
+    new_optimizer.load_state_dict(copy.deepcopy(trained.optimizer.state_dict()))
+    return Trained(model, new_optimizer, average)
 
 
 @torch.no_grad()
-def nudged(it, seed):
+def nudged(trained, seed):
     """Every weight moved by one unit in the last place."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in it.model.parameters():
+    for parameter in trained.model.parameters():
         sign = torch.randint(2, parameter.shape, generator=generator).double() * 2 - 1
         parameter.mul_(1 + EPS * sign)
-    return it
+    return trained
 
 
-def shifted(it):
+def shifted(trained):
     """Every momentum is that of the channel before: as if it had been cut at a wrong place."""
-    for parameter, state in it.optimizer.state.items():
+    for parameter, state in trained.optimizer.state.items():
         for value in state.values():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 value.copy_(value.roll(1, 0))
-    return it
+    return trained
 
 
-def step(it, position, held=None):
+def step(trained, position, held=None):
     """One training step; with masks `held` on gradients before clipping and on weights after it."""
     generator = torch.Generator().manual_seed(position)
     images = torch.randn(8, 3, 32, 32, generator=generator, dtype=torch.float64)
-    it.optimizer.zero_grad()
-    F.cross_entropy(it.model(images), torch.randint(5, (8,), generator=generator)).backward()
-    parameters = dict(it.model.named_parameters())
+    trained.optimizer.zero_grad()
+    F.cross_entropy(trained.model(images), torch.randint(5, (8,), generator=generator)).backward()
+    parameters = dict(trained.model.named_parameters())
     for name, mask in (held or {}).items():
         parameters[name].grad *= mask
-    nn.utils.clip_grad_norm_(it.model.parameters(), 0.5)
-    it.optimizer.step()
-    zero(it.model, held or {})
-    it.average.update(it.model)
+    nn.utils.clip_grad_norm_(trained.model.parameters(), 0.5)
+    trained.optimizer.step()
+    zero(trained.model, held or {})
+    trained.average.update(trained.model)
 
 
 def zero(model, held):
@@ -132,11 +133,11 @@ def zero(model, held):
 
 
 @torch.no_grad()
-def distance(one, other):
+def distance(first, other):
     """The largest difference of outputs in evaluation mode, of networks and averaged copies."""
     generator = torch.Generator().manual_seed(99)
     images = torch.randn(4, 3, 32, 32, generator=generator, dtype=torch.float64)
-    pairs = (one.model, other.model), (one.average.module, other.average.module)
+    pairs = (first.model, other.model), (first.average.module, other.average.module)
     return max(float((a.eval()(images) - b.eval()(images)).abs().max()) for a, b in pairs)
 
 
@@ -150,28 +151,29 @@ def test_training_goes_on_as_in_the_masked_dense_network(network, optimizer):
     depends on the CPU, for the twins and for the shrunken network alike.
     """
     dense = begun(network, optimizer)
-    found = axes(dense.model, IMAGE)
-    keep = random_keep(found)
-    held = masks(found, keep)
+    channels = axes(dense.model, IMAGE)
+    keep = random_keep(channels)
+    held = masks(channels, keep)
     small, wrong = copied(dense, optimizer), copied(dense, optimizer)
-    for it in (small, wrong):
-        left = prune_channels(it.model, found, keep, optimizer=it.optimizer, ema=it.average.module)
+    for run in (small, wrong):
+        ema = run.average.module
+        left = prune_channels(run.model, channels, keep, optimizer=run.optimizer, ema=ema)
     shifted(wrong)
     zero(dense.model, held)
     zero(dense.average.module, held)
     twins = [nudged(copied(dense, optimizer), seed) for seed in range(3)]
     for position in range(3, 13):
-        for it in (dense, *twins):
-            step(it, position, held)
-        for it in (small, wrong):
-            step(it, position)
+        for run in (dense, *twins):
+            step(run, position, held)
+        for run in (small, wrong):
+            step(run, position)
 
     allowed = 100 * max(EPS, *(distance(dense, twin) for twin in twins))
     assert distance(dense, small) <= allowed
     assert distance(dense, wrong) > 10 * allowed  # a wrong cut shows: a thousand times the twins
     trained = [id(p) for group in small.optimizer.param_groups for p in group["params"]]
     assert Counter(trained) == Counter(id(p) for p in small.model.parameters())
-    sizes = [sum(p.numel() for p in it.model.parameters()) for it in (small, dense)]
+    sizes = [sum(p.numel() for p in run.model.parameters()) for run in (small, dense)]
     assert sizes[0] < sizes[1]
     for little in (small.model, small.average.module):
         shapes = {n: tuple(t.shape) for n, t in little.state_dict().items()}
@@ -181,7 +183,7 @@ def test_training_goes_on_as_in_the_masked_dense_network(network, optimizer):
 def test_gradients_masks_and_scores_are_sliced_with_their_weights():
     torch.manual_seed(0)
     model = vgg()
-    found = axes(model, IMAGE)
+    channels = axes(model, IMAGE)
     model(IMAGE).sum().backward()
     before = {name: (p.detach().clone(), p.grad.clone()) for name, p in model.named_parameters()}
     scores = {
@@ -191,7 +193,7 @@ def test_gradients_masks_and_scores_are_sliced_with_their_weights():
     }
     given = copy.deepcopy(scores)
     keep = {"0": torch.arange(8) > 2, "4": torch.arange(12) % 2 == 0}
-    prune_channels(model, found, keep, tensors=[given])
+    prune_channels(model, channels, keep, tensors=[given])
     after = dict(model.named_parameters())
     first, second = torch.arange(3, 8), torch.arange(0, 12, 2)
     columns = (4 * second[:, None] + torch.arange(4)).flatten()
@@ -238,7 +240,7 @@ def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
     flat = nn.Sequential(nn.AvgPool2d(4), nn.Flatten())
     model = nn.Sequential(nn.Conv2d(20, 28, 1), flat, nn.Linear(28, 36), nn.Linear(36, 4))
     image = torch.randn(2, 20, 4, 4)
-    found = axes(model, image[:1])
+    channels = axes(model, image[:1])
     optimizer = build_optimizer(kind, model.parameters())
     second_order = getattr(optimizer, "is_second_order", False)
 
@@ -250,7 +252,7 @@ def test_state_of_every_optimizer_follows_its_weight(kind, monkeypatch):
     train()
     old = {name: (p, state_of(optimizer, p)) for name, p in model.named_parameters()}
     keep = {"0": torch.arange(28) % 4 > 0, "2": torch.arange(36) % 3 > 0}
-    prune_channels(model, found, keep, optimizer=optimizer)
+    prune_channels(model, channels, keep, optimizer=optimizer)
     kept = {"0.weight": keep["0"], "0.bias": keep["0"], "2.bias": keep["2"]}
     checked = 0
     for name, parameter in model.named_parameters():
@@ -305,13 +307,13 @@ def test_factored_moments_are_cut_along_the_dimensions_they_have(kind, monkeypat
     kernel = 1 if kind == "kron" else 3
     model = nn.Sequential(nn.Conv2d(3, 20, 1), nn.Conv2d(20, 20, kernel), nn.Conv2d(20, 4, 2))
     image = torch.randn(2, 3, 4, 4)
-    found = axes(model, image[:1])
+    channels = axes(model, image[:1])
     optimizer = build_optimizer(kind, model.parameters())
     model(image).square().sum().backward()
     optimizer.step()
     old = state_of(optimizer, model[1].weight)
     rows, columns = torch.arange(20) % 7 > 0, torch.arange(20) != 4
-    prune_channels(model, found, {"0": columns, "1": rows}, optimizer=optimizer)
+    prune_channels(model, channels, {"0": columns, "1": rows}, optimizer=optimizer)
     new = state_of(optimizer, model[1].weight)
     for key, cut in FACTORS[kind].items():
         expected = cut(old[key], rows, columns)
@@ -321,14 +323,14 @@ def test_factored_moments_are_cut_along_the_dimensions_they_have(kind, monkeypat
 def test_a_moment_that_would_be_factored_otherwise_starts_anew_with_a_warning():
     model = nn.Sequential(nn.Conv2d(20, 20, 1), nn.Conv2d(20, 4, 1))
     image = torch.randn(2, 20, 4, 4)
-    found = axes(model, image[:1])
+    channels = axes(model, image[:1])
     optimizer = build_optimizer("adafactor", model.parameters())
     model(image).square().sum().backward()
     optimizer.step()
     with pytest.warns(
         UserWarning, match=r"starts the state of a weight anew.* at \(10, 20, 1, 1\)"
     ):
-        prune_channels(model, found, {"0": torch.arange(20) < 10}, optimizer=optimizer)
+        prune_channels(model, channels, {"0": torch.arange(20) < 10}, optimizer=optimizer)
     assert not state_of(optimizer, model[0].weight)
     assert state_of(optimizer, model[0].bias)
     model(image).square().sum().backward()
@@ -360,10 +362,10 @@ def refusals():
 @pytest.mark.parametrize("message", refusals()[1])
 def test_refusals_say_where_and_change_nothing(message):
     model, cases = refusals()
-    found = axes(model, IMAGE)
+    channels = axes(model, IMAGE)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=re.escape(message)):
-        prune_channels(model, found, {"0": torch.arange(8) > 2}, **cases[message])
+        prune_channels(model, channels, {"0": torch.arange(8) > 2}, **cases[message])
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -386,12 +388,12 @@ def test_the_pruned_network_exports(network, tmp_path):
     torch.manual_seed(0)
     model = network().float().eval()
     image = torch.randn(1, 3, 32, 32)
-    found = axes(model, image)
-    prune_channels(model, found, random_keep(found))
+    channels = axes(model, image)
+    prune_channels(model, channels, random_keep(channels))
     expected = model(image).detach()
     exported = torch.export.export(model, (image,)).module()
     torch.testing.assert_close(exported(image), expected)
     torch.onnx.export(model, (image,), tmp_path / "model.onnx", dynamo=True, verbose=False)
     session = ReferenceEvaluator(str(tmp_path / "model.onnx"))
-    (got,) = session.run(None, {session.input_names[0]: image.numpy()})
-    np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1e-5)
+    (actual,) = session.run(None, {session.input_names[0]: image.numpy()})
+    np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-5)

@@ -18,8 +18,8 @@ DOCUMENTS = documents(tables.ROOT)
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_generated_tables_are_what_the_records_say(path):
     claims = find_claims(tables.ROOT / "papers/claims")
-    found = load_records(tables.ROOT / "results")
-    assert regenerate(path.read_text(), claims, found) == path.read_text(), "run tables.py readme"
+    runs = load_records(tables.ROOT / "results")
+    assert regenerate(path.read_text(), claims, runs) == path.read_text(), "run tables.py readme"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
@@ -111,15 +111,15 @@ def test_a_cell_that_does_not_exist_is_an_error(root):
 
 def test_a_generated_block_holds_only_what_was_run(root):
     text = "before\n<!-- results:bep/3 -->\nstale 99.9\n<!-- end -->\nafter\n"
-    made = regenerate(text, [], load_records(root / "results"))
-    assert "stale" not in made
-    assert made.startswith("before\n")
-    assert made.endswith("after\n")
-    rows = [line for line in made.splitlines() if line.startswith("| CIFAR")]
+    page = regenerate(text, [], load_records(root / "results"))
+    assert "stale" not in page
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    rows = [line for line in page.splitlines() if line.startswith("| CIFAR")]
     assert len(rows) == 1
     assert "70.46" in rows[0]
     assert "67.7" in rows[0]
-    assert regenerate(made, [], load_records(root / "results")) == made
+    assert regenerate(page, [], load_records(root / "results")) == page
     assert "Nothing of this table" in regenerate(text.replace("bep/3", "bep/5"), [], [])
 
 

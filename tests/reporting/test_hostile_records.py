@@ -43,8 +43,8 @@ def pruning(**event: Any) -> str:
 
 
 def forecast(**event: Any) -> str:
-    told = {"forecast/truth": [1.0], "forecast/mean": [1.0], "forecast/sd": [1.0]}
-    return record(history={"forecasts": [told | event]})
+    values = {"forecast/truth": [1.0], "forecast/mean": [1.0], "forecast/sd": [1.0]}
+    return record(history={"forecasts": [values | event]})
 
 
 @pytest.mark.parametrize(
@@ -162,11 +162,11 @@ def test_figures_beside_one_another_that_are_none_are_named(tmp_path, capsys):
 def test_settings_reach_the_record_however_they_were_written(command, tmp_path):
     folder = make_run(tmp_path / "run", seed=3, command=f"train.py {command}")
     path = collect(folder, tmp_path / "results")
-    (found,) = load_records(tmp_path / "results")
+    (record,) = load_records(tmp_path / "results")
     extra = ("training.duration=2ep", "model={name: x}")
-    assert found.job == Job(None, "recipes/a.yaml", (), extra, 3)
+    assert record.job == Job(None, "recipes/a.yaml", (), extra, 3)
     assert not re.search(r"/my|/o\b", path.read_text())
-    assert "--set 'model={name: x}'" in found.environment["command"]
+    assert "--set 'model={name: x}'" in record.environment["command"]
 
 
 class Tags(HTMLParser):
@@ -209,8 +209,10 @@ def test_nothing_in_a_record_becomes_markup(changes, tmp_path):
         "<script"
     )
     for text in (page, *(p.read_text() for p in (tmp_path / "out/figures").glob("*.svg"))):
-        found = Tags(text).attributes
-        assert not [name for tag, name in found if tag in ("img", "iframe") or name[:2] == "on"]
+        attributes = Tags(text).attributes
+        assert not [
+            name for tag, name in attributes if tag in ("img", "iframe") or name[:2] == "on"
+        ]
 
 
 ODD = [
@@ -224,7 +226,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("changes", slow_but(ODD[:1], ODD), ids=lambda it: str(it)[:40])
+@pytest.mark.parametrize("changes", slow_but(ODD[:1], ODD), ids=lambda changes: str(changes)[:40])
 def test_any_name_and_number_is_drawn(changes, tmp_path):
     page = write({}, two_runs(tmp_path, **changes), tmp_path / "out")
     assert page.read_text().count("<figure") >= 2
@@ -236,9 +238,9 @@ def test_any_name_and_number_is_drawn(changes, tmp_path):
 
 
 def test_a_long_name_is_a_short_file_of_its_own():
-    one, other = slug("x" * 500 + "a"), slug("x" * 500 + "b")
-    assert one != other
-    assert len(one) == len(other) <= 120
+    first, other = slug("x" * 500 + "a"), slug("x" * 500 + "b")
+    assert first != other
+    assert len(first) == len(other) <= 120
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", "-5 =", "+1+"])
@@ -250,7 +252,7 @@ def test_no_cell_begins_a_formula_and_numbers_stay_numbers(start, tmp_path):
     line = {"data__name": table.rows[row]["dataset"], "eval__top1_percent": -0.5}
     collect(make_run(tmp_path / "run", **line), tmp_path / "results", job)
     text = show.as_csv(table, compare(table, [], load_records(tmp_path / "results")))
-    (ran,) = [one for one in csv.DictReader(io.StringIO(text)) if one["status"] == "1 seed"]
+    (ran,) = [cells for cells in csv.DictReader(io.StringIO(text)) if cells["status"] == "1 seed"]
     assert formula.replace("\r", " ") in ran["differs"]
     assert ran["ours_val_acc"] == "-0.5"
     assert float(ran["difference_val_acc"]) < 0

@@ -144,14 +144,14 @@ def test_a_pattern_that_picks_nothing_is_an_error(project, capsys):
 # ── plan ─────────────────────────────────────────────────────────────────────────────────────────
 def test_plan_multiplies_what_was_measured(project):
     (job,) = jobs(project, only="*,24K,*", seeds=(0,))
-    found = load_records(project / "results")
-    made = forecast(job, project, found, Rates(price_per_gpu_hour=3.0), "Synthetic Processor")
-    assert made.images == 150 * 50_000
-    assert made.hours == pytest.approx(7.5e6 / 1000 / 3600)
-    assert made.energy_kwh == pytest.approx(made.hours * 0.25)  # 0.5 kWh in 2 h
-    assert made.emissions_kgco2e == pytest.approx(made.energy_kwh * 0.4)
-    assert made.money == pytest.approx(3 * made.hours)
-    assert "3 records" in summed([made], "x").rows[0]
+    runs = load_records(project / "results")
+    priced = forecast(job, project, runs, Rates(price_per_gpu_hour=3.0), "Synthetic Processor")
+    assert priced.images == 150 * 50_000
+    assert priced.hours == pytest.approx(7.5e6 / 1000 / 3600)
+    assert priced.energy_kwh == pytest.approx(priced.hours * 0.25)  # 0.5 kWh in 2 h
+    assert priced.emissions_kgco2e == pytest.approx(priced.energy_kwh * 0.4)
+    assert priced.money == pytest.approx(3 * priced.hours)
+    assert "3 records" in summed([priced], "x").rows[0]
 
 
 def test_plan_takes_the_baseline_that_the_claim_names(project):
@@ -162,8 +162,8 @@ def test_plan_takes_the_baseline_that_the_claim_names(project):
     (project / "recipes/bep/a.yaml").write_text("extends: b.yaml\n")
     with pytest.raises(PlanError, match="no record of other_cnn"):
         forecast(job, project, [], Rates(), "Device")
-    made = forecast(job, project, [], Rates(images_per_second=1000.0), "Device")
-    assert made.images == 2 * 60_000
+    priced = forecast(job, project, [], Rates(images_per_second=1000.0), "Device")
+    assert priced.images == 2 * 60_000
 
 
 def test_plan_leaves_out_what_it_does_not_know_and_says_so(project, capsys):
@@ -187,9 +187,9 @@ def test_plan_guesses_nothing(project):
     (job,) = jobs(project, only="*,24K,*", seeds=(0,))
     with pytest.raises(PlanError, match="no record of synthetic_cnn on cifar10 with Other"):
         forecast(job, project, load_records(project / "results"), Rates(), "Other")
-    made = forecast(job, project, [], Rates(images_per_second=500.0), "Other")
-    assert made.energy_kwh is None
-    assert summed([made], "Other").rows[-1][3] == "?"
+    priced = forecast(job, project, [], Rates(images_per_second=500.0), "Other")
+    assert priced.energy_kwh is None
+    assert summed([priced], "Other").rows[-1][3] == "?"
 
 
 def test_plan_can_measure_this_device(project):

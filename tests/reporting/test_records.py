@@ -27,8 +27,8 @@ ALL = list(papers.tables().values())
 
 # ── records and comparison ───────────────────────────────────────────────────────────────────────
 def rows_of(project: Path, table: str = "bep/3"):
-    claims, found = find_claims(project / "papers/claims"), load_records(project / "results")
-    return {r.row: r for r in compare(papers.find_table(table), claims, found)}
+    claims, runs = find_claims(project / "papers/claims"), load_records(project / "results")
+    return {r.row: r for r in compare(papers.find_table(table), claims, runs)}
 
 
 def test_ours_is_mean_and_standard_error_over_seeds_and_its_difference(project):
@@ -159,12 +159,12 @@ def test_show_rebuilds_the_papers_table_cell_by_cell(table):
 @pytest.mark.parametrize("table", ALL, ids=lambda t: t.address)
 def test_figures_in_a_papers_own_count_are_labelled_wherever_they_are_shown(table):
     rows = compare(table, [], [])
-    made = show.grid(table, rows)
+    table_grid = show.grid(table, rows)
     for column in (c for c in table.columns.values() if c.convention):
-        assert any(f"{column.name}: paper convention: " in remark for remark in made.remarks)
+        assert any(f"{column.name}: paper convention: " in remark for remark in table_grid.remarks)
         if column.name in table.key:
-            assert show.CONVENTION in made.headings[0]
-        for heading in (h for h in made.headings if h.startswith(f"{column.name} ")):
+            assert show.CONVENTION in table_grid.headings[0]
+        for heading in (h for h in table_grid.headings if h.startswith(f"{column.name} ")):
             assert show.CONVENTION in heading
         cells = [
             c for c in show.as_json(table, rows)["cells"] if c["address"].endswith(column.name)
@@ -179,13 +179,13 @@ def test_figures_in_a_papers_own_count_are_labelled_wherever_they_are_shown(tabl
 
 def test_show_puts_ours_beside_theirs(project):
     table = papers.find_table("bep/3")
-    made = show.grid(table, list(rows_of(project).values()))
-    line = next(line for line in made.rows if line[0] == ROW)
-    assert line[made.headings.index("val_acc [%]")] == "70.5 ± 3.2"
-    assert line[made.headings.index("ours val_acc")] == "70 ± 0.58"
-    assert line[made.headings.index("difference")] == "-0.5"
-    assert line[made.headings.index("cost")] == "2 GPU h, 0.2 kg CO2e"
-    assert f"| {ROW} |" in show.markdown(made)
+    table_grid = show.grid(table, list(rows_of(project).values()))
+    line = next(line for line in table_grid.rows if line[0] == ROW)
+    assert line[table_grid.headings.index("val_acc [%]")] == "70.5 ± 3.2"
+    assert line[table_grid.headings.index("ours val_acc")] == "70 ± 0.58"
+    assert line[table_grid.headings.index("difference")] == "-0.5"
+    assert line[table_grid.headings.index("cost")] == "2 GPU h, 0.2 kg CO2e"
+    assert f"| {ROW} |" in show.markdown(table_grid)
 
 
 def test_show_all_is_fast_and_needs_no_torch(tmp_path):

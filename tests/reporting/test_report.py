@@ -54,6 +54,8 @@ def results(tmp_path_factory):
                     "cost__training_flops": 1e14 * (1 - sparsity) * (index + 1),
                     "cost__device_hours": 2.0 + index,
                     "cost__emissions_kgco2e": 0.2 + 0.1 * index,
+                    "cost__peak_memory_bytes": 10**9 * (2 + index),
+                    "derived__measured_speedup": 1.5 + sparsity / (1 + index),
                 }
                 folder = make_run(root / "runs" / job.name, seed=seed, **changes)
                 collect(folder, root / "results", job)
@@ -62,8 +64,8 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def compared(results):
-    found = load_records(results)
-    return {address: compare(table, [], found) for address, table in papers.tables().items()}
+    runs = load_records(results)
+    return {address: compare(table, [], runs) for address, table in papers.tables().items()}
 
 
 @pytest.fixture(scope="module")
@@ -208,21 +210,26 @@ def test_series_colours_stand_out_on_both_backgrounds(background):
 
 
 def test_pareto_keeps_what_nothing_beats():
-    found = [Point("a", 1, 10, 0), Point("b", 2, 9, 0), Point("c", 3, 20, 0), Point("d", 3, 19, 0)]
-    assert [p.label for p in pareto(found, more=False)] == ["a", "c"]
-    assert [p.label for p in pareto(found, more=True)] == ["c"]
+    candidates = [
+        Point("a", 1, 10, 0),
+        Point("b", 2, 9, 0),
+        Point("c", 3, 20, 0),
+        Point("d", 3, 19, 0),
+    ]
+    assert [p.label for p in pareto(candidates, more=False)] == ["a", "c"]
+    assert [p.label for p in pareto(candidates, more=True)] == ["c"]
     for more in (False, True):
         sign = -1 if more else 1
-        for point in found:
-            beaten = any(p.y > point.y and sign * p.x <= sign * point.x for p in found)
-            assert beaten == (point not in pareto(found, more=more)) or point.label == "d"
+        for point in candidates:
+            beaten = any(p.y > point.y and sign * p.x <= sign * point.x for p in candidates)
+            assert beaten == (point not in pareto(candidates, more=more)) or point.label == "d"
 
 
 def test_points_are_means_over_seeds(results):
     (experiments,) = by_setting(load_records(results)).values()
-    found = points(experiments, COSTS[0])
-    assert len(found) == 6
-    best = max(found, key=lambda p: p.y)
+    placed = points(experiments, COSTS[0])
+    assert len(placed) == 6
+    best = max(placed, key=lambda p: p.y)
     assert (best.label, best.x, best.y) == ("BEP 1e-4", pytest.approx(96.2), 71.5)
     assert best.error == pytest.approx(0.5)
 
@@ -245,19 +252,19 @@ def study(tmp_path_factory):
 def test_a_study_of_many_runs_is_named_by_what_differs(study):
     (experiments,) = study.values()
     assert len(experiments) == 84
-    methods = {one.method for one in experiments}
+    methods = {experiment.method for experiment in experiments}
     assert methods == {f"m{i}" for i in range(7)} | {f"m{i}, scope layer" for i in range(7)}
-    assert {one.details for one in experiments if one.method == "m0"} == {
+    assert {experiment.details for experiment in experiments if experiment.method == "m0"} == {
         f"compression ratio {ratio}" for ratio in (2, 4, 8, 16, 32, 64)
     }
-    assert len({one.name for one in experiments}) == 84
+    assert len({experiment.name for experiment in experiments}) == 84
 
 
 @pytest.mark.slow
 def test_a_study_of_many_runs_stays_readable(study, tmp_path):
     ((name, experiments),) = study.items()
-    for one in experiments[1:]:
-        one.records[0].history["forecasts"].clear()  # a figure of each run only takes long
+    for experiment in experiments[1:]:
+        experiment.records[0].history["forecasts"].clear()  # a figure of each run only takes long
     (sparsity,) = accuracy_figures(name, experiments, tmp_path)  # all else cost the same
     assert "training FLOPs (2 a MAC, forward and backward): 1.8e+14 in each" in equal_costs(
         experiments
@@ -276,7 +283,7 @@ def test_a_report_without_runs_says_so(tmp_path):
     empty = {address: compare(table, [], []) for address, table in papers.tables().items()}
     text = write(empty, [], tmp_path).read_text()
     assert text.count("No run yet.") == 3
-    rows = sum(len(found) for found in empty.values())
+    rows = sum(len(rows_of_group) for rows_of_group in empty.values())
     assert rows > 600
     assert f"0 of {rows} rows" in text
     assert not list(tmp_path.glob("figures/*"))
@@ -321,12 +328,12 @@ def test_in_a_browser_tables_sort_and_nothing_sticks_out(page, tmp_path, width):
     probed = tmp_path / "report.html"
     probed.write_text(page.read_text().replace("</body>", PROBE))
     text = browse(probed, "--dump-dom", f"--window-size={width},900")
-    found = json.loads(re.search(r"<title>(.*?)</title>", text)[1])
-    assert found["up"] == sorted(found["up"])
-    assert found["down"] == sorted(found["up"], reverse=True)
-    assert len(set(found["up"])) > 4
-    assert found["wide"] <= found["screen"]
-    assert found["small"] > 250
+    title = json.loads(re.search(r"<title>(.*?)</title>", text)[1])
+    assert title["up"] == sorted(title["up"])
+    assert title["down"] == sorted(title["up"], reverse=True)
+    assert len(set(title["up"])) > 4
+    assert title["wide"] <= title["screen"]
+    assert title["small"] > 250
 
 
 @needs_browser
@@ -341,8 +348,8 @@ def test_a_screenshot_shows_figures_in_the_series_colours(page, tmp_path):
 
 # ── W&B ──────────────────────────────────────────────────────────────────────────────────────────
 def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, results, tmp_path):
-    found = load_records(results)
-    path = write_payload(compared, found, tmp_path, entity="", project="prunezoo")
+    runs = load_records(results)
+    path = write_payload(compared, runs, tmp_path, entity="", project="prunezoo")
     sent = json.loads(path.read_text())
     blocks = sent["report"]["spec"]["blocks"]
     grids = [block for block in blocks if block["type"] == "panel-grid"]
@@ -365,12 +372,12 @@ def test_the_wandb_views_columns_are_the_tables_summary_keys(compared):
 
 
 def test_a_block_that_wandb_would_not_accept_is_an_error(compared, monkeypatch):
-    made = build_report(compared, [], entity="", project="prunezoo")
-    model = made._to_model()
+    report = build_report(compared, [], entity="", project="prunezoo")
+    model = report._to_model()
     model.spec.blocks.append(type(model.spec.blocks[0]).model_construct(children=None))
-    monkeypatch.setattr(type(made), "_to_model", lambda self: model)
+    monkeypatch.setattr(type(report), "_to_model", lambda self: model)
     with pytest.raises(ValueError, match="W&B"):
-        payload(made)
+        payload(report)
 
 
 def test_the_command_writes_all_of_it(results, tmp_path, capsys):

@@ -79,9 +79,9 @@ ADDRESSES = [
 )
 def test_a_wrong_command_line_is_one_line(arguments, status, line, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tables.py"])
-    found = said(arguments, capsys)
-    assert found[0] == status
-    assert found[1].startswith(line)
+    lines = said(arguments, capsys)
+    assert lines[0] == status
+    assert lines[1].startswith(line)
 
 
 def test_a_claim_that_cannot_be_read_is_named(tmp_path, capsys):

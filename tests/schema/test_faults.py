@@ -245,9 +245,9 @@ SAME = (  # faults that once showed when training had begun
 def test_a_run_finds_what_a_dry_run_finds(setting, dry, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     recipe, _ = load(ROOT / QUICK, [setting])
-    with pytest.raises(RecipeError) as found:
+    with pytest.raises(RecipeError) as caught:
         rehearse_early(recipe, 1)
-    assert str(found.value) == dry(QUICK, setting)[1].strip()
+    assert str(caught.value) == dry(QUICK, setting)[1].strip()
 
 
 def test_a_last_batch_of_one_image_meets_batchnorm(dry):

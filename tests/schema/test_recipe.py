@@ -50,9 +50,9 @@ def fault(folder: Path, text: str, *settings: str) -> str:
     ],
 )
 def test_values_mean_what_a_person_means(word, value):
-    got = scalar(word)
-    assert got == value
-    assert isinstance(got, type(value))
+    actual = scalar(word)
+    assert actual == value
+    assert isinstance(actual, type(value))
 
 
 def test_typed_fields(tmp_path):
@@ -108,8 +108,8 @@ def test_errors_say_where_what_and_what_to_write(tmp_path, text, expected):
 
 
 def test_all_faults_are_told_together(tmp_path):
-    told = fault(tmp_path, GOOD + "  bath_size: 3\nsede: 3\n").splitlines()
-    assert [line.split(": ")[0] for line in told] == ["r.yaml:6", "r.yaml:7"]
+    lines = fault(tmp_path, GOOD + "  bath_size: 3\nsede: 3\n").splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["r.yaml:6", "r.yaml:7"]
 
 
 def test_set_overrides_and_is_checked(tmp_path):
@@ -206,6 +206,6 @@ def test_what_every_claim_sets_makes_a_recipe(monkeypatch):
     once = functools.cache(source._read_one)  # some five hundred claims of fifty files
     monkeypatch.setattr(source, "_read_one", lambda path: copy.deepcopy(once(path)))
     for claim in find_claims(ROOT / "papers/claims"):
-        made, _ = load(ROOT / claim.recipe, list(claim.set))
+        recipe, _ = load(ROOT / claim.recipe, list(claim.set))
         if claim.recipe.startswith(("recipes/pat", "recipes/earlycrop", "recipes/methods")):
-            assert isinstance(made.pruning, PruningConfig)
+            assert isinstance(recipe.pruning, PruningConfig)

@@ -91,16 +91,16 @@ def equal(a, b):
 
 def differences(value, tensor, step=1e-5):
     """∂value()/∂tensor by central differences, element by element."""
-    found = torch.zeros_like(tensor)
+    numeric = torch.zeros_like(tensor)
     flat = tensor.detach().view(-1)
     for i in range(tensor.numel()):
         here = flat[i].item()
         flat[i] = here + step
         above = value()
         flat[i] = here - step
-        found.view(-1)[i] = (above - value()) / (2 * step)
+        numeric.view(-1)[i] = (above - value()) / (2 * step)
         flat[i] = here
-    return found
+    return numeric
 
 
 def masked(model, masks):

@@ -107,14 +107,18 @@ def write_shards(root, side=12):
     return stacks
 
 
+def idx(*shape, kind=b"\0\0\x08"):
+    """The header of an idx file: two zero bytes and the type, rank, big-endian sizes."""
+    return kind + bytes([len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+
+
 def write_idx(root, compress=True, train=9, test=4):
     stacks = []
     for part, count in (("train", train), ("t10k", test)):
         images = pictures(count, 6, stream=part)[:, 0]
         files = {
-            f"{part}-images-idx3-ubyte": struct.pack(">4I", 0x803, *images.shape)
-            + images.numpy().tobytes(),
-            f"{part}-labels-idx1-ubyte": struct.pack(">2I", 0x801, count) + bytes(labelled(count)),
+            f"{part}-images-idx3-ubyte": idx(*images.shape) + images.numpy().tobytes(),
+            f"{part}-labels-idx1-ubyte": idx(count) + bytes(labelled(count)),
         }
         for name, data in files.items():
             write(

@@ -22,20 +22,23 @@ def refuse() -> None:
 
 def main(folder: str) -> int:
     ranks = PartialState(cpu=True)
-    told = [f"processes {ranks.num_processes}", from_main(lambda: f"made by {ranks.process_index}")]
+    lines = [
+        f"processes {ranks.num_processes}",
+        from_main(lambda: f"made by {ranks.process_index}"),
+    ]
     with together():
-        told.append("no fault")
+        lines.append("no fault")
     try:
         with together():
             if ranks.process_index == 1:
                 raise OSError(28, "No space left on device", "a/file")
     except FAULTS as error:
-        told.append(f"{type(error).__name__} {error}")
+        lines.append(f"{type(error).__name__} {error}")
     try:
         from_main(refuse)
     except FAULTS as error:
-        told.append(f"{type(error).__name__} {error}")
-    (Path(folder) / f"{ranks.process_index}.txt").write_text("\n".join(told))
+        lines.append(f"{type(error).__name__} {error}")
+    (Path(folder) / f"{ranks.process_index}.txt").write_text("\n".join(lines))
     return 0
 
 

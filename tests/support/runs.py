@@ -44,9 +44,9 @@ def launch(
     return torchrun(processes, *command, *(f"--set={s}" for s in settings), *words)
 
 
-def launch_several(folder: Path, asked: dict[str, list[str]]) -> None:
+def launch_several(folder: Path, runs: dict[str, list[str]]) -> None:
     """Runs on two processes, one after another, in folders of these names: [recipe, *settings]."""
-    done = torchrun(2, "tests/support/several_runs.py", str(folder), json.dumps(asked))
+    done = torchrun(2, "tests/support/several_runs.py", str(folder), json.dumps(runs))
     assert done.returncode == 0, done.stderr[-3000:]
 
 

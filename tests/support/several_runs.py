@@ -19,9 +19,9 @@ from training.ending import leave  # noqa: E402
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
 
 
-def main(folder: str, asked: str) -> int:
+def main(folder: str, runs: str) -> int:
     gc.freeze()  # as in conftest.py
-    for name, (recipe, *settings) in json.loads(asked).items():
+    for name, (recipe, *settings) in json.loads(runs).items():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         words = ["--recipe", recipe, "--output", str(Path(folder) / name)]

@@ -8,8 +8,8 @@ import pytest
 
 def slow_but(quick: Collection[Any], cases: Iterable[Any]) -> list[Any]:
     """The cases of a parametrised test (tuples of arguments), all but the `quick` marked slow."""
-    made = []
+    parameters = []
     for case in cases:
         arguments = case if isinstance(case, tuple) else (case,)
-        made.append(pytest.param(*arguments, marks=() if case in quick else pytest.mark.slow))
-    return made
+        parameters.append(pytest.param(*arguments, marks=() if case in quick else pytest.mark.slow))
+    return parameters

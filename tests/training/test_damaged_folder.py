@@ -219,10 +219,10 @@ def test_lost_best_weights_cost_their_own_figures_alone(cut, kept, run_recipe, c
         models.save(models.load(best), path, {"step": step})
     BEST[damage][0](best)
     status, _ = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
-    told = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert status == 0
-    assert BEST[damage][1] in told
-    assert "the summary has no best/top1_percent" in told
+    assert BEST[damage][1] in errors
+    assert "the summary has no best/top1_percent" in errors
     whole = json.loads((kept / "whole" / "summary.json").read_text())
     summary = json.loads((cut / "summary.json").read_text())
     assert summary["eval/top1_percent"] == whole["eval/top1_percent"]

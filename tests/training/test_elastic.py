@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.elastic import TOLERANCE, asked, distance
+from benchmarks.elastic import TOLERANCE, distance, recipe_and_settings
 from benchmarks.kill import same
 from benchmarks.sessions import Session, launch, run, session
 from tests.support.runs import ROOT
@@ -46,26 +46,26 @@ def place(folder: Path, name: str, kind: str) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Runs of every kind: whole on one process; 1 → 2 → 1 and 2 → 1, cut in between."""
-    made = tmp_path_factory.mktemp("elastic")
+    runs = tmp_path_factory.mktemp("elastic")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         patch.chdir(ROOT)
 
         def here(name: str, kind: str, **options: bool | int) -> None:
-            run(session(*asked(name), place(made, name, kind), **options))  # pyright: ignore
+            run(session(*recipe_and_settings(name), place(runs, name, kind), **options))  # pyright: ignore
 
         for name in KINDS:
             here(name, "whole")
             here(name, "1-2-1", until=8)
-        launch(2, [*on_two(made), *averaged_on_two(made)], made / "sessions.json")
+        launch(2, [*on_two(runs), *averaged_on_two(runs)], runs / "sessions.json")
         for name in KINDS:
             here(name, "1-2-1", resume=True)
             here(name, "2-1", resume=True)
-    return made
+    return runs
 
 
 def on_two(folder: Path) -> list[Session]:
-    both = [(asked(name), name) for name in KINDS]
+    both = [(recipe_and_settings(name), name) for name in KINDS]
     resumed = [session(*a, place(folder, n, "1-2-1"), resume=True, until=13) for a, n in both]
     return resumed + [session(*a, place(folder, n, "2-1"), until=8) for a, n in both]
 
@@ -110,18 +110,18 @@ def test_costs_are_summed_over_sessions_and_their_devices(folder):
 @pytest.fixture(scope="module")
 def of_three(tmp_path_factory, folder) -> Path:
     """The same training on three ranks, whole and cut; the one in the middle mixes with itself."""
-    made = tmp_path_factory.mktemp("three")
-    recipe, settings = asked("adamw")
+    runs = tmp_path_factory.mktemp("three")
+    recipe, settings = recipe_and_settings("adamw")
     settings = [*settings, "training.batch_size=240", "training.duration=6ep"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         patch.chdir(ROOT)
-        run(session(recipe, settings, made / "one"))
-    todo = [session(recipe, settings, made / "three")]
-    todo += [session(recipe, settings, made / "cut", until=8)]
-    todo += [session(recipe, settings, made / "cut", resume=True)]
-    launch(3, todo, made / "sessions.json")
-    return made
+        run(session(recipe, settings, runs / "one"))
+    todo = [session(recipe, settings, runs / "three")]
+    todo += [session(recipe, settings, runs / "cut", until=8)]
+    todo += [session(recipe, settings, runs / "cut", resume=True)]
+    launch(3, todo, runs / "sessions.json")
+    return runs
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_three_ranks_resume_bit_for_bit(of_three):
 
 @pytest.mark.slow
 def test_a_recipe_that_states_its_processes_is_held_to_them(run_recipe, crash, capsys):
-    recipe, settings = asked("dense")
+    recipe, settings = recipe_and_settings("dense")
     crash(*settings, recipe=recipe, step=6)
     status, _ = run_recipe(recipe, *settings, "processes=2", folder="cut", resume=True)
     assert status == 2
@@ -174,13 +174,13 @@ def test_the_loss_since_the_last_line_is_all_of_it_on_any_number_of_ranks(ranks)
     watches = [Watch(CPU) for _ in range(ranks)]
     for rank, watch in enumerate(watches):
         watch.load(kept, rank, ranks)
-    found = torch.stack([watch.state() for watch in watches])
-    assert found.sum(0).tolist() == [1.75, 5.0]
+    states = torch.stack([watch.state() for watch in watches])
+    assert states.sum(0).tolist() == [1.75, 5.0]
     if ranks == 2:
-        assert found.tolist() == kept
+        assert states.tolist() == kept
 
 
 def test_one_rank_reverses_its_own_batch():
     images = torch.arange(12.0).view(6, 2)
-    (found,) = reversed_rows([images], [torch.arange(6)], 0)
-    assert torch.equal(found, images.flip(0))
+    (result,) = reversed_rows([images], [torch.arange(6)], 0)
+    assert torch.equal(result, images.flip(0))

@@ -76,7 +76,7 @@ def overflow(slope):
 def state(run):
     """Copies of all that a step may change."""
     seen = run.pruner.method.accumulator.tensors
-    found = {
+    updates = {
         "weights": dict(run.model.named_parameters()),
         "averages": dict(run.ema.named_parameters()),
         "momenta": {
@@ -86,7 +86,7 @@ def state(run):
         "total": {"": seen["total"]},
         "steps": {"": seen["steps"]},
     }
-    copies = {k: {n: t.detach().clone() for n, t in part.items()} for k, part in found.items()}
+    copies = {k: {n: t.detach().clone() for n, t in part.items()} for k, part in updates.items()}
     return copies | {
         "skipped": int(seen["skipped"]),
         "position": run.position,

@@ -67,16 +67,16 @@ def test_a_resumed_run_computes_on_aligned_memory(run_recipe, crash, monkeypatch
         " schedule: {start: 30it}}",
     )
     crash(*settings, step=9)
-    found, after = [], loop.after_step
+    peaks, after = [], loop.after_step
 
     def noted(run):
         after(run)
         parts = [run.model.state_dict(), run.ema.state_dict(), *run.optimizer.state.values()]
         parts.append(run.pruner.state_dict()["tensors"])
-        found.append([tensor for part in parts for tensor in part.values()])
+        peaks.append([tensor for part in parts for tensor in part.values()])
 
     monkeypatch.setattr(loop, "after_step", noted)
     status, _ = run_recipe(DIGITS, *settings, folder="cut", resume=True)
     assert status == 0
-    assert len(found[0]) > 40
-    assert not any(tensor.data_ptr() % 64 for tensor in found[0])
+    assert len(peaks[0]) > 40
+    assert not any(tensor.data_ptr() % 64 for tensor in peaks[0])

@@ -114,8 +114,8 @@ def test_folders_made_at_the_same_time_are_apart(tmp_path, monkeypatch):
         return folder._new("run")
 
     with ThreadPoolExecutor(8) as pool:
-        made = set(pool.map(new, range(8)))
-    assert len(made) == len(list(Path("runs").iterdir())) == 8
+        folders = set(pool.map(new, range(8)))
+    assert len(folders) == len(list(Path("runs").iterdir())) == 8
 
 
 @pytest.mark.parametrize("output", ["file", "file/below", "/proc/nothing", "x" * 300])
@@ -239,7 +239,7 @@ def one_line(capsys) -> str:
 
 def test_a_finished_run_stays_as_it_is(run_recipe, capsys):
     _, where = run_recipe(DIGITS, *SMALL)
-    before, made = contents(where), where.stat().st_mtime_ns
+    before, written = contents(where), where.stat().st_mtime_ns
     capsys.readouterr()
     assert run_recipe(DIGITS, *SMALL, resume=True)[0] == 0
     assert one_line(capsys).endswith("this run is finished; nothing was changed")
@@ -247,7 +247,7 @@ def test_a_finished_run_stays_as_it_is(run_recipe, capsys):
     assert "written with recipe" in one_line(capsys)
     assert run_recipe(DIGITS, *SMALL, "seed=3", resume=True)[0] == 2
     assert "written with seed 0, this run has 3" in one_line(capsys)
-    assert (contents(where), where.stat().st_mtime_ns) == (before, made)
+    assert (contents(where), where.stat().st_mtime_ns) == (before, written)
 
 
 def test_a_summary_that_is_none_is_one_line(run_recipe, capsys):

@@ -221,9 +221,9 @@ def test_every_rank_raises_the_fault_of_one(tmp_path):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    told = [(tmp_path / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
-    assert told[0] == told[1]
-    assert told[0] == [
+    lines = [(tmp_path / f"{rank}.txt").read_text().splitlines() for rank in range(2)]
+    assert lines[0] == lines[1]
+    assert lines[0] == [
         "processes 2",
         "made by 0",
         "no fault",

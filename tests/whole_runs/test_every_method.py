@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks.every_method import METHODS, got_what_was_asked
+from benchmarks.every_method import METHODS, reached_amount
 from benchmarks.kill import outcome
 from tests.support.runs import TINY, launch_several
 from tests.support.tiers import slow_but
@@ -47,7 +47,7 @@ def test_a_method_gets_what_it_asks_and_resumes_exactly(run_recipe, crash, metho
     events = [r for r in read(whole / "log.jsonl") if "prune/hash" in r and "eval/loss" not in r]
     last = events[-1]
     assert last["prune/rounds_done"] == last["prune/rounds"]
-    assert got_what_was_asked(path, last), (last["prune/asked"], last["prune/got"])
+    assert reached_amount(path, last), (last["prune/asked"], last["prune/got"])
     if method in LIKE:
         return
     cut_at = (events[0] if len(events) == 1 else events[1])["step"]
@@ -64,18 +64,18 @@ def test_two_ranks_prune_as_one(run_recipe, tmp_path):
     In float64, in which no two scores are so near that the order of a sum would swap them.
     """
     alike = ("training.precision=fp64", "training.sync_batchnorm=on")
-    asked = {m: [f"recipes/{m}.yaml", *words(m), *alike] for m in TWO_RANKS}
-    asked["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
-    launch_several(tmp_path, asked)
-    for method, run in asked.items():
+    runs = {m: [f"recipes/{m}.yaml", *words(m), *alike] for m in TWO_RANKS}
+    runs["pat/latency"] += ["pruning.importance.per=latency"]  # measured: the same on all ranks
+    launch_several(tmp_path, runs)
+    for method, run in runs.items():
         two = summary(tmp_path / method)
         assert two["run/processes"] == 2
         assert two["prune/rounds_done"] == two["prune/rounds"]
         if method == "pat/latency":
             continue
-        _, one = run_recipe(*run, folder=f"one-{method[-9:]}")
+        _, alone = run_recipe(*run, folder=f"one-{method[-9:]}")
         for key in ("prune/hash", "prune/layers", "model/macs", "run/steps", "model/sparsity"):
-            assert two[key] == summary(one)[key], method
+            assert two[key] == summary(alone)[key], method
 
 
 def summary(folder: Path) -> dict:
@@ -88,13 +88,13 @@ def test_the_best_on_validation_is_of_the_pruned_network(run_recipe):
         "evaluation.every=1ep",
     )
     _, folder = run_recipe("recipes/earlycrop/efficient_conv_nets.yaml", *settings)
-    found = summary(folder)
+    figures = summary(folder)
     log = read(folder / "log.jsonl")
     at = next(r["step"] for r in log if "prune/hash" in r)
     after = [r for r in log if "validation/top1_percent" in r and r["step"] > at]
     best = max(after, key=lambda r: r["validation/top1_percent"])
-    assert found["best/validation_top1_percent"] == best["validation/top1_percent"]
-    assert found["best/step"] == best["step"]
+    assert figures["best/validation_top1_percent"] == best["validation/top1_percent"]
+    assert figures["best/step"] == best["step"]
     best_model = load_file(folder / "model.best.safetensors")
     last = load_file(folder / "model.safetensors")
     assert {n: t.shape for n, t in best_model.items()} == {n: t.shape for n, t in last.items()}

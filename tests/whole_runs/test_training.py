@@ -119,9 +119,9 @@ def test_another_recipe_does_not_resume(run_recipe, crash, capsys):
 def test_a_loss_that_is_no_number_stops_and_says_where(run_recipe, capsys):
     status, folder = run_recipe(DIGITS, *SHORT, "training.optimizer.lr=1e30")
     assert status == 3
-    told = capsys.readouterr().err
-    assert "the loss is NaN or infinite at step" in told
-    assert "training.clip_norm" in told
+    errors = capsys.readouterr().err
+    assert "the loss is NaN or infinite at step" in errors
+    assert "training.clip_norm" in errors
     assert not (folder / "summary.json").exists()
 
 
@@ -145,9 +145,9 @@ def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
 
 
 def test_accumulation_takes_the_same_steps(run_recipe):
-    _, one = run_recipe(DIGITS, *SYNTHETIC, folder="one")
+    _, alone = run_recipe(DIGITS, *SYNTHETIC, folder="one")
     _, two = run_recipe(DIGITS, *SYNTHETIC, "training.accumulation=4", folder="two")
-    assert losses(one) == pytest.approx(losses(two), rel=1e-10)  # float64: 4e-16 apart
+    assert losses(alone) == pytest.approx(losses(two), rel=1e-10)  # float64: 4e-16 apart
 
 
 NORMED = ("model={name: resnet56, options: {depth: 8, width: 0.5}}", "training.sync_batchnorm=on")
@@ -174,17 +174,17 @@ def on_two(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", TWICE)
 def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
     """Up to the order of sums in float64, which twelve steps of SGD do not amplify: 4e-16 apart."""
-    _, one = run_recipe(*TWICE[name])
+    _, alone = run_recipe(*TWICE[name])
     two = on_two / name
-    first, second = (json.loads((f / "summary.json").read_text()) for f in (one, two))
+    first, second = (json.loads((f / "summary.json").read_text()) for f in (alone, two))
     assert second["run/processes"] == 2
-    assert losses(two) == pytest.approx(losses(one), rel=1e-10)
+    assert losses(two) == pytest.approx(losses(alone), rel=1e-10)
     same = ["run/steps", "run/images", "eval/images", "eval/top1_percent", "cost/forward_macs"]
     same += ["prune/hash", "prune/layers", "model/macs", "model/params"]
     for key in same:
         assert first.get(key) == second.get(key)
     assert ("prune/hash" in first) == (name == "pruned")
-    ours, theirs = (load_file(f / "model.safetensors") for f in (one, two))
+    ours, theirs = (load_file(f / "model.safetensors") for f in (alone, two))
     for key, tensor in ours.items():
         torch.testing.assert_close(theirs[key], tensor, rtol=1e-9, atol=1e-11)
 
@@ -272,9 +272,9 @@ def test_a_full_disk_is_one_line_and_its_own_status(run_recipe, monkeypatch, cap
     monkeypatch.setattr(checkpoint, "save_tensors", full)
     status, folder = run_recipe(DIGITS, *SHORT)
     assert status == 4
-    told = capsys.readouterr().err
-    assert "can't write the checkpoint" in told
-    assert "No space left on device" in told
+    errors = capsys.readouterr().err
+    assert "can't write the checkpoint" in errors
+    assert "No space left on device" in errors
     assert not (folder / "summary.json").exists()
 
 

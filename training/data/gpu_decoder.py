@@ -43,6 +43,7 @@ def decode_batch(
         if jpegs:
             chosen = [contents[i] for i in jpegs]
             images = dict(zip(jpegs, nvjpeg(chosen, channels, device), strict=True))
+    # a RuntimeError too, but the CPU would not mend it: the next batch is as large
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

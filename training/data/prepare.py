@@ -93,6 +93,7 @@ class _Shards(Dataset[tuple[str, str]]):
         try:
             self._write(temporary, source, rows)
             digest = prepared.sha256(temporary)
+            # the digest first: a shard that has its name has been read back whole
             temporary.replace(self.folder / name)
         finally:
             temporary.unlink(missing_ok=True)
@@ -100,6 +101,7 @@ class _Shards(Dataset[tuple[str, str]]):
 
     def _write(self, path: Path, source: Encoded, rows: range) -> None:
         with path.open("wb") as file:
+            # USTAR: no extended headers, so the bytes follow from names and contents alone
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for row in rows:
                     kind, data = self._encode(source.read([row])[0], source.where(row))

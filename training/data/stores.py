@@ -110,7 +110,7 @@ class Streamed:
         where = [self.source.where(row) for row in pick.rows.tolist()]
         images = gpu_decoder.decode_batch(contents, self.channels, self.device, where)
         rows = [None] * len(images) if pick.draws is None else pick.draws.tolist()
-        crops = [self.crops.crop(*one) for one in zip(images, rows, where, strict=True)]
+        crops = [self.crops.crop(*arguments) for arguments in zip(images, rows, where, strict=True)]
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
@@ -144,6 +144,7 @@ class _Joined(Dataset[tuple[tuple[Tensor, list[int]], Pick]]):
 
     def __getitem__(self, pick: Pick) -> tuple[tuple[Tensor, list[int]], Pick]:
         contents = self.source.read(pick.rows.tolist())
+        # one tensor for the batch: each takes a handle of shared memory, and those are few
         joined = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8)
         return (joined, [len(data) for data in contents]), pick
 

@@ -40,6 +40,7 @@ class Checkpoint:
     def copied(self) -> "Checkpoint":
         """A copy in CPU memory of its own, which training does not change."""
         tensors = {name: _copied(tensor) for name, tensor in self.tensors.items()}
+        # through JSON, so that what cannot be written fails here and not in the thread
         return Checkpoint(tensors, json.loads(json.dumps(self.values)))
 
 
@@ -61,6 +62,7 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> P
         save_tensors(tensors, partial, notes)
         with whole_file(_checksum(path)) as note:
             note.write_text(digest(partial))
+        # after its checksum is on disk: a file of this name always has one
         partial.replace(path)
         flush(folder)
         _drop_old(folder, keep)

@@ -49,12 +49,14 @@ def give_back(folder: Path) -> None:
     for file in _held.pop(path, []):
         with contextlib.suppress(OSError):  # a disk that fails keeps the file, and no lock on it
             if _is_at(file, path):
+                # before the handle is closed, or another job could lock the file that goes
                 path.unlink()
         file.close()
 
 
 def _lock(file: TextIO, folder: Path) -> str | None:
     try:
+        # lockf and not flock, which is local to one machine on older NFS
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:

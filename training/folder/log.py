@@ -64,6 +64,7 @@ class Log:
         kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
         try:
             self.accelerator.init_trackers(config.project, config=dict(values), init_kwargs=kwargs)
+        # trackers raise what they like, and none is worth a training
         except Exception as error:
             return (
                 f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
@@ -73,6 +74,7 @@ class Log:
             return f"{config.tracker} logs to {folder}"
         run: Any = self.accelerator.get_tracker("wandb", unwrap=True)
         if run is not None and self.accelerator.is_main_process:
+            # W&B's own step cannot go back, and a resumed run repeats steps
             run.define_metric("images")
             run.define_metric("*", step_metric="images")
         if offline:
@@ -109,6 +111,7 @@ class Log:
             line = json.dumps(_plain(record)).encode() + b"\n"
             try:
                 with self.path.open("ab") as file:
+                    # a second job, or an editor, would make the sizes in checkpoints wrong
                     if file.tell() != self.bytes:
                         raise OSError(errno.ESTALE, "deleted or changed by something else")
                     file.write(line)

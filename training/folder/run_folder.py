@@ -71,6 +71,7 @@ def _new(name: str) -> Path:
     while True:
         folder = RUNS / (f"{name}-{number}" if number > 1 else name)
         try:
+            # mkdir is atomic: of two jobs that try, one makes it
             folder.mkdir()
         except FileExistsError:
             number += 1

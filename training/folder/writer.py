@@ -29,6 +29,7 @@ class Writer:
         Raises:
             CheckpointError: it could not be written.
         """
+        # forgotten first, so that its fault is raised once
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

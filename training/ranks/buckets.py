@@ -13,9 +13,11 @@ def settle(wrapped: DistributedDataParallel) -> None:
     """
     parameters = [p for p in reversed(list(wrapped.module.parameters())) if p.requires_grad]
     reducer = wrapped.reducer
+    # private: DDP rebuilds its buckets itself only after a real step
     reducer.prepare_for_forward()
     reducer.prepare_for_backward([])
     with torch.enable_grad():
+        # every parameter gets a gradient, in an order that is the same after a resume
         torch.stack([0 * parameter.sum() for parameter in parameters]).sum().backward()
     reducer._rebuild_buckets()
     for parameter in parameters:

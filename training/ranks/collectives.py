@@ -12,6 +12,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     ranks = PartialState()
     if ranks.num_processes == 1:
         return tensor
+    # a clone, since accelerate reduces in place
     total = reduce(tensor.detach().clone().to(ranks.device), reduction="sum")
     assert isinstance(total, Tensor)
     return total.to(tensor.device)

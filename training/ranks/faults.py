@@ -34,6 +34,7 @@ def share(fault: Exception | None) -> None:
     if ranks.num_processes > 1:
         flags = gather(torch.tensor([fault is not None], device=ranks.device))
         assert isinstance(flags, Tensor)
+        # flags first: gathering objects pickles them, too slow for every step
         faults = gather_object([fault]) if flags.any() else [None]
         fault = fault or next((f for f in faults if f is not None), None)
     if fault is not None:

@@ -57,6 +57,7 @@ def reversed_rows(values: list[Tensor], held: list[Tensor], rank: int) -> list[T
                 into = value.new_empty((len(take), *value.shape[1:]))
                 jobs.append(dist.P2POp(dist.irecv, into, other))
                 received.append((whole, take.to(value.device), into))
+    # all at once: one after the other, two ranks could each wait for the other to receive
     for job in dist.batch_isend_irecv(jobs) if jobs else []:
         job.wait()
     for whole, take, into in received:

@@ -30,6 +30,7 @@ def synchronize(model: nn.Module) -> None:
                 f"sync_batchnorm: {name} is a {type(module).__name__}, which computes more than"
                 " BatchNorm; set training.sync_batchnorm: off, or choose another network"
             )
+        # on the instance, where it shadows the class's own until it is taken away
         vars(module)["forward"] = partial(_forward, module)
 
 
@@ -45,7 +46,9 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)
     dims = [0, *range(2, x.dim())]
+    # half precision would lose the variance in the sum of squares
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    # counts are summed, as ranks may have unequal shares
     count = _sum(wide.new_tensor(float(x.numel() // x.shape[1])))
 
     def average(value: Tensor) -> Tensor:
@@ -71,6 +74,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # a clone: autograd may use the gradient it hands over elsewhere too
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total

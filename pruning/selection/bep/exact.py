@@ -5,7 +5,8 @@ data has rank: see `time_basis`, `Exact` and `fit_prior`. Everything is float64 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ _FIT_TOLERANCE, _POSTERIOR_TOLERANCE = 1e-5, 1e-12
 _SPREAD = 10**-0.5  # standard deviation of log α around log 1 and of log β around log ½ max t
 _LOG_2PI = math.log(2 * math.pi)
 _FAR = 1e6  # nats an observation, where a trial step of the fit leaves what can be computed
-_NOISE_FLOOR = 1e-6  # variance of saliencies in [0, 10]; keeps constant elements solvable
+NOISE_FLOOR = 1e-6  # variance of saliencies in [0, 10]; keeps constant elements solvable
+KernelName = Literal["decay", "decay_constant"]
+PriorName = Literal["lognormal", "none"]
 
 
 def decay_kernel(times: Tensor, others: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
@@ -28,6 +31,15 @@ def decay_kernel(times: Tensor, others: Tensor, alpha: Tensor, beta: Tensor) -> 
     """
     total = times[:, None] + others[None, :]
     return torch.exp(-alpha[..., None, None] * torch.log1p(total / beta[..., None, None]))
+
+
+def with_constant(decay: Tensor, share: Tensor | None) -> Tensor:
+    """k(t, t') = c + (1 − c) · decay(t, t'), c the `share` in (0, 1); `decay` itself without one.
+
+    Ours. BEP's kernel tends to 0, so that a saliency which stays where it is has to be a decay too
+    slow to be seen. Constants are mixtures of e^{−λt} as well (λ = 0): `time_basis` has them.
+    """
+    return decay if share is None else share + (1 - share) * decay
 
 
 def time_basis(times: Tensor, tolerance: float) -> Tensor:
@@ -55,14 +67,17 @@ class Prior:
     beta: Tensor
     mixing: Tensor
     noise: float  # variance, the same for all elements
+    constant: Tensor | None = None  # (Q,), the constant's share of each latent's variance
 
     def kernel(self, times: Tensor, others: Tensor) -> Tensor:
         """The latents' covariances, (Q, n, m)."""
-        return decay_kernel(times, others, self.alpha, self.beta)
+        share = None if self.constant is None else self.constant[:, None, None]
+        return with_constant(decay_kernel(times, others, self.alpha, self.beta), share)
 
     def variance(self, times: Tensor) -> Tensor:
         """The latents' variances, (n, Q)."""
-        return torch.exp(-self.alpha * torch.log1p(2 * times[:, None] / self.beta))
+        decay = torch.exp(-self.alpha * torch.log1p(2 * times[:, None] / self.beta))
+        return with_constant(decay, self.constant)
 
 
 def _covariance(mixing: Tensor, kernel: Tensor, noise: Tensor) -> Tensor:
@@ -121,11 +136,11 @@ class Exact:
         latents, k = len(self.prior.alpha), len(times)
         cross = self.prior.kernel(times, self.times) @ self.rotated.basis
         reach = torch.einsum("qp,qkr->kqpr", self.loading, cross).reshape(k * latents, -1)
-        known = torch.linalg.solve_triangular(self.root, reach.T, upper=False)
-        white = torch.linalg.solve_triangular(self.root, self.rotated.data, upper=False)
-        known_by_time = known.T.reshape(k, latents, -1)
-        covariance = torch.diag_embed(self.prior.variance(times)) - known_by_time @ known_by_time.mT
-        return (known.T @ white).view(k, latents), covariance
+        whitened = torch.linalg.solve_triangular(self.root, reach.T, upper=False)
+        data = torch.linalg.solve_triangular(self.root, self.rotated.data, upper=False)
+        by_time = whitened.T.reshape(k, latents, -1)
+        covariance = torch.diag_embed(self.prior.variance(times)) - by_time @ by_time.mT
+        return (whitened.T @ data).view(k, latents), covariance
 
 
 def starting_prior(times: Tensor, S: Tensor, latents: int) -> Prior:
@@ -147,15 +162,24 @@ def _horizon(times: Tensor) -> float:
     return times.max().item() or 1.0
 
 
-def fit_prior(times: Tensor, S: Tensor, latents: int, *, steps: int = 30) -> Prior:
-    """The hyper-parameters after `steps` of L-BFGS on log p(S) + log p(α, β), exact gradients.
+def fit_prior(
+    times: Tensor,
+    S: Tensor,
+    latents: int,
+    *,
+    steps: int | None = None,
+    kernel: KernelName = "decay",
+    prior: PriorName = "lognormal",
+) -> Prior:
+    """The hyper-parameters after `steps` (30) of L-BFGS on log p(S) + log p(α, β), exact gradients.
 
     Rotated as in `Exact`, but onto S's own rows: components of γ orthogonal to them explain
     nothing and cost likelihood, so the best γ has none, and a step costs the same for 32 elements
-    as for 2048. Deviations from BEP, which maximises the likelihood alone and states no optimiser:
-    log α and log β are normal around 1 and half the history, and 30 steps stop short of
-    convergence. Converged likelihood cancels huge γ against each other within the history
-    and leaves the data's range outside it.
+    as for 2048. Deviations from BEP, which maximises the likelihood alone (`prior="none"`) and
+    states no optimiser: log α and log β are normal around 1 and half the history, and 30 steps stop
+    short of convergence. Converged likelihood cancels huge γ against each other within the history
+    and leaves the data's range outside it. `kernel="decay_constant"` fits each latent's share of
+    a constant too, of which the logit is standard normal under the prior.
     """
     start = starting_prior(times, S, latents)
     basis = time_basis(times, _FIT_TOLERANCE)
@@ -163,24 +187,38 @@ def fit_prior(times: Tensor, S: Tensor, latents: int, *, steps: int = 30) -> Pri
     rotated, middle = _Rotated.of(S, basis, rows), math.log(_horizon(times) / 2)
     log_alpha, log_beta, mixing = start.alpha.log(), start.beta.log(), start.mixing @ rows.T
     log_noise = torch.tensor(math.log(start.noise), dtype=S.dtype)
-    free = [x.requires_grad_() for x in (log_alpha, log_beta, mixing, log_noise)]
+    logit = torch.zeros_like(log_alpha)  # half constant, half decay
+    trained = [log_alpha, log_beta, mixing, log_noise]
+    trained += [logit] if kernel == "decay_constant" else []
     optimizer = torch.optim.LBFGS(
-        free, max_iter=steps, history_size=20, line_search_fn="strong_wolfe"
+        [x.requires_grad_() for x in trained],
+        max_iter=steps or 30,
+        history_size=20,
+        line_search_fn="strong_wolfe",
     )
+
+    def fitted() -> Prior:
+        share = logit.sigmoid() if kernel == "decay_constant" else None
+        noise = (log_noise.exp() + NOISE_FLOOR).item()
+        return Prior(log_alpha.exp(), log_beta.exp(), mixing, noise, share)
 
     def loss() -> Tensor:
         """Per observation, so that the optimiser's tolerances mean the same for every layer."""
         optimizer.zero_grad()
-        kernel = basis.T @ decay_kernel(times, times, log_alpha.exp(), log_beta.exp()) @ basis
-        noise = log_noise.exp() + _NOISE_FLOOR
-        root, fault = torch.linalg.cholesky_ex(_covariance(mixing, kernel, noise))
+        noise = log_noise.exp() + NOISE_FLOOR
+        covariance = basis.T @ fitted().kernel(times, times) @ basis
+        root, fault = torch.linalg.cholesky_ex(_covariance(mixing, covariance, noise))
         if fault:  # a line search tried too long a step, as where an element dies: it turns back
             return torch.tensor(_FAR, dtype=S.dtype)
-        distance = log_alpha.square().sum() + (log_beta - middle).square().sum()
-        value = (rotated.surprise(root, noise) + distance / (2 * _SPREAD**2)) / rotated.count
+        value = rotated.surprise(root, noise)
+        if prior == "lognormal":
+            distance = log_alpha.square().sum() + (log_beta - middle).square().sum()
+            value = value + distance / (2 * _SPREAD**2) + logit.square().sum() / 2
+        value = value / rotated.count
         value.backward()
         return value
 
     optimizer.step(loss)
-    alpha, beta, mixing, noise = (x.detach() for x in free)
-    return Prior(alpha.exp(), beta.exp(), mixing @ rows, noise.exp().item() + _NOISE_FLOOR)
+    with torch.no_grad():
+        end = fitted()
+    return replace(end, mixing=mixing.detach() @ rows)

@@ -4,9 +4,12 @@
     forecast.mean(150.0)                        # (M,), E[s_T] at epoch 150
     forecast.samples(150.0, 10_000, generator)  # (10 000, M), draws of s_T, never an M × M matrix
 
-Times are epochs. What is forecast is on the scale [0, 10] that `Scaling` makes.
+Times are epochs. What is forecast is on the scale [0, 10] that `Scaling` makes. BEP's forecaster
+stands beside simpler ones (`ForecastName`), so that the gain of forecasting can be told from that
+of pruning late.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +20,9 @@ from torch import Tensor
 
 from pruning.errors import PruningError
 from pruning.selection.bep.exact import Exact, fit_prior
+from pruning.selection.bep.walk import random_walks
 
+ForecastName = Literal["mogp", "gp", "latest", "smoothed"]
 Inference = Literal["exact", "variational"]
 _HEADROOM = 1.3  # upper bound / 95th percentile
 RANGE = 10.0
@@ -36,8 +41,11 @@ class Scaling:
     flipped: Tensor  # (M,) bool
 
     @classmethod
-    def fit(cls, times: Tensor, S: Tensor) -> "Scaling":
-        """From a layer's history S (n, M); one observation has no trend and flips nothing."""
+    def fit(cls, times: Tensor, S: Tensor, trend: bool = True) -> "Scaling":
+        """From a layer's history S (n, M); one observation has no trend and flips nothing.
+
+        Without `trend`, none is looked for and nothing is turned over.
+        """
         # numpy's linear interpolation; torch.quantile refuses more than 2^24 numbers.
         ordered = S.flatten().sort().values
         position = 0.95 * (len(ordered) - 1)
@@ -45,7 +53,7 @@ class Scaling:
         upper = _HEADROOM * torch.lerp(below, above, position - int(position)).item()
         # The slope's sign; its denominator is positive.
         rise = (times - times.mean()) @ S.clamp(0.0, upper)
-        return cls(upper, rise > 1e-12 * upper * times.sum())
+        return cls(upper, (rise > 1e-12 * upper * times.sum()) & trend)
 
     def apply(self, S: Tensor) -> Tensor:
         """(…, M) → [0, 10]; zeros for a dead layer (upper = 0)."""
@@ -67,8 +75,15 @@ class Scaling:
 class Posterior(Protocol):
     """Q latent functions given a history, mixed into the elements of a layer."""
 
-    mixing: Tensor  # (Q, M)
-    noise: float  # variance of one observation
+    @property
+    def mixing(self) -> Tensor:
+        """(Q, M)."""
+        ...
+
+    @property
+    def noise(self) -> float:
+        """Variance of one observation."""
+        ...
 
     def latents(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (k, Q) and covariance (k, Q, Q) at each of k times."""
@@ -77,10 +92,14 @@ class Posterior(Protocol):
 
 @dataclass(frozen=True)
 class Forecast:
-    """Forecast of a layer's saliencies; elements in different `posteriors` are independent."""
+    """Forecast of a layer's saliencies; elements in different `posteriors` are independent.
+
+    Times after `until` are read there: saliency smoothed until now, and no extrapolation.
+    """
 
     scaling: Scaling
     posteriors: tuple[Posterior, ...]
+    until: float = math.inf
 
     @property
     def noise(self) -> Tensor:
@@ -92,11 +111,11 @@ class Forecast:
 
     def mean(self, time: float) -> Tensor:
         """E[s_T] (M,)."""
-        return self.scaling.turn(self._marginals(_at(time))[0][0])
+        return self.scaling.turn(self._marginals(_float64([time]))[0][0])
 
     def variance(self, time: float) -> Tensor:
         """Var[s_T] (M,), of the function, without the noise of measuring it."""
-        return self._marginals(_at(time))[1][0]
+        return self._marginals(_float64([time]))[1][0]
 
     def covariance(self, time: float, first: Tensor, second: Tensor) -> Tensor:
         """Cov[s_T^a, s_T^b] for each pair of element indices in first and second, any one shape."""
@@ -106,7 +125,7 @@ class Forecast:
             width = posterior.mixing.shape[1]
             a, b = first - offset, second - offset
             inside = (a >= 0) & (a < width) & (b >= 0) & (b < width)
-            covariance = posterior.latents(_at(time))[1][0]
+            covariance = posterior.latents(self._at(time))[1][0]
             left, right = posterior.mixing.T[a[inside]], posterior.mixing.T[b[inside]]
             result[inside] = ((left @ covariance) * right).sum(-1)
             offset += width
@@ -114,7 +133,7 @@ class Forecast:
 
     def samples(self, time: float, n: int, generator: torch.Generator) -> Tensor:
         """Draws of s_T, (n, M) in float32: the latents are drawn, then mixed."""
-        draws = [_draw(p, _at(time), n, generator) for p in self.posteriors]
+        draws = [_draw(p, self._at(time), n, generator) for p in self.posteriors]
         return self.scaling.turn(torch.cat(draws, dim=1))
 
     def log_likelihood(self, times: Tensor, S: Tensor) -> Tensor:
@@ -137,26 +156,34 @@ class Forecast:
         """Mean and variance (k, M) before turning back."""
         means, variances = [], []
         for posterior in self.posteriors:
-            mean, covariance = posterior.latents(times)
+            mean, covariance = posterior.latents(times.clamp(max=self.until))
             means.append(mean @ posterior.mixing)
             spread = covariance @ posterior.mixing
             variances.append((spread * posterior.mixing).sum(1).clamp(min=0.0))
         return torch.cat(means, dim=1), torch.cat(variances, dim=1)
+
+    def _at(self, time: float) -> Tensor:
+        return _float64([min(time, self.until)])
 
 
 def fit(
     times: Tensor,
     S: Tensor,
     *,
-    latents: int | None = 12,
+    forecast: ForecastName = "mogp",
+    latents: int = 12,
     inference: Inference = "exact",
+    trend: bool = True,
     **options: Any,
 ) -> Forecast:
     """The forecast of a layer from its history: S (n, M) ≥ 0 at times (n,), in epochs.
 
-    `latents` Q: 12 for convolutions and 4 for dense layers in BEP's small CNN, 10 to 15 in
-    ResNet-50; None models every element by a Gaussian process of its own (table 2's "GP").
-    Options go to `fit_prior` (steps) or `fit_variational` (inducing, steps, learning_rate).
+    `forecast` mogp is BEP's multi-output process; gp models every element by a process of its own
+    (table 2's "GP"); smoothed is mogp read at the last time measured; latest is the last
+    measurement, with the spread of a random walk (`random_walks`). The last two are ours, for
+    comparison. `latents` Q: 12 for convolutions and 4 for dense layers in BEP's small CNN, 10 to
+    15 in ResNet-50. `trend` as in `Scaling.fit`; latest has none. Options go to `fit_prior`
+    (steps, kernel, prior) or `fit_variational` (inducing, steps, learning_rate, kernel).
 
     Raises:
         ValueError: shapes that do not match, or an unknown inference.
@@ -164,13 +191,17 @@ def fit(
     """
     times, S = _float64(times), _float64(S)
     _check(times, S, latents)
-    scaling = Scaling.fit(times, S)
+    scaling = Scaling.fit(times, S, trend and forecast != "latest")
     scaled = scaling.apply(S)
-    groups = [scaled] if latents is not None else list(scaled.split(1, dim=1))
+    if forecast == "latest":
+        return Forecast(scaling, random_walks(times, scaled))
+    alone = forecast == "gp"
+    groups = scaled.split(1, dim=1) if alone else [scaled]
     infer = _inference(inference)
     with _one_thread():
-        posteriors = [infer(times, group, latents or 1, options) for group in groups]
-    return Forecast(scaling, tuple(posteriors))
+        posteriors = [infer(times, group, 1 if alone else latents, options) for group in groups]
+    until = times.max().item() if forecast == "smoothed" else math.inf
+    return Forecast(scaling, tuple(posteriors), until)
 
 
 def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Posterior]:
@@ -199,7 +230,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _check(times: Tensor, S: Tensor, latents: int | None) -> None:
+def _check(times: Tensor, S: Tensor, latents: int) -> None:
     if S.ndim != 2 or times.shape != S.shape[:1] or S.numel() == 0:
         raise ValueError(
             f"a history has times (n,) and saliencies (n, M) with n, M ≥ 1; got "
@@ -211,8 +242,8 @@ def _check(times: Tensor, S: Tensor, latents: int | None) -> None:
                 f"{name} must be finite and ≥ 0; leave out measurements taken from skipped or "
                 "overflowed batches, and count epochs from 0"
             )
-    if latents is not None and latents < 1:
-        raise PruningError(f"latents {latents}: at least 1, or None for independent processes")
+    if latents < 1:
+        raise PruningError(f"latents {latents}: at least 1; forecast: gp has independent processes")
 
 
 def _draw(posterior: Posterior, time: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -228,7 +259,3 @@ def _draw(posterior: Posterior, time: Tensor, n: int, generator: torch.Generator
 def _float64(values: Any) -> Tensor:
     """On the CPU, where the small factorisations are fastest."""
     return torch.as_tensor(values).detach().to("cpu", torch.float64)
-
-
-def _at(time: float) -> Tensor:
-    return _float64([time])

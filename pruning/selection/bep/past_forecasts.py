@@ -11,7 +11,7 @@ from pruning.stateful import Stateful
 from pruning.types import Keep
 
 
-class Foretold(Stateful):
+class PastForecasts(Stateful):
     """Forecasts of every decision so far.
 
     Per decision and axis three tensors (width,), NaN for units that were masked then: the mean and
@@ -29,12 +29,12 @@ class Foretold(Stateful):
     def add(self, axis: str, forecast: Forecast, here: Tensor, times: tuple[float, ...]) -> None:
         """A decision's forecast of the units `here`, (width,) bool; times: now, next, last."""
         now, after, last = times
-        made = {
+        moments = {
             "mean": forecast.mean(last),
             "sd": forecast.variance(last).sqrt(),
             "next": forecast.mean(after),
         }
-        for kind, value in made.items():
+        for kind, value in moments.items():
             whole = torch.full((len(here),), math.nan)
             whole[here] = value.float()
             self.tensors[f"{len(self.made)}/{kind}"] = whole
@@ -65,11 +65,11 @@ class Foretold(Stateful):
         lines = []
         for number, one in enumerate(self.made):
             mean, sd = self._forecast(number, "mean"), self._forecast(number, "sd")
-            known = ~mean.isnan()
+            alive = ~mean.isnan()
             shown = {"mean": mean, "sd": sd, "truth": measured[one["axis"]]}
             line = {"forecast/layer": one["axis"], "forecast/epoch": one["epoch"]}
             lines.append(
-                line | {f"forecast/{k}": v[known].double().tolist() for k, v in shown.items()}
+                line | {f"forecast/{k}": v[alive].double().tolist() for k, v in shown.items()}
             )
         return lines
 

@@ -60,8 +60,17 @@ def pause_due(state: "State", pauses: int) -> bool:
     The first is the start of the epoch, so that saliency at initialisation is on record.
     """
     position, epoch = state.position, state.steps_per_epoch
-    points = {round(j * epoch / pauses) for j in range(pauses)}
-    return position % epoch in points or position == state.total_steps
+    return position % epoch in _pauses(epoch, pauses) or position == state.total_steps
+
+
+def second_pause(state: "State", pauses: int) -> int:
+    """The first step after 0 at which a pause is due."""
+    points = _pauses(state.steps_per_epoch, pauses) - {0}
+    return min(points, default=state.steps_per_epoch)
+
+
+def _pauses(epoch: int, pauses: int) -> set[int]:
+    return {round(j * epoch / pauses) for j in range(pauses)}
 
 
 def first_bucket(every: int, bucket: int) -> int:
@@ -125,8 +134,8 @@ class Taps(Stateful):
         """A map and its gradient, of some of this rank's images: (N, C, …) each."""
         product = (a * slope).float()
         product = product.flatten(2).mean(2) if product.dim() > 2 else product
-        found = product.abs().sum(0)
-        self._sums[name] = self._sums[name] + found if name in self._sums else found
+        total = product.abs().sum(0)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
         if name == self._first:
             self._images += len(a)
 
@@ -213,13 +222,13 @@ class _Modules(Maps):
 
     def end(self, name: str) -> End:
         """Of a layer's map."""
-        made = id(self.last[name])
-        if made not in self.returned:
+        last = id(self.last[name])
+        if last not in self.returned:
             raise PruningError(
                 f"{name}: its map is made by a function in a forward method, where no hook reaches;"
                 " write a module (nn.ReLU), or set pruning.selection.protocol: pauses"
             )
-        return End(self.returned[made][0], made not in self._owners)
+        return End(self.returned[last][0], last not in self._owners)
 
 
 def _ends(model: nn.Module, image: Tensor) -> dict[str, End]:

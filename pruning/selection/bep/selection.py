@@ -24,12 +24,13 @@ from pruning.schedule.schedule import Schedule
 from pruning.selection.base import Selection
 from pruning.selection.bep.algorithm import Decision, Plan
 from pruning.selection.bep.forecast import fit
-from pruning.selection.bep.past_forecasts import Foretold
+from pruning.selection.bep.past_forecasts import PastForecasts
 from pruning.selection.bep.saliency import (
     History,
     Taps,
     first_bucket,
     pause_due,
+    second_pause,
 )
 from pruning.selection.bep.sizes import final_sizes, permissive_sizes
 from pruning.stateful import Stateful, Stored, pack, unpack
@@ -57,6 +58,13 @@ class BayesianEarlyPruning(Selection):
     step, averaged over `bucket` steps; activation_taylor only. A bucket that a decision cuts short
     is dropped. A round at the very end of training keeps the B_s units that are the most salient
     then: what BEP would do if it knew.
+
+    For comparison: `forecast` (pruning/selection/bep/forecast.py) replaces the multi-output process
+    by independent ones, by the latest measurement, or by the same fit read now; `prior: none` fits
+    the exact posterior by likelihood alone, as BEP says; `kernel: decay_constant` lets latents stay
+    (ours); `steps` bounds the fit (default: 30 of L-BFGS; Adam until it converges); `trend: off`
+    leaves out the check that turns rising elements over; `untrained: off` leaves out the pause
+    before the first step, of which BEP does not speak.
     """
 
     scored = False
@@ -76,8 +84,14 @@ class BayesianEarlyPruning(Selection):
         dynamic: bool = True,
         latents: int = 12,
         dense_latents: int = 4,
+        forecast: Literal["mogp", "gp", "latest", "smoothed"] = "mogp",
         inference: Literal["exact", "variational"] = "exact",
         inducing: int = 60,
+        kernel: Literal["decay", "decay_constant"] = "decay",
+        prior: Literal["lognormal", "none"] = "lognormal",
+        steps: int | None = None,
+        trend: bool = True,
+        untrained: bool = True,
         draws: int = 10_000,
         stages: float | None = None,
         lite: str = "grasp",
@@ -94,6 +108,7 @@ class BayesianEarlyPruning(Selection):
             latents=(latents, 1, 1000),
             dense_latents=(dense_latents, 1, 1000),
             inducing=(inducing, 1, 10_000),
+            steps=(1 if steps is None else steps, 1, 10**6),
             draws=(draws, 1, 10**6),
             stages=(stages or 0, 0, 0.999999),
             overhead=(overhead, 0, 1000),
@@ -102,13 +117,15 @@ class BayesianEarlyPruning(Selection):
         self.every, self.bucket = every, bucket
         self.penalty, self.dynamic, self.draws = penalty, dynamic, draws
         self.latents, self.dense_latents = latents, dense_latents
-        self.fitting: dict[str, Any] = {"inference": inference}
-        if inference == "variational":
-            self.fitting["inducing"] = inducing
+        self.untrained = untrained
+        shared = {"forecast": forecast, "trend": trend, "kernel": kernel, "steps": steps}
+        # the variational bound has no prior on hyper-parameters, the exact fit no inducing points
+        own = {"inducing": inducing} if inference == "variational" else {"prior": prior}
+        self.fitting: dict[str, Any] = shared | {"inference": inference} | own
         self.stages, self.overhead, self.flops = stages, overhead, flops
         self.lite = _criterion(lite)
         self.history = History()
-        self.foretold = Foretold()
+        self.past_forecasts = PastForecasts()
         self.taps: Taps | None = None
         self.sizes: dict[str, int] = {}  # B_s of every axis
         self.budgets: dict[str, float] = {}  # element-epochs left at the next decision, by axis
@@ -129,7 +146,10 @@ class BayesianEarlyPruning(Selection):
             )
         check_positive(config, "and saliency that is forecast is not")
         schedule = Schedule.of(config.schedule, state.steps_per_epoch, state.total_steps)
-        first = 1 if self.protocol == "pauses" else first_bucket(self.every, self.bucket)
+        if self.protocol == "buckets":
+            first = first_bucket(self.every, self.bucket)
+        else:
+            first = 1 if self.untrained else second_pause(state, self.pauses) + 1
         if schedule.start < first:
             raise PruningError(
                 "selection: bep has measured nothing before its first decision at step"
@@ -174,16 +194,17 @@ class BayesianEarlyPruning(Selection):
         if self.taps is None:
             return
         middle = (self.taps.begun + state.position + 1) / 2 if self.taps.begun >= 0 else 0.0
-        found = self.taps.observe(state)
-        if found is not None:
-            scores = by_unit(self.config, found, self.axes)
+        saliency = self.taps.observe(state)
+        if saliency is not None:
+            scores = by_unit(self.config, saliency, self.axes)
             self.history.add(middle / state.steps_per_epoch, scores)
         self.taps.prepare(state.position + 1)
 
     def measures(self, state: State) -> bool:
         """True if a pause is due at this step."""
         due = self.protocol == "pauses" and state.position != self.measured
-        return due and pause_due(state, self.pauses)
+        wanted = self.untrained or state.position > 0
+        return due and wanted and pause_due(state, self.pauses)
 
     def measure(self, state: State) -> None:
         """A pause: the criterion's scores on the fixed part of the training images."""
@@ -191,8 +212,10 @@ class BayesianEarlyPruning(Selection):
         size = self.config.calibration.batch_size
         batches = state.subset(self.fraction, size, stream="saliency")
         model = copy.deepcopy(state.model)  # which no compiler has seen
-        found = unit_scores(self.config, state, self.axes, "saliency", batches=batches, model=model)
-        self.history.add(state.position / state.steps_per_epoch, found)
+        scores = unit_scores(
+            self.config, state, self.axes, "saliency", batches=batches, model=model
+        )
+        self.history.add(state.position / state.steps_per_epoch, scores)
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────────
     def keep(self, round: ChannelRound) -> Keep:
@@ -235,10 +258,10 @@ class BayesianEarlyPruning(Selection):
         seed = stream_seed(state, f"bep {axis} {round.stream}")
         draws = forecast.samples(plan.total, self.draws, torch.Generator().manual_seed(seed))
         decision = plan.decide(forecast.mean(plan.total), draws, time, budget)
-        self.decided[axis] = _told(decision) | {
-            "forecast_rmse": self.foretold.error(axis, measured[-1])
+        self.decided[axis] = _shown(decision) | {
+            "forecast_rmse": self.past_forecasts.error(axis, measured[-1])
         }
-        self.foretold.add(
+        self.past_forecasts.add(
             axis, forecast, alive, (time, min(time + plan.step, plan.total), plan.total)
         )
         self.budgets[axis] = decision.budget
@@ -258,7 +281,7 @@ class BayesianEarlyPruning(Selection):
     def removed(self, keep: Keep) -> None:
         """The units that are not kept are gone."""
         self.history.remove(keep)
-        self.foretold.remove(keep)
+        self.past_forecasts.remove(keep)
 
     def axis_record(self, axis: str) -> dict[str, Any]:
         """λ_t, utility, budget left and the error of the forecast before, of the last decision."""
@@ -272,10 +295,10 @@ class BayesianEarlyPruning(Selection):
         """Lines for the log at the end of training: forecasts against what came true."""
         if not len(self.history.times):
             return []
-        return self.foretold.records({axis: self.history.of(axis)[-1] for axis in self.sizes})
+        return self.past_forecasts.records({axis: self.history.of(axis)[-1] for axis in self.sizes})
 
     def _parts(self) -> dict[str, Stateful]:
-        parts = {"history": self.history, "foretold": self.foretold, "taps": self.taps}
+        parts = {"history": self.history, "foretold": self.past_forecasts, "taps": self.taps}
         return {name: part for name, part in parts.items() if part is not None}
 
     def state_dict(self) -> Stored:
@@ -303,7 +326,7 @@ def _criterion(name: str) -> CriterionConfig:
         raise PruningError(f"selection: bep: lite: {why}") from None
 
 
-def _told(decision: Decision) -> dict[str, float | None]:
+def _shown(decision: Decision) -> dict[str, float | None]:
     """λ_t and utility at the last unit tested (none where none was), and what is left to spend."""
     numbers = {"penalty": decision.penalty, "utility": decision.utility}
     shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}

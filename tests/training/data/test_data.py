@@ -232,12 +232,12 @@ def test_digits_split_is_fixed_and_stratified():
 
 def test_known_data_sets_are_described_without_their_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, it in DATASETS.items():
-        if it.train is None:
+    for name, facts in DATASETS.items():
+        if facts.train is None:
             continue
         about = info(DataConfig(name=name, validation=100, augment=AugmentConfig(resize=64)))
-        assert (about.train_images, about.validation_images) == (it.train - 100, 100)
-        assert (about.height, about.num_classes) == (64, it.num_classes)
+        assert (about.train_images, about.validation_images) == (facts.train - 100, 100)
+        assert (about.height, about.num_classes) == (64, facts.num_classes)
     assert info(DataConfig(name="imagenet", image_size=160)).width == 160
 
 

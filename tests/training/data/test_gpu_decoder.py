@@ -46,15 +46,15 @@ def on_cpu(contents, channels, device):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    asked = []
+    counts = []
 
     def nvjpeg(contents, channels, device):
-        asked.append(len(contents))
+        counts.append(len(contents))
         return on_cpu(contents, channels, device)
 
     monkeypatch.setattr(gpu_decoder, "check", lambda device: None)
     monkeypatch.setattr(gpu_decoder, "nvjpeg", nvjpeg)
-    return asked
+    return counts
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -72,8 +72,9 @@ def test_the_same_batches_as_workers_decode(tmp_path, stand_in, workers):
 
 
 def batches(data, split):
-    it = data.train_batches(0, 5) if split == "train" else data.evaluation_batches("test", 4)
-    return [(batch.images, batch.labels) for batch in it]
+    train = split == "train"
+    every = data.train_batches(0, 5) if train else data.evaluation_batches("test", 4)
+    return [(batch.images, batch.labels) for batch in every]
 
 
 def test_a_refused_batch_is_decoded_on_the_cpu_which_names_the_damaged_file(stand_in):

@@ -103,11 +103,16 @@ def test_a_long_name_of_absurd_length_is_refused(tmp_path, size):
     refused(tmp_path / "set", "train.tar: damaged or compressed tar shard")
 
 
+def manifest(**other):
+    """The manifest of two prepared shards, with these values in place of its own."""
+    values = {"source": "x", "labels": "x", "num_classes": 3, "channels": 3, "train": 3, "test": 2}
+    values |= {"short_side": 8, "encoding": "raw", "quality": 90, "shard_images": 5}
+    return json.dumps(values | other).encode()
+
+
 def test_prepared_shards_hold_labels_of_their_classes(tmp_path, monkeypatch):
     shard(tmp_path / "set", ("9.png", PNG), ("9.cls", b"7"))
-    made = {"source": "x", "labels": "x", "num_classes": 3, "channels": 3, "train": 3, "test": 2}
-    made |= {"short_side": 8, "encoding": "raw", "quality": 90, "shard_images": 5}
-    write(tmp_path / "set" / "prepared.json", json.dumps(made).encode())
+    write(tmp_path / "set" / "prepared.json", manifest())
     monkeypatch.setattr("training.data.layouts.prepared.Manifest.check", lambda *_: None)
     refused(tmp_path / "set", "train.tar, byte .*: label 7 is not a whole number from 0 to 2")
 
@@ -128,8 +133,6 @@ MANIFESTS = {
 def test_manifests_that_no_preparation_wrote(tmp_path, fault):
     content, message = MANIFESTS[fault]
     shard(tmp_path / "set")
-    made = {"source": "x", "labels": "x", "num_classes": 3, "channels": 3, "train": 3, "test": 2}
-    made |= {"short_side": 8, "encoding": "raw", "quality": 90, "shard_images": 5}
-    text = json.dumps(made | content).encode() if isinstance(content, dict) else content
+    text = manifest(**content) if isinstance(content, dict) else content
     write(tmp_path / "set" / "prepared.json", text)
     refused(tmp_path / "set", f"prepared.json: {message}")

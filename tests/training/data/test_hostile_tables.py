@@ -2,11 +2,10 @@
 
 import gzip
 import json
-import struct
 
 import pytest
 
-from tests.support.image_files import write, write_idx
+from tests.support.image_files import idx, write, write_idx
 from tests.support.refusals import (
     PNG,
     STREAMED,
@@ -114,10 +113,6 @@ def test_folders_named_like_files_are_looked_into(tmp_path):
     assert read_all(tmp_path / "set").info.train_images == 4
 
 
-def idx(*shape, kind=b"\0\0\x08"):
-    return kind + bytes([len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
-
-
 IMAGES = "train-images-idx3-ubyte"
 IDX = {
     "overflow": ({IMAGES: idx(2**31, 2**31, 4)}, "16 bytes, expected 18446744073709551632 for"),
@@ -157,14 +152,14 @@ def test_an_idx_file_unpacks_to_no_more_than_it_states(tmp_path, monkeypatch):
     (tmp_path / "set" / IMAGES).unlink()
     bomb = gzip.compress(idx(9, 6, 6) + bytes(50_000_000))
     write(tmp_path / "set" / f"{IMAGES}.gz", bomb)
-    asked = []
+    requests = []
     read = gzip.GzipFile.read
     monkeypatch.setattr(
-        gzip.GzipFile, "read", lambda self, size=-1: asked.append(size) or read(self, size)
+        gzip.GzipFile, "read", lambda self, size=-1: requests.append(size) or read(self, size)
     )
     refused(tmp_path / "set", r"341 bytes, expected 340 for \(9, 6, 6\)")
-    assert 0 < max(asked) < 1000
-    assert min(asked) > 0
+    assert 0 < max(requests) < 1000
+    assert min(requests) > 0
 
 
 def test_a_folder_in_place_of_a_file(tmp_path):

@@ -34,17 +34,17 @@ class Loaded:
 def loaded(monkeypatch):
     import datasets
 
-    asked = Loaded()
-    asked.images = [{"bytes": png(image), "path": None} for image in pictures(4)]
+    request = Loaded()
+    request.images = [{"bytes": png(image), "path": None} for image in pictures(4)]
 
     def table(labels):
         features = {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=list(CLASSES))}
         features["coarse_label"] = datasets.ClassLabel(names=["a", "b"])
-        rows = {"img": asked.images, "fine_label": labels, "coarse_label": [0, 1, 0, 1]}
+        rows = {"img": request.images, "fine_label": labels, "coarse_label": [0, 1, 0, 1]}
         return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
     def load(*arguments, **options):
-        asked.arguments, asked.options = arguments, options
+        request.arguments, request.options = arguments, options
         splits = {
             "train": table([0, 1, 2, 0]),
             "test": table([-1] * 4),
@@ -54,7 +54,7 @@ def loaded(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     monkeypatch.setattr(hub, "_reachable", lambda: True)
-    return asked
+    return request
 
 
 def test_hub_data_sets_load_by_the_pinned_revision_and_run_no_code(loaded):

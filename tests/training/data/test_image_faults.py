@@ -1,5 +1,4 @@
 import io
-import struct
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ from PIL import Image
 
 from schema.data import DataConfig
 from tests.support.image_files import (
+    idx,
     jpeg,
     opened,
     pictures,
@@ -108,7 +108,7 @@ FAULTS = {
     "idx mixed": (
         lambda r: (
             write_idx(r, compress=False),
-            write(r / "t10k-labels-idx1-ubyte", struct.pack(">2I", 0x801, 3) + bytes(3)),
+            write(r / "t10k-labels-idx1-ubyte", idx(3) + bytes(3)),
         ),
         r"images of shape \(4, 6, 6\) do not fit 3 labels",
     ),

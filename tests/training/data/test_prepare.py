@@ -66,8 +66,8 @@ def test_uncompressed_images_come_back_as_they_were_also_through_pil(channels):
 def test_raw_shards_hold_the_resized_pixels_in_the_sources_order(photographs, tmp_path):
     folder = whole(photographs, tmp_path / "raw", encoding="raw")
     config = DataConfig(name=str(photographs))
-    source, made = image_folders(photographs, config), open_splits(DataConfig(name=str(folder)))
-    for a, b in ((source.train, made.train), (source.test, made.test)):
+    source, raw = image_folders(photographs, config), open_splits(DataConfig(name=str(folder)))
+    for a, b in ((source.train, raw.train), (source.test, raw.test)):
         assert torch.equal(a.labels, b.labels)
         rows = range(len(a.labels))
         for before, after in zip(a.read(rows), b.read(rows), strict=True):
@@ -77,7 +77,7 @@ def test_raw_shards_hold_the_resized_pixels_in_the_sources_order(photographs, tm
             expected = resize(image, round(height * 64 / short), round(width * 64 / short))
             assert min(expected.shape[1:]) == 64
             assert torch.equal(decode(after, 3, ""), expected)
-    assert made.num_classes == 3
+    assert raw.num_classes == 3
 
 
 def test_a_small_jpeg_is_copied_and_anything_else_is_coded(tmp_path):
@@ -85,8 +85,8 @@ def test_a_small_jpeg_is_copied_and_anything_else_is_coded(tmp_path):
     for split, name in itertools.product(("train", "val"), CLASSES):
         write(root / split / name / "0.jpg", small)
         write(root / split / name / "1.png", png(pictures(1, 40)[0]))
-    made = open_splits(DataConfig(name=str(whole(root, tmp_path / "made"))))
-    first, second = made.train.read([0, 1])
+    splits = open_splits(DataConfig(name=str(whole(root, tmp_path / "made"))))
+    first, second = splits.train.read([0, 1])
     assert first == small
     assert second[:2] == b"\xff\xd8"
 
@@ -95,9 +95,9 @@ def test_a_small_jpeg_is_copied_and_anything_else_is_coded(tmp_path):
 def test_a_preparation_that_was_stopped_ends_as_one_that_was_not(photographs, tmp_path, after):
     expected = contents(whole(photographs, tmp_path / "whole"))
     folder = tmp_path / "stopped"
-    made = begun(photographs, folder)
-    names = [next(made) for _ in range(after)]
-    made.close()
+    shards = begun(photographs, folder)
+    names = [next(shards) for _ in range(after)]
+    shards.close()
     # what a kill may leave: half a shard, half a line, a shard whose line was not written
     (folder / f"{names[-1]}.77.partial").write_bytes(b"half")
     sums = (folder / "SHA256SUMS").read_text()
@@ -119,17 +119,17 @@ def test_every_shard_has_its_checksum(photographs, tmp_path):
 
 
 def test_a_flipped_bit_is_found_and_made_again(photographs, tmp_path, capsys):
-    made = ["--output", str(tmp_path / "made")]
-    words = [str(photographs), *made, "--short-side=64", "--shard-images=5", "--workers=0"]
+    output = ["--output", str(tmp_path / "made")]
+    words = [str(photographs), *output, "--short-side=64", "--shard-images=5", "--workers=0"]
     assert main(words) == 0
-    assert main([*made, "--verify"]) == 0
+    assert main([*output, "--verify"]) == 0
     shard = tmp_path / "made" / "train-000001.tar"
     good = shard.read_bytes()
     shard.write_bytes(good[:3000] + bytes([good[3000] ^ 1]) + good[3001:])
-    assert main([*made, "--verify"]) == 2
+    assert main([*output, "--verify"]) == 2
     assert "train-000001.tar: damaged; delete it and prepare again" in capsys.readouterr().err
     shard.unlink()
-    assert main([*made, "--verify"]) == 2
+    assert main([*output, "--verify"]) == 2
     assert main(words) == 0
     assert shard.read_bytes() == good
 

@@ -44,6 +44,7 @@ def kept(
     tensors = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # host and process: several machines may share the folder
         temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
         try:
             save_tensors({k: v.contiguous() for k, v in tensors.items()}, temporary)
@@ -64,5 +65,6 @@ def _key(files: Iterable[Path], notes: tuple[object, ...]) -> str:
     for path in sorted(files):
         stat = path.stat()
         digest.update(os.fsencode(path.resolve()))
+        # not their contents: reading all of ImageNet is what the cache saves
         digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -149,6 +149,7 @@ class _Walk:
             raise NoBatch(str(error)[:80]) from None
 
     def _put(self, value: Any) -> None:
+        # arithmetic and printing of a number of millions of digits take minutes
         if isinstance(value, int) and value.bit_length() > 64:
             raise NoBatch("it holds a number of more than 64 bits")
         self.stack.append(value)
@@ -156,6 +157,7 @@ class _Walk:
     def _pop(self, count: int) -> list[Any]:
         if len(self.stack) < count:
             raise NoBatch("it is damaged")
+        # count is at least 1: [-0:] would be the whole stack
         values = self.stack[-count:]
         del self.stack[-count:]
         return values

@@ -95,6 +95,7 @@ def _pillow(data: bytes, channels: int, where: str) -> Tensor:
     photographs of 224 pixels as PNG 1.39 ms (1.13). JPEGs seldom come here.
     """
     mode = "L" if channels == 1 else "RGB"
+    # a flipped bit in the pixels would be another image, and nobody would notice
     if data[:8] == PNG and not _is_whole(data):
         raise _unreadable(data, where)
     with _opened(data, where) as image:
@@ -104,6 +105,7 @@ def _pillow(data: bytes, channels: int, where: str) -> Tensor:
         image.draft(mode, image.size)  # the grey of a JPEG is the one in the file
         image.info.pop("transparency", None)  # dropped like an alpha channel
         pixels = image if image.mode == mode else image.convert(mode)
+        # bytearray: torch warns of tensors on memory that cannot be written
         content = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8)
     return content.view(pixels.height, pixels.width, channels).permute(2, 0, 1)
 
@@ -159,10 +161,10 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     A batch of one whose strides say channels_last takes a vectorised path that image[None] misses.
     A GPU resizes in float32, which may round to the neighbouring grey level.
     """
-    one = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    single = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     if image.device.type == "cpu":
-        return F.interpolate(one, (height, width), mode="bilinear", antialias=True)[0]
-    return _resize_in_float(one, height, width)[0]
+        return F.interpolate(single, (height, width), mode="bilinear", antialias=True)[0]
+    return _resize_in_float(single, height, width)[0]
 
 
 def _resize_in_float(images: Tensor, height: int, width: int) -> Tensor:
@@ -186,6 +188,7 @@ def common_shape(source: Encoded) -> tuple[int, int, int]:
     rows = sorted({round(i * (len(source.labels) - 1) / 31) for i in range(32)})
     shapes = []
     for row, data in zip(rows, source.read(rows), strict=True):
+        # headers alone: 32 of them tell grey from colour well enough
         with _opened(data, source.where(row)) as image:
             channels = 1 if image.mode in ("1", "L", "LA", "I;16") else 3
             shapes.append((channels, image.height, image.width))
@@ -207,8 +210,8 @@ def decode_all(splits: Splits, name: str) -> tuple[Pixels, Pixels]:
 
     def fits(stacks: dict[str, Tensor]) -> bool:
         sizes = {f"images{i}": (count, *shape) for i, count in enumerate(counts)}
-        found = {key: tuple(stack.shape) for key, stack in stacks.items()}
-        return found == sizes and all(x.dtype == torch.uint8 for x in stacks.values())
+        shapes = {key: tuple(stack.shape) for key, stack in stacks.items()}
+        return shapes == sizes and all(x.dtype == torch.uint8 for x in stacks.values())
 
     stacks = kept(f"{name}-pixels", files, make, fits, shape, counts)
     train, test = (Pixels(stacks[f"images{i}"], source.labels) for i, source in enumerate(sources))
@@ -237,6 +240,7 @@ def _stack(source: Encoded, shape: tuple[int, int, int]) -> Tensor:
                 )
             images[row] = image
 
+    # threads, not processes: decoders let go of the interpreter's lock
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         list(pool.map(fill, range(0, len(images), CHUNK)))
     return images

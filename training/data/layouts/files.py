@@ -51,6 +51,7 @@ def contents(path: str | Path, most: int | None = MOST_BYTES) -> bytes:
             _check(path, status)
             if most is not None and status.st_size > most:
                 raise DataError(f"{path}: {status.st_size} bytes are too many for an image")
+            # checked and read through one descriptor: the path may lead elsewhere a moment later
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read()
         finally:

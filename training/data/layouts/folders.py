@@ -84,6 +84,7 @@ def _in_classes(place: Path, classes: list[str]) -> Files:
     names: list[bytes] = []
     counts = []
     for name in classes:
+        # sorted bytes: the order of scandir, and of text by locale, differs between machines
         images = sorted(_images(place / name, name))
         if not images:
             raise DataError(

@@ -61,6 +61,7 @@ class Rows:
         if not named or "\0" in named:
             raise DataError(f"{self.where(row)}: the row has no image; remove it")
         home, *others = self.place.folders
+        # realpath, so that neither `..` nor a link leads out of the folders
         file = Path(os.path.realpath(home / named))
         if not any(file.is_relative_to(os.path.realpath(folder)) for folder in (home, *others)):
             raise DataError(
@@ -84,6 +85,7 @@ def parquet_files(folder: Path, config: DataConfig) -> Splits | None:
     if not files:
         return None
     _check_parquet(files)
+    # here, as importing it takes seconds that other layouts need not wait for
     import datasets
 
     try:

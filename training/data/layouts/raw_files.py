@@ -104,6 +104,7 @@ def _idx(path: Path, name: str) -> Tensor:
         shape = struct.unpack(f">{head[3]}I", sizes)
         count = math.prod(shape)
         possible = count <= len(stored) * (DEFLATE if packed else 1)
+        # one byte more than stated tells that the file is too long
         data = file.read(count + 1) if possible else b""
     except struct.error:
         raise DataError(f"{path}: ends in its header; copy it again") from None
@@ -171,6 +172,7 @@ def _batch(path: Path, name: str) -> Pixels:
         raise DataError(
             f"{path}: not one of CIFAR's Python batches ({error}); copy it again or use parquet"
         ) from None
+    # a copy: frombuffer gives memory that cannot be written, perhaps in another order
     images = torch.from_numpy(rows.copy(order="C")).view(-1, 3, 32, 32)
     return Pixels(images, checked(labels, lambda row: f"{path}, image {row}"))
 

@@ -72,7 +72,7 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     train = [tar for tar in tars if "train" in relative[tar]]
     parts = (config.test_split,) if config.test_split else TEST_PARTS
     test = next(
-        (found for part in parts if (found := [t for t in tars if part in relative[t]])), []
+        (matches for part in parts if (matches := [t for t in tars if part in relative[t]])), []
     )
     if not train or not test:
         names = ", ".join(tar.name for tar in tars[:5])
@@ -82,9 +82,9 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
         )
     splits = (_shards(train), _shards(test))
     if manifest and [len(s.labels) for s in splits] != [manifest.train, manifest.test]:
-        found = " and ".join(str(len(s.labels)) for s in splits)
+        numbers = " and ".join(str(len(s.labels)) for s in splits)
         raise DataError(
-            f"{folder}: {found} images where {manifest.train} and {manifest.test} were written;"
+            f"{folder}: {numbers} images where {manifest.train} and {manifest.test} were written;"
             " find the damaged shard with `python -m training.data.prepare --verify --output"
             f" {folder}`"
         )
@@ -155,6 +155,7 @@ def _samples(path: Path) -> list[tuple[int, int, int]]:
 
 def _place(member: tarfile.TarInfo, end: int, path: Path) -> tuple[int, int]:
     """Offset and size of a member's bytes, which are read in place; `end` is the shard's size."""
+    # only then do the bytes at its offset make up the file
     if not member.isreg() or member.issparse():
         raise DataError(f"{path}: {member.name} is a link, folder or sparse file; pack it again")
     if member.size <= 0:

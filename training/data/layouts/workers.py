@@ -23,6 +23,7 @@ def results(
     loader = DataLoader(
         _Guarded(dataset, place),
         sampler=_shared(order, place) if workers else order,
+        # an item is a whole batch already
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,

@@ -1,0 +1,44 @@
+"""A recipe's grids of pruning epochs as a table: the best epochs and the policy's distance."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from reporting.records import Record
+from reporting.tables.grid import Grid
+from reporting.tables.oracle import best_epochs, changes, epoch_of, group, is_point, ratio_of
+
+
+def recipe_grid(recipe: str, amount: str, records: Iterable[Record]) -> Grid:
+    """The best epoch of every fraction and the policy's distance from it, for a recipe's grids."""
+    groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.job.row is None and record.job.recipe == recipe:
+            groups[group(record.job, amount)].append(record)
+    lines = [line for key, runs in sorted(groups.items(), key=str) for line in _lines(key, runs)]
+    headings = ["settings", "removed [%]", "best epoch", "its top-1 [%]", "policy's top-1 [%]",
+                "|change|, points", "seeds"]  # fmt: skip
+    below = ["the best epoch is chosen by validation accuracy; top-1 is on test images"]
+    return Grid(f"{recipe} · every pruning epoch of the grid", headings, lines, below)
+
+
+def _lines(key: tuple[object, ...], runs: Sequence[Record]) -> list[list[str]]:
+    points = [run for run in runs if is_point(run.job)]
+    policies = [run for run in runs if not is_point(run.job)]
+    by_seed, lines = changes(policies, points), []
+    settings = ", ".join(map(str, key[1:]))
+    for ratio, epoch in sorted(best_epochs(points).items()):
+        best = [p for p in points if (ratio_of(p), epoch_of(p)) == (ratio, epoch)]
+        policy = [run for run in policies if ratio_of(run) == ratio]
+        distances = [change[ratio] for change in by_seed.values() if ratio in change]
+        figures = [_mean([r.summary["eval/top1_percent"] for r in some]) for some in (best, policy)]
+        lines.append([settings, f"{100 * ratio:g}", str(epoch), *figures, _mean(distances),
+                      str(len(best))])  # fmt: skip
+    means = [statistics.fmean(change.values()) for change in by_seed.values()]
+    return (
+        [*lines, [settings, "mean", "", "", "", _mean(means), str(len(means))]] if means else lines
+    )
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.2f}" if values else "–"

@@ -1,0 +1,38 @@
+"""The page of methods is current and complete."""
+
+from pathlib import Path
+
+from docs import methods
+from pruning.criteria import CRITERIA
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_of_methods_is_current():
+    assert methods.PAGE.read_text(encoding="utf-8") == methods.page(), (
+        "write it again with python -m docs.methods"
+    )
+
+
+def test_every_recipe_that_prunes_and_every_word_has_a_card():
+    cards = {
+        line.removeprefix("### ").strip("[").partition("]")[0]
+        for line in methods.page().splitlines()
+        if line.startswith("### ")
+    }
+    folders = {path.name for path in (ROOT / "recipes").iterdir() if path.is_dir()} - {"base"}
+    assert folders == set(methods.FOLDERS)
+    recipes = {
+        f"{p.parent.name}/{p.stem}" for f in folders for p in (ROOT / "recipes" / f).glob("*")
+    }
+    words = {name for registry in methods.REGISTRIES for name in registry.entries}
+    assert cards == recipes | words
+    assert set(CRITERIA) <= words
+
+
+def test_every_word_says_what_it_is():
+    """A first line, and for a criterion the paper or the reason that it has none."""
+    for registry in methods.REGISTRIES:
+        for name, entry in registry.entries.items():
+            text = getattr(entry, "function", entry).__doc__ or ""
+            assert len(text.split()) >= 5, f"{registry.word} {name} needs a docstring"
