@@ -15,7 +15,6 @@ epoch after the last round share their masks.
 """
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -163,14 +162,14 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main() -> int:
-    """Measure, print the table, and write the record that --output names."""
+    """Measure, print the table, and write it to --output."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--epochs", type=int, nargs="+", required=True)
     parser.add_argument("--orders", type=int, nargs="+", default=[1], help="seeds of the orders")
     parser.add_argument("--points", type=int, default=11, help="on each line, both ends included")
-    parser.add_argument("--output", type=Path, help="a JSON file for the errors")
+    parser.add_argument("--output", type=Path, help="a Markdown file for the table")
     command = parser.parse_args()
     if command.points < 2:
         parser.error(f"--points {command.points}: a line has two ends; write 2 or more")
@@ -179,19 +178,19 @@ def main() -> int:
         print(table(lines))
         if command.output is not None:
             command.output.parent.mkdir(parents=True, exist_ok=True)
-            command.output.write_text(json.dumps(_record(command, lines), indent=1) + "\n")
+            command.output.write_text(_page(command, lines), encoding="utf-8")
         return 0
     except (Exception, KeyboardInterrupt) as error:
         return end(error, None)
 
 
-def _record(command: argparse.Namespace, lines: Sequence[Line]) -> dict[str, object]:
+def _page(command: argparse.Namespace, lines: Sequence[Line]) -> str:
+    """The table with its command and hardware."""
     words = ["python studies/stability.py", f"--recipe {command.recipe}"]
     words += [f"--set '{setting}'" for setting in command.set]
     words += [f"--epochs {' '.join(map(str, command.epochs))}"]
     words += [f"--orders {' '.join(map(str, command.orders))}", f"--points {command.points}"]
-    errors = [line._asdict() | {"barrier_percent": line.barrier} for line in lines]
-    return {"command": " ".join(words), "cpu": cpu_name(), "lines": errors}
+    return f"    {' '.join(words)}\n\n{cpu_name()}\n\n{table(lines)}\n"
 
 
 if __name__ == "__main__":
