@@ -77,6 +77,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "methods/slimming": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
     "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),
+    "methods/obc": (FEW,),
+    "methods/woodfisher": ("pruning.schedule.rounds=3", FEW),
 }  # fmt: skip
 CIFAR = [
     "extends=../base/digits/digits_cnn.yaml",

@@ -18,7 +18,7 @@ from pruning.amount.scope import (
 from pruning.application.masks import check_zero, hold_average, hold_everywhere
 from pruning.application.straight_through import StraightThrough, hide, reveal
 from pruning.application.values import Values
-from pruning.compensation.compensations import compensate
+from pruning.compensation.compensations import COMPENSATIONS, compensate
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import (
     calibration,
@@ -153,8 +153,10 @@ class WeightPruning(Rounds):
         """
         with valueless():
             self._scored(state, "rehearsal")
+        first_goes = {n: torch.arange(w.numel()).view(w.shape) > 0
+                      for n, w in self._weights(state).items()}  # fmt: skip
         with valueless():
-            self._compensate(state)
+            self._compensate(state, first_goes, "rehearsal")
         k = kept(self.prunable, removed)
         shapes = {name: tuple(weight.shape) for name, weight in self._weights(state).items()}
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -203,12 +205,15 @@ class WeightPruning(Rounds):
                 slopes=partial(self._slopes, state, stream),
                 cut=self._config.cut,
             )
-            self._apply(state, self._chosen(round), dense if revives else None)
+            self._apply(state, self._chosen(round), dense if revives else None, stream)
         if backup is not None:
-            redrawn = self._redrawn(state, before, f"calibration {first + len(removed) - 1}")
+            stream = f"calibration {first + len(removed) - 1}"
+            redrawn = self._redrawn(state, before, stream)
             backup.restore()
-            self._apply(state, redrawn, None)
-        self._compensate(state)
+            self._apply(state, redrawn, None, stream)
+        if self._compensates("after", "last"):
+            self._compensate(state, {}, "compensation")
+            hold_everywhere(state, self.masks)
 
     def _redrawn(self, state: State, before: Masks, stream: str) -> Masks:
         """The weights that the recipe's sanity check keeps instead."""
@@ -245,10 +250,14 @@ class WeightPruning(Rounds):
         return {name: slopes[name] for name in self._names}
 
     @torch.no_grad()
-    def _apply(self, state: State, masks: Masks, dense: dict[str, Tensor] | None) -> None:
+    def _apply(
+        self, state: State, masks: Masks, dense: dict[str, Tensor] | None, stream: str
+    ) -> None:
         if dense is not None:
             for name, weight in self._weights(state).items():
                 weight.copy_(dense[name])
+        if self._compensates("before"):
+            self._compensate(state, masks, stream)
         self._masks = masks
         if not self._straight_through:
             hold_everywhere(state, self.masks)
@@ -257,11 +266,13 @@ class WeightPruning(Rounds):
         if state.ema is not None:
             hold_average(state.ema, masks)
 
-    def _compensate(self, state: State) -> None:
+    def _compensates(self, *when: str) -> bool:
         name = self._config.compensation.name
-        if name != "none":
-            compensate(self._config, state, self.axes, {}, images="compensation", draws=name)
-            hold_everywhere(state, self.masks)
+        return name != "none" and COMPENSATIONS[name].when in when
+
+    def _compensate(self, state: State, keep: Masks, images: str) -> None:
+        name = self._config.compensation.name
+        compensate(self._config, state, self.axes, keep, images=images, draws=name)
 
     def _weights(self, state: State) -> dict[str, Tensor]:
         parameters = dict(state.model.named_parameters())

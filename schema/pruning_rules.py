@@ -79,6 +79,10 @@ def _replaces_means(p: "PruningConfig") -> bool:
     return p.compensation.name == "mean_replacement"
 
 
+def _adjusts_weights(p: "PruningConfig") -> bool:
+    return p.compensation.name in ("mean_replacement", "least_squares", "woodfisher")
+
+
 def _lasso(p: "PruningConfig") -> bool:
     return p.penalty is not None and p.penalty.name == "group_lasso"
 
@@ -192,12 +196,17 @@ RULES = [
         "penalty: group_lasso is over channels; set granularity: channel",
     ),
     Rule(
-        lambda p: _replaces_means(p) and p.rewind is not None,
-        "rewind would undo mean_replacement; write one of the two",
+        lambda p: _adjusts_weights(p) and p.rewind is not None and p.rewind.weights,
+        "rewind would undo {p.compensation.name}; write one of the two, or rewind.weights: false",
     ),
     Rule(
         lambda p: _replaces_means(p) and _weights(p),
         "mean_replacement replaces channels; set granularity: channel",
+    ),
+    Rule(
+        lambda p: _channels(p) and p.compensation.name == "woodfisher",
+        "compensation: woodfisher adjusts single weights; set granularity: weight, or compensation:"
+        " least_squares",
     ),
     Rule(
         lambda p: _weights(p) and p.selection.name != "top_k",

@@ -8,6 +8,7 @@ from schema.duration import Duration
 from schema.section import Fraction, Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=10_000_000)]
+DENSE = "dense"
 Watts = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
@@ -73,6 +74,19 @@ class EmaConfig(Section):
     warmup: bool = False
 
 
+class DistillationConfig(Named):
+    """A teacher that the loss follows too: (1 − w) · cross-entropy + w T² KL(teacher ‖ student).
+
+    `teacher` is a model file of an earlier run, or `dense`: the run's own network just before the
+    first round of pruning, from there on. `weight` is w, `temperature` T. Hinton et al. 2015,
+    arXiv:1503.02531.
+    """
+
+    teacher: Word
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
 class TrainingConfig(Section):
     """Everything that shapes the weights besides model, data and pruning."""
 
@@ -86,6 +100,7 @@ class TrainingConfig(Section):
     mixup: Annotated[float, Field(ge=0, le=1000)] = 0.0
     cutmix: Annotated[float, Field(ge=0, le=1000)] = 0.0
     ema: EmaConfig | None = None
+    distillation: DistillationConfig | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     tf32: bool = False
     channels_last: bool = False

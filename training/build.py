@@ -30,7 +30,6 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
     Raises:
         RecipeError: no such model, or options it does not take.
     """
-    layout = torch.channels_last if recipe.training.channels_last else torch.preserve_format
     try:
         # the global state, which layers draw their first weights from, is left as it was
         with torch.random.fork_rng(devices=[]):
@@ -47,9 +46,15 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
                 )
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
+    return placed(model.train(), recipe, device)
+
+
+def placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """The model on the device, in the precision and memory format of training."""
+    layout = torch.channels_last if recipe.training.channels_last else torch.preserve_format
     dtype = torch.float64 if recipe.training.precision == "fp64" else torch.float32
     # initialised on the CPU, then moved: one seed gives the same weights on every device
-    return model.train().to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+    return model.to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
 
 def build_averager(recipe: Recipe, model: nn.Module) -> "ModelEmaV3 | None":

@@ -34,6 +34,7 @@ class Totals:
     ram_kwh: float = 0.0
     emissions_kgco2e: float = 0.0
     forward_macs: float = 0.0
+    teacher_macs: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
     sessions: list[dict[str, float]] = field(default_factory=list)  # one entry a number of devices
 
@@ -163,9 +164,13 @@ class Cost:
             self.totals.seconds["data_wait"] += seconds
             self.totals.seconds["train"] -= seconds
 
-    def add_step(self, images: int, sizes: Mapping[str, int]) -> None:
-        """Count a training step of a network of these sizes an image (`Count.image_sizes`)."""
+    def add_step(self, images: int, sizes: Mapping[str, int], *, teacher_macs: int = 0) -> None:
+        """Count a training step of a network of these sizes an image (`Count.image_sizes`).
+
+        `teacher_macs`: multiply-accumulates an image of a network that is followed meanwhile.
+        """
         self.totals.forward_macs += images * sizes["macs"]
+        self.totals.teacher_macs += images * teacher_macs
         # steps while kernels compile are in another phase, and in no throughput
         if self.stack[-1] == "train":
             self.totals.timed_steps += 1
@@ -253,7 +258,7 @@ class Cost:
 
         Hours of devices are sums over sessions of wall clock × devices, as a run may be resumed on
         another number of them; energy is that of all nodes' machines. `training_flops` is 2 a MAC
-        and three passes (forward, and backward to inputs and to weights).
+        and three passes (forward, and backward to inputs and to weights), of a teacher one pass.
         """
         t = self.refresh()
         training = self._training_seconds()
@@ -281,7 +286,8 @@ class Cost:
             "cost/segments": t.segments,
             "cost/sessions": t.sessions,
             "cost/forward_macs": t.forward_macs,
-            "cost/training_flops": 6 * t.forward_macs,
+            **({"cost/teacher_macs": t.teacher_macs} if t.teacher_macs else {}),
+            "cost/training_flops": 6 * t.forward_macs + 2 * t.teacher_macs,
             "throughput/images_per_second": self.rate(),
             "throughput/batch_milliseconds": 1e3 * training / t.timed_steps
             if t.timed_steps

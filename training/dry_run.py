@@ -2,7 +2,9 @@
 
 from schema.recipe import Recipe
 from schema.source import Source
-from training.data.data import info
+from schema.training import DENSE
+from training.data.data import DataInfo, info
+from training.distillation import rehearse_teacher
 from training.limits import check_settings
 from training.memory import estimate
 from training.rehearsal import rehearse, steps_per_epoch
@@ -29,12 +31,24 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
         f" {about.test_images:,} test images of {about.channels}×{about.height}×{about.width}",
         "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
-        "training FLOPs": f"{6 * sizes.macs * batch * total:.3g} dense (2 a MAC × 3 passes)",
+        "training FLOPs": f"{6 * sizes.macs * batch * total:.3g} dense (2 a MAC × 3 passes)"
+        + _teacher(recipe, about, sizes.macs, batch * total),
         "memory": f"about {estimate(recipe, sizes, processes) / 2**30:.2f} GiB a process",
         "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
     text = resolved(recipe, source) + "\n"
     return text + "\n".join(f"{name + ':':16}{value}" for name, value in rows.items())
+
+
+def _teacher(recipe: Recipe, about: DataInfo, dense_macs: int, images: int) -> str:
+    """The cost of the teacher's forward passes, if there is one."""
+    config = recipe.training.distillation
+    if config is None:
+        return ""
+    macs, most = rehearse_teacher(recipe, about), ""
+    if config.teacher == DENSE:
+        macs, most = dense_macs, "at most "
+    return f", and {most}{2 * macs * images:.3g} of the teacher (1 pass)"
 
 
 def _events(recipe: Recipe, per_epoch: int, total: int) -> list[str]:

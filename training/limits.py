@@ -18,6 +18,7 @@ from schema.training import OptimizerConfig
 from training.build import build_optimizer, on_cpu
 from training.data.data import DataInfo
 from training.data.facts import facts_of
+from training.distillation import check_distillation
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -32,6 +33,7 @@ def check_settings(recipe: Recipe) -> None:
         _check_country(recipe.cost.country)
     _check_start(recipe.model)
     _check_optimizer(recipe.training.optimizer)
+    check_distillation(recipe)
 
 
 def _check_tracker(name: str) -> None:

@@ -30,7 +30,14 @@ def train_until_due(run: Run) -> None:
     """Ordinary training until the pruner is due or the run is done; existing masks are held."""
     if run.done or run.pruner.due(run):
         note_steps(run)
-        return
+    else:
+        _train_segment(run)
+    if run.teacher.awaited and run.pruner.due(run):
+        run.sync_buffers()
+        run.teacher.take(run.evaluated_model)
+
+
+def _train_segment(run: Run) -> None:
     begin_segment(run)
     measure_saliency(run)
     with run.cost.phase("train"):
@@ -74,6 +81,7 @@ def train_step(run: Run, batch: Batch) -> None:
             loss = F.cross_entropy(
                 logits, target, label_smoothing=training.label_smoothing, reduction="sum"
             )
+            loss = run.teacher.loss(run, loss, logits, share)
             loss_sum += loss.detach()
             objective = loss * run.loss_factor
             # once a step, as it does not depend on the images
@@ -98,7 +106,7 @@ def train_step(run: Run, batch: Batch) -> None:
 
     run.watch.add(loss_sum, len(batch.labels), run.work)
     run.progress.add_step(total)
-    run.cost.add_step(total, segment.image_sizes)
+    run.cost.add_step(total, segment.image_sizes, teacher_macs=run.teacher.macs)
 
 
 def _set_rates(run: Run) -> None:

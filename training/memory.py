@@ -5,6 +5,7 @@ import torch
 
 from models.count import Count
 from schema.recipe import Recipe, RecipeError
+from schema.training import DENSE
 from training.build import on_cpu
 from training.data.data import DataInfo
 from training.data.facts import facts_of
@@ -48,8 +49,13 @@ def estimate(recipe: Recipe, sizes: Count, processes: int) -> float:
 
 
 def _weights(recipe: Recipe, sizes: Count, kept: int) -> int:
-    """Bytes of weights, gradients, average, and of what the optimizer keeps a weight."""
-    copies = 2 + kept + (recipe.training.ema is not None)
+    """Bytes of weights, gradients, average, teacher, and of what the optimizer keeps a weight.
+
+    A teacher of a file counts nothing, as the network in it may be of any size.
+    """
+    training = recipe.training
+    dense = training.distillation is not None and training.distillation.teacher == DENSE
+    copies = 2 + kept + (training.ema is not None) + dense
     return sizes.params * copies * (8 if recipe.training.precision == "fp64" else 4)
 
 

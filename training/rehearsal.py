@@ -15,6 +15,7 @@ from schema.recipe import Recipe, RecipeError
 from training.build import build_optimizer
 from training.data.data import DataInfo, info
 from training.data.facts import facts_of
+from training.distillation import rehearse_teacher
 from training.limits import check_settings, check_sizes
 from training.memory import LARGEST, check_memory, machine_memory
 
@@ -52,6 +53,7 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
         _rehearse_step(recipe, about, model, processes)
         sizes = count(model, _images(about, 1))
         check_memory(recipe, about, sizes, processes, room)
+        rehearse_teacher(recipe, about)
         _rehearse_pruning(recipe, about, model, whole, tried=sizes.macs < TRIED)
     except ModelError as error:
         raise RecipeError(f"model: {error}") from None

@@ -23,6 +23,7 @@ from training import run_state
 from training.build import build_averager, build_model, build_optimizer
 from training.cost import Cost
 from training.data.data import Batches, Data, open_data
+from training.distillation import Teacher
 from training.folder import checkpoint
 from training.folder.log import Log, Record, TrainingLine
 from training.folder.writer import Writer
@@ -112,6 +113,7 @@ class Run:
         self.dense = count(self.model, self.example_input)
         self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
         self.averager = build_averager(recipe, self.model)
+        self.teacher = Teacher(recipe, self.example_input)
         self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
         try:
             self.pruner = Pruner(recipe.pruning, self) if recipe.pruning else NoPruning()

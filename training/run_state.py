@@ -66,6 +66,7 @@ def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
         "ema": {"tensors": {} if run.ema is None else run.ema.state_dict()},
         "optimizer": _split(run.optimizer.state_dict()),
         "pruner": pruner,
+        "teacher": {"tensors": run.teacher.state_dict()},
     }
     own = {
         "recipe": run.recipe.hash(),
@@ -74,6 +75,7 @@ def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
         "progress": asdict(run.progress),
         "watch": watch,
         "widths": widths(run.model),
+        "teacher": run.teacher.checksum,
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else None,
         "totals": asdict(run.cost.refresh()),
         "log_bytes": run.log.bytes,
@@ -140,6 +142,7 @@ def _load(run: "Run", path: "Path") -> int:
 def _load_networks(run: "Run", state: Checkpoint, values: RunValues) -> None:
     """The model in its pruned shape, and the averaged copy made of it."""
     tensors = state.part("model")["tensors"]
+    run.teacher.load(run.model, state.part("teacher")["tensors"], values.get("teacher"))
     reshape(run.model, values["widths"], tensors)
     run.model.load_state_dict(tensors)
     count(run.model, run.example_input)  # layers that do not fit one another fail here

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast, get_type_hints
 
 from pydantic import (
     ConfigDict,
@@ -67,6 +67,7 @@ class RunValues(TypedDict):
     progress: Annotated[dict[str, Any], _table(Progress, required=True)]
     watch: Annotated[list[Pair], Field(min_length=1)]  # of each process: loss sum, images
     widths: dict[str, dict[str, Any]]  # module name → numbers of channels
+    teacher: NotRequired[str | None]  # checksum of its file
     optimizer: OptimizerValues
     pruner: dict[str, Any]
     scaler: dict[str, float] | None

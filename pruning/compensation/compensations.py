@@ -1,7 +1,8 @@
 """What is done for the survivors: nothing, new statistics, new biases, a new start.
 
 A compensation `f(model, axes, keep, batches, **options) -> Axes` changes the model in place and
-returns the axes with those of tensors it added. It is given what it has parameters for of
+returns the axes with those of tensors it added. Where single weights go, `keep` has their masks by
+parameter name. It is given what it has parameters for of
 `optimizer`, `ema` (the averaged copy, which it treats as it treats the model) and `reduce`.
 """
 
@@ -18,7 +19,9 @@ from models.axes.labels import Axes
 from models.layers import initialise, own_scheme
 from models.modes import evaluating
 from pruning.compensation.global_batchnorm import WholeBatch
+from pruning.compensation.least_squares import least_squares
 from pruning.compensation.mean_replacement import measure, propagate
+from pruning.compensation.woodfisher import woodfisher
 from pruning.criteria.from_recipe import calibration, run_arguments
 from pruning.errors import PruningError
 from pruning.training_view import State
@@ -193,5 +196,7 @@ COMPENSATIONS = {
     "none": Compensation(none, when="before"),
     "bn_recalibrate": Compensation(bn_recalibrate, when="after"),
     "mean_replacement": Compensation(mean_replacement, when="before"),
+    "least_squares": Compensation(least_squares, when="before"),
+    "woodfisher": Compensation(woodfisher, when="before"),
     "reinitialise": Compensation(reinitialise, when="last"),
 }

@@ -1,6 +1,6 @@
 """All criteria: pure functions (model, batches, **options) → Scores, higher = keep; a line each."""
 
-from pruning.criteria import activations, curvature, gradients, lookahead, weights
+from pruning.criteria import activations, brain_surgeon, curvature, gradients, lookahead, weights
 from pruning.criteria.criterion import Criterion
 
 __all__ = ["CRITERIA", "Criterion"]
@@ -29,6 +29,8 @@ CRITERIA: dict[str, Criterion] = {
     "crop": Criterion(curvature.crop),
     "crop_s": Criterion(curvature.crop_s, per="channel", signed=True, absolute="after"),
     "obd": Criterion(curvature.obd, signed={"hessian": ("exact", "hutchinson")}),
+    "obc": Criterion(brain_surgeon.obc),
+    "woodfisher": Criterion(brain_surgeon.woodfisher),
     "activation": Criterion(activations.activation),
     "activation_taylor": Criterion(activations.activation_taylor, per="channel"),
     "rs": Criterion(activations.rs, per="channel", signed=True),

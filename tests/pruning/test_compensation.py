@@ -347,6 +347,8 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
         "none": "before",
         "bn_recalibrate": "after",
         "mean_replacement": "before",
+        "least_squares": "before",
+        "woodfisher": "before",
         "reinitialise": "last",
     }
     options = registry("pruning.compensation.compensations", "COMPENSATIONS")

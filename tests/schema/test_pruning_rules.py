@@ -36,6 +36,7 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     WEIGHTS | {"penalty": "group_lasso"},
     UNITS | {"compensation": "mean_replacement", "rewind": "0it"},
     WEIGHTS | {"compensation": "mean_replacement"},
+    UNITS | {"compensation": "woodfisher"},
     WEIGHTS | {"selection": "eagle_eye"},
     BEP | {"scope": "global"},
     BEP | {"schedule": {}},
