@@ -218,6 +218,7 @@ SUMMED = {
     **dict.fromkeys(("taylor", "bn_taylor", "snap", "crop_s", "grasp"), GATE),
     **dict.fromkeys(("magnitude", "channel_norm"), LENGTH),
     **dict.fromkeys(("lamp", "lookahead", "gradient", "snip", "synflow", "crop", "obd"), COST),
+    **dict.fromkeys(("obc", "woodfisher"), COST),
     **dict.fromkeys(("fpgm", "gate_decorator", "activation", "activation_taylor"), COST),
     **dict.fromkeys(("rs", "abs_rs", "mrs", "abs_mrs"), COST),
 }  # these keep tied channels longer, on purpose; `importance.members: mean` makes it a choice

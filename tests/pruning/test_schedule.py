@@ -317,7 +317,10 @@ def test_amounts_and_their_units():
             "judges the weights as they were; set criterion: snip",
         ),
         ({"macs": 0.5, "granularity": "channel", "scope": "erk"}, "erk shares out single weights"),
-        ({"sparsity": 0.5, "scope": "uniform"}, "'global', 'layer', 'erk' or 'smart_ratios'"),
+        (
+            {"sparsity": 0.5, "scope": "uniform"},
+            "'global', 'layer', 'erk', 'smart_ratios', or N of every M",
+        ),
         ({"sparsity": 1}, "less than 1"),
         (
             {"sparsity": 0.5, "regrow": "gradient", "schedule": {"rounds": 2, "every": "1ep"}},
