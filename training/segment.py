@@ -1,5 +1,6 @@
 """A segment: training between two prunings, with shapes that do not change."""
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,18 +38,21 @@ def begin_segment(run: "Run") -> None:
     # measured on one image first: a compiled model would be compiled for that size as well
     sizes = count(run.model, run.example_input).image_sizes
     laboratory = _laboratory(run)
-    if training.compile:
-        run.model.compile(mode=None if training.compile is True else training.compile)
     if training.sync_batchnorm and run.processes > 1:
         synchronize(run.model)
-    model, optimizer = run.accelerator.prepare(run.model, run.optimizer)
+    # The outermost module again, around the same layers: compilation and autocast change it in
+    # place, and pruning, scoring and evaluation must meet a network without them.
+    network = copy.copy(run.model)
+    if training.compile:
+        network.compile(mode=None if training.compile is True else training.compile)
+    model, optimizer = run.accelerator.prepare(network, run.optimizer)
     if isinstance(model, DistributedDataParallel):
         buckets.settle(model)
     run.segment = Segment(model, optimizer, sizes, laboratory)
 
 
 def end_segment(run: "Run") -> None:
-    """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
+    """Drop the wrappers of the model and the optimizer, and free the memory they hold."""
     run.check_loss()
     segment = run.segment
     run.cost.end_segment(run.work, run.progress.images, segment.image_sizes)
@@ -56,14 +60,10 @@ def end_segment(run: "Run") -> None:
     with together():
         if history and run.is_main:
             save_tensors(history, run.folder / "saliency.safetensors")
-    # without the wrapper, or forward would stay in autocast
-    run.model = run.accelerator.unwrap_model(segment.model, keep_fp32_wrapper=False)
     del run.segment, segment  # the last references to the wrapper, whose memory is freed next
     run.accelerator.free_memory()
     release(run.model)
     if run.recipe.training.compile:
-        # private: compile() in place has no way back
-        run.model._compiled_call_impl = None
         # or its cache would keep every segment's network
         torch._dynamo.reset()
 
