@@ -15,7 +15,7 @@ import models
 from models.options import first_line
 from models.timm_networks import FAULTS
 from schema.recipe import Recipe, RecipeError
-from schema.training import OptimizerConfig
+from schema.training import OptimizerConfig, TrainingConfig
 from training.data.data import DataInfo
 from training.folder.environment import launched_processes
 from training.random import generator
@@ -104,7 +104,7 @@ def _cpu_has_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+def build_optimizer(training: TrainingConfig, model: nn.Module) -> Optimizer:
     """The recipe's optimizer over the model's parameters, each exactly once.
 
     With `decay_norm_and_bias: false`, one-dimensional parameters form a group without weight decay.
@@ -113,8 +113,9 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     Raises:
         RecipeError: no such optimizer, or options it does not take.
     """
+    config = training.optimizer
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if next(model.parameters()).is_cuda and config.name in ("sgd", "adam", "adamw"):
+    if next(model.parameters()).is_cuda and config.name in _fused(training):
         shared["fused"] = True
     try:
         return _constructor(config, shared | config.options)(_groups(config, model))
@@ -123,6 +124,12 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
             f"training.optimizer: {config.name} does not take these options"
             f" ({first_line(error)}); write others"
         ) from None
+
+
+def _fused(training: TrainingConfig) -> tuple[str, ...]:
+    adams = ("adam", "adamw")
+    # torch's fused SGD leaves its momentum unwritten where the scaler skips the very first step
+    return adams if training.precision == "fp16" else ("sgd", *adams)
 
 
 def _constructor(config: OptimizerConfig, shared: dict[str, Any]) -> Callable[..., Optimizer]:

@@ -112,7 +112,7 @@ class Run:
         self.dense = count(self.model, self.example_input)
         self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
         self.averager = build_averager(recipe, self.model)
-        self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
+        self.optimizer: Optimizer = build_optimizer(recipe.training, self.model)
         try:
             self.pruner = Pruner(recipe.pruning, self) if recipe.pruning else NoPruning()
         except PruningError as error:
