@@ -1,5 +1,6 @@
 """Network, moving average, optimizer and accelerator of a recipe."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from schema.training import OptimizerConfig, TrainingConfig
 from training.data.data import DataInfo
 from training.folder.environment import launched_processes
 from training.random import generator
+
+DEVICES = Path("/dev")  # where the driver lists its GPUs
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
@@ -66,8 +69,10 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 
     Raises:
         RecipeError: fewer processes than the launcher's or the recipe's number; a batch that does
-            not divide; half precision on a CPU without it (7 to 30 times slower).
+            not divide; half precision on a CPU without it (7 to 30 times slower); a GPU that
+            PyTorch cannot use.
     """
+    _check_gpu()
     precision = {"fp32": "no", "fp64": "no"}.get(
         recipe.training.precision, recipe.training.precision
     )
@@ -97,6 +102,21 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 def on_cpu() -> bool:
     """Return True if training runs on the CPU: by ACCELERATE_USE_CPU, or without a GPU."""
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+
+
+def _check_gpu() -> None:
+    """Refuse to train on the CPU where there is a GPU, and nobody asked for the CPU."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in ("", "-1")
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or torch.cuda.is_available() or hidden:
+        return
+    if any(DEVICES.glob("nvidia[0-9]*")):
+        version = torch.version.cuda
+        built = f"is built for CUDA {version}" if version else "is built without CUDA"
+        raise RecipeError(
+            f"this PyTorch {built} and cannot use this machine's NVIDIA GPU (nvidia-smi shows what"
+            " its driver supports); update the driver, install a PyTorch that fits it, or train on"
+            " the CPU with ACCELERATE_USE_CPU=true"
+        )
 
 
 def _cpu_has_bf16() -> bool:
