@@ -35,7 +35,7 @@ from training.ranks.collectives import (
 )
 from training.ranks.faults import together
 from training.rehearsal import rehearse, rehearse_early
-from training.segment import Segment, note_steps
+from training.segment import Segment, Wrapped, note_steps
 
 if TYPE_CHECKING:
     from pruning.laboratory.laboratory import Row
@@ -68,6 +68,7 @@ class Run:
         self.show: Callable[[TrainingLine], None] = lambda record: None
         self.writer = Writer()  # of checkpoints, on the main process
         self.progress, self.watch = Progress(), Watch(self.device)
+        self.wrapped: Wrapped | None = None  # of the last segment, where the next may go on with it
         self.stop_signal = 0
         self.loss_factor = 1.0  # what a step multiplies the sum of its images' losses by
         self.laboratory_rows: list[Row] = []

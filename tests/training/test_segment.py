@@ -68,6 +68,7 @@ def test_an_interrupted_run_in_half_precision_ends_as_an_undisturbed_one(run_rec
     assert losses(resumed) == losses(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("criterion", "precision"), [("snip", "bf16"), ("grasp", "fp32")])
 def test_scores_inside_a_segment_are_those_of_the_plain_network(
     run_recipe, compiled, monkeypatch, criterion, precision
@@ -98,6 +99,18 @@ def test_scores_inside_a_segment_are_those_of_the_plain_network(
     assert all(seen)
 
 
+@pytest.mark.parametrize(
+    ("application", "graphs"), [("mask", 1), ("mask_then_surgery", 2), ("surgery", 4)]
+)
+def test_only_a_change_of_shapes_compiles_again(run_recipe, compiled, application, graphs):
+    schedule = "schedule: {start: 2it, every: 2it, rounds: 3}"
+    kind = f"criterion: magnitude, granularity: channel, channels: 50%, application: {application}"
+    status, _ = run_recipe(DIGITS, *SMALL, f"pruning={{{kind}, {schedule}}}", "training.compile=on")
+    assert status == 0
+    assert compiled["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
 def test_steps_that_bep_reads_run_uncompiled(run_recipe, compiled):
     status, _ = run_recipe(DIGITS, *SMALL, BUCKETS, "training.compile=true")
     assert status == 0
