@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.axes.labels import take
 from tests.support.runs import DIGITS, losses
 from training import loop
 
@@ -42,3 +43,14 @@ def test_a_resumed_run_keeps_the_memory_format(run_recipe, crash, monkeypatch, o
     assert seen
     assert all(seen)
     assert losses(resumed) == losses(whole)
+
+
+def test_the_memory_format_survives_a_cut_to_one_channel():
+    """Kernels choose by strides, also where a dimension of one makes several right."""
+    weight = torch.ones(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    one = take(weight, [(1, torch.tensor([2]))])
+    less = take(one, [(0, torch.arange(5))])
+    for cut in (one, less):
+        fresh = torch.empty(cut.shape, memory_format=torch.channels_last)
+        assert cut.stride() == fresh.stride()
+    assert take(weight.contiguous(), [(1, torch.tensor([2]))]).stride() == (9, 9, 3, 1)
