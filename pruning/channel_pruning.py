@@ -262,7 +262,7 @@ class ChannelPruning(Rounds):
 
     @property
     def masks(self) -> Masks:
-        """True = keep, for every parameter that has masked entries."""
+        """True = keep, for every parameter that has masked entries; made each time."""
         return masks(self.axes, self.alive)
 
     def fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -274,10 +274,9 @@ class ChannelPruning(Rounds):
         """Sizes that are really left, counted again on the network as it is now."""
         sizes = self._sizes()
         left = {name: sizes.of(name, self.alive) for name in self.dense}
-        for name, parameter in state.model.named_parameters():
-            mask = self.masks.get(name)
-            if mask is not None:
-                check_zero(name, parameter, mask)
+        parameters = dict(state.model.named_parameters())
+        for name, mask in self.masks.items():
+            check_zero(name, parameters[name], mask)
         skipped = {"skipped_steps": self.accumulator.skipped} if self.accumulator else {}
         return skipped | {
             "measure": self.amount,

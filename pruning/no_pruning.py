@@ -15,7 +15,7 @@ class NoPruning(Observer):
     """Each call of a `Pruner`, answered with nothing."""
 
     rounds = 0
-    over = True
+    over = only_masks = True
     penalty: "Callable[[State], Tensor] | None" = None
     tell: Callable[[dict[str, Any]], None] = staticmethod(lambda record: None)
 

@@ -59,6 +59,12 @@ class Pruner:
         """True once all rounds are over."""
         return self.done >= self.rounds
 
+    @property
+    def only_masks(self) -> bool:
+        """True if the coming round changes values alone, and no shape."""
+        kind = self.config.application
+        return kind == "mask" or (kind == "mask_then_surgery" and self.done + 1 < self.rounds)
+
     def rehearse(self, state: State) -> None:
         """Raise PruningError where a round would fail; `state` has the network without values."""
         self.method.rehearse(state, self.schedule.sparsity(self.method.removed, self.rounds - 1))

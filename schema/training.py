@@ -112,6 +112,11 @@ class TrainingConfig(Section):
     def _fitting(self) -> "TrainingConfig":
         if self.duration.unit == "%" or not self.duration.amount:
             raise ValueError(f"duration: {self.duration} is not a length; write 90ep or 500it")
+        if self.accumulation > 1 and self.compile in ("reduce-overhead", "max-autotune"):
+            raise ValueError(
+                f"compile: {self.compile} records CUDA graphs, whose next run overwrites the"
+                " gradients that accumulation adds up; write compile: true, or accumulation: 1"
+            )
         for name in ("mixup", "cutmix"):
             # Beta(a, a) of so small an a underflows: every draw is 0 or 1
             if 0 < getattr(self, name) < 0.001:

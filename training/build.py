@@ -1,5 +1,6 @@
 """Network, moving average, optimizer and accelerator of a recipe."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ import models
 from models.options import first_line
 from models.timm_networks import FAULTS
 from schema.recipe import Recipe, RecipeError
-from schema.training import OptimizerConfig
+from schema.training import OptimizerConfig, TrainingConfig
 from training.data.data import DataInfo
 from training.random import generator
 from training.ranks.launcher import check_launcher, launched_processes
+
+DEVICES = Path("/dev")  # where the driver lists its GPUs
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
@@ -72,9 +75,10 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     Raises:
         RecipeError: fewer processes than the launcher's or the recipe's number; a launcher's wish
             that is not the recipe's; a batch that does not divide; half precision on a CPU without
-            it (7 to 30 times slower).
+            it (7 to 30 times slower); a GPU that PyTorch cannot use.
     """
     check_launcher(recipe)
+    _check_gpu()
     precision = {"fp32": "no", "fp64": "no"}.get(
         recipe.training.precision, recipe.training.precision
     )
@@ -106,12 +110,27 @@ def on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
 
 
+def _check_gpu() -> None:
+    """Refuse to train on the CPU where there is a GPU, and nobody asked for the CPU."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "unset") in ("", "-1")
+    if parse_flag_from_env("ACCELERATE_USE_CPU") or torch.cuda.is_available() or hidden:
+        return
+    if any(DEVICES.glob("nvidia[0-9]*")):
+        version = torch.version.cuda
+        built = f"is built for CUDA {version}" if version else "is built without CUDA"
+        raise RecipeError(
+            f"this PyTorch {built} and cannot use this machine's NVIDIA GPU (nvidia-smi shows what"
+            " its driver supports); update the driver, install a PyTorch that fits it, or train on"
+            " the CPU with ACCELERATE_USE_CPU=true"
+        )
+
+
 def _cpu_has_bf16() -> bool:
     # private: PyTorch has no public way to ask it of a CPU
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+def build_optimizer(training: TrainingConfig, model: nn.Module) -> Optimizer:
     """The recipe's optimizer over the model's parameters, each exactly once.
 
     With `decay_norm_and_bias: false`, one-dimensional parameters form a group without weight decay.
@@ -120,8 +139,9 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     Raises:
         RecipeError: no such optimizer, or options it does not take.
     """
+    config = training.optimizer
     shared = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if next(model.parameters()).is_cuda and config.name in ("sgd", "adam", "adamw"):
+    if next(model.parameters()).is_cuda and config.name in _fused(training):
         shared["fused"] = True
     try:
         return _constructor(config, shared | config.options)(_groups(config, model))
@@ -130,6 +150,12 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
             f"training.optimizer: {config.name} does not take these options"
             f" ({first_line(error)}); write others"
         ) from None
+
+
+def _fused(training: TrainingConfig) -> tuple[str, ...]:
+    adams = ("adam", "adamw")
+    # torch's fused SGD leaves its momentum unwritten where the scaler skips the very first step
+    return adams if training.precision == "fp16" else ("sgd", *adams)
 
 
 def _constructor(config: OptimizerConfig, shared: dict[str, Any]) -> Callable[..., Optimizer]:

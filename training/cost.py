@@ -103,7 +103,10 @@ class Meter:
             cpu = "measured (RAPL)"
         else:
             cpu = "estimated from its load"
-        return ("GPU measured (NVML), " if self.cuda else "") + f"CPU {cpu}, RAM {ram}"
+        # codecarbon leaves GPUs out, without a word, where NVML does not answer
+        measured = any(type(h).__name__ == "GPU" for h in hardware)
+        gpu = "measured (NVML)" if measured else "not measured (no NVML) and left out"
+        return (f"GPU {gpu}, " if self.cuda else "") + f"CPU {cpu}, RAM {ram}"
 
     def read(self) -> dict[str, float]:
         """Energy in kWh and emissions in kg CO2e since the tracker started, PUE included."""

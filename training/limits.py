@@ -14,7 +14,7 @@ from models.options import first_line, shown
 from models.timm_networks import FAULTS
 from schema.data import DataConfig
 from schema.recipe import ModelConfig, Recipe, RecipeError
-from schema.training import OptimizerConfig
+from schema.training import TrainingConfig
 from training.build import build_optimizer, on_cpu
 from training.data.data import DataInfo
 from training.data.facts import facts_of
@@ -32,7 +32,7 @@ def check_settings(recipe: Recipe) -> None:
     if recipe.cost.tracker != "none":
         _check_country(recipe.cost.country)
     _check_start(recipe.model)
-    _check_optimizer(recipe.training.optimizer)
+    _check_optimizer(recipe.training)
     check_distillation(recipe)
 
 
@@ -97,8 +97,9 @@ def _check_start(config: ModelConfig) -> None:
             )
 
 
-def _check_optimizer(config: OptimizerConfig) -> None:
+def _check_optimizer(training: TrainingConfig) -> None:
     """Make one step with the optimizer, on a few ones, or refuse it."""
+    config = training.optimizer
     name = config.name.removeprefix("timm/")
     if config.name.startswith("timm/"):
         from timm.optim import get_optimizer_info, list_optimizers
@@ -118,7 +119,7 @@ def _check_optimizer(config: OptimizerConfig) -> None:
     for weight in weights.parameters():
         weight.grad = torch.ones_like(weight)
     try:
-        build_optimizer(config, weights).step()
+        build_optimizer(training, weights).step()
     except (RecipeError, *FAULTS) as error:
         if "CUDA required" in str(error):  # planned here, to be run elsewhere
             return

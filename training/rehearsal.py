@@ -159,7 +159,7 @@ def _rehearse_pruning(
     """The last round of pruning and a measurement of the laboratory; `tried`: with values too."""
     from pruning.rehearsal import check, check_laboratory
 
-    make = partial(build_optimizer, recipe.training.optimizer)
+    make = partial(build_optimizer, recipe.training)
 
     def look(network: nn.Module, device: str) -> None:
         image = _images(about, 1, device)

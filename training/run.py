@@ -36,7 +36,7 @@ from training.ranks.collectives import (
 )
 from training.ranks.faults import together
 from training.rehearsal import rehearse, rehearse_early
-from training.segment import Segment, note_steps
+from training.segment import Segment, Wrapped, note_steps
 
 if TYPE_CHECKING:
     from pruning.laboratory.laboratory import Row
@@ -69,6 +69,7 @@ class Run:
         self.show: Callable[[TrainingLine], None] = lambda record: None
         self.writer = Writer()  # of checkpoints, on the main process
         self.progress, self.watch = Progress(), Watch(self.device)
+        self.wrapped: Wrapped | None = None  # of the last segment, where the next may go on with it
         self.stop_signal = 0
         self.loss_factor = 1.0  # what a step multiplies the sum of its images' losses by
         self.laboratory_rows: list[Row] = []
@@ -114,7 +115,7 @@ class Run:
         self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
         self.averager = build_averager(recipe, self.model)
         self.teacher = Teacher(recipe, self.example_input)
-        self.optimizer: Optimizer = build_optimizer(recipe.training.optimizer, self.model)
+        self.optimizer: Optimizer = build_optimizer(recipe.training, self.model)
         try:
             self.pruner = Pruner(recipe.pruning, self) if recipe.pruning else NoPruning()
         except PruningError as error:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from models.count import count
 from models.files.model_file import reshape, widths
+from pruning.application.surgery import stateful
 from pruning.stateful import Stored, pack
 from schema.recipe import Recipe, RecipeError
 from training import stored
@@ -123,10 +125,11 @@ def _load(run: "Run", path: "Path") -> int:
     values = stored.checked_values(path, state.values, run)
     _load_networks(run, state, values)
     # a new one: pruned parameters are new objects, and groups must hold those
-    run.optimizer = build_optimizer(run.recipe.training.optimizer, run.model)
+    run.optimizer = build_optimizer(run.recipe.training, run.model)
     optimizer = _joined(state.part("optimizer"))
     stored.check_optimizer(run.optimizer, optimizer)
     run.optimizer.load_state_dict(optimizer)
+    _lay_out_states(run.optimizer)
     stored.check_pruner(run, values["pruner"])
     run.pruner.load_state_dict(state.part("pruner"), run)
     if run.accelerator.scaler is not None and values["scaler"]:
@@ -149,6 +152,14 @@ def _load_networks(run: "Run", state: Checkpoint, values: RunValues) -> None:
     run.averager = build_averager(run.recipe, run.model)
     if run.ema is not None:
         run.ema.load_state_dict(state.part("ema")["tensors"])
+
+
+def _lay_out_states(optimizer: Optimizer) -> None:
+    """Give states of a parameter's shape its strides, as fused kernels ask; files keep none."""
+    for parameter, state in stateful(optimizer).state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _laboratory_rows(run: "Run") -> "list[Row]":

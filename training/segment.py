@@ -1,10 +1,11 @@
 """A segment: training between two prunings, with shapes that do not change."""
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -22,10 +23,25 @@ if TYPE_CHECKING:
 
 
 @dataclass
+class Wrapped:
+    """Network and optimizer as a step calls them: for several processes, autocast, compiled."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    tensors: list[Tensor]  # of the network; where pruning puts others, this is of no more use
+
+    def fits(self, model: nn.Module) -> bool:
+        """Return True if the network still has the same tensors, whatever their values."""
+        now = [*model.parameters(), *model.buffers()]
+        same = zip(now, self.tensors, strict=False)
+        return len(now) == len(self.tensors) and all(a is b for a, b in same)
+
+
+@dataclass
 class Segment:
     """Objects that are made once for the network of a segment."""
 
-    model: nn.Module  # wrapped for several processes and mixed precision, compiled if asked
+    model: nn.Module  # wrapped
     optimizer: Optimizer  # wrapped likewise
     image_sizes: dict[str, int]  # costs of one image in a forward pass
     laboratory: "Laboratory | None"
@@ -37,18 +53,39 @@ def begin_segment(run: "Run") -> None:
     # measured on one image first: a compiled model would be compiled for that size as well
     sizes = count(run.model, run.example_input).image_sizes
     laboratory = _laboratory(run)
-    if training.compile:
-        run.model.compile(mode=None if training.compile is True else training.compile)
     if training.sync_batchnorm and run.processes > 1:
         synchronize(run.model)
-    model, optimizer = run.accelerator.prepare(run.model, run.optimizer)
+    if run.wrapped is not None and not run.wrapped.fits(run.model):
+        _unwrap(run)
+    if run.wrapped is None:
+        run.wrapped = _wrapped(run)
+    run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, laboratory)
+
+
+def _wrapped(run: "Run") -> Wrapped:
+    compilation = run.recipe.training.compile
+    # The outermost module again, around the same layers: compilation and autocast change it in
+    # place, and pruning, scoring and evaluation must meet a network without them.
+    network = copy.copy(run.model)
+    if compilation:
+        network.compile(mode=None if compilation is True else compilation)
+    model, optimizer = run.accelerator.prepare(network, run.optimizer)
     if isinstance(model, DistributedDataParallel):
         buckets.settle(model)
-    run.segment = Segment(model, optimizer, sizes, laboratory)
+    return Wrapped(model, optimizer, [*run.model.parameters(), *run.model.buffers()])
+
+
+def _unwrap(run: "Run") -> None:
+    """Drop the wrappers of model and optimizer, and free the memory they hold."""
+    run.wrapped = None
+    run.accelerator.free_memory()
+    if run.recipe.training.compile:
+        # or its cache would keep every segment's network
+        torch._dynamo.reset()
 
 
 def end_segment(run: "Run") -> None:
-    """Give back the plain model and optimizer, so that scoring and surgery meet no wrapper."""
+    """Account for the segment; drop its wrappers where the pruning to come may reshape tensors."""
     run.check_loss()
     segment = run.segment
     run.cost.end_segment(run.work, run.progress.images, segment.image_sizes)
@@ -56,16 +93,11 @@ def end_segment(run: "Run") -> None:
     with together():
         if history and run.is_main:
             save_tensors(history, run.folder / "saliency.safetensors")
-    # without the wrapper, or forward would stay in autocast
-    run.model = run.accelerator.unwrap_model(segment.model, keep_fp32_wrapper=False)
-    del run.segment, segment  # the last references to the wrapper, whose memory is freed next
-    run.accelerator.free_memory()
+    del run.segment, segment  # the last references to the wrappers but one
     release(run.model)
-    if run.recipe.training.compile:
-        # private: compile() in place has no way back
-        run.model._compiled_call_impl = None
-        # or its cache would keep every segment's network
-        torch._dynamo.reset()
+    # Masks change values alone: the next segment has the same wrappers, and compiles nothing.
+    if run.done or not run.pruner.only_masks:
+        _unwrap(run)
 
 
 def note_steps(run: "Run") -> None:

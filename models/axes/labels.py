@@ -178,11 +178,17 @@ def take(tensor: Tensor, cut: Cut) -> Tensor:
     layout = memory_format(tensor)
     for d, kept in cut:
         tensor = tensor.index_select(d, kept.to(tensor.device))
-    return tensor.contiguous(memory_format=layout)
+    # contiguous() would leave a single channel as it is, and kernels read its strides too
+    return torch.empty_like(tensor, memory_format=layout).copy_(tensor)
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:
-    """Memory format of a tensor: channels_last where that alone describes it, else contiguous."""
-    last = tensor.dim() == 4 and not tensor.is_contiguous()
-    last = last and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    """Memory format of a tensor by its strides alone: channels_last, else contiguous.
+
+    A tensor of one channel, or of one position, fits both; its strides say which it was made in.
+    """
+    if tensor.dim() != 4 or not tensor.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    plain = torch.empty_like(tensor, device="meta", memory_format=torch.contiguous_format)
+    same = tensor.stride() == plain.stride()
+    return torch.contiguous_format if same else torch.channels_last

@@ -21,7 +21,8 @@ class Hold:
     Call `gradients()` after backward and before clipping, so that the norm is that of the pruned
     network, and `weights()` after the step: it also clears what weight decay or an optimizer's own
     normalisation put into masked entries of weights and momenta. Each is one fused multiplication
-    without a wait for the device. Masks are kept in the weights' type, which the fused form needs.
+    without a wait for the device. Masks have the weights' type and strides, which the fused form
+    needs.
 
     Raises:
         KeyError: a mask names no parameter.
@@ -38,7 +39,7 @@ class Hold:
                 )
         self._optimizer = optimizer
         self._parameters = [parameters[name] for name in masks]
-        self._masks = [m.to(parameters[n].device, parameters[n].dtype) for n, m in masks.items()]
+        self._masks = [torch.empty_like(parameters[n]).copy_(m) for n, m in masks.items()]
         self._moments: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
@@ -65,7 +66,7 @@ class Hold:
             for value in state.get(parameter, {}).values():
                 # counters and factored moments have other shapes, and no entry of a single weight
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    yield value, mask.to(value.dtype)
+                    yield value, torch.empty_like(value).copy_(mask)
 
 
 def hold_everywhere(state: "State", masks: Masks) -> None:

@@ -109,7 +109,7 @@ def _states(
         holding = [group for p, group in groups if p is parameter]
         if len(holding) > 1:
             raise ValueError(f"the optimizer holds {name} more than once; build it anew")
-        state = _stateful(optimizer).state.get(parameter) if holding else None
+        state = stateful(optimizer).state.get(parameter) if holding else None
         if state:
             where, shape = f"{type(optimizer).__name__}: {name}", tuple(parameter.shape)
             states[parameter] = {
@@ -122,7 +122,7 @@ def _states(
     return states
 
 
-def _stateful(optimizer: Optimizer) -> Optimizer:
+def stateful(optimizer: Optimizer) -> Optimizer:
     """Where the states are: timm's Lookahead keeps them in the optimizer that it leads."""
     return getattr(optimizer, "_base_optimizer", optimizer)
 
@@ -163,7 +163,7 @@ def _point(
     optimizer: Optimizer, new: dict[nn.Parameter, nn.Parameter], states: dict[nn.Parameter, State]
 ) -> None:
     """Exchange parameters in the optimizer's groups, in place, and their states."""
-    state = _stateful(optimizer).state
+    state = stateful(optimizer).state
     for group in optimizer.param_groups:
         for i, old in enumerate(group["params"]):
             if old not in new:
@@ -194,7 +194,7 @@ def _fits(
         return True
     blank = nn.Parameter(torch.zeros_like(parameter))
     blank.grad = torch.zeros_like(parameter)
-    inner = _stateful(optimizer)
+    inner = stateful(optimizer)
     # __init__ would want the optimizer's own arguments, which it does not keep
     twin = object.__new__(type(inner))
     # Copies, so that caches and random states of the optimizer are left alone.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.count import count
+from pruning import channel_pruning
 from pruning.criteria import CRITERIA
 from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.events import plan_events
@@ -454,3 +455,13 @@ def test_every_round_draws_anew():
     pruner = Pruner(recipe(criterion="random", sparsity=0.5), training)
     first, second = (pruner.method.ranking(training, f"calibration {n}") for n in (0, 1))
     assert all((score != second[name]).any() for name, score in first.items())
+
+
+def test_masks_are_not_made_again_for_every_parameter(monkeypatch):
+    """A round takes them to apply, to hold and to check: three times for any network."""
+    masks, calls = channel_pruning.masks, []
+    monkeypatch.setattr(channel_pruning, "masks", lambda *a: calls.append(a) or masks(*a))
+    training = Training()
+    pruner = Pruner(recipe(**CHANNEL, application="mask"), training)
+    pruner.prune(training)
+    assert len(calls) == 3 < len(list(training.model.parameters()))

@@ -94,6 +94,10 @@ def test_typed_fields(tmp_path):
             GOOD + "  optimizer: sgdd\n",
             "unknown optimizer sgdd; use sgd, adam, adamw, rmsprop or timm/<name>",
         ),
+        (
+            GOOD + "  accumulation: 2\n  compile: reduce-overhead\n",
+            "write compile: true, or accumulation: 1",
+        ),
         (GOOD + "extends: nothing.yaml\n", "r.yaml:6: extends nothing.yaml: no such file"),
         (
             GOOD + "extends: r.yaml\n",

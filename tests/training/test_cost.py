@@ -1,10 +1,12 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from codecarbon.external.hardware import GPU
 
 from schema.training import CostConfig
-from training.cost import Cost, Totals
+from training.cost import Cost, Meter, Totals
 
 
 def sizes(macs: int) -> dict[str, int]:
@@ -207,3 +209,16 @@ def test_codecarbon_counts_offline_and_applies_pue_and_forced_power(pue):
     assert 0.2 <= cost.totals.ram_kwh / (0.5 * pue) * 3600 <= most
     assert cost.totals.emissions_kgco2e > 0
     assert "CPU forced to 1000 W, RAM forced to 500 W" in cost.summary()["cost/energy_source"]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "expected"),
+    [
+        ([GPU.__new__(GPU)], "GPU measured (NVML), "),
+        ([], "GPU not measured (no NVML) and left out, "),
+    ],
+)
+def test_the_source_says_whether_gpus_were_measured(monkeypatch, hardware, expected):
+    """Codecarbon has a GPU among its hardware only where NVML answers."""
+    monkeypatch.setattr(Meter, "_start", lambda self: SimpleNamespace(_hardware=hardware))
+    assert Meter(CostConfig(), cuda=True).source.startswith(expected)

@@ -5,6 +5,7 @@ images) and the latter for large ones (every 5 steps, averaged over 625).
 """
 
 import math
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,7 +101,6 @@ class Taps(Stateful):
         self.begun = -1  # position of the first step in the bucket
         self.armed, self._images = False, 0
         self._sums: dict[str, Tensor] = {}
-        self._compiled = model._compiled_call_impl is not None
         wanted = [name for name in axes.weights if bool((_units(axes, name) >= 0).any())]
         ends = _ends(model, image)
         if missing := [name for name in wanted if name not in ends]:
@@ -123,7 +123,8 @@ class Taps(Stateful):
     def arm(self, armed: bool) -> None:
         """True if the next training step is read."""
         self.armed, self._images, self._sums = armed, 0, {}
-        if self._compiled:
+        # Where nothing has imported the compiler, which takes seconds, nothing is compiled.
+        if "torch._dynamo" in sys.modules:
             torch.compiler.set_stance("force_eager" if armed else "default")
 
     def prepare(self, position: int) -> None:

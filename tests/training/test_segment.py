@@ -1,0 +1,118 @@
+"""What training wraps a network in, autocast and compilation, ends where pruning looks at it."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from pruning import channel_pruning
+from tests.support.runs import DIGITS, losses
+from training import build, loop
+from training.build import build_model
+
+SMALL = ("training.duration=2ep", "training.batch_size=192", "model.options.width=0.5")
+CHANNELS = "granularity: channel, channels: 50%, application: surgery"
+SURGERY = f"pruning={{criterion: taylor, {CHANNELS}, schedule: {{start: 1ep}}}}"
+HALF = (*SMALL, "training.precision=bf16", SURGERY)
+BUCKETS = (
+    "pruning={criterion: activation_taylor, granularity: channel, scope: layer, channels: 50%,"
+    " floor: 0.001, application: surgery, calibration: {batch_size: 64}, selection: {name: bep,"
+    " protocol: buckets, every: 2, bucket: 4, latents: 2, dense_latents: 2, draws: 100},"
+    " schedule: {start: 1ep, every: 1ep, end: 100%, curve: constant}}"
+)
+
+
+@pytest.fixture(autouse=True)
+def half_precision(monkeypatch):
+    """Let bf16 run on any CPU; slow where it is emulated."""
+    monkeypatch.setattr(build, "_cpu_has_bf16", lambda: True)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Tracing and gradients as the compiler makes them, without the code that it would generate."""
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, mode=None: compile_module(self, backend="aot_eager")
+    )
+    torch.compiler.reset()
+    counters.clear()
+    yield counters
+    torch.compiler.reset()
+
+
+def test_every_step_is_in_the_recipe_s_precision(run_recipe, monkeypatch):
+    """Before and after a pruning."""
+    step, types = loop.train_step, []
+
+    def watched(run, batch):
+        convolution = next(m for m in run.model.modules() if isinstance(m, nn.Conv2d))
+        hook = convolution.register_forward_hook(lambda *words: types.append(words[-1].dtype))
+        step(run, batch)
+        hook.remove()
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    status, folder = run_recipe(DIGITS, *HALF, "log.every=1it")
+    assert status == 0
+    assert types == [torch.bfloat16] * len(losses(folder))
+
+
+def test_an_interrupted_run_in_half_precision_ends_as_an_undisturbed_one(run_recipe, crash):
+    settings = (*HALF, "log.every=1it", "checkpoint.every=5it")
+    _, whole = run_recipe(DIGITS, *settings, folder="whole")
+    crash(*settings, step=12)
+    status, resumed = run_recipe(DIGITS, *settings, folder="cut", resume=True)
+    assert status == 0
+    assert losses(resumed) == losses(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("criterion", "precision"), [("snip", "bf16"), ("grasp", "fp32")])
+def test_scores_inside_a_segment_are_those_of_the_plain_network(
+    run_recipe, compiled, monkeypatch, criterion, precision
+):
+    """A trigger ranks after every epoch, while training is compiled or in half precision too.
+
+    A scoring batch is as large as a training batch, so that compiled code would serve for both.
+    """
+    unit_scores, seen = channel_pruning.unit_scores, []
+
+    def compared(config, state, *words, **options):
+        scores = unit_scores(config, state, *words, **options)
+        plain = copy.copy(state)
+        plain.model = build_model(state.recipe, state.data.info, state.device)
+        plain.model.load_state_dict(state.model.state_dict())
+        torch.testing.assert_close(scores, unit_scores(config, plain, *words, **options))
+        seen.append(all(score.abs().sum() > 0 for score in scores.values()))
+        return scores
+
+    monkeypatch.setattr(channel_pruning, "unit_scores", compared)
+    trigger = "{trigger: {name: mask_distance, previous: 1, distance: 0.0}, latest: 3ep}"
+    calibration = "calibration: {batch_size: 192}"
+    pruning = f"{{criterion: {criterion}, {CHANNELS}, {calibration}, schedule: {trigger}}}"
+    how = ("training.compile=true", f"training.precision={precision}", "training.duration=4ep")
+    status, _ = run_recipe(DIGITS, *SMALL, *how, f"pruning={pruning}")
+    assert status == 0
+    assert len(seen) > 2
+    assert all(seen)
+
+
+@pytest.mark.parametrize(
+    ("application", "graphs"), [("mask", 1), ("mask_then_surgery", 2), ("surgery", 4)]
+)
+def test_only_a_change_of_shapes_compiles_again(run_recipe, compiled, application, graphs):
+    schedule = "schedule: {start: 2it, every: 2it, rounds: 3}"
+    kind = f"criterion: magnitude, granularity: channel, channels: 50%, application: {application}"
+    status, _ = run_recipe(DIGITS, *SMALL, f"pruning={{{kind}, {schedule}}}", "training.compile=on")
+    assert status == 0
+    assert compiled["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.slow
+def test_steps_that_bep_reads_run_uncompiled(run_recipe, compiled):
+    status, _ = run_recipe(DIGITS, *SMALL, BUCKETS, "training.compile=true")
+    assert status == 0
+    assert not compiled["graph_break"]
+    assert compiled["stats"]["unique_graphs"] == 2  # one a segment
