@@ -62,6 +62,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "methods/gmp": ("pruning.schedule.rounds=4", "pruning.sparsity=90%"),
     "methods/rigl": ("pruning.schedule.every=4it", FEW),
     "methods/slimming": (),
+    "methods/depgraph": (),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
     "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),
 }  # fmt: skip

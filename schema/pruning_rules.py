@@ -55,8 +55,8 @@ def _replaces_means(p: "PruningConfig") -> bool:
     return p.compensation.name == "mean_replacement"
 
 
-def _lasso(p: "PruningConfig") -> bool:
-    return p.penalty is not None and p.penalty.name == "group_lasso"
+def _penalises_units(p: "PruningConfig") -> bool:
+    return p.penalty is not None and p.penalty.name in ("group_lasso", "growing_group_norm")
 
 
 def _bep(p: "PruningConfig") -> bool:
@@ -136,8 +136,8 @@ RULES = [
         "regrow moves weights at one sparsity; set schedule.curve: constant",
     ),
     Rule(
-        lambda p: _weights(p) and _lasso(p),
-        "penalty: group_lasso is over channels; set granularity: channel",
+        lambda p: _weights(p) and _penalises_units(p),
+        "penalty: {p.penalty.name} is over channels; set granularity: channel",
     ),
     Rule(
         lambda p: _replaces_means(p) and p.rewind is not None,

@@ -1,6 +1,6 @@
 """All criteria: pure functions (model, batches, **options) → Scores, higher = keep; a line each."""
 
-from pruning.criteria import activations, curvature, gradients, lookahead, weights
+from pruning.criteria import activations, curvature, gradients, groups, lookahead, weights
 from pruning.criteria.criterion import Criterion
 
 __all__ = ["CRITERIA", "Criterion"]
@@ -9,6 +9,7 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(weights.magnitude, reduce="l2", members="concat"),
     "pat_magnitude": Criterion(weights.pat_magnitude, reduce="rms", members="concat"),
     "channel_norm": Criterion(weights.channel_norm, per="channel"),
+    "group_norm": Criterion(groups.group_norm, per="channel", reduce="max", members="max"),
     "fpgm": Criterion(weights.fpgm, per="channel"),
     "random": Criterion(weights.random, reduce="first", members="first"),
     "lamp": Criterion(weights.lamp),

@@ -216,7 +216,7 @@ LENGTH = "the norm of all weights of a unit, which grows with their number"
 COST = "what a unit is worth is the sum over the layers that it goes from"
 SUMMED = {
     **dict.fromkeys(("taylor", "bn_taylor", "snap", "crop_s", "grasp"), GATE),
-    **dict.fromkeys(("magnitude", "channel_norm"), LENGTH),
+    **dict.fromkeys(("magnitude", "channel_norm", "group_norm"), LENGTH),
     **dict.fromkeys(("lamp", "lookahead", "gradient", "snip", "synflow", "crop", "obd"), COST),
     **dict.fromkeys(("fpgm", "gate_decorator", "activation", "activation_taylor"), COST),
     **dict.fromkeys(("rs", "abs_rs", "mrs", "abs_mrs"), COST),
