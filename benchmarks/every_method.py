@@ -63,6 +63,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "methods/rigl": ("pruning.schedule.every=4it", FEW),
     "methods/slimming": (),
     "methods/depgraph": (),
+    "methods/halp": ("pruning.schedule={start: 2ep, every: 2it, rounds: 3}", "pruning.latency=null",
+                     "pruning.channels=50%", "pruning.round_to=1"),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
     "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),
 }  # fmt: skip

@@ -172,7 +172,17 @@ RULES = [
         "selection: eagle_eye draws the share of each layer; set scope: global",
     ),
     Rule(
-        lambda p: _watches_structure(p) and p.selection.name not in ("top_k", "threshold"),
+        lambda p: p.selection.name == "knapsack" and p.scope != "global",
+        "selection: knapsack shares the amount out among layers; set scope: global",
+    ),
+    Rule(
+        lambda p: p.selection.name == "knapsack" and p.importance.per is not None,
+        "selection: knapsack weighs scores against costs itself; remove importance.per",
+    ),
+    Rule(
+        lambda p: (
+            _watches_structure(p) and p.selection.name not in ("top_k", "threshold", "knapsack")
+        ),
         "schedule.trigger: {p.schedule.trigger.name} asks after every epoch what would stay, and"
         " selection: {p.selection.name} answers once, by a search or from forecasts of its own;"
         " set selection: top_k, or remove trigger and write schedule.start",
