@@ -1,6 +1,14 @@
 """All criteria: pure functions (model, batches, **options) → Scores, higher = keep; a line each."""
 
-from pruning.criteria import activations, curvature, gradients, groups, lookahead, weights
+from pruning.criteria import (
+    activations,
+    curvature,
+    first_steps,
+    gradients,
+    groups,
+    lookahead,
+    weights,
+)
 from pruning.criteria.criterion import Criterion
 
 __all__ = ["CRITERIA", "Criterion"]
@@ -29,6 +37,7 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": Criterion(curvature.grasp, signed=True),
     "crop": Criterion(curvature.crop),
     "crop_s": Criterion(curvature.crop_s, per="channel", signed=True, absolute="after"),
+    "prospr": Criterion(first_steps.prospr),
     "obd": Criterion(curvature.obd, signed={"hessian": ("exact", "hutchinson")}),
     "activation": Criterion(activations.activation),
     "activation_taylor": Criterion(activations.activation_taylor, per="channel"),
