@@ -7,6 +7,7 @@ from pruning.criteria import (
     gradients,
     groups,
     lookahead,
+    tangent_kernel,
     weights,
 )
 from pruning.criteria.criterion import Criterion
@@ -38,6 +39,7 @@ CRITERIA: dict[str, Criterion] = {
     "crop": Criterion(curvature.crop),
     "crop_s": Criterion(curvature.crop_s, per="channel", signed=True, absolute="after"),
     "prospr": Criterion(first_steps.prospr),
+    "ntk_sap": Criterion(tangent_kernel.ntk_sap),
     "obd": Criterion(curvature.obd, signed={"hessian": ("exact", "hutchinson")}),
     "activation": Criterion(activations.activation),
     "activation_taylor": Criterion(activations.activation_taylor, per="channel"),

@@ -161,7 +161,9 @@ def planted(model):
     return model
 
 
-@pytest.mark.parametrize("name", [n for n in CRITERIA if n not in ("random", "bn_scale")])
+@pytest.mark.parametrize(
+    "name", [n for n in CRITERIA if n not in ("random", "bn_scale", "ntk_sap")]
+)
 def test_a_planted_strong_channel_scores_highest(name):
     """By size for the criteria that keep their sign, whose sign the planting does not choose."""
     model = planted(tiny_network("mlp"))
@@ -218,7 +220,8 @@ SUMMED = {
     **dict.fromkeys(("taylor", "bn_taylor", "snap", "crop_s", "grasp"), GATE),
     **dict.fromkeys(("magnitude", "channel_norm", "group_norm"), LENGTH),
     **dict.fromkeys(
-        ("lamp", "lookahead", "gradient", "snip", "synflow", "crop", "obd", "prospr"), COST
+        ("lamp", "lookahead", "gradient", "snip", "synflow", "crop", "obd", "prospr", "ntk_sap"),
+        COST,
     ),
     **dict.fromkeys(("fpgm", "gate_decorator", "activation", "activation_taylor"), COST),
     **dict.fromkeys(("rs", "abs_rs", "mrs", "abs_mrs"), COST),
