@@ -8,6 +8,7 @@ from pruning.criteria import (
     groups,
     lookahead,
     tangent_kernel,
+    walks,
     weights,
 )
 from pruning.criteria.criterion import Criterion
@@ -40,6 +41,7 @@ CRITERIA: dict[str, Criterion] = {
     "crop_s": Criterion(curvature.crop_s, per="channel", signed=True, absolute="after"),
     "prospr": Criterion(first_steps.prospr),
     "ntk_sap": Criterion(tangent_kernel.ntk_sap),
+    "phew": Criterion(walks.phew),
     "obd": Criterion(curvature.obd, signed={"hessian": ("exact", "hutchinson")}),
     "activation": Criterion(activations.activation),
     "activation_taylor": Criterion(activations.activation_taylor, per="channel"),

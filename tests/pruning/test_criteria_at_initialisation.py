@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from models import build
 from pruning.criteria import CRITERIA
 from pruning.criteria.measuring import layer_weights
+from pruning.criteria.walks import Stage, _walks
+from pruning.errors import PruningError
 from tests.support.criteria_networks import NETS, data, differences, equal, tiny_network
 
 
@@ -128,3 +131,80 @@ def test_ntk_sap_of_removed_weights_is_zero_and_they_have_no_part_in_the_outputs
     scores = CRITERIA["ntk_sap"](model, batches)
     assert not scores["1.weight"][0].any()
     assert scores["1.weight"][1:].all()
+
+
+def test_phew_by_hand():
+    """Each hidden unit reads one input, so that a walk has a choice at the output alone."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0, -2.0], [5.0, 0.0]]))
+        model[3].weight.copy_(torch.tensor([[1.0, 0.0]]))
+    scores = CRITERIA["phew"](model, [(torch.zeros(1, 1, 1, 2), torch.zeros(1))], density=1.0)
+    # walk 1 begins at input 0 and ends over a weight of 0, as there is no other; walk 2 comes back
+    # from the output over the larger one, and walk 3 begins at input 1
+    torch.testing.assert_close(scores["1.weight"], torch.tensor([[0, 1 / 2], [1, 0]]))
+    torch.testing.assert_close(scores["3.weight"], torch.tensor([[1 / 2, 1]]))
+
+
+def test_steps_of_walks_are_in_proportion_to_the_weights():
+    first, second = torch.tensor([[1.0, 3.0], [3.0, 1.0], [0.0, 4.0]]), torch.tensor([[2.0, 1, 1]])
+    path = [Stage("a", first.double(), torch.arange(3), torch.tensor([-1, -1])),
+            Stage("b", second.double(), torch.tensor([-1]), torch.arange(3))]  # fmt: skip
+    count, stream = 20_000, torch.Generator().manual_seed(0)
+    (_, rows, columns), (_, _, read) = _walks(path, torch.arange(count), True, stream)
+    assert torch.equal(columns, torch.arange(count) % 2)  # each input in turn
+    assert torch.equal(read, rows)
+    for column in range(2):
+        share = rows[columns == column].bincount(minlength=3) / (count / 2)
+        torch.testing.assert_close(share, first[:, column] / first[:, column].sum(),
+                                   rtol=0, atol=0.02, msg="4 standard deviations")  # fmt: skip
+    (_, _, read), (_, rows, columns) = _walks(path, torch.arange(count), False, stream)
+    share = read.bincount(minlength=3) / count
+    torch.testing.assert_close(share, second[0] / 4, rtol=0, atol=0.015)
+    assert torch.equal(rows, read)
+    assert not (columns[rows == 2] == 0).any()
+
+
+def chain():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 10, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(160, 12), nn.ReLU(), nn.Linear(12, 3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("walks", [1, 4, 15])
+def test_what_the_first_walks_visit_is_whole_paths_and_whole_kernels(walks):
+    torch.manual_seed(0)
+    scores = CRITERIA["phew"](chain(), data(1))
+    kept = {n: s >= 1 / walks - 1e-6 for n, s in scores.items()}
+    for mask in (kept["0.weight"], kept["2.weight"]):
+        assert torch.equal(mask.flatten(2).any(2), mask.flatten(2).all(2))
+    a, b = kept["0.weight"].flatten(1).any(1), kept["2.weight"].transpose(0, 1).flatten(1).any(1)
+    assert torch.equal(a, b)
+    written = kept["2.weight"].flatten(1).any(1)
+    assert torch.equal(written, kept["5.weight"].view(12, 10, 16).transpose(0, 1).flatten(1).any(1))
+    assert torch.equal(kept["5.weight"].any(1), kept["7.weight"].any(0))
+    for mask in kept.values():
+        assert mask.flatten(2).any(-1).sum() <= walks if mask.dim() > 2 else mask.sum() <= walks
+
+
+def test_what_no_walk_visits_ranks_below_by_size():
+    torch.manual_seed(0)
+    model = chain()
+    score = CRITERIA["phew"](model, data(1), density=0.05)["5.weight"].flatten()
+    size = model[5].weight.detach().abs().flatten()
+    visited = score > 1 / 129  # the first 128 walks
+    assert 0 < visited.sum() < 160
+    assert score[~visited].max() < score[visited].min()
+    assert torch.equal(score[~visited].argsort(), size[~visited].argsort())
+
+
+def test_layers_beside_the_path_stay_whole_and_a_single_layer_has_no_path():
+    model = build("resnet56", num_classes=10, depth=20, option="B")
+    images = [(torch.zeros(1, 3, 32, 32), torch.zeros(1))]
+    scores = CRITERIA["phew"](model, images, density=0.01)
+    whole = [name for name, score in scores.items() if (score == 1).all()]
+    assert len(whole) == 2
+    assert all("shortcut" in name for name in whole)
+    with pytest.raises(PruningError, match="no walk leads through"):
+        CRITERIA["phew"](nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), data(1))
