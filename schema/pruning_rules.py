@@ -83,8 +83,8 @@ def _adjusts_weights(p: "PruningConfig") -> bool:
     return p.compensation.name in ("mean_replacement", "least_squares", "woodfisher")
 
 
-def _lasso(p: "PruningConfig") -> bool:
-    return p.penalty is not None and p.penalty.name == "group_lasso"
+def _penalises_units(p: "PruningConfig") -> bool:
+    return p.penalty is not None and p.penalty.name in ("group_lasso", "growing_group_norm")
 
 
 def _bep(p: "PruningConfig") -> bool:
@@ -192,8 +192,8 @@ RULES = [
         " schedule.curve: constant, schedule.first, or regrow.first_mask: score",
     ),
     Rule(
-        lambda p: _weights(p) and _lasso(p),
-        "penalty: group_lasso is over channels; set granularity: channel",
+        lambda p: _weights(p) and _penalises_units(p),
+        "penalty: {p.penalty.name} is over channels; set granularity: channel",
     ),
     Rule(
         lambda p: _adjusts_weights(p) and p.rewind is not None and p.rewind.weights,
@@ -233,7 +233,17 @@ RULES = [
         "selection: eagle_eye draws the share of each layer; set scope: global",
     ),
     Rule(
-        lambda p: _watches_structure(p) and p.selection.name not in ("top_k", "threshold"),
+        lambda p: p.selection.name == "knapsack" and p.scope != "global",
+        "selection: knapsack shares the amount out among layers; set scope: global",
+    ),
+    Rule(
+        lambda p: p.selection.name == "knapsack" and p.importance.per is not None,
+        "selection: knapsack weighs scores against costs itself; remove importance.per",
+    ),
+    Rule(
+        lambda p: (
+            _watches_structure(p) and p.selection.name not in ("top_k", "threshold", "knapsack")
+        ),
         "schedule.trigger: {p.schedule.trigger.name} asks after every epoch what would stay, and"
         " selection: {p.selection.name} answers once, by a search or from forecasts of its own;"
         " set selection: top_k, or remove trigger and write schedule.start",

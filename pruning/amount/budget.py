@@ -41,6 +41,11 @@ class Ask:
         size = (1 - self.removed) * self.dense
         return size if self.measure == "latency" else kept(self.dense, self.removed)
 
+    @property
+    def enough(self) -> float:
+        """The least size that will do; with `round_to`, any."""
+        return (1 - self.tolerance) * self.limit if self.round_to == 1 else 0
+
 
 def select_channels(
     scores: dict[str, Tensor], sizes: Sizes, ask: Ask, *, alive: Keep | None = None
@@ -68,15 +73,23 @@ def select_channels(
     if ask.measure == "channels" and ask.scope == "layer":
         return keep_best(scores, _per_axis(ask, alive), ask.floor, alive)
     order = _Order(scores, alive, ask, sizes)
-    enough = (1 - ask.tolerance) * ask.limit if ask.round_to == 1 else 0
-    units, size = order.nearest(ask.limit, enough)
-    if size < enough:
+    units, size = order.nearest(ask.limit, ask.enough)
+    check_near(ask, size)
+    return sizes.keep(units)
+
+
+def check_near(ask: Ask, size: float) -> None:
+    """Refuse a size that is farther below the one asked for than the tolerance.
+
+    Raises:
+        BudgetError: says which tolerance would do.
+    """
+    if size < ask.enough:
         short = (ask.limit - size) / ask.limit
         raise BudgetError(
             f"{ask.measure}: {ask.limit:.6g} asked for and {size:.6g} is the nearest below it that"
             f" this ranking gives; set tolerance: {np.ceil(1e4 * short) / 1e2:g}%, or another size"
         )
-    return order.keep(units)
 
 
 def check_floor(sizes: Sizes, ask: Ask) -> None:
@@ -101,10 +114,11 @@ def check_floor(sizes: Sizes, ask: Ask) -> None:
     lead = {a: min(ask.widths[a], -(-n // step) * step) for a, n in ask.floor.items()}
     least = sum(lead.values()) if ask.measure == "channels" else sizes.least(ask.measure, lead)
     if least > ask.limit:
-        raise _too_small(ask.measure, ask.limit, least)
+        raise too_small(ask.measure, ask.limit, least)
 
 
-def _too_small(measure: str, limit: float, least: float) -> BudgetError:
+def too_small(measure: str, limit: float, least: float) -> BudgetError:
+    """The error for a limit below the least size that can be left."""
     return BudgetError(
         f"{measure}: at most {limit:.6g} asked for, and what must stay alone has {least:.6g};"
         " prune less, lower floor or round_to, or shorten except"
@@ -142,6 +156,15 @@ def _per_axis(ask: Ask, alive: Keep) -> Counts:
     return counts
 
 
+def blocks(score: Tensor, alive: Tensor, floor: int, step: int) -> tuple[Array, int, Array]:
+    """An axis's living units, best first; how many stay at least; where each further block ends."""
+    ids = np.flatnonzero(alive.cpu().numpy())
+    best = ids[np.argsort(-score.numpy()[ids], kind="stable")]
+    lead = min(len(ids), -(-floor // step) * step)
+    ends = [] if lead == len(ids) else [*range(lead + step, len(ids), step), len(ids)]
+    return best, lead, np.array(ends, dtype=np.int64)
+
+
 class _Order:
     """Units in blocks, in the order in which they are taken; the first block holds all floors."""
 
@@ -163,21 +186,17 @@ class _Order:
         self, axis: str, score: Tensor, alive: Tensor, ask: Ask
     ) -> tuple[Array, int, list[int], list[float]]:
         """An axis's living units, best first; how many are its floor; ends and keys of the rest."""
-        ids = np.flatnonzero(alive.cpu().numpy())
-        values = score.numpy()[ids]
-        best = np.argsort(-values, kind="stable")
-        step = ask.round_to
-        lead = min(len(ids), -(-ask.floor[axis] // step) * step)
-        if lead == len(ids):
-            return self._sizes.spans[axis].start + ids[best], lead, [], []
-        ends = np.array([*range(lead + step, len(ids), step), len(ids)])
+        best, lead, ends = blocks(score, alive, ask.floor[axis], ask.round_to)
+        units = self._sizes.spans[axis].start + best
+        if not len(ends):
+            return units, lead, [], []
         # scope layer: the axis of which the smallest fraction is taken so far comes next
         keys = -ends / ask.widths[axis]
         if ask.scope == "global":
             starts = np.array([lead, *ends[:-1]])
             # with round_to, a block of several units competes by its mean score
-            keys = np.add.reduceat(values[best], starts) / (ends - starts)
-        return self._sizes.spans[axis].start + ids[best], lead, ends.tolist(), keys.tolist()
+            keys = np.add.reduceat(score.numpy()[best], starts) / (ends - starts)
+        return units, lead, ends.tolist(), keys.tolist()
 
     def _size(self, counts: Array) -> float:
         return self._sizes.total(self._measure, self._stays + counts)
@@ -193,7 +212,7 @@ class _Order:
         """
         least = self._size(self._counts(1))
         if least > limit:
-            raise _too_small(self._measure, limit, least)
+            raise too_small(self._measure, limit, least)
         # sizes grow with each block, so some twenty of them are computed and not all
         return bisect_right(
             range(1, len(self._ends) + 1), limit, key=lambda n: self._size(self._counts(n))
@@ -242,9 +261,3 @@ class _Order:
             else:
                 full.add(axis)
         return np.concatenate(units), self._size(counts)
-
-    def keep(self, units: Array) -> Keep:
-        """Masks of the prunable axes."""
-        mask = np.zeros(len(self._sizes.kinds), dtype=bool)
-        mask[units] = True
-        return {a: torch.from_numpy(mask[self._sizes.spans[a]]) for a in self._sizes.prunable}

@@ -81,12 +81,20 @@ class Sizes:
             mask[self.spans[axis]] = kept.cpu().numpy()
         return self.counts_of(np.flatnonzero(mask))
 
+    def keep(self, units: Array) -> Keep:
+        """Masks of the prunable axes that keep these global ids."""
+        mask = np.zeros(len(self.kinds), dtype=bool)
+        mask[units] = True
+        return {axis: torch.from_numpy(mask[self.spans[axis]]) for axis in self.prunable}
+
     def counts_of(self, units: Array) -> Array:
         """Number of units of each kind among these global ids."""
         return np.bincount(self.kinds[units], minlength=self._per_kind.shape[1])
 
-    def total(self, measure: str, counts: Array) -> float:
+    def total(self, measure: str, counts: Array, inputs: Array | None = None) -> float:
         """Size of the network that keeps `counts` units of each kind.
+
+        With `inputs`, layers read what those counts keep, whatever the layers before them write.
 
         channels: prunable units. nodes: outputs of convolutions and linear layers but the last, so
         that a unit counts once for each layer that writes it (`models/paper_counts.py`). weights:
@@ -96,11 +104,12 @@ class Sizes:
         if measure == "channels":
             return int(counts[self._is_prunable].sum())
         lengths = self._fixed + self._per_kind @ counts
+        read = lengths if inputs is None else self._fixed + self._per_kind @ inputs
         if measure == "latency":
-            return self._latency(lengths)
+            return self._latency(lengths, read)
         coefficient, first, second = self._terms.table(measure)
         # int64, so exact: a sum of MACs has more digits than float32 holds
-        return int((coefficient * lengths[first] * lengths[second]).sum())
+        return int((coefficient * lengths[first] * read[second]).sum())
 
     def of(self, measure: str, keep: Keep) -> float:
         """The size of the network that keeps these units."""
@@ -129,11 +138,11 @@ class Sizes:
             counts[kind] += 1
         return {a: torch.from_numpy(saved[self.kinds[self.spans[a]]]) for a in self.prunable}
 
-    def _latency(self, lengths: Array) -> float:
+    def _latency(self, lengths: Array, read: Array) -> float:
         if self.latency is None:
             raise PruningError("no latency table; measure one with latency_table and pass it on")
         return self.latency.milliseconds(
-            {n: (int(lengths[o]), int(lengths[i])) for n, o, i in self._terms.layers()}
+            {n: (int(lengths[o]), int(read[i])) for n, o, i in self._terms.layers()}
         )
 
 

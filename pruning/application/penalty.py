@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pruning.criteria.groups import Member, group_squares, members
 from pruning.criteria.measuring import scoring
 from pruning.errors import PruningError, bounded
 from pruning.stateful import Stateful
@@ -108,4 +109,45 @@ def _loss(state: "State") -> float:
         return float(state.reduce(F.cross_entropy(state.model(images), labels)))
 
 
-PENALTIES = {"l1_bn": L1Bn, "group_lasso": GroupLasso}
+class GrowingGroupNorm(Penalty):
+    """½ λ Σ γ_k ‖g_k‖² over the groups g_k of all axes, γ_k = 2^{α (I_max − I_k)/(I_max − I_min)}.
+
+    DepGraph, Fang et al. 2023, arXiv:2301.12900, section 3.3; groups and I_k = ‖g_k‖₂ are those of
+    the criterion `group_norm`, the extremes of each axis. γ grows from 1 for the largest unit to
+    2^α for the smallest, follows the weights at every step and has no gradient; so a weight w is
+    pulled by λ γ w, for each of its two units. I is the norm, as in the published code, and not the
+    paper's square of it. Where all units of an axis are alike γ is 1; that code leaves the axis
+    out.
+    """
+
+    def __init__(self, *, coefficient: float = 1e-4, alpha: float = 4.0) -> None:
+        super().__init__()
+        bounded(
+            "penalty: growing_group_norm",
+            coefficient=(coefficient, 0, math.inf),
+            alpha=(alpha, 0, 64),
+        )
+        self.coefficient, self.alpha = coefficient, alpha
+        self._of: tuple[Axes | None, list[Member]] = None, []
+
+    def __call__(self, state: "State", axes: "Axes") -> Tensor:
+        """The term."""
+        # axes change with the network; their labels go to its device once and not at every step
+        if self._of[0] is not axes:
+            self._of = axes, members(state.model, axes)
+        squares = group_squares(state.model, self._of[1], sum(axes.widths.values()))
+        norms = squares.detach().sqrt()
+        growth = torch.cat(
+            [_shortfall(norms[first:][: axes.widths[axis]]) for axis, first in axes.offsets.items()]
+        )
+        return self.coefficient / 2 * (2 ** (self.alpha * growth) * squares).sum()
+
+
+def _shortfall(norms: Tensor) -> Tensor:
+    """Each unit's distance from the largest, from 0 to 1 for the smallest."""
+    least, most = norms.aminmax()
+    # 0 where all are alike: both differences are 0, whatever divides them
+    return (most - norms) / (most - least).clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+PENALTIES = {"l1_bn": L1Bn, "group_lasso": GroupLasso, "growing_group_norm": GrowingGroupNorm}

@@ -1,6 +1,17 @@
 """All criteria: pure functions (model, batches, **options) → Scores, higher = keep; a line each."""
 
-from pruning.criteria import activations, brain_surgeon, curvature, gradients, lookahead, weights
+from pruning.criteria import (
+    activations,
+    brain_surgeon,
+    curvature,
+    first_steps,
+    gradients,
+    groups,
+    lookahead,
+    tangent_kernel,
+    walks,
+    weights,
+)
 from pruning.criteria.criterion import Criterion
 
 __all__ = ["CRITERIA", "Criterion"]
@@ -9,6 +20,7 @@ CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(weights.magnitude, reduce="l2", members="concat"),
     "pat_magnitude": Criterion(weights.pat_magnitude, reduce="rms", members="concat"),
     "channel_norm": Criterion(weights.channel_norm, per="channel"),
+    "group_norm": Criterion(groups.group_norm, per="channel", reduce="max", members="max"),
     "fpgm": Criterion(weights.fpgm, per="channel"),
     "random": Criterion(weights.random, reduce="first", members="first"),
     "lamp": Criterion(weights.lamp),
@@ -28,6 +40,9 @@ CRITERIA: dict[str, Criterion] = {
     "grasp": Criterion(curvature.grasp, signed=True),
     "crop": Criterion(curvature.crop),
     "crop_s": Criterion(curvature.crop_s, per="channel", signed=True, absolute="after"),
+    "prospr": Criterion(first_steps.prospr),
+    "ntk_sap": Criterion(tangent_kernel.ntk_sap),
+    "phew": Criterion(walks.phew),
     "obd": Criterion(curvature.obd, signed={"hessian": ("exact", "hutchinson")}),
     "obc": Criterion(brain_surgeon.obc),
     "woodfisher": Criterion(brain_surgeon.woodfisher),

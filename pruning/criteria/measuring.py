@@ -143,7 +143,8 @@ def mean_curvature(
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
     """∂(vectorᵀ ∂L/∂θ)/∂wrt, `vector` constant: the Hessian-vector product where wrt = θ."""
-    theta = [layer_weights(model)[name] for name in vector]
+    parameters = dict(model.named_parameters())
+    theta = [parameters[name] for name in vector]
 
     def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         loss = F.cross_entropy(model(images) / temperature, labels)

@@ -11,6 +11,7 @@ from pruning.errors import bounded
 from pruning.rounds import ChannelRound
 from pruning.selection.base import Selection
 from pruning.selection.bep.selection import BayesianEarlyPruning
+from pruning.selection.knapsack import Knapsack
 from pruning.selection.search import EagleEye, PruneFromScratch
 from pruning.types import Keep
 
@@ -54,6 +55,7 @@ class Threshold(Selection):
 SELECTIONS: dict[str, type[Selection]] = {
     "top_k": TopK,
     "threshold": Threshold,
+    "knapsack": Knapsack,
     "prune_from_scratch": PruneFromScratch,
     "eagle_eye": EagleEye,
     "bep": BayesianEarlyPruning,

@@ -138,9 +138,9 @@ def test_two_ranks_with_half_batches_score_as_one_with_the_whole(name, options):
         torch.testing.assert_close(score, expected[key], rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", [n for n in AVERAGED if n != "gate_decorator"])
+@pytest.mark.parametrize("name", [n for n in AVERAGED if n not in ("gate_decorator", "prospr")])
 def test_every_image_counts_the_same_in_batches_of_any_size(name):
-    """Unless a batch is normalised by its own statistics."""
+    """Unless a batch is normalised by its own statistics, or is a step of its own."""
     images, labels = data(8, dtype=torch.float64)[0]
     model = tiny_network("depthwise", torch.float64)
     options = modes(name)[0]
@@ -161,7 +161,9 @@ def planted(model):
     return model
 
 
-@pytest.mark.parametrize("name", [n for n in CRITERIA if n not in ("random", "bn_scale")])
+@pytest.mark.parametrize(
+    "name", [n for n in CRITERIA if n not in ("random", "bn_scale", "ntk_sap")]
+)
 def test_a_planted_strong_channel_scores_highest(name):
     """By size for the criteria that keep their sign, whose sign the planting does not choose."""
     model = planted(tiny_network("mlp"))
@@ -216,9 +218,9 @@ LENGTH = "the norm of all weights of a unit, which grows with their number"
 COST = "what a unit is worth is the sum over the layers that it goes from"
 SUMMED = {
     **dict.fromkeys(("taylor", "bn_taylor", "snap", "crop_s", "grasp"), GATE),
-    **dict.fromkeys(("magnitude", "channel_norm"), LENGTH),
+    **dict.fromkeys(("magnitude", "channel_norm", "group_norm"), LENGTH),
     **dict.fromkeys(("lamp", "lookahead", "gradient", "snip", "synflow", "crop", "obd"), COST),
-    **dict.fromkeys(("obc", "woodfisher"), COST),
+    **dict.fromkeys(("obc", "woodfisher", "prospr", "ntk_sap", "phew"), COST),
     **dict.fromkeys(("fpgm", "gate_decorator", "activation", "activation_taylor"), COST),
     **dict.fromkeys(("rs", "abs_rs", "mrs", "abs_mrs"), COST),
 }  # these keep tied channels longer, on purpose; `importance.members: mean` makes it a choice

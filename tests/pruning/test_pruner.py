@@ -117,6 +117,7 @@ def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
         APPLICATIONS["weight"]
         | {"schedule": {"start": "1ep", "rounds": 2}, "rewind": "4it", "criterion": "magnitude"},
         CHANNEL | {"penalty": "group_lasso", "schedule": GRADUAL},
+        APPLICATIONS["channel-surgery"] | {"penalty": "growing_group_norm", "schedule": GRADUAL},
     ],
 )  # fmt: skip
 def test_resuming_anywhere_gives_the_same_network_bit_for_bit(settings: dict, cut: int):
@@ -314,7 +315,7 @@ def test_threshold_keeps_what_is_above_it_and_never_empties_an_axis():
 
 
 def test_penalties_shrink_what_they_name():
-    for penalty in ("l1_bn", "group_lasso"):
+    for penalty in ("l1_bn", "group_lasso", "growing_group_norm"):
         plain, held = Training(), Training()
         keys = CHANNEL | {"schedule": {"start": "3ep"}}
         plain.run(Pruner(recipe(**keys), plain), until=30)

@@ -43,6 +43,8 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     BEP | {"importance": {"per": "macs"}},
     UNITS | {"schedule": {"initial": True}},
     UNITS | {"selection": "eagle_eye", "scope": "layer"},
+    UNITS | {"selection": "knapsack", "scope": "layer"},
+    UNITS | {"selection": "knapsack", "importance": {"per": "macs"}},
     UNITS | {"selection": "eagle_eye", "schedule": {"trigger": "epi"}},
     WEIGHTS | {"regrow": "gradient", "schedule": {"trigger": "mask_distance"}},
     {"criterion": "magnitude", "granularity": "channel", "selection": "threshold",

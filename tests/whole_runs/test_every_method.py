@@ -30,6 +30,7 @@ LIKE = {
     "pat/gpwp": "pat/epi",
     "methods/gmp": "methods/rigl",
     "methods/slimming": "pat/train_prune_finetune",
+    "methods/depgraph": "pat/train_prune_finetune",
     "methods/lottery_ticket": "earlycrop/ltr",
     "methods/train_prune_finetune": "earlycrop/efficient_conv_nets",
 }
