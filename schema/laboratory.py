@@ -93,7 +93,10 @@ class LaboratoryConfig(Section):
 
     Every combination of `remove` × `layers` × `scores`, with and without bias propagation. Layers
     are words (all, firstconv, midconv, lastconv, firstdense) or names of modules. `absolute` is
-    that of abs_rs and abs_mrs: of every product, or after the sum over positions.
+    that of abs_rs and abs_mrs: of every product, or after the sum over positions. `held_out:
+    validation` also reports loss and accuracy on the validation split (size: data.validation) in
+    every row; nothing is chosen by it. The paper reports the test split's, which is looked at
+    once here, at the end.
     """
 
     every: Duration
@@ -105,6 +108,7 @@ class LaboratoryConfig(Section):
     scores: Annotated[tuple[Score, ...], Field(min_length=1, max_length=6)] = SCORES
     absolute: Literal["inside", "after"] = "inside"
     padding: Literal["paper", "mean", "exact"] = "paper"
+    held_out: Literal["validation"] | None = None
     fine_tune: FineTuneConfig | None = None
     iterative: IterativeConfig | None = None
 

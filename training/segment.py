@@ -1,6 +1,7 @@
 """A segment: training between two prunings, with shapes that do not change."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,6 +95,7 @@ def _laboratory(run: "Run") -> "Laboratory | None":
         seed=run.seed,
         reduce=run.reduce,
         notes={"seed": run.seed, "model": run.recipe.model.name, "data": run.data.info.name},
+        held_out=partial(run.validation, config.batch_size) if config.held_out else None,
     )
     laboratory.rows = run.laboratory_rows  # of all segments
     return laboratory

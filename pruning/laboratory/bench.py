@@ -76,16 +76,15 @@ class Bench:
 
     def evaluate(self, batches: Batches) -> tuple[float, float]:
         """Mean cross-entropy and top-1 percent over the images of all processes."""
-        seen = torch.zeros(3, dtype=torch.float64)
+        # on the device even if this process's share is empty, as sums over processes ask for it
+        sums = torch.zeros(3, dtype=torch.float64, device=next(self.model.parameters()).device)
         with evaluating(self.model):
             for images, labels in batches:
                 logits = self.model(images)
                 loss = F.cross_entropy(logits, labels, reduction="sum").double()
                 right = (logits.argmax(1) == labels).sum()
-                seen = seen.to(loss.device) + torch.stack(
-                    [loss, right, right.new_tensor(len(labels))]
-                )
-        loss, right, images = self.reduce(seen).tolist()
+                sums += torch.stack([loss, right, right.new_tensor(len(labels))])
+        loss, right, images = self.reduce(sums).tolist()
         return loss / images, 100 * right / images
 
     def fine_tune(self, batches: Batches, keep: Keep, lr: float) -> Iterator[int]:

@@ -5,7 +5,7 @@ notices: weights, gradients, statistics, modes and random numbers of the model a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, Protocol
@@ -49,8 +49,8 @@ class Laboratory:
 
     Rows are plain dictionaries: `notes` (seed, model, …), step, experiment (intact, one_shot or
     iterative), layers, amount, units, removed, score, bias_propagation, fine_tune (steps), loss,
-    top1_percent, penalty, held_out_loss and held_out_top1_percent (where `held_out` batches are
-    given), selected (bits over the units of all layers concerned) and squared_activation (mean
+    top1_percent, penalty, held_out_loss and held_out_top1_percent (where there is a `held_out`),
+    selected (bits over the units of all layers concerned) and squared_activation (mean
     square of each selected unit as its reader reads it).
 
     Args:
@@ -61,7 +61,7 @@ class Laboratory:
         seed: of the random score and of dropout in fine-tuning.
         reduce: the mean over processes, all of which must call `measure`.
         notes: columns that are the same in every row.
-        held_out: batches that are only reported on.
+        held_out: gives batches that are only reported on, of any size on any process.
     """
 
     def __init__(
@@ -74,13 +74,13 @@ class Laboratory:
         seed: int = 0,
         reduce: Reduce = identity,
         notes: Row | None = None,
-        held_out: Batches = (),
+        held_out: Callable[[], Batches] | None = None,
     ) -> None:
         check_times(config, steps_per_epoch)
         self.config, self.axes, self.notes = config, axes, dict(notes or {})
         self.rows: list[Row] = []
         self._calibration, self._seed, self._reduce = calibration, seed, reduce
-        self._held_out = list(held_out)
+        self._held_out = held_out
         self._steps_per_epoch = steps_per_epoch
         count = math.ceil(config.images / config.batch_size)
         self._batches = list(calibration(count, config.batch_size, stream="laboratory"))
@@ -197,7 +197,8 @@ class Laboratory:
         loss, top1 = known or bench.evaluate(bench.batches)
         row = {"loss": loss, "top1_percent": top1}
         if self._held_out:
-            loss, top1 = bench.evaluate(self._held_out)
+            # drawn again each time: ImageNet's would not fit into memory
+            loss, top1 = bench.evaluate(self._held_out())
             row |= {"held_out_loss": loss, "held_out_top1_percent": top1}
         return row
 

@@ -66,7 +66,7 @@ def config(**block):
     return LaboratoryConfig(**{"every": "5it", "images": 40, "batch_size": 20, **block})
 
 
-def laboratory(model, *, held_out=(), **block):
+def laboratory(model, *, held_out=None, **block):
     dtype, notes = model.fc1.weight.dtype, {"seed": 0, "model": "net"}
     model_axes = axes(model, torch.zeros(1, 1, 8, 8, dtype=dtype))
     drawn = partial(draw, dtype=dtype)
@@ -113,7 +113,7 @@ def test_held_out_batches_are_reported_on_and_change_nothing_else():
     model = net()
     held_out = list(draw(1, 12, stream="held out"))
     plain = laboratory(model, scores=["norm"]).measure(model, 5)
-    reported = laboratory(model, scores=["norm"], held_out=held_out).measure(model, 5)
+    reported = laboratory(model, scores=["norm"], held_out=lambda: held_out).measure(model, 5)
     bench = Bench(model, axes(model, torch.zeros(1, 1, 8, 8)), held_out, reduce=lambda t: t)
     assert reported[0]["held_out_loss"] == bench.loss
     assert reported[0]["held_out_top1_percent"] == bench.top1_percent
