@@ -63,11 +63,16 @@ class FineTuneConfig(Section):
 
 
 class IterativeConfig(Section):
-    """Once, at `start`: remove `each` of every layer, fine-tune `steps`; again up to `until`."""
+    """Once, at `start`: remove `each` of every layer, fine-tune `steps`; again up to `until`.
+
+    At each of `targets` a twin of the copy trains on, with the same SGD, to the end of the training
+    (figure 10): the rows trained_on. The rows iterative are right after each round.
+    """
 
     start: Duration
     each: Amount = 0.01
     until: Amount = 0.8
+    targets: Annotated[tuple[Amount, ...], Field(max_length=1000)] = ()
     steps: Count = 100
     lr: Rate = 1e-3
     batch_size: Count = 64
@@ -80,6 +85,19 @@ class IterativeConfig(Section):
             raise ValueError(f"each {self.each} is more than until {self.until}; swap them")
         if self.until > 1000 * self.each:
             raise ValueError(f"each {self.each} makes more than 1000 rounds; write a larger one")
+        return self
+
+    @model_validator(mode="after")
+    def _reached(self) -> "IterativeConfig":
+        for target in self.targets:
+            whole = isinstance(target, int) == isinstance(self.each, int)
+            rounds = target / self.each
+            # 80 % is 80.00000000000001 times 1 %
+            if not whole or abs(rounds - round(rounds)) > 1e-6 or target > self.until:
+                raise ValueError(
+                    f"target {target} is never reached; write a multiple of each ({self.each}) up"
+                    f" to until ({self.until})"
+                )
         return self
 
     @model_validator(mode="after")

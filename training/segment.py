@@ -92,6 +92,7 @@ def _laboratory(run: "Run") -> "Laboratory | None":
         axes(run.model, run.example_input),
         run.calibration,
         steps_per_epoch=run.steps_per_epoch,
+        total_steps=run.total_steps,
         seed=run.seed,
         reduce=run.reduce,
         notes={"seed": run.seed, "model": run.recipe.model.name, "data": run.data.info.name},

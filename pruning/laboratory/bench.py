@@ -1,6 +1,7 @@
 """A copy of a network on which pruning is tried out and undone."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -73,6 +74,15 @@ class Bench:
         """Undoes everything since the copy was made."""
         for tensor, before in zip(self._tensors, self._before, strict=True):
             tensor.copy_(before)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """What happens to the copy inside is undone; unlike `restore`, not what was before."""
+        before = [tensor.detach().clone() for tensor in self._tensors]
+        yield
+        with torch.no_grad():
+            for tensor, value in zip(self._tensors, before, strict=True):
+                tensor.copy_(value)
 
     def evaluate(self, batches: Batches) -> tuple[float, float]:
         """Mean cross-entropy and top-1 percent over the images of all processes."""

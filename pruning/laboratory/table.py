@@ -25,9 +25,9 @@ def read(path: Path, *, until: int | None = None) -> list[Row]:
         return []
     table = pd.read_parquet(path)
     rows = table if until is None else table[table["step"] <= until]
-    known = rows.notna().to_numpy()
+    present = rows.notna().to_numpy()
     values = rows.astype(object).to_numpy()
     return [
         {name: v for name, v, there in zip(rows.columns, row, kept, strict=True) if there}
-        for row, kept in zip(values, known, strict=True)
+        for row, kept in zip(values, present, strict=True)
     ]
