@@ -18,7 +18,8 @@ from models.axes.find import axes
 from pruning.compensation.mean_replacement import measure, propagate
 from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
-from pruning.laboratory.laboratory import axes_of, check_times
+from pruning.laboratory.laboratory import check_times
+from pruning.laboratory.removal import axes_of
 from pruning.pruner import Pruner
 from pruning.training_view import valueless
 from pruning.types import Batches

@@ -88,6 +88,7 @@ class RecordFile(BaseModel):
     history: HistoryFile = HistoryFile()
     environment: dict[str, Any] = {}
     weights: Annotated[str, Field(pattern=r"^[^\s()<>]+$")] | None = None  # a link
+    penalties: Annotated[str, Field(pattern=r"^[\w.+-]+\.parquet$")] | None = None  # next to it
 
 
 def check(kind: type[BaseModel], values: dict[str, Any], where: object, remedy: str) -> None:

@@ -70,13 +70,17 @@ def _nothing() -> History:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run: its job, its figures, and the part of its log that reports draw."""
+    """A finished run: its job, its figures, and the part of its log that reports draw.
+
+    `penalties` is the file next to the record with the laboratory's rows, where there are any.
+    """
 
     job: Job
     summary: Summary
     history: History = field(default_factory=_nothing)
     environment: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    penalties: str | None = None
     path: str = ""
 
     @property
@@ -148,8 +152,13 @@ def collect(
         weights=weights,
     )
     path = results / f"{record.job.name}.json"
+    table = folder / "laboratory.parquet"
     try:
         values = {key: value for key, value in asdict(record).items() if key != "path"}
+        # no null: records without a laboratory stay as they were before there was this key
+        del values["penalties"]
+        if table.exists():
+            values["penalties"] = f"{path.stem}.penalties.parquet"
         # sorted, so that a record collected again gives an empty diff
         text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         text = STRUCTURE.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
@@ -158,8 +167,21 @@ def collect(
     # as it would be read: tuples are lists in the file
     check(RecordFile, json.loads(text), folder, UNREAD)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if table.exists():
+        _compact(table, path.with_name(values["penalties"]))
     path.write_text(text)
     return path
+
+
+def _compact(source: Path, target: Path) -> None:
+    # imports torch, which most commands here need not wait for
+    from pruning.laboratory.table import compact
+
+    try:
+        compact(source, target)
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecordError(f"{source}: not readable ({reason}); {UNREAD}") from None
 
 
 def load_records(results: Path) -> list[Record]:

@@ -63,11 +63,16 @@ class FineTuneConfig(Section):
 
 
 class IterativeConfig(Section):
-    """Once, at `start`: remove `each` of every layer, fine-tune `steps`; again up to `until`."""
+    """Once, at `start`: remove `each` of every layer, fine-tune `steps`; again up to `until`.
+
+    At each of `targets` a twin of the copy trains on, with the same SGD, to the end of the training
+    (figure 10): the rows trained_on. The rows iterative are right after each round.
+    """
 
     start: Duration
     each: Amount = 0.01
     until: Amount = 0.8
+    targets: Annotated[tuple[Amount, ...], Field(max_length=1000)] = ()
     steps: Count = 100
     lr: Rate = 1e-3
     batch_size: Count = 64
@@ -83,6 +88,19 @@ class IterativeConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _reached(self) -> "IterativeConfig":
+        for target in self.targets:
+            whole = isinstance(target, int) == isinstance(self.each, int)
+            rounds = target / self.each
+            # 80 % is 80.00000000000001 times 1 %
+            if not whole or abs(rounds - round(rounds)) > 1e-6 or target > self.until:
+                raise ValueError(
+                    f"target {target} is never reached; write a multiple of each ({self.each}) up"
+                    f" to until ({self.until})"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _counted(self) -> "IterativeConfig":
         _check_whole("start", self.start)
         return self
@@ -93,7 +111,10 @@ class LaboratoryConfig(Section):
 
     Every combination of `remove` × `layers` × `scores`, with and without bias propagation. Layers
     are words (all, firstconv, midconv, lastconv, firstdense) or names of modules. `absolute` is
-    that of abs_rs and abs_mrs: of every product, or after the sum over positions.
+    that of abs_rs and abs_mrs: of every product, or after the sum over positions. `held_out:
+    validation` also reports loss and accuracy on the validation split (size: data.validation) in
+    every row; nothing is chosen by it. The paper reports the test split's, which is looked at
+    once here, at the end.
     """
 
     every: Duration
@@ -105,6 +126,7 @@ class LaboratoryConfig(Section):
     scores: Annotated[tuple[Score, ...], Field(min_length=1, max_length=6)] = SCORES
     absolute: Literal["inside", "after"] = "inside"
     padding: Literal["paper", "mean", "exact"] = "paper"
+    held_out: Literal["validation"] | None = None
     fine_tune: FineTuneConfig | None = None
     iterative: IterativeConfig | None = None
 

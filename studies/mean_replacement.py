@@ -1,6 +1,7 @@
 """The figures of "Mean Replacement Pruning" (Evci et al. 2018) from laboratory records.
 
 python -m studies.mean_replacement runs/mean_replacement/* --out results/mean_replacement
+python -m studies.mean_replacement results/other/digits-*.json --out results/mean_replacement/digits
 
 Each figure is drawn for whatever was run, as its title says; figures that the records do not allow
 are listed with the reason. Bands are 80 % confidence intervals over seeds (t quantile). Solid lines
@@ -66,7 +67,9 @@ def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
                 curve(axes, part, x, y, color=colour, ls="-" if propagated else "--", label=name)
 
 
-def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
+def scatter(
+    axes: Axes, pairs: pd.DataFrame, title: str, limits: tuple[float, float] = LIMITS
+) -> None:
     """Draw penalties with against without bias propagation; count points below the diagonal."""
     wins, cells = 0, 0
     for score, colour in COLOURS.items():
@@ -74,8 +77,8 @@ def scatter(axes: Axes, pairs: pd.DataFrame, title: str) -> None:
             x, y = pairs[score], pairs[f"bp_{score}"]
             axes.scatter(x, y, s=6, color=colour, alpha=0.5, lw=0, label=score)
             wins, cells = wins + int((y < x).sum()), cells + len(x)
-    axes.plot(LIMITS, LIMITS, color="grey", lw=0.8)
-    axes.set(xlim=LIMITS, ylim=LIMITS, xlabel="penalty without bp", ylabel="penalty with bp")
+    axes.plot(limits, limits, color="grey", lw=0.8)
+    axes.set(xlim=limits, ylim=limits, xlabel="penalty without bp", ylabel="penalty with bp")
     axes.set_title(f"{title}\n{100 * wins / max(cells, 1):.1f} % of {cells} below", fontsize=9)
 
 
@@ -131,8 +134,8 @@ def tuning_steps(table: pd.DataFrame) -> list[int]:
     return sorted(int(n) for n in steps if n > 0)
 
 
-def _tuned(table: pd.DataFrame, title: str) -> Figure:
-    steps = sorted(n for n in table["fine_tune"].dropna().unique() if n > 0)
+def _tuned(table: pd.DataFrame, title: str, limits: tuple[float, float]) -> Figure:
+    steps = tuning_steps(table)
     steps = [
         n for n in steps if ((table["fine_tune"] == n) & (table["experiment"] == "one_shot")).any()
     ]
@@ -140,18 +143,19 @@ def _tuned(table: pd.DataFrame, title: str) -> Figure:
         raise NotRunError("no fine-tuned penalties; set laboratory.fine_tune")
     figure, plots = canvas(len(steps), title)
     for axes, n in zip(plots, steps, strict=True):
-        scatter(axes, one_shot(table, n), f"{n:g} steps of fine-tuning")
+        scatter(axes, one_shot(table, n), f"{n} steps of fine-tuning", limits)
+    figure.axes[0].legend(fontsize=6, markerscale=2)
     return figure
 
 
 def figure_4(table: pd.DataFrame) -> Figure:
     """Figure 3 after fine-tuning, second half of training."""
-    return _tuned(halves(table, second=True), "Figure 4: second half of training")
+    return _tuned(halves(table, second=True), "Figure 4: second half of training", LIMITS)
 
 
 def figure_9(table: pd.DataFrame) -> Figure:
-    """Figure 3 after fine-tuning, first half of training."""
-    return _tuned(halves(table, second=False), "Figure 9: first half of training")
+    """Figure 3 after fine-tuning, first half of training, where it lowers many a loss."""
+    return _tuned(halves(table, second=False), "Figure 9: first half of training", (-0.2, 0.5))
 
 
 def figure_5(table: pd.DataFrame) -> Figure:
@@ -214,8 +218,13 @@ def figure_8(table: pd.DataFrame) -> Figure:
 
 
 def figure_10(table: pd.DataFrame) -> Figure:
-    """Iterative pruning: losses and accuracy against the fraction removed."""
-    rows = table[table["experiment"] == "iterative"]
+    """Iterative pruning: losses and accuracy against the fraction removed.
+
+    At the end of the training for copies that trained on, else right after each round.
+    """
+    rows, when = table[table["experiment"] == "trained_on"], "at the end of training"
+    if rows.empty:
+        rows, when = table[table["experiment"] == "iterative"], "after each round"
     if rows.empty:
         raise NotRunError("no iterative pruning; set laboratory.iterative")
     rows = rows.assign(fraction=rows["removed"] / rows["units"])
@@ -225,7 +234,7 @@ def figure_10(table: pd.DataFrame) -> Figure:
         ("top1_percent", "training top-1 in %"),
     ]
     wanted = [(column, name) for column, name in wanted if column in rows][:3]
-    figure, plots = canvas(len(wanted), f"Figure 10: {rows['model'].iloc[0]}")
+    figure, plots = canvas(len(wanted), f"Figure 10: {rows['model'].iloc[0]}, {when}")
     for axes, (column, name) in zip(plots, wanted, strict=True):
         method_curves(axes, rows, "fraction", column)
         axes.set(xlabel="fraction removed", ylabel=name)
@@ -234,11 +243,13 @@ def figure_10(table: pd.DataFrame) -> Figure:
 
 
 def figure_11(table: pd.DataFrame) -> Figure:
-    """bp_abs_mrs against bp_norm and bp_rand, by steps of fine-tuning.
+    """bp_abs_mrs against bp_norm and bp_rand, by steps of fine-tuning: the data of figure 4.
 
     The paper names the random score and keeps the other, shown below the diagonal, to its legend.
+    Without fine-tuned penalties: those right after the cut, of the whole training.
     """
-    steps = [0, *tuning_steps(table)]
+    steps = tuning_steps(table)
+    table, steps = (halves(table, second=True), steps) if steps else (table, [0])
     clouds = (("bp_norm", "bp_abs_mrs", BLUE), ("bp_abs_mrs", "bp_rand", ORANGE))
     ends = (-0.5, 1.5)
     figure, plots = canvas(len(steps), "Figure 11")

@@ -1,5 +1,6 @@
 """Laboratory records of many runs as one table, and statistics of it."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,15 +16,27 @@ class NotRunError(Exception):
     """The records lack what a figure needs."""
 
 
-def load(folders: Iterable[Path]) -> pd.DataFrame:
-    """All laboratory rows of run folders; the column `method` is the score, with or without bp_."""
-    paths = [folder / "laboratory.parquet" for folder in folders]
-    tables = [pd.read_parquet(path) for path in paths if path.exists()]
+def load(sources: Iterable[Path]) -> pd.DataFrame:
+    """All laboratory rows of run folders and of records that name a table of penalties.
+
+    The column `method` is the score, with or without bp_.
+    """
+    paths = [path for source in sources if (path := _table_of(source)) and path.exists()]
+    tables = [pd.read_parquet(path) for path in paths]
     if not tables:
-        raise SystemExit("no laboratory.parquet found; name folders of runs with a laboratory")
+        raise SystemExit(
+            "no laboratory.parquet found; name folders of runs with a laboratory, or their records"
+        )
     table = pd.concat(tables, ignore_index=True)
     bp = table["bias_propagation"].fillna(False).astype(bool)
     return table.assign(bias_propagation=bp, method=np.where(bp, "bp_", "") + table["score"])
+
+
+def _table_of(source: Path) -> Path | None:
+    if source.suffix != ".json":
+        return source / "laboratory.parquet"
+    name = json.loads(source.read_text()).get("penalties")
+    return name and source.with_name(name)
 
 
 def one_shot(table: pd.DataFrame, fine_tune: int = 0) -> pd.DataFrame:

@@ -140,6 +140,11 @@ def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
     _check_durations(recipe, per_epoch)
     _check_borders(recipe.data, about)
     _check_store(recipe.data)
+    if recipe.laboratory and recipe.laboratory.held_out and not about.validation_images:
+        raise RecipeError(
+            "laboratory.held_out: validation: no images are held out; set data.validation, such as"
+            " 1000 or 10%, or remove laboratory.held_out"
+        )
     for name in ("mean", "std"):
         values = getattr(recipe.data, name)
         if values is not None and len(values) != about.channels:

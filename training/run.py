@@ -166,6 +166,11 @@ class Run:
         for images, labels, _ in self.data.subset_batches(fraction, batch_size, stream):
             yield images.to(self.dtype), labels
 
+    def validation(self, batch_size: int) -> Batches:
+        """This rank's share of the validation images; a rank may get none of a small batch."""
+        for images, labels, _ in self.data.evaluation_batches("validation", batch_size):
+            yield images.to(self.dtype), labels
+
     @property
     def gradient_scale(self) -> float:
         """Factor of the gradient of one image's own loss in the last backward pass."""

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -123,9 +124,11 @@ def _laboratory(run: "Run") -> "Laboratory | None":
         axes(run.model, run.example_input),
         run.calibration,
         steps_per_epoch=run.steps_per_epoch,
+        total_steps=run.total_steps,
         seed=run.seed,
         reduce=run.reduce,
         notes={"seed": run.seed, "model": run.recipe.model.name, "data": run.data.info.name},
+        held_out=partial(run.validation, config.batch_size) if config.held_out else None,
     )
     laboratory.rows = run.laboratory_rows  # of all segments
     return laboratory

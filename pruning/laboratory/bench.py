@@ -1,6 +1,7 @@
 """A copy of a network on which pruning is tried out and undone."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -74,18 +75,26 @@ class Bench:
         for tensor, before in zip(self._tensors, self._before, strict=True):
             tensor.copy_(before)
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """What happens to the copy inside is undone; unlike `restore`, not what was before."""
+        before = [tensor.detach().clone() for tensor in self._tensors]
+        yield
+        with torch.no_grad():
+            for tensor, value in zip(self._tensors, before, strict=True):
+                tensor.copy_(value)
+
     def evaluate(self, batches: Batches) -> tuple[float, float]:
         """Mean cross-entropy and top-1 percent over the images of all processes."""
-        seen = torch.zeros(3, dtype=torch.float64)
+        # on the device even if this process's share is empty, as sums over processes ask for it
+        sums = torch.zeros(3, dtype=torch.float64, device=next(self.model.parameters()).device)
         with evaluating(self.model):
             for images, labels in batches:
                 logits = self.model(images)
                 loss = F.cross_entropy(logits, labels, reduction="sum").double()
                 right = (logits.argmax(1) == labels).sum()
-                seen = seen.to(loss.device) + torch.stack(
-                    [loss, right, right.new_tensor(len(labels))]
-                )
-        loss, right, images = self.reduce(seen).tolist()
+                sums += torch.stack([loss, right, right.new_tensor(len(labels))])
+        loss, right, images = self.reduce(sums).tolist()
         return loss / images, 100 * right / images
 
     def fine_tune(self, batches: Batches, keep: Keep, lr: float) -> Iterator[int]:

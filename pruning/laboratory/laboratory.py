@@ -5,25 +5,24 @@ notices: weights, gradients, statistics, modes and random numbers of the model a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.axes.labels import Axes
 from pruning.amount.granularity import channel_scores
-from pruning.amount.scope import keep_exactly
 from pruning.compensation.layer_inputs import unit_squares
 from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
 from pruning.laboratory.bench import Bench
+from pruning.laboratory.removal import axes_of, described, packed, rounds, without_lowest
 from pruning.types import Batches, Keep, Reduce, identity
 from schema.duration import Duration
-from schema.laboratory import LaboratoryConfig
+from schema.laboratory import IterativeConfig, LaboratoryConfig
 
 Row = dict[str, Any]
 UnitScores = dict[str, dict[str, Tensor]]  # score → axis → (width,)
@@ -47,10 +46,10 @@ class Calibration(Protocol):
 class Laboratory:
     """Measures pruning penalties L(pruned) − L(intact), eq. 3, at the steps a recipe names.
 
-    Rows are plain dictionaries: `notes` (seed, model, …), step, experiment (intact, one_shot or
-    iterative), layers, amount, units, removed, score, bias_propagation, fine_tune (steps), loss,
-    top1_percent, penalty, held_out_loss and held_out_top1_percent (where `held_out` batches are
-    given), selected (bits over the units of all layers concerned) and squared_activation (mean
+    Rows are plain dictionaries: `notes` (seed, model, …), step, experiment (intact, one_shot,
+    iterative or trained_on), layers, amount, units, removed, score, bias_propagation, fine_tune
+    (steps), loss, top1_percent, penalty, held_out_loss and held_out_top1_percent (with
+    `held_out`), selected (bits over the units of all layers concerned) and squared_activation (mean
     square of each selected unit as its reader reads it).
 
     Args:
@@ -58,10 +57,11 @@ class Laboratory:
         axes: of the model; after surgery make a new laboratory.
         calibration: gives the fixed D_s and the images for fine-tuning.
         steps_per_epoch: what `every: 1ep` means.
+        total_steps: of the training, where copies that train on (`iterative.targets`) stop.
         seed: of the random score and of dropout in fine-tuning.
         reduce: the mean over processes, all of which must call `measure`.
         notes: columns that are the same in every row.
-        held_out: batches that are only reported on.
+        held_out: gives batches that are only reported on, of any size on any process.
     """
 
     def __init__(
@@ -71,17 +71,18 @@ class Laboratory:
         calibration: Calibration,
         *,
         steps_per_epoch: int = 1,
+        total_steps: int | None = None,
         seed: int = 0,
         reduce: Reduce = identity,
         notes: Row | None = None,
-        held_out: Batches = (),
+        held_out: Callable[[], Batches] | None = None,
     ) -> None:
-        check_times(config, steps_per_epoch)
+        check_times(config, steps_per_epoch, total_steps)
         self.config, self.axes, self.notes = config, axes, dict(notes or {})
         self.rows: list[Row] = []
         self._calibration, self._seed, self._reduce = calibration, seed, reduce
-        self._held_out = list(held_out)
-        self._steps_per_epoch = steps_per_epoch
+        self._held_out = held_out
+        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         count = math.ceil(config.images / config.batch_size)
         self._batches = list(calibration(count, config.batch_size, stream="laboratory"))
 
@@ -116,7 +117,7 @@ class Laboratory:
         )
 
     def _scores(self, bench: Bench, step: int) -> UnitScores:
-        found = mean_replacement_scores(
+        layer_scores = mean_replacement_scores(
             bench.model,
             self._batches,
             absolute=self.config.absolute,
@@ -126,7 +127,7 @@ class Laboratory:
         written = {weight for axis in self.axes.widths for weight in self.axes.producers(axis)}
         result = {}
         for name in self.config.scores:
-            scores = {weight: s for weight, s in found[name].items() if weight in written}
+            scores = {weight: s for weight, s in layer_scores[name].items() if weight in written}
             result[name] = channel_scores(scores, self.axes, **ROW_SCORE.get(name, {}))
         return result
 
@@ -136,34 +137,35 @@ class Laboratory:
         rows = [{"experiment": "intact", **self._quality(bench, (bench.loss, bench.top1_percent))}]
         squares = unit_squares(self.axes, bench.read, self._reduce)
         scores = self._scores(bench, step)
-        known: dict[tuple[Any, ...], list[Row]] = {}  # scores that agree need one measurement
+        # scores that choose the same units need one measurement
+        penalties: dict[tuple[Any, ...], list[Row]] = {}
         for layers, amount, score in product(config.layers, config.remove, config.scores):
             chosen = axes_of(bench.model, self.axes, layers)
             keep = {a: without_lowest(scores[score][a], amount) for a in chosen}
             for propagated in (False, True):
                 key = (layers, propagated, packed(keep))
-                if key not in known:
-                    known[key] = self._penalties(bench, keep, propagated, step)
+                if key not in penalties:
+                    penalties[key] = self._penalties(bench, keep, propagated, step)
                 common = {"experiment": "one_shot", "layers": layers, "amount": f"{amount:g}"}
                 common |= {"score": score, "bias_propagation": propagated, **described(keep)}
                 if not propagated:
                     gone = torch.cat([squares[a][~keep[a]] for a in chosen])
                     common["squared_activation"] = gone.float().numpy()
-                rows += [{**common, **row} for row in known[key]]
+                rows += [{**common, **row} for row in penalties[key]]
         return rows
 
     def _penalties(self, bench: Bench, keep: Keep, propagated: bool, step: int) -> list[Row]:
         """The loss right after the cut, then after fine-tuning steps; the copy is put back."""
         bench.prune(keep, bias_propagation=propagated)
-        rows = [{"fine_tune": 0, **self._quality(bench)}]
+        rows: list[Row] = [{"fine_tune": 0, **self._penalty(bench, bench.loss)}]
         tuning = self.config.fine_tune
         if tuning and (tuning.every is None or self._at(tuning.every, step)):
             images = self._tuning_images(max(tuning.steps), tuning.batch_size, step)
             for done in bench.fine_tune(images, keep, tuning.lr):
                 if done in tuning.steps:
-                    rows.append({"fine_tune": done, **self._quality(bench)})
+                    rows.append({"fine_tune": done, **self._penalty(bench, bench.loss)})
         bench.restore()
-        return [{**row, "penalty": row["loss"] - bench.loss} for row in rows]
+        return rows
 
     def _tuning_images(self, steps: int, batch_size: int, *position: int) -> Batches:
         """The same for every method, drawn a few batches at a time to spare memory."""
@@ -178,6 +180,7 @@ class Laboratory:
         axes = axes_of(bench.model, self.axes, "all")
         keep = {axis: torch.ones(self.axes.widths[axis], dtype=torch.bool) for axis in axes}
         intact = bench.loss
+        targets = {rounds(config.each, target) for target in config.targets}
         for done in range(1, rounds(config.each, config.until) + 1):
             bench.measured, bench.read = bench.observe()
             scores = self._scores(bench, step + done)[score]
@@ -185,19 +188,39 @@ class Laboratory:
                 alive = scores[axis].masked_fill(~keep[axis], -math.inf)
                 keep[axis] = without_lowest(alive, config.each * done)
             bench.prune(keep, bias_propagation=propagated)
-            images = self._tuning_images(config.steps, config.batch_size, step, done)
-            for _ in bench.fine_tune(images, keep, config.lr):
-                pass
-            row = {"experiment": "iterative", "layers": "all", "score": score, **described(keep)}
-            row |= {"bias_propagation": propagated, "fine_tune": config.steps}
-            row |= {"amount": f"{config.each * done:g}", **self._quality(bench)}
-            yield {**row, "penalty": row["loss"] - intact}
+            self._tune(bench, keep, config, config.steps, step, done)
+            columns: Row = {"layers": "all", "score": score, "bias_propagation": propagated}
+            columns |= {"amount": f"{config.each * done:g}", **described(keep)}
+            row = {"experiment": "iterative", "fine_tune": config.steps, **columns}
+            yield row | self._penalty(bench, intact)
+            if done in targets:
+                assert self._total_steps is not None, "a training that has targets has an end"
+                rest = self._total_steps - step - done * config.steps
+                row |= {"experiment": "trained_on", "fine_tune": config.steps + rest}
+                # draws of its own, so that the rounds to come are those of a run without targets
+                with bench.undone(), _own_randomness(bench.model, self._seed, step):
+                    self._tune(bench, keep, config, rest, step, done, 0)
+                    yield row | self._penalty(bench, intact)
 
-    def _quality(self, bench: Bench, known: tuple[float, float] | None = None) -> Row:
-        loss, top1 = known or bench.evaluate(bench.batches)
+    def _tune(
+        self, bench: Bench, keep: Keep, config: IterativeConfig, steps: int, *position: int
+    ) -> None:
+        """Steps of the block's SGD; the images follow from the position, for every method alike."""
+        images = self._tuning_images(steps, config.batch_size, *position)
+        for _ in bench.fine_tune(images, keep, config.lr):
+            pass
+
+    def _penalty(self, bench: Bench, intact: float) -> Row:
+        row = self._quality(bench)
+        return {**row, "penalty": row["loss"] - intact}
+
+    def _quality(self, bench: Bench, measured: tuple[float, float] | None = None) -> Row:
+        """Loss and accuracy, of D_s and of the held-out images; `measured` are those of D_s."""
+        loss, top1 = measured or bench.evaluate(bench.batches)
         row = {"loss": loss, "top1_percent": top1}
         if self._held_out:
-            loss, top1 = bench.evaluate(self._held_out)
+            # drawn again each time: ImageNet's would not fit into memory
+            loss, top1 = bench.evaluate(self._held_out())
             row |= {"held_out_loss": loss, "held_out_top1_percent": top1}
         return row
 
@@ -228,6 +251,18 @@ def check_times(
             raise PruningError(
                 f"laboratory.{key} is step {steps} and training ends at {total_steps}; write less"
             )
+    if config.iterative and config.iterative.targets and total_steps is not None:
+        _check_end(config.iterative, config.iterative.start.steps(steps_per_epoch), total_steps)
+
+
+def _check_end(config: IterativeConfig, start: int, total_steps: int) -> None:
+    """Refuse a target that is reached when the training that it should go on with is over."""
+    end = start + config.steps * max(rounds(config.each, target) for target in config.targets)
+    if end >= total_steps:
+        raise PruningError(
+            f"laboratory.iterative: its last target is reached at step {end} and training ends at"
+            f" {total_steps}; write an earlier start, fewer steps or lower targets"
+        )
 
 
 @contextmanager
@@ -238,54 +273,3 @@ def _own_randomness(model: nn.Module, seed: int, step: int) -> Iterator[None]:
     with torch.random.fork_rng(forked), torch.autocast(device.type, enabled=False):
         torch.manual_seed(seed * 1_000_003 + step)
         yield
-
-
-def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:
-    """The prunable axes that a word or a module's name means, in the model's order.
-
-    firstconv and lastconv are the first and last of n convolutions, midconv number ⌊n / 2⌋ counted
-    from 0 (the paper does not say which), firstdense the first linear layer. Layers that may not
-    be pruned, such as the classifier, do not count.
-
-    Raises:
-        PruningError: if the network lacks such a layer.
-    """
-    written = {producer: axis for axis in axes.widths for producer in axes.producers(axis)}
-    names = [n for n, _ in model.named_modules() if f"{n}.weight" in written]
-    linear = [n for n in names if isinstance(model.get_submodule(n), nn.Linear)]
-    convs = [n for n in names if n not in linear]
-    words = {"all": names, "firstconv": convs[:1], "midconv": convs[len(convs) // 2 :][:1]}
-    words |= {"lastconv": convs[-1:], "firstdense": linear[:1]}
-    found = words.get(layers, [layers] if layers in names else [])
-    if not found:
-        known = ", ".join([*(word for word, n in words.items() if n), *names])
-        raise PruningError(
-            f"laboratory: no prunable layer is called {layers}; write one of {known}"
-        )
-    return list(dict.fromkeys(written[f"{name}.weight"] for name in found))
-
-
-def without_lowest(scores: Tensor, remove: float) -> Tensor:
-    """All but the lowest: a fraction (float, rounded half up, at least one) or a number (int).
-
-    One unit always stays.
-    """
-    width = len(scores)
-    wanted = remove if isinstance(remove, int) else max(1, math.floor(remove * width + 0.5))
-    return keep_exactly(scores, max(1, width - wanted))
-
-
-def rounds(each: float, until: float) -> int:
-    """Number of times that `each` fits into `until`."""
-    return math.floor(until / each + 1e-9)
-
-
-def packed(keep: Keep) -> bytes:
-    """One bit per unit over all axes, 1 = removed."""
-    return np.packbits(torch.cat([~kept for kept in keep.values()]).numpy()).tobytes()
-
-
-def described(keep: Keep) -> Row:
-    """Columns that say what was removed."""
-    removed = sum(int((~kept).sum()) for kept in keep.values())
-    return {"units": sum(map(len, keep.values())), "removed": removed, "selected": packed(keep)}

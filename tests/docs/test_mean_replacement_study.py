@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pruning.laboratory.table import write
+from pruning.laboratory.table import compact, write
 from studies import mean_replacement as study
 from studies import penalty_records as records
 
@@ -68,6 +68,72 @@ def test_units_count_once_they_were_selected():
     fractions = records.ever_selected(pd.DataFrame(rows))
     assert fractions["step"].tolist() == [1, 2, 3, 4]
     assert fractions["fraction"].tolist() == [0.1, 0.2, 1.0, 1.0]
+
+
+def iterative(experiment, fine_tune, losses):
+    """Rows of one method that lost so much at each fraction."""
+    return [
+        row("bp_abs_mrs", 0, 30, loss, experiment=experiment, loss=loss, removed=removed)
+        | {"fine_tune": fine_tune, "top1_percent": 50.0, "held_out_loss": 2 * loss}
+        for removed, loss in losses.items()
+    ]
+
+
+@pytest.mark.parametrize("trained_on", [False, True])
+def test_figure_10_shows_the_end_of_training_where_copies_trained_on(trained_on):
+    rows = iterative("iterative", 100, {2: 0.5, 4: 1.0})
+    expected = {"Figure 10: medium_conv, after each round": ([0.2, 0.4], [0.5, 1.0])}
+    if trained_on:
+        rows += iterative("trained_on", 900, {4: 0.25})
+        expected = {"Figure 10: medium_conv, at the end of training": ([0.4], [0.25])}
+    figure = study.figure_10(pd.DataFrame(rows))
+    ((title, points),) = expected.items()
+    assert figure.get_suptitle() == title
+    loss, held_out, *_ = figure.axes
+    assert tuple(map(list, loss.lines[0].get_data())) == points
+    assert list(held_out.lines[0].get_ydata()) == [2 * y for y in points[1]]
+    study.plt.close(figure)
+
+
+def test_figure_11_compares_after_fine_tuning_in_the_second_half(tmp_path):
+    figure = study.figure_11(records.load([run(tmp_path / "tuned", 0, fine_tune=(0, 10, 500))]))
+    assert [axes.get_title() for axes in figure.axes] == [
+        "10 steps of fine-tuning", "500 steps of fine-tuning",
+    ]  # fmt: skip
+    # of steps 30 and 40, in two choices of layers
+    assert {len(c.get_offsets()) for axes in figure.axes for c in axes.collections} == {4}
+    study.plt.close(figure)
+    figure = study.figure_11(records.load([run(tmp_path / "plain", 0, fine_tune=(0,))]))
+    assert [len(c.get_offsets()) for axes in figure.axes for c in axes.collections] == [8, 8]
+    study.plt.close(figure)
+
+
+def test_iterative_steps_are_not_taken_for_fine_tuning_of_one_shots(tmp_path):
+    table = records.load([run(tmp_path / "run", 0)])
+    table = pd.concat([table, pd.DataFrame(iterative("iterative", 100, {2: 0.5}))])
+    figure = study.figure_4(table)
+    assert [axes.get_title().splitlines()[0] for axes in figure.axes] == ["10 steps of fine-tuning"]
+    study.plt.close(figure)
+
+
+def test_figures_are_drawn_alike_from_a_record_and_from_the_run(tmp_path):
+    folder = run(tmp_path / "run", 0)
+    record = tmp_path / "medium-seed0.json"
+    record.write_text('{"penalties": "medium-seed0.penalties.parquet"}')
+    compact(folder / "laboratory.parquet", tmp_path / "medium-seed0.penalties.parquet")
+    whole, small = (records.load([source]) for source in (folder, record))
+    # single precision
+    pd.testing.assert_frame_equal(
+        records.summary(whole), records.summary(small), check_dtype=False, rtol=1e-6
+    )
+    shares = [records.ever_selected(t.dropna(subset="selected")) for t in (whole, small)]
+    pd.testing.assert_frame_equal(*shares)
+    drawn = [t[(t["layers"] == "midconv") & (t["fine_tune"] == 0)] for t in (whole, small)]
+    squares = [np.concatenate(list(t["squared_activation"].dropna())) for t in drawn]
+    assert squares[0].tolist() == squares[1].tolist()
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit, match="or their records"):
+        records.load([tmp_path / "other.json"])
 
 
 @pytest.mark.slow

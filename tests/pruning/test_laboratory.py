@@ -13,7 +13,8 @@ from pruning.compensation.compensations import mean_replacement
 from pruning.criteria import CRITERIA
 from pruning.laboratory import table as laboratory_table
 from pruning.laboratory.bench import Bench
-from pruning.laboratory.laboratory import Laboratory, axes_of, without_lowest
+from pruning.laboratory.laboratory import Laboratory
+from pruning.laboratory.removal import axes_of, without_lowest
 from schema.laboratory import SCORES, LaboratoryConfig
 
 
@@ -66,11 +67,18 @@ def config(**block):
     return LaboratoryConfig(**{"every": "5it", "images": 40, "batch_size": 20, **block})
 
 
-def laboratory(model, *, held_out=(), **block):
+def laboratory(model, *, held_out=None, total_steps=None, **block):
     dtype, notes = model.fc1.weight.dtype, {"seed": 0, "model": "net"}
     model_axes = axes(model, torch.zeros(1, 1, 8, 8, dtype=dtype))
     drawn = partial(draw, dtype=dtype)
-    return Laboratory(config(**block), model_axes, drawn, notes=notes, held_out=held_out)
+    return Laboratory(
+        config(**block),
+        model_axes,
+        drawn,
+        notes=notes,
+        held_out=held_out,
+        total_steps=total_steps,
+    )
 
 
 def loss_of(model):
@@ -113,7 +121,7 @@ def test_held_out_batches_are_reported_on_and_change_nothing_else():
     model = net()
     held_out = list(draw(1, 12, stream="held out"))
     plain = laboratory(model, scores=["norm"]).measure(model, 5)
-    reported = laboratory(model, scores=["norm"], held_out=held_out).measure(model, 5)
+    reported = laboratory(model, scores=["norm"], held_out=lambda: held_out).measure(model, 5)
     bench = Bench(model, axes(model, torch.zeros(1, 1, 8, 8)), held_out, reduce=lambda t: t)
     assert reported[0]["held_out_loss"] == bench.loss
     assert reported[0]["held_out_top1_percent"] == bench.top1_percent
@@ -233,6 +241,43 @@ def test_iterative_pruning_removes_more_each_round_and_never_returns_a_unit():
         assert all(early & late == early for early, late in pairwise(bits))
 
 
+def test_a_copy_at_its_target_trains_on_to_the_end_of_the_training_as_by_hand():
+    model = net().double()
+    model.drop.p = 0
+    block = {"start": "7it", "each": 0.25, "until": 0.5, "targets": [0.25], "steps": 1, "lr": 0.1}
+    lab = laboratory(model, scores=["norm"], iterative=block, total_steps=11)
+    row = next(r for r in lab.measure(model, 7) if r["experiment"] == "trained_on")
+    assert (row["amount"], row["bias_propagation"], row["fine_tune"]) == ("0.25", False, 4)
+    pruned = copy.deepcopy(model).train()
+    keep = removed(row, axes_of(model, lab.axes, "all"), lab.axes)
+    names = masks(lab.axes, keep)
+    optimizer = torch.optim.SGD(pruned.parameters(), 0.1)
+    # one step of the round, three up to step 11
+    for stream, steps in (("7 1 0", 1), ("7 1 0 0", 3)):
+        stream = f"laboratory fine-tuning {stream}"
+        for x, y in draw(steps, 64, stream=stream, dtype=torch.float64):
+            for name, mask in names.items():
+                pruned.get_parameter(name).data.mul_(mask)
+            F.cross_entropy(pruned(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for name, mask in names.items():
+        pruned.get_parameter(name).data.mul_(mask)
+    assert row["loss"] == pytest.approx(loss_of(pruned), abs=1e-13)
+    assert row["penalty"] == pytest.approx(loss_of(pruned) - loss_of(model), abs=1e-13)
+
+
+def test_rounds_are_the_same_with_and_without_targets():
+    model = net()
+    block = {"start": "7it", "each": 0.25, "until": 0.75, "steps": 2, "batch_size": 8}
+    plain = laboratory(model, scores=["abs_mrs"], iterative=block).measure(model, 7)
+    block |= {"targets": [0.25, 0.75]}
+    rows = laboratory(model, scores=["abs_mrs"], iterative=block, total_steps=20).measure(model, 7)
+    assert [r for r in rows if r["experiment"] == "iterative"] == plain
+    ends = [r for r in rows if r["experiment"] == "trained_on"]
+    assert [(r["amount"], r["fine_tune"]) for r in ends] == [("0.25", 13), ("0.75", 9)] * 2
+
+
 # ── choices ──────────────────────────────────────────────────────────────────────────────────────
 def test_words_and_names_of_layers():
     model = net()
@@ -272,6 +317,11 @@ def test_amounts_are_fractions_or_whole_units():
         config(images=30, batch_size=20)
     with pytest.raises(ValidationError, match="both as fractions"):
         config(iterative={"start": "1it", "each": 1, "until": "50%"})
+    for target in ("25%", "90%", 1):
+        with pytest.raises(
+            ValidationError, match=r"never reached; write a multiple of each \(0.1\)"
+        ):
+            config(iterative={"start": "1it", "each": "10%", "targets": [target]})
 
 
 # ── records ──────────────────────────────────────────────────────────────────────────────────────

@@ -210,6 +210,9 @@ DRY = {
     " curve: constant}}": "schedule.start: 625it or more), or write smaller buckets",
     "laboratory={every: 10%}": "the laboratory counts steps; write it in ep or it",
     "laboratory={every: 1ep, iterative: {start: 1000ep}}": "training ends at 440; write less",
+    "laboratory={every: 1ep, iterative: {start: 39ep, targets: [80%]}}": "its last target is"
+    " reached at step 8429 and training ends at 440; write an earlier start",
+    "laboratory={every: 1ep, held_out: validation}": "no images are held out; set data.validation",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tables
+from pruning.laboratory import table as laboratory_table
 from reporting import papers
 from reporting.claims import find_claims
 from reporting.records import Job, RecordError, collect, load_records
@@ -127,6 +128,25 @@ def test_an_unfinished_run_is_no_evidence(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(RecordError, match=r"no summary.json; finish the run first"):
         collect(tmp_path / "run", tmp_path / "results")
+
+
+def test_a_record_keeps_the_penalties_that_were_measured(tmp_path):
+    folder, results = make_run(tmp_path / "run"), tmp_path / "results"
+    assert "penalties" not in json.loads(collect(folder, results).read_text())
+    rows = [{"step": step, "penalty": step / 3, "selected": b"\xc0"} for step in range(3)]
+    laboratory_table.write(rows, folder / "laboratory.parquet")
+    path = collect(folder, results)
+    name = json.loads(path.read_text())["penalties"]
+    assert load_records(results)[0].penalties == name
+    kept = laboratory_table.read(path.with_name(name))
+    assert [row["selected"] for row in kept] == [b"\xc0"] * 3
+    # single precision
+    assert [row["penalty"] for row in kept] == pytest.approx([0, 1 / 3, 2 / 3], rel=1e-7)
+    (folder / "laboratory.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        RecordError, match=r"laboratory.parquet: not readable \(.*take a run folder"
+    ):
+        collect(folder, results)
 
 
 def test_one_value_has_no_standard_error():

@@ -152,12 +152,18 @@ def test_accumulation_takes_the_same_steps(run_recipe):
 
 NORMED = ("model={name: resnet56, options: {depth: 8, width: 0.5}}", "training.sync_batchnorm=on")
 OFTEN = PRUNED.replace("20it", "3it").replace("12it", "4it")
+HELD_OUT = (
+    "laboratory={every: 4it, images: 32, batch_size: 16, remove: [10%], layers: [all],"
+    " scores: [rand, abs_mrs], held_out: validation}"
+)
 TWICE = {
     name: [DIGITS, *SYNTHETIC, "log.every=2it", *extra]
     for name, extra in {
         "plain": (),
         "BatchNorm": NORMED,
         "pruned": (*NORMED, "model.options.option=B", OFTEN),
+        # one image is left for the laboratory's second batch of validation, and none for rank 1
+        "laboratory": (HELD_OUT, "data.validation=17"),
     }.items()
 }
 
@@ -187,6 +193,19 @@ def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
     ours, theirs = (load_file(f / "model.safetensors") for f in (alone, two))
     for key, tensor in ours.items():
         torch.testing.assert_close(theirs[key], tensor, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_the_penalties_that_one_does(run_recipe, on_two):
+    _, alone = run_recipe(*TWICE["laboratory"])
+    first, second = (
+        pd.read_parquet(folder / "laboratory.parquet") for folder in (alone, on_two / "laboratory")
+    )
+    measured = ["loss", "top1_percent", "penalty", "held_out_loss", "held_out_top1_percent"]
+    assert first[measured[-2:]].notna().all(axis=None)
+    # float64: sums in another order
+    pd.testing.assert_frame_equal(first[measured], second[measured], rtol=1e-10, atol=1e-12)
+    assert (first["selected"].dropna() == second["selected"].dropna()).all()
 
 
 @pytest.mark.slow
@@ -234,20 +253,23 @@ def test_a_kill_9_changes_nothing(run_recipe, tmp_path):
 
 @pytest.mark.slow
 def test_the_laboratory_is_not_noticed_by_training_and_survives_a_crash(run_recipe, crash):
-    small = (*SYNTHETIC, "training.precision=fp32", "checkpoint.every=5it")
-    config = (
-        "laboratory={every: 4it, images: 32, batch_size: 16, remove: [10%], layers: [all],"
-        " scores: [rand, abs_mrs]}"
-    )
+    small = (*SYNTHETIC, "training.precision=fp32", "training.duration=3ep", "checkpoint.every=5it")
+    small += ("data.validation=17", "evaluation.every=4it")
     _, off = run_recipe(DIGITS, *small, folder="off")
-    _, on = run_recipe(DIGITS, *small, config, folder="on")
+    _, on = run_recipe(DIGITS, *small, HELD_OUT, folder="on")
     assert losses(on) == losses(off)
     assert tensors(on) == tensors(off)
-    crash(*small, config, step=9)
-    _, cut = run_recipe(DIGITS, *small, config, folder="cut", resume=True)
+    crash(*small, HELD_OUT, step=9)
+    _, cut = run_recipe(DIGITS, *small, HELD_OUT, folder="cut", resume=True)
     tables = [pd.read_parquet(folder / "laboratory.parquet") for folder in (on, cut)]
     pd.testing.assert_frame_equal(*tables)
     assert set(tables[0]["step"]) == {4, 8, 12}
+    intact = tables[0][tables[0]["experiment"] == "intact"]
+    lines = [line for line in read(on / "log.jsonl") if "validation/loss" in line]
+    for name in ("loss", "top1_percent"):
+        logged = [line[f"validation/{name}"] for line in lines]
+        # float32: batches of another size
+        assert intact[f"held_out_{name}"].tolist() == pytest.approx(logged, rel=1e-5)
 
 
 def tensors(folder: Path) -> dict[str, bytes]:
