@@ -162,7 +162,7 @@ class WeightPruning(Rounds):
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         least = floors(sizes, self._config.least)
         check_floors(least, k)
-        if self._config.scope != "global":
+        if self._config.scope != "global" and not pattern(self._config.scope):
             layer_counts(shapes, k, self._config.scope, least, sizes)
         if removed and k == self.prunable:
             raise NoEffect(f"{removed:.3g} of {k} weights is less than one weight; ask for more")
