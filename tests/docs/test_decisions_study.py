@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+from typing import cast
+
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from pruning.selection.bep.forecast import Forecast
 from studies.decisions import BY, REMOVED, Layer, Task, _judge, main, promises, replay
 from studies.saliency import read
 
@@ -47,8 +51,7 @@ def test_a_promise_is_kept_where_the_truth_is_what_was_forecast():
     class Certain:
         """A forecast of one pruned unit with mean 0.9 and hardly any variance."""
 
-        class scaling:
-            upper = 10.0
+        scaling = SimpleNamespace(upper=10.0)
 
         def mean(self, time):
             return torch.tensor([5.0, 3.0, 0.9]).double()
@@ -61,7 +64,14 @@ def test_a_promise_is_kept_where_the_truth_is_what_was_forecast():
 
     layer = Layer(torch.zeros(1, 3), torch.ones(3).bool(), 1.0)
     keep = torch.tensor([True, True, False])
-    _judge(layer, Certain(), torch.tensor([5.0, 1.0, 3.0]).double(), keep, size=2, slack=0.1)
+    _judge(
+        layer,
+        cast(Forecast, Certain()),
+        torch.tensor([5.0, 1.0, 3.0]).double(),
+        keep,
+        size=2,
+        slack=0.1,
+    )
     assert layer.gains[0].tolist() == [2.0]  # 3 takes the place of 1 among the best two
     # ν = 0, so that Φ = ½ of the mean stays, and θ adds next to nothing
     assert layer.bounds[0].item() == pytest.approx(0.1 + 0.45, abs=1e-5)
