@@ -32,9 +32,9 @@ def obc(
         PruningError: as of `least_squares`; or H is singular.
     """
     bounded("criterion: obc", ridge=(ridge, 0, math.inf))
-    found = layers(model)
-    products = input_products(model, found, batches, reduce)
-    return {name: _costs(layer, products[name], ridge) for name, layer in found.items()}
+    readers = layers(model)
+    products = input_products(model, readers, batches, reduce)
+    return {name: _costs(layer, products[name], ridge) for name, layer in readers.items()}
 
 
 def _costs(layer: nn.Module, products: Tensor, ridge: float) -> Tensor:

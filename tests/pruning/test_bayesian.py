@@ -59,13 +59,13 @@ def widths(event: dict) -> dict[str, int]:
 def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
     status, folder = run_recipe(DIGITS, *SMALL, BEP, *extra)
     assert status == 0
-    made = events(folder)
-    at = [event["step"] for event in made]
+    prunings = events(folder)
+    at = [event["step"] for event in prunings]
     assert at == [0] * ("schedule.initial" in str(extra)) + [8, 16, 24]
-    sizes = [widths(event) for event in made]
+    sizes = [widths(event) for event in prunings]
     for before, after in pairwise(sizes):
         assert all(after[axis] <= before[axis] for axis in after)
-    for counts in made[-1]["prune/layers"].values():
+    for counts in prunings[-1]["prune/layers"].values():
         assert counts["kept"] == counts["of"] // 2
     if not extra:
         assert any(sizes[0][axis] > sizes[-1][axis] for axis in sizes[0])
@@ -107,9 +107,9 @@ def test_decisions_that_end_early_end_at_the_size_too(run_recipe):
     early = BEP.replace("end: 100%", "end: 2ep")
     assert early != BEP
     status, folder = run_recipe(DIGITS, *SMALL, early)
-    made = events(folder)
-    assert (status, [event["step"] for event in made]) == (0, [8, 16])
-    assert all(c["kept"] == c["of"] // 2 for c in made[-1]["prune/layers"].values())
+    prunings = events(folder)
+    assert (status, [event["step"] for event in prunings]) == (0, [8, 16])
+    assert all(c["kept"] == c["of"] // 2 for c in prunings[-1]["prune/layers"].values())
 
 
 @pytest.mark.slow
@@ -174,9 +174,9 @@ def test_a_crash_around_decisions_changes_nothing(run_recipe, whole_run, crash, 
 @pytest.mark.slow
 def test_two_processes_decide_as_one(run_recipe, tmp_path):
     paused = [DIGITS, *SYNTHETIC, BEP, "training.duration=4ep", "pruning.calibration.batch_size=16"]
-    asked = {"pauses": paused, "buckets": [*paused, *BUCKETS]}
-    launch_several(tmp_path / "two", asked)
-    for name, run in asked.items():
+    several = {"pauses": paused, "buckets": [*paused, *BUCKETS]}
+    launch_several(tmp_path / "two", several)
+    for name, run in several.items():
         _, one = run_recipe(*run, folder=name)
         folders = one, tmp_path / "two" / name
         first, second = (json.loads((f / "summary.json").read_text()) for f in folders)
@@ -204,8 +204,8 @@ def test_training_steps_give_the_scores_that_a_pass_of_their_own_would(name):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     image = torch.zeros(1, 3, 32, 32, dtype=torch.float64)
-    found = axes(model, image)
-    taps = Taps(model, found, image, every=1, bucket=2)
+    result = axes(model, image)
+    taps = Taps(model, result, image, every=1, bucket=2)
     batches = [(torch.randn(4, 3, 32, 32, dtype=torch.float64), torch.randint(10, (4,)))] * 2
     expected = CRITERIA["activation_taylor"](model, batches)
     # BatchNorm in evaluation mode, as the criterion has it; taps ask that the rest trains
@@ -214,22 +214,22 @@ def test_training_steps_give_the_scores_that_a_pass_of_their_own_would(name):
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     step: Any = Step(gradient_scale=0.25 * 8)
-    got = None
+    received = None
     for images, labels in batches:
         taps.prepare(step.position)
         loss = nn.functional.cross_entropy(model(images), labels, reduction="sum")
         (loss * step.gradient_scale).backward()
-        got = taps.observe(step)
+        received = taps.observe(step)
         step.position += 1
-    assert got is not None
-    for layer, score in got.items():
+    assert received is not None
+    for layer, score in received.items():
         # rounded to float32 before positions of both signs are summed: in parts of the largest
         wanted = expected[layer].float()
         atol = 1e-6 * float(wanted.max())
         torch.testing.assert_close(score, wanted, rtol=1e-5, atol=atol)
-    units = {n: found.labels[n][0] for n in found.weights}
+    units = {n: result.labels[n][0] for n in result.weights}
     scored = {n for n, ids in units.items() if ids is not None and (ids >= 0).any()}
-    assert set(got) == scored
+    assert set(received) == scored
 
 
 def test_a_step_that_is_not_finite_counts_for_nothing():
@@ -243,9 +243,9 @@ def test_a_step_that_is_not_finite_counts_for_nothing():
         x = torch.ones(2, 1, 8, 8)
         model.train()
         (model(x).sum() * factor).backward()
-        got = taps.observe(step)
+        received = taps.observe(step)
         step.position += 1
-        means.append(got)
+        means.append(received)
     assert means[:2] == [None, None]
     assert all(torch.isfinite(score).all() for score in means[2].values())
 
@@ -280,25 +280,25 @@ def test_survivors_keep_their_history():
 def test_sizes_are_those_of_table_3(removed, label):
     """2 × kernel weights are what the table prints, truncated: 223K, 95K, 24K, 6K."""
     model, image = models.build("bep_small_cnn", num_classes=10), torch.zeros(1, 3, 32, 32)
-    found = axes(model, image)
-    sizes = Sizes(found, positions(model, image))
-    widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    result = axes(model, image)
+    sizes = Sizes(result, positions(model, image))
+    widths = {axis: result.widths[axis] for axis in sizes.prunable}
     ask = Ask("channels", removed, sum(widths.values()), floors(widths, 0.001), widths, "layer")
-    kept = final_sizes(sizes, ask, found, None)
+    kept = final_sizes(sizes, ask, result, None)
     keep = {axis: torch.arange(widths[axis]) < n for axis, n in kept.items()}
     assert 2 * sizes.of("weights", keep) == label
 
 
 def test_residual_streams_lose_their_own_share_and_the_size_is_met():
     model, image = models.build("timm/resnet18", num_classes=10), torch.zeros(1, 3, 64, 64)
-    found = axes(model, image)
-    sizes = Sizes(found, positions(model, image))
-    widths = {axis: found.widths[axis] for axis in sizes.prunable}
+    result = axes(model, image)
+    sizes = Sizes(result, positions(model, image))
+    widths = {axis: result.widths[axis] for axis in sizes.prunable}
     dense = sizes.of("macs", {})
     ask = Ask("macs", 0.6, dense, floors(widths, 0.001), widths, "layer")
-    kept = final_sizes(sizes, ask, found, 0.25)
+    kept = final_sizes(sizes, ask, result, 0.25)
     for axis, n in kept.items():
-        if len(found.producers(axis)) > 1:
+        if len(result.producers(axis)) > 1:
             assert n == 3 * widths[axis] // 4
     keep = {axis: torch.arange(widths[axis]) < n for axis, n in kept.items()}
     assert sizes.of("macs", keep) == pytest.approx(0.4 * dense, rel=0.005)

@@ -39,7 +39,7 @@ def greedy_by_lstsq(x, target, free):
 @pytest.mark.parametrize("bias", [True, False])
 def test_costs_are_those_of_fitting_all_that_stay_at_every_turn(bias):
     layer, batches = seeded(lambda: nn.Linear(6, 4, bias=bias)), images(15, 6)
-    found = CRITERIA["obc"](layer, batches, ridge=0)["weight"]
+    computed = CRITERIA["obc"](layer, batches, ridge=0)["weight"]
     x = torch.cat([x for x, _ in batches])
     targets = layer(x)
     x = F.pad(x, (0, int(bias)), value=1)
@@ -48,21 +48,21 @@ def test_costs_are_those_of_fitting_all_that_stay_at_every_turn(bias):
         highest = 0.0
         for column, cost in costs.items():  # in the order of removal
             highest = max(highest, cost / len(x))
-            assert float(found[row, column]) == pytest.approx(highest, rel=1e-9)
+            assert float(computed[row, column]) == pytest.approx(highest, rel=1e-9)
 
 
 @torch.no_grad()
 def test_a_grouped_convolution_costs_what_its_groups_do():
     both = seeded(lambda: nn.Conv2d(4, 4, 3, groups=2, padding=1))
     batches = images(10, 4, 5, 5)
-    found = CRITERIA["obc"](both, batches)["weight"]
+    computed = CRITERIA["obc"](both, batches)["weight"]
     for group in range(2):
         alone = nn.Conv2d(2, 2, 3, padding=1).double()
         mine = slice(2 * group, 2 * group + 2)
         alone.weight.copy_(both.weight[mine])
         alone.get_parameter("bias").copy_(both.get_parameter("bias")[mine])
         share = [(x[:, mine], y) for x, y in batches]
-        torch.testing.assert_close(found[mine], CRITERIA["obc"](alone, share)["weight"])
+        torch.testing.assert_close(computed[mine], CRITERIA["obc"](alone, share)["weight"])
 
 
 def test_rows_in_parts_cost_the_same(monkeypatch):
@@ -79,9 +79,9 @@ def test_weights_that_are_gone_go_first_and_cost_nothing():
     layer, batches = seeded(lambda: nn.Linear(6, 4)), images(15, 6)
     with torch.no_grad():
         layer.weight[:, 2] = 0
-    found = CRITERIA["obc"](layer, batches)["weight"]
-    assert (found[:, 2] == 0).all()
-    assert (found[:, [0, 1, 3, 4, 5]] > 0).all()
+    computed = CRITERIA["obc"](layer, batches)["weight"]
+    assert (computed[:, 2] == 0).all()
+    assert (computed[:, [0, 1, 3, 4, 5]] > 0).all()
 
 
 def test_inputs_that_depend_on_one_another_need_a_ridge():
@@ -115,21 +115,21 @@ def problem(outputs=3):
 
 def test_scores_are_those_of_woodburys_identity():
     layer, batches = problem()
-    found = CRITERIA["woodfisher"](layer, batches, block=12, damping=1e-3)["weight"]
+    computed = CRITERIA["woodfisher"](layer, batches, block=12, damping=1e-3)["weight"]
     inverse = woodbury(slopes(layer, batches), 1e-3)
     expected = layer.weight.flatten().square() / (2 * inverse.diagonal())
-    torch.testing.assert_close(found.flatten(), expected.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(computed.flatten(), expected.detach(), rtol=1e-9, atol=0)
 
 
 def test_blocks_know_nothing_of_one_another():
     """Twelve weights in blocks of five: the last has two, and three that stand for nothing."""
     layer, batches = problem()
     g = slopes(layer, batches)
-    found = CRITERIA["woodfisher"](layer, batches, block=5, damping=1e-3)["weight"].flatten()
+    computed = CRITERIA["woodfisher"](layer, batches, block=5, damping=1e-3)["weight"].flatten()
     w = layer.weight.detach().flatten()
     for part in (slice(0, 5), slice(5, 10), slice(10, 12)):
         expected = w[part].square() / (2 * woodbury(g[:, part], 1e-3).diagonal())
-        torch.testing.assert_close(found[part], expected, rtol=1e-9, atol=0)
+        torch.testing.assert_close(computed[part], expected, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("gone", [[0], [7], [1, 3, 4], [0, 2, 5, 6, 7, 11]])

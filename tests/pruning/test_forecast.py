@@ -404,10 +404,10 @@ def test_variational_posterior_nears_the_exact_one_at_its_optimum():
 
     times, S, _ = history(n=12, elements=3, noise=0.3)
     scaled = Scaling.fit(times, S).apply(S)
-    found = fit_variational(times, scaled, 1, inducing=12, steps=300, learning_rate=0.1)
-    exact = Exact(found.prior, times, scaled)
-    at, mixing = torch.tensor([5.0, 20.0, 60.0], dtype=torch.float64), found.mixing
-    (mean, covariance), (exact_mean, exact_covariance) = found.latents(at), exact.latents(at)
+    result = fit_variational(times, scaled, 1, inducing=12, steps=300, learning_rate=0.1)
+    exact = Exact(result.prior, times, scaled)
+    at, mixing = torch.tensor([5.0, 20.0, 60.0], dtype=torch.float64), result.mixing
+    (mean, covariance), (exact_mean, exact_covariance) = result.latents(at), exact.latents(at)
     torch.testing.assert_close(mean @ mixing, exact_mean @ mixing, rtol=0.01, atol=0.03)
     torch.testing.assert_close(covariance.sqrt(), exact_covariance.sqrt(), rtol=0.02, atol=0)
 

@@ -283,8 +283,15 @@ def test_words_and_names_of_layers():
     model = net()
     model_axes = axes(model, torch.zeros(1, 1, 8, 8))
     words = ("all", "firstconv", "midconv", "lastconv", "firstdense", "conv2")
-    found = [axes_of(model, model_axes, word) for word in words]
-    assert found == [["conv1", "conv2", "fc1"], ["conv1"], ["conv2"], ["conv2"], ["fc1"], ["conv2"]]
+    chosen = [axes_of(model, model_axes, word) for word in words]
+    assert chosen == [
+        ["conv1", "conv2", "fc1"],
+        ["conv1"],
+        ["conv2"],
+        ["conv2"],
+        ["fc1"],
+        ["conv2"],
+    ]
     with pytest.raises(ValueError, match="write one of all, firstconv"):
         axes_of(model, model_axes, "fc2")  # the classifier is never pruned
 

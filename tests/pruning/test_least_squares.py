@@ -84,7 +84,7 @@ def test_weights_of_a_convolution_are_those_of_lstsq(options):
     layer = seeded(lambda: nn.Conv2d(4, 6, 3, **options))
     batches = images(20, 4, 6, 6)  # two batches, each in two parts
     mask = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(1)) > 0.4
-    found = weights_fitted(layer, mask, batches, ridge=0)
+    refitted = weights_fitted(layer, mask, batches, ridge=0)
     x = columns(torch.cat([x for x, _ in batches]), layer)
     for row in range(6):
         x_row = x[row * layer.groups // 6]
@@ -97,11 +97,11 @@ def test_weights_of_a_convolution_are_those_of_lstsq(options):
         expected = torch.linalg.lstsq(x_left, target[:, None]).solution[:, 0]
         if layer.bias is not None:
             torch.testing.assert_close(
-                found.get_parameter("bias")[row], expected[-1], rtol=1e-9, atol=1e-11
+                refitted.get_parameter("bias")[row], expected[-1], rtol=1e-9, atol=1e-11
             )
             expected = expected[:-1]
         torch.testing.assert_close(
-            found.weight[row].flatten()[stays], expected, rtol=1e-9, atol=1e-11
+            refitted.weight[row].flatten()[stays], expected, rtol=1e-9, atol=1e-11
         )
 
 
@@ -109,21 +109,21 @@ def test_weights_of_a_convolution_are_those_of_lstsq(options):
 def test_the_ridge_is_rows_more_in_lstsq():
     layer, batches = seeded(lambda: nn.Linear(6, 3, bias=False)), images(10, 6)
     stays = torch.tensor([True, False, True, True, False, True])
-    found = weights_fitted(layer, stays.expand(3, 6), batches, ridge=0.3)
+    refitted = weights_fitted(layer, stays.expand(3, 6), batches, ridge=0.3)
     x = torch.cat([x for x, _ in batches])
     root = (0.3 * x.square().sum() / 6).sqrt()
     rows = torch.cat([x[:, stays], root * torch.eye(4, dtype=x.dtype)])
     targets = torch.cat([x @ layer.weight.T, root * layer.weight[:, stays].T])
     expected = torch.linalg.lstsq(rows, targets).solution.T
-    torch.testing.assert_close(found.weight[:, stays], expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(refitted.weight[:, stays], expected, rtol=1e-10, atol=1e-12)
 
 
 def test_fewer_images_than_weights_are_fitted_exactly_by_the_least_change():
     layer, batches = seeded(lambda: nn.Linear(12, 3)), images(2, 12)
     mask = (torch.arange(12) > 3).expand(3, 12)
-    found = weights_fitted(layer, mask, batches, ridge=0)
+    refitted = weights_fitted(layer, mask, batches, ridge=0)
     x = torch.cat([x for x, _ in batches])
-    torch.testing.assert_close(found(x), layer(x), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(refitted(x), layer(x), rtol=1e-9, atol=1e-10)
 
 
 # ── networks ─────────────────────────────────────────────────────────────────────────────────────
@@ -158,8 +158,8 @@ def test_channels_that_are_combinations_of_others_are_not_missed(make):
 def test_nothing_removed_changes_nothing():
     model, batches = seeded(two_convs), images(3, 2, 6, 6)
     keep = {"0": torch.ones(6, dtype=torch.bool)}
-    found = fitted(model, keep, batches).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+    refitted = fitted(model, keep, batches).state_dict()
+    assert all(torch.equal(refitted[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_products_of_processes_are_averaged():

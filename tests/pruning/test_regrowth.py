@@ -92,9 +92,9 @@ def test_a_sparse_start_has_the_first_size_at_random_and_the_curve_leads_on_from
     best = select_weights(weights, kept(total, 0.5))
     assert any(not torch.equal(mask, masks[name]) for name, mask in best.items())
     training.run(pruner)
-    asked = [record["prune/asked"] for record in training.records]
+    fractions = [record["prune/asked"] for record in training.records]
     # Zhu and Gupta's equation 1, from s_i = 0.5 to s_f = 0.9 over four intervals
-    assert asked == pytest.approx([0.9 - 0.4 * (1 - i / 4) ** 3 for i in range(5)])
+    assert fractions == pytest.approx([0.9 - 0.4 * (1 - i / 4) ** 3 for i in range(5)])
 
 
 @pytest.mark.parametrize("curve", ["constant", "linear", "cubic", "exponential", "halving"])

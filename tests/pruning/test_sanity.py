@@ -234,8 +234,8 @@ def test_another_structure_has_the_same_sum_and_the_similarity_asked_for(seed: i
     before = {n: torch.ones(2 * count, dtype=torch.bool) for n, count in old.items()}
     chosen = {n: torch.arange(2 * count) < count for n, count in old.items()}
     choice = Choice(chosen, before, dict.fromkeys(old, 1), {})
-    made = Restructure(similarity=wanted, seed=seed).keep(choice, 0, "")
-    new = [int(mask.sum()) for mask in made.values()]
+    redrawn = Restructure(similarity=wanted, seed=seed).keep(choice, 0, "")
+    new = [int(mask.sum()) for mask in redrawn.values()]
     assert sum(new) == sum(old.values())
     assert all(1 <= n <= 2 * old[a] for n, a in zip(new, old, strict=True))
     # One unit between the two smallest layers moves Ψ by (1/5)(1/30 + 1/40) at most.

@@ -76,10 +76,10 @@ def test_cubic_is_zhu_and_guptas_and_linear_is_even():
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("rounds", [1, 2, 100])
 def test_every_curve_rises_to_the_target(curve: str, rounds: int):
-    found = values(curve, 0.93, rounds)
-    assert found[-1] == pytest.approx(0.93, abs=1e-15)
-    assert found == sorted(found)
-    assert found[0] > 0
+    result = values(curve, 0.93, rounds)
+    assert result[-1] == pytest.approx(0.93, abs=1e-15)
+    assert result == sorted(result)
+    assert result[0] > 0
 
 
 def schedule(**keys) -> Schedule:
@@ -192,12 +192,12 @@ def test_drift_as_in_the_code():
     trigger = Drift(0.98, "weight", mode="code")
     assert trigger.threshold == pytest.approx(0.02)
     model = nn.Linear(2, 2, bias=False)
-    found = []
+    result = []
     for epochs, value in enumerate([9.0, 2.0, 4.0, 5.0, 5.03]):  # reference 2: d = 0, 1, 1.5, 1.515
         log = trigger.observe(epochs, moved_to(model, value), no_scores)
-        found.append((log.get("drift/distance"), trigger.fired))
-    assert [d for d, _ in found[2:]] == pytest.approx([1.0, 1.5, 1.515])
-    assert [fired for _, fired in found] == [False, False, False, False, True]
+        result.append((log.get("drift/distance"), trigger.fired))
+    assert [d for d, _ in result[2:]] == pytest.approx([1.0, 1.5, 1.515])
+    assert [fired for _, fired in result] == [False, False, False, False, True]
 
 
 def test_drift_as_in_the_slides():

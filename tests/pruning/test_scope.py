@@ -235,8 +235,8 @@ def two_sided(scores: str, **amount: float) -> tuple[dict[str, Any], int, int]:
     parts = (signed if scores == "signed" else signed + n).split(
         [p.numel() for p in weights.values()]
     )
-    found = {name: s.view(p.shape) for (name, p), s in zip(weights.items(), parts, strict=True)}
-    vars(pruner.method)["_scored"] = lambda *args, **context: found
+    result = {name: s.view(p.shape) for (name, p), s in zip(weights.items(), parts, strict=True)}
+    vars(pruner.method)["_scored"] = lambda *args, **context: result
     return pruner.prune(training), n, sum(p.numel() for p in training.model.parameters())
 
 

@@ -38,18 +38,18 @@ WEIGHTS = {
 
 def at_the_end_of_an_epoch(trigger: object, **keys) -> tuple[Training, Pruner, list[dict]]:
     """A training whose pruner has just been asked and is forced to begin."""
-    training, told = Training(seed=1), []
+    training, lines = Training(seed=1), []
     pruner = Pruner(recipe(**keys, schedule={"trigger": trigger, "latest": "1ep"}), training)
-    pruner.tell = told.append
+    pruner.tell = lines.append
     training.run(pruner, until=STEPS)
     assert pruner.due(training)
-    return training, pruner, told
+    return training, pruner, lines
 
 
 @pytest.mark.parametrize("keys", [*UNITS.values(), *WEIGHTS.values()], ids=[*UNITS, *WEIGHTS])
 def test_epi_watches_the_structure_that_pruning_leaves(keys: dict):
-    training, pruner, told = at_the_end_of_an_epoch("epi", **keys)
-    watched = told[-1][f"epi/structure_{pruner.method.removed:g}"]
+    training, pruner, lines = at_the_end_of_an_epoch("epi", **keys)
+    watched = lines[-1][f"epi/structure_{pruner.method.removed:g}"]
     layers = pruner.prune(training)["prune/layers"]
     assert watched == [layer["kept"] for layer in layers.values()]
 
@@ -106,26 +106,26 @@ def test_a_dry_run_changes_nothing(keys: dict):
 
 def test_the_latency_table_that_a_trigger_needed_is_the_one_that_rounds_use():
     keys = NORMED | {"latency": 0.5, "tolerance": 0.5}
-    training, pruner, told = at_the_end_of_an_epoch("epi", **keys)
+    training, pruner, lines = at_the_end_of_an_epoch("epi", **keys)
     table = pruner.method.latency
     layers = pruner.prune(training)["prune/layers"]
     assert table is not None
     assert pruner.method.latency is table
-    assert told[-1]["epi/structure_0.5"] == [layer["kept"] for layer in layers.values()]
+    assert lines[-1]["epi/structure_0.5"] == [layer["kept"] for layer in layers.values()]
 
 
 def test_a_size_out_of_reach_now_is_watched_as_near_as_it_comes():
     keys = NORMED | {"params": 0.5, "tolerance": 0.0}
-    training, pruner, told = at_the_end_of_an_epoch("epi", **keys)
-    assert all(count > 0 for count in told[-1]["epi/structure_0.5"])
+    training, pruner, lines = at_the_end_of_an_epoch("epi", **keys)
+    assert all(count > 0 for count in lines[-1]["epi/structure_0.5"])
     with pytest.raises(PruningError, match="is the nearest below it"):
         pruner.prune(training)
 
 
 def test_a_ratio_that_floors_do_not_allow_is_left_out():
     keys = NORMED | {"channels": 0.3, "floor": 0.6}
-    _, _, told = at_the_end_of_an_epoch("epi", **keys)
-    watched = {key for key in told[-1] if key.startswith("epi/structure_")}
+    _, _, lines = at_the_end_of_an_epoch("epi", **keys)
+    watched = {key for key in lines[-1] if key.startswith("epi/structure_")}
     assert watched == {f"epi/structure_{ratio}" for ratio in (0.1, 0.2, 0.3)}
 
 
@@ -156,10 +156,10 @@ def test_two_processes_watch_the_same_structures(run_recipe, tmp_path):
         " tolerance: 5%, schedule: {trigger: {name: epi, r: 1, tau: 0}, latest: 3ep}}"
     )
     model = "model={name: resnet56, options: {depth: 8, width: 0.5, option: B}}"
-    asked = [DIGITS, *SYNTHETIC, model, "training.sync_batchnorm=on", "training.duration=4ep"]
-    asked.append(method)
-    launch_several(tmp_path / "two", {"watched": asked})
-    _, one = run_recipe(*asked)
+    request = [DIGITS, *SYNTHETIC, model, "training.sync_batchnorm=on", "training.duration=4ep"]
+    request.append(method)
+    launch_several(tmp_path / "two", {"watched": request})
+    _, one = run_recipe(*request)
     ours, theirs = (
         [line for line in read(folder / "log.jsonl") if "trigger/epochs" in line]
         for folder in (one, tmp_path / "two" / "watched")

@@ -30,20 +30,20 @@ EPI = {"name": "epi", "r": 1, "tau": 0.0, "ratios": [0.5]}
 def pruned(epochs: int = 8, **keys) -> tuple[Training, Pruner, list[dict]]:
     training = Training(epochs=epochs)
     pruner = Pruner(recipe(**keys), training)
-    told: list[dict] = []
-    pruner.tell = told.append
+    lines: list[dict] = []
+    pruner.tell = lines.append
     training.run(pruner)
-    return training, pruner, told
+    return training, pruner, lines
 
 
 def test_epi_is_told_every_epoch_and_rounds_wait_after_it_fires():
     schedule = {"trigger": EPI, "latest": "3ep", "wait": "4it", "rounds": 3, "every": "2it"}
     keys = CHANNEL | AVERAGED | {"application": "mask_then_surgery", "schedule": schedule}
-    training, pruner, told = pruned(epochs=5, **keys)
-    assert [line["trigger/epochs"] for line in told] == [1, 2, 3]
-    assert [line["trigger/fired"] for line in told] == [False] * 3  # r + 5 epochs have not passed
-    assert all(sum(line["epi/structure_0.5"]) == 24 for line in told)  # of 8 + 16 + 24
-    assert ["epi/removed_0.5" in line for line in told] == [False, True, True]
+    training, pruner, lines = pruned(epochs=5, **keys)
+    assert [line["trigger/epochs"] for line in lines] == [1, 2, 3]
+    assert [line["trigger/fired"] for line in lines] == [False] * 3  # r + 5 epochs have not passed
+    assert all(sum(line["epi/structure_0.5"]) == 24 for line in lines)  # of 8 + 16 + 24
+    assert ["epi/removed_0.5" in line for line in lines] == [False, True, True]
     assert pruner.started == 3 * STEPS + 4
     hashes = [record["prune/hash"] for record in training.records]
     assert len(set(hashes)) == 3
@@ -80,8 +80,8 @@ def test_a_random_epoch_follows_from_the_seed_of_the_run():
         training = Training(epochs=30)
         training.seed = of_run
         trigger = {"name": "random_epoch", "last": 30, **options}
-        made = Pruner(recipe(sparsity=0.5, schedule={"trigger": trigger}), training)
-        return made.trigger.epoch
+        built = Pruner(recipe(sparsity=0.5, schedule={"trigger": trigger}), training)
+        return built.trigger.epoch
 
     assert epoch(3) == epoch(3)
     assert len({epoch(seed) for seed in range(40)}) > 15
@@ -123,8 +123,8 @@ def test_every_ltr_round_starts_from_bit_identical_weights():
             assert torch.equal(parameter.detach(), early[name] * mask)
     training.run(pruner)
     assert training.work == 2 * STEPS + 3 * 7
-    asked = [record["prune/asked"] for record in training.records]
-    assert asked == pytest.approx([0.5, 0.7, 0.9])
+    request = [record["prune/asked"] for record in training.records]
+    assert request == pytest.approx([0.5, 0.7, 0.9])
 
 
 def test_the_structural_ticket_has_the_weights_of_the_start():
@@ -158,8 +158,8 @@ def test_rates_rest_until_pruning_is_over(run_recipe, monkeypatch):
         " rewind: {to: 0it, weights: false, after: last}}",
     )
     _, folder = run_recipe(DIGITS, *settings)
-    made, _ = load(ROOT / DIGITS, list(settings))
-    config = made.training.lr_schedule
+    built, _ = load(ROOT / DIGITS, list(settings))
+    config = built.training.lr_schedule
     for position, rate, over in rates:
         curve = factor(config, position, total=18, steps_per_epoch=2)
         assert rate == pytest.approx(0.1 * (curve if over else 1))
@@ -254,8 +254,8 @@ def test_disk_of_dense_networks_is_the_published_one(name: str, classes: int, pr
     model.to_empty(device="cpu")
     for parameter in model.parameters():
         nn.init.ones_(parameter)
-    found = earlycrop(COSTS, model, model)
-    assert found["earlycrop/disk_megabits"] == pytest.approx(printed, rel=2e-4)
+    result = earlycrop(COSTS, model, model)
+    assert result["earlycrop/disk_megabits"] == pytest.approx(printed, rel=2e-4)
 
 
 def test_metrics_count_as_the_published_code():

@@ -95,19 +95,21 @@ def test_a_grid_is_every_start_at_every_amount_without_the_trigger():
 
 
 def test_rows_that_differ_in_the_policy_share_one_grid():
-    asked = tables.parse(
+    arguments = tables.parse(
         ["plan", "pat/1", "--only", "gradient,ResNet50,*", "--starts", "0ep,30ep",
          "--amounts", "30%,50%", "--set", VALIDATED], tables.COMMANDS,
     )  # fmt: skip
-    jobs = tables.jobs_of(asked)
+    jobs = tables.jobs_of(arguments)
     points = [job for job in jobs if is_point(job)]
     assert len(jobs) == 4 * 2 + 2 * 2
     assert {job.row for job in points} == {ROW + "Random"}
-    asked.only = "gradient,ResNet50,EPI"
-    assert [job for job in tables.jobs_of(asked) if is_point(job)] == points
-    asked.starts = asked.amounts = []
-    plain = plan_jobs(TABLE, tables.claimed(asked), only=asked.only, seeds=[0], extra=[VALIDATED])
-    assert tables.jobs_of(asked) == plain
+    arguments.only = "gradient,ResNet50,EPI"
+    assert [job for job in tables.jobs_of(arguments) if is_point(job)] == points
+    arguments.starts = arguments.amounts = []
+    plain = plan_jobs(
+        TABLE, tables.claimed(arguments), only=arguments.only, seeds=[0], extra=[VALIDATED]
+    )
+    assert tables.jobs_of(arguments) == plain
 
 
 @pytest.mark.parametrize(

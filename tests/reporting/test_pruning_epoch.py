@@ -15,12 +15,12 @@ def template(tmp_path: Path) -> Record:
 
 
 def experiment(record: Record, recipe: str, epoch: float, *top1: float, **changes) -> Experiment:
-    asked = {"prune/asked": 0.5, "derived/first_pruning_epoch": epoch}
+    request = {"prune/asked": 0.5, "derived/first_pruning_epoch": epoch}
     runs = tuple(
         replace(
             record,
             job=Job(None, f"recipes/pat/{recipe}.yaml", seed=seed),
-            summary=record.summary | asked | {"eval/top1_percent": value},
+            summary=record.summary | request | {"eval/top1_percent": value},
             history=record.history | changes,
         )
         for seed, value in enumerate(top1)

@@ -154,8 +154,8 @@ class PretendGPU(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         on_gpu = any(map(is_on_gpu, tensors))
-        asked = kwargs.get("device")
-        goes_up = asked is not None and torch.device(asked).type == "cuda"
+        request = kwargs.get("device")
+        goes_up = request is not None and torch.device(request).type == "cuda"
         self._check_devices(func, name, tensors, kwargs, goes_up)
         if on_gpu:
             self._check_layouts(func, name, args)

@@ -100,18 +100,18 @@ def test_the_loss_is_a_mean_of_both_losses(run_recipe, lenet):
 # ── the cost ─────────────────────────────────────────────────────────────────────────────────────
 def test_a_teacher_costs_one_pass(run_recipe, lenet):
     _, folder = run_recipe(DIGITS, *SHORT, teacher(lenet))
-    found = summary(folder)
+    result = summary(folder)
     macs = 64 * 300 + 300 * 100 + 100 * 10
-    assert found["cost/teacher_macs"] == found["run/images"] * macs
-    own = 6 * found["run/images"] * found["model/macs"]
-    assert found["cost/training_flops"] == own + 2 * found["cost/teacher_macs"]
+    assert result["cost/teacher_macs"] == result["run/images"] * macs
+    own = 6 * result["run/images"] * result["model/macs"]
+    assert result["cost/training_flops"] == own + 2 * result["cost/teacher_macs"]
 
 
 def test_a_dense_teacher_costs_from_the_first_round_on(run_recipe):
     _, folder = run_recipe(DIGITS, *SHORT, DENSE, PRUNED)
-    found = summary(folder)
-    after = found["run/images"] - 20 * 64
-    assert found["cost/teacher_macs"] == after * found["dense/macs"]
+    result = summary(folder)
+    after = result["run/images"] - 20 * 64
+    assert result["cost/teacher_macs"] == after * result["dense/macs"]
 
 
 def test_the_plan_prices_the_teacher(monkeypatch, lenet):
