@@ -1,7 +1,6 @@
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,35 +14,9 @@ from pruning.selection.bep.exact import (
     time_basis,
 )
 from pruning.selection.bep.forecast import Scaling, fit
+from tests.support.histories import generator, history, prior
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
-
-RATES = torch.tensor([0.0, 0.01, 0.03, 0.08, 0.2, 0.5], dtype=torch.float64)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def history(n=40, elements=24, epochs=20.0, noise=0.1, seed=0, rates=RATES):
-    """Mixtures of decaying exponentials, observed with noise; and the curves themselves."""
-    g = generator(seed)
-    weights = torch.rand(len(rates), elements, generator=g, dtype=torch.float64) ** 3 * 3
-    times = torch.arange(1, n + 1, dtype=torch.float64) * epochs / n
-
-    def curves(t):
-        return torch.exp(-torch.as_tensor(t, dtype=torch.float64)[:, None] * rates) @ weights
-
-    noisy = curves(times) + noise * torch.randn(n, elements, generator=g, dtype=torch.float64)
-    return times, noisy.clamp(min=0.0), curves
-
-
-def prior(latents=3, elements=5, noise=0.05, seed=0):
-    g = generator(seed)
-    mixing = torch.randn(latents, elements, generator=g, dtype=torch.float64)
-    alpha = torch.linspace(0.5, 2.0, latents, dtype=torch.float64)
-    beta = torch.logspace(-0.5, 1.5, latents, dtype=torch.float64)
-    return Prior(alpha, beta, mixing, noise)
 
 
 class Dense:
@@ -311,163 +284,6 @@ def test_dead_constant_and_short_histories_forecast_what_they_show():
 def test_errors_say_what_to_write(times, S, options, message):
     with pytest.raises(ValueError, match=message):
         fit(torch.tensor(times), torch.tensor(S), **options)
-
-
-# --- forecasters beside BEP's ------------------------------------------------------------------
-
-
-def test_the_latest_measurement_walks_at_the_rate_seen():
-    times = torch.tensor([0.0, 0.0, 1.0, 3.0], dtype=torch.float64)
-    S = torch.tensor([[0.0, 4.0], [1.0, 4.0], [3.0, 4.0], [3.0, 2.0]], dtype=torch.float64)
-    forecast = fit(times, S, forecast="latest")
-    scale = 10 / forecast.scaling.upper
-    # Steps of one time are left out: (2² + 0²) / 1 and (0² + 2²) / 2, two elements each.
-    rate = (4 + 0 + 0 + 2) / 4 * scale**2
-    assert not forecast.scaling.flipped.any()
-    torch.testing.assert_close(forecast.mean(9.0), S[-1] * scale)
-    torch.testing.assert_close(forecast.variance(9.0), torch.full((2,), 6 * rate).double())
-    assert forecast.covariance(9.0, torch.tensor([0]), torch.tensor([1])).item() == 0
-    draws = forecast.samples(9.0, 100_000, generator()).double()
-    torch.testing.assert_close(draws.mean(0), forecast.mean(9.0), rtol=0, atol=0.1)
-    torch.testing.assert_close(draws.var(0), forecast.variance(9.0), rtol=0.05, atol=0)
-    one = fit(times[:1], S[:1], forecast="latest")
-    assert one.variance(9.0).tolist() == [0, 0]
-
-
-def test_smoothed_is_the_same_fit_read_at_the_last_measurement():
-    times, S, _ = history(n=12, elements=4)
-    smoothed, whole = (fit(times, S, latents=2, forecast=f) for f in ("smoothed", "mogp"))
-    now = times[-1].item()
-    for value in ("mean", "variance"):
-        at_the_end = getattr(smoothed, value)(150.0)
-        assert torch.equal(at_the_end, getattr(whole, value)(now))
-        assert not torch.equal(at_the_end, getattr(whole, value)(150.0))
-    draws = [f.samples(t, 5, generator()) for f, t in ((smoothed, 150.0), (whole, now))]
-    assert torch.equal(*draws)
-    early = times[2].item()  # what lies in the past is read where it was
-    assert torch.equal(smoothed.mean(early), whole.mean(early))
-
-
-def test_without_a_trend_check_nothing_is_turned_over():
-    times, S, _ = history(n=12, elements=4)
-    rising = S.flip(0)
-    assert fit(times, rising, latents=1).scaling.flipped.any()
-    assert not fit(times, rising, latents=1, trend=False).scaling.flipped.any()
-
-
-def test_the_constant_is_part_of_the_kernel_and_of_the_posterior():
-    times = torch.linspace(0, 20, 9, dtype=torch.float64)
-    p = replace(prior(2, 4), constant=torch.tensor([0.25, 0.75], dtype=torch.float64))
-    share = torch.tensor([0.25, 0.75], dtype=torch.float64)[:, None, None]
-    K = share + (1 - share) * decay_kernel(times, times, p.alpha, p.beta)
-    torch.testing.assert_close(p.kernel(times, times), K)
-    torch.testing.assert_close(p.variance(times), K.diagonal(dim1=1, dim2=2).T)
-    S = torch.randn(9, 4, generator=generator(1), dtype=torch.float64) + 3
-    dense = torch.einsum("qa,qb,qij->aibj", p.mixing, p.mixing, K).reshape(36, 36)
-    dense += p.noise * torch.eye(36, dtype=torch.float64)
-    normal = torch.distributions.MultivariateNormal(torch.zeros(36, dtype=torch.float64), dense)
-    expected = normal.log_prob(S.T.reshape(-1)).item()
-    assert Exact(p, times, S).log_evidence == pytest.approx(expected, abs=1e-6)
-
-
-def test_saliency_that_stays_is_forecast_to_stay_with_a_constant():
-    """BEP's kernel under our prior takes it towards zero; a reason for the option."""
-    g = generator(2)
-    level = 1 + 4 * torch.rand(16, generator=g, dtype=torch.float64)
-    times = torch.arange(1, 61, dtype=torch.float64) / 3
-    S = level + 0.1 * torch.randn(60, 16, generator=g, dtype=torch.float64)
-    error = {}
-    for kernel in ("decay", "decay_constant"):
-        forecast = fit(times, S, latents=4, trend=False, kernel=kernel)
-        truth = forecast.scaling.apply(level[None])[0]
-        error[kernel] = ((forecast.mean(150.0) - truth) / truth).abs().mean().item()
-    assert error["decay_constant"] < 0.2 < error["decay"]
-
-
-def test_without_a_prior_the_likelihood_alone_is_raised():
-    times, S, _ = history(n=20, elements=8)
-    scaled = Scaling.fit(times, S).apply(S)
-    with_prior, without = (
-        Exact(fit_prior(times, scaled, 2, steps=100, prior=p), times, scaled).log_evidence
-        for p in ("lognormal", "none")
-    )
-    assert without > with_prior
-
-
-# --- variational inference ---------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_variational_posterior_nears_the_exact_one_at_its_optimum():
-    """For one latent: between several it keeps no covariance, which the exact one has."""
-    from pruning.selection.bep.variational import fit_variational
-
-    times, S, _ = history(n=12, elements=3, noise=0.3)
-    scaled = Scaling.fit(times, S).apply(S)
-    result = fit_variational(times, scaled, 1, inducing=12, steps=300, learning_rate=0.1)
-    exact = Exact(result.prior, times, scaled)
-    at, mixing = torch.tensor([5.0, 20.0, 60.0], dtype=torch.float64), result.mixing
-    (mean, covariance), (exact_mean, exact_covariance) = result.latents(at), exact.latents(at)
-    torch.testing.assert_close(mean @ mixing, exact_mean @ mixing, rtol=0.01, atol=0.03)
-    torch.testing.assert_close(covariance.sqrt(), exact_covariance.sqrt(), rtol=0.02, atol=0)
-
-
-@pytest.mark.parametrize("kernel", ["decay", "decay_constant"])
-def test_variational_kernel_is_the_same_function(kernel):
-    from pruning.selection.bep.variational import ExponentialDecayKernel
-
-    alpha, beta = torch.tensor([0.5, 2.0]).double(), torch.tensor([1.0, 30.0]).double()
-    times = torch.linspace(0, 20, 7, dtype=torch.float64)
-    x = times[:, None].expand(2, -1, -1)
-    variational = ExponentialDecayKernel(alpha, beta, kernel)
-    share = None if variational.constant is None else variational.constant.detach()
-    expected = Prior(alpha, beta, torch.ones(2, 1), 0.1, share).kernel(times, times)
-    torch.testing.assert_close(variational(x, x).to_dense(), expected)
-    torch.testing.assert_close(
-        variational(x, x, diag=True), expected.diagonal(dim1=1, dim2=2), rtol=1e-12, atol=0
-    )
-
-
-def test_a_variational_fit_depends_on_no_random_numbers_and_takes_none():
-    from pruning.selection.bep.variational import fit_variational
-
-    times, S, _ = history(n=12, elements=3)
-
-    def mixing(seed):
-        torch.manual_seed(seed)
-        before = torch.get_rng_state()
-        fitted = fit_variational(times, S, 2, steps=5)
-        assert torch.equal(torch.get_rng_state(), before)
-        return torch.cat([fitted.mixing, fitted.latents(times)[0].T], dim=1)
-
-    assert torch.equal(mixing(1), mixing(2))
-
-
-@pytest.mark.slow
-def test_variational_fit_goes_on_until_it_has_converged():
-    """Twice as many steps find the same hyper-parameters' evidence; a few hundred fall short."""
-    from pruning.selection.bep.variational import fit_variational
-
-    times, S, _ = history(n=24, elements=12, noise=0.3)
-    scaled = Scaling.fit(times, S).apply(S)
-
-    def nats(**options):
-        fitted = fit_variational(times, scaled, 3, **options)
-        return Exact(fitted.prior, times, scaled).log_evidence / scaled.numel()
-
-    converged = nats()
-    assert nats(steps=100, learning_rate=0.02) < converged - 0.1
-    assert nats(steps=4000) == pytest.approx(converged, abs=0.05)
-
-
-def test_both_inferences_answer_the_same_questions():
-    times, S, _ = history(n=12, elements=3, noise=0.01)
-    S[:, 0] = S[:, 0].flip(0)
-    exact = fit(times, S, latents=1)
-    variational = fit(times, S, latents=1, inference="variational", steps=60)
-    assert torch.equal(exact.scaling.flipped, variational.scaling.flipped)
-    torch.testing.assert_close(variational.mean(4.0), exact.mean(4.0), rtol=0, atol=0.5)
-    assert variational.samples(30.0, 5, generator()).shape == (5, 3)
 
 
 @pytest.mark.slow
