@@ -1,5 +1,6 @@
 """What a launcher asks for is the recipe's, or refused; and a training does not outlive it."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -61,7 +62,11 @@ def test_a_wish_that_the_recipe_has_too_passes(monkeypatch, variable, value, set
         (["accelerate", "launch", "--config_file", "FILE", "train.py"], 2),
         (["accelerate", "launch", "--config_file=FILE", "--num_processes=5", "train.py"], 5),
         (["accelerate", "launch", "--config_file", "nowhere.yaml", "train.py"], None),
+        (["python", "-m", "accelerate.commands.launch", "--num_processes", "6", "train.py"], 6),
+        (["python", "/bin/accelerate", "launch", "--num_processes", "7", "train.py"], 7),
+        (["accelerate-launch", "--num_processes", "8", "train.py"], 8),
         (["bash"], None),
+        (["mpirun", "launch", "--num_processes", "3"], None),
     ],
 )
 def test_the_number_of_processes_is_that_of_the_command_or_of_its_file(
@@ -89,6 +94,7 @@ def test_a_training_whose_launcher_is_killed_saves_and_stops(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that nothing of it is left whatever happens
     ) as process:
         log = folder / "log.jsonl"
         deadline = time.monotonic() + 300
@@ -97,6 +103,11 @@ def test_a_training_whose_launcher_is_killed_saves_and_stops(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         process.send_signal(signal.SIGKILL)
-        error = process.communicate()[1]  # ends when the training, too, has closed the pipe
+        try:
+            # ends when the training, too, has closed the pipe
+            error = process.communicate(timeout=120)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert "stopped by a signal at step" in error
     assert list(folder.glob("checkpoints/step_*.safetensors"))

@@ -65,7 +65,7 @@ def launched_processes() -> int | None:
     is that of the command line, else of the configuration file; None without such a launcher.
     """
     words = _parent()
-    if "launch" not in words:
+    if not _is_accelerate(words):
         return None
     number = str(_option(words, "num_processes") or _configuration(words).get("num_processes"))
     return int(number) if number.isdigit() else None
@@ -78,7 +78,7 @@ def end_with_launcher() -> None:
     signal makes the run save its state and stop. Of several processes torchrun takes care.
     """
     alone = "WORLD_SIZE" not in os.environ
-    if sys.platform == "linux" and alone and "launch" in _parent():
+    if sys.platform == "linux" and alone and _is_accelerate(_parent()):
         with contextlib.suppress(OSError, AttributeError):  # a C library without it
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
@@ -91,6 +91,13 @@ def _parent() -> list[str]:
         parent = psutil.Process().parent()
         return parent.cmdline() if parent is not None else []
     return []
+
+
+def _is_accelerate(words: list[str]) -> bool:
+    """True of `accelerate launch`, of `accelerate-launch`, and of the module with `python -m`."""
+    names = [Path(word).name for word in words]
+    spelt = "accelerate-launch" in names or "accelerate.commands.launch" in names
+    return spelt or ("accelerate" in names and "launch" in names)
 
 
 def _option(words: list[str], name: str) -> str | None:
