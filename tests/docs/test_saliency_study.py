@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
 from pruning.selection.bep.forecast import fit
-from studies.saliency import CHOICES, MODELS, main, read, seen
+from studies import saliency
+from studies.saliency import CHOICES, LATEST, MODELS, main, read, seen
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 
@@ -31,11 +32,19 @@ def record(tmp_path):
     return write
 
 
+@pytest.fixture(autouse=True)
+def few_choices(monkeypatch):
+    """One forecaster of each kind; the whole table takes minutes."""
+    fewer = {LATEST: CHOICES[LATEST], "smoothed": {"forecast": "smoothed", "latents": 2}}
+    fewer |= {"without t = 0": {"untrained": False, "latents": 2}}
+    monkeypatch.setattr(saliency, "CHOICES", fewer)
+
+
 def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
     path, out = record(0), tmp_path / "out"
     main([str(path), "--out", str(out), "--layers", "b"])
     rows = pd.read_csv(out / "likelihoods.csv").set_index(["size", "model"])
-    assert len(rows) == 3 * (2 + len(MODELS) + len(CHOICES))
+    assert len(rows) == 3 * (2 + len(MODELS) + len(saliency.CHOICES))
     history = read(path)
     part, S = seen(history.times, "medium"), history.layers["b"]
     assert int(part.sum()) == 8  # 40/150 of 30 epochs

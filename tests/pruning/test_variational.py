@@ -61,11 +61,11 @@ def test_variational_fit_goes_on_until_it_has_converged():
     """Twice as many steps find the same hyper-parameters' evidence; a few hundred fall short."""
     from pruning.selection.bep.variational import fit_variational
 
-    times, S, _ = history(n=24, elements=12, noise=0.3)
+    times, S, _ = history(n=16, elements=6, noise=0.3)
     scaled = Scaling.fit(times, S).apply(S)
 
     def nats(**options):
-        fitted = fit_variational(times, scaled, 3, **options)
+        fitted = fit_variational(times, scaled, 2, **options)
         return Exact(fitted.prior, times, scaled).log_evidence / scaled.numel()
 
     converged = nats()
