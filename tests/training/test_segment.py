@@ -38,6 +38,7 @@ def compiled(monkeypatch):
         nn.Module, "compile", lambda self, mode=None: compile_module(self, backend="aot_eager")
     )
     torch.compiler.reset()
+    torch.compiler.set_stance("default")  # a run that a test broke off may have left another
     counters.clear()
     yield counters
     torch.compiler.reset()

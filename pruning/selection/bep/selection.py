@@ -198,7 +198,10 @@ class BayesianEarlyPruning(Selection):
         if saliency is not None:
             scores = by_unit(self.config, saliency, self.axes)
             self.history.add(middle / state.steps_per_epoch, scores)
-        self.taps.prepare(state.position + 1)
+        if state.position + 1 < state.total_steps:
+            self.taps.prepare(state.position + 1)
+        else:
+            self.taps.arm(False)  # what runs after training in this process may be compiled
 
     def measures(self, state: State) -> bool:
         """True if a pause is due at this step."""
