@@ -153,7 +153,7 @@ def promises(layers: Sequence[Layer]) -> dict[float, tuple[int, int]]:
 
 def figure_4(results: Sequence[tuple[Task, list[Layer]]]) -> plt.Figure:
     """Draw the units left after each decision, in % of the dense network, by kind of penalty."""
-    figure, plots = plt.subplots(1, 2, figsize=(7.4, 3), sharey=True, layout="constrained")
+    figure, plots = plt.subplots(1, 2, figsize=(7.4, 3.4), sharey=True, layout="constrained")
     decided = Plan(1, SEED, STEP, EPOCHS).decisions()
     marks = dict(zip(PENALTIES, "so^", strict=True))
     colours = dict(zip(REMOVED, OKABE_ITO, strict=False))
@@ -166,9 +166,10 @@ def figure_4(results: Sequence[tuple[Task, list[Layer]]]) -> plt.Figure:
         look = {"color": colours[task.removed], "marker": marks[task.penalty], "ms": 4, "lw": 1}
         plots[0 if task.dynamic else 1].plot(decided, left, label=label, alpha=0.8, **look)
     for axes, title in zip(plots, ("dynamic penalty", "static penalty"), strict=True):
-        axes.set(title=title, xlabel="epoch (of 150, stretched)", ylim=(0, 125))
+        axes.set(title=title, xlabel="epoch (of 150, stretched)", ylim=(0, 105))
     plots[0].set_ylabel("units left [%]")
-    plots[1].legend(fontsize=7, loc="upper right", ncols=2)
+    handles = plots[1].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=7, loc="outside lower center", ncols=3)
     return figure
 
 
