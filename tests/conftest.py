@@ -1,9 +1,11 @@
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 from hypothesis import settings
 
@@ -32,6 +34,14 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _compiler_as_it_was():
+    """A run that a test breaks off may have held the compiler back for its next step."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.set_stance("default")
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ def test_every_layer_ends_at_its_size_and_never_grows(run_recipe, extra):
         ],
     ),
 )
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
 def test_other_forecasters_decide_by_the_same_algorithm(run_recipe, options):
     extra = [f"pruning.selection.{option}" for option in options]
     status, folder = run_recipe(DIGITS, *SMALL, BEP, *extra)
