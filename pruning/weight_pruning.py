@@ -1,6 +1,7 @@
 """Rounds over single weights: score, keep exactly k, mask."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pruning.amount.scope import (
+    best_in_groups,
     check_floors,
     floors,
     keep_beyond,
@@ -122,10 +124,18 @@ class WeightPruning(Rounds):
         """What holds the masks, or chooses them anew at every step."""
         if not self._straight_through or not self._masks:
             return super().holder(state)
-        k = sum(int(mask.sum()) for mask in self._masks.values())
-        choose = partial(select_weights, k=k, scope=self._config.scope, floor=self._config.least)
         weights = self._weights(state)
-        return StraightThrough(weights, self._masks, self._behind, choose, self._config.refine)
+        return StraightThrough(
+            weights, self._masks, self._behind, self._chooser(), self._config.refine
+        )
+
+    def _chooser(self) -> Callable[[Scores], Masks]:
+        """Masks of the size of those held, anew at each step; N:M alone waits for no device."""
+        n_of_m = pattern(self._config.scope)
+        if n_of_m is not None:
+            return lambda scores: {name: best_in_groups(s, *n_of_m) for name, s in scores.items()}
+        k = sum(int(mask.sum()) for mask in self._masks.values())
+        return partial(select_weights, k=k, scope=self._config.scope, floor=self._config.least)
 
     def ranking(self, state: State, stream: str) -> Scores:
         """Scores of all prunable weights."""

@@ -1,6 +1,5 @@
 """A segment: training between two prunings, with shapes that do not change."""
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -63,11 +62,26 @@ def begin_segment(run: "Run") -> None:
     run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, laboratory)
 
 
+class Step(nn.Module):
+    """The network in a training step.
+
+    Compilation and autocast change a module in place, and pruning, scoring and evaluation must meet
+    a network without them. They also need code of ours to begin with: torch 2.11 does not compile a
+    module whose own forward is PyTorch's, as of an nn.Sequential, and does not say so.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        return self.network(images)
+
+
 def _wrapped(run: "Run") -> Wrapped:
     compilation = run.recipe.training.compile
-    # The outermost module again, around the same layers: compilation and autocast change it in
-    # place, and pruning, scoring and evaluation must meet a network without them.
-    network = copy.copy(run.model)
+    network = Step(run.model)
     if compilation:
         network.compile(mode=None if compilation is True else compilation)
     model, optimizer = run.accelerator.prepare(network, run.optimizer)

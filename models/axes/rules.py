@@ -54,6 +54,8 @@ def combine(trace: Trace, tensors: list[Tensor], dimensions: int) -> Vectors:
 @_rule(
     "pointwise copy_ detach alias lift_fresh _to_copy hardswish hardswish_ _prelu_kernel"
     " where masked_fill masked_fill_ native_dropout"
+    # pointwise as well, but torch 2.11 does not tag them so
+    " celu_ elu_ hardsigmoid_ hardtanh_ leaky_relu leaky_relu_ selu_"
 )
 def _elementwise(trace: Trace, op: Operation) -> None:
     for output in op.outputs():

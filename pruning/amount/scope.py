@@ -230,12 +230,17 @@ def keep_n_of_m(name: str, scores: Tensor, n: int, m: int, alive: Masks | None =
         raise PruningError(f"the score of {name} is NaN; score in float32 or on more data")
     if scores.dim() < 2 or scores.shape[1] % m:
         raise PruningError(f"{name} is {tuple(scores.shape)}, and {m} does not divide its inputs")
-    ranked = scores if alive is None else scores.masked_fill(~alive[name], -math.inf)
-    groups = ranked.movedim(1, -1).unflatten(-1, (-1, m))
+    if alive is None:
+        return best_in_groups(scores, n, m)
+    return best_in_groups(scores.masked_fill(~alive[name], -math.inf), n, m) & alive[name]
+
+
+def best_in_groups(scores: Tensor, n: int, m: int) -> Tensor:
+    """`keep_n_of_m` without its checks, which wait for the device: for use at every step."""
+    groups = scores.movedim(1, -1).unflatten(-1, (-1, m))
     order = groups.argsort(dim=-1, descending=True, stable=True)
     keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., :n], True)
-    mask = keep.flatten(-2).movedim(-1, 1).contiguous()
-    return mask if alive is None else mask & alive[name]
+    return keep.flatten(-2).movedim(-1, 1).contiguous()
 
 
 def keep_among(scores: Tensor, allowed: Tensor, k: int, name: str) -> Tensor:

@@ -288,7 +288,9 @@ def keeps_a_tensor_with_a_history():
 
 def has_torchscript():
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is going out of use
+        # TorchScript is going out of use; torch 2.11 says so by the second
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         layer = torch.jit.trace(conv(16, 16), torch.zeros(1, 16, 8, 8))
     return Net(lambda m, x: m.layer(x), layer=layer)
 

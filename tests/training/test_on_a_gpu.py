@@ -55,6 +55,18 @@ RECIPES = {
         " application: mask_then_surgery,"
         " schedule: {trigger: {name: epi}, latest: 8ep, rounds: 2, every: 2it}}",
     ),
+    "n_of_m": (
+        "training.ema={decay: 0.9}",
+        "pruning={criterion: magnitude, scope: '2:4', refine: 2e-4, application: straight_through}",
+    ),
+    "distillation": (
+        "training.distillation={teacher: dense}",
+        f"pruning={{criterion: snip, {CHANNELS}, application: surgery, schedule: {{start: 1ep}}}}",
+    ),
+    "penalty": (
+        f"pruning={{criterion: group_norm, {CHANNELS}, penalty: growing_group_norm,"
+        " application: surgery, schedule: {start: 1ep}}",
+    ),
     "rigl": (
         "pruning={criterion: magnitude, sparsity: 80%, regrow: gradient,"
         " schedule: {rounds: 2, every: 3it, curve: constant}}",
