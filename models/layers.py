@@ -14,6 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from models.errors import ModelError
 
 
+_SCHEME = "_initialisation"  # kept on the network; no name that a network has a use for
+
+
 def scaled(units: int, width: float) -> int:
     """⌊width · units⌋, at least 1: a layer's size in a network of `width` times the paper's."""
     # Rounded first, because 0.58 · 50 is 28.999999999999996.
@@ -99,10 +102,10 @@ def initialise(
     for layer in model.modules():
         if isinstance(layer, _NormBase | nn.GroupNorm | nn.LayerNorm):
             layer.reset_parameters()
-    vars(model)["init"] = scheme
+    vars(model)[_SCHEME] = scheme
     return model
 
 
 def own_scheme(model: nn.Module) -> str:
     """The scheme that `initialise` last drew a network's weights by; else PyTorch's, default."""
-    return vars(model).get("init", "default")
+    return vars(model).get(_SCHEME, "default")
