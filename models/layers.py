@@ -13,7 +13,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from models.errors import ModelError
 
-
 _SCHEME = "_initialisation"  # kept on the network; no name that a network has a use for
 
 
