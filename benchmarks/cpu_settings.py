@@ -4,8 +4,9 @@ python benchmarks/cpu_settings.py [--quick] [-k EXPRESSION] [--only AVX2 …] [-
 
 Each setting keeps a library from what this CPU has and others have not, so that kernels and orders
 of sums are those of another machine. What was run at this state of the code is not run again, so a
-series that was cut goes on; the record is runs/cpu_settings.jsonl. The whole series (no option) is
-written to results/benchmarks/cpu_settings.txt. Exit status 1 if a test failed.
+series that was cut goes on, also on another day from a checkout of the same commit; its results are
+in results/benchmarks/cpu_settings.jsonl. The whole series (no option) is written to
+results/benchmarks/cpu_settings.txt. Exit status 1 if a test failed.
 """
 
 import argparse
@@ -39,13 +40,15 @@ SETTINGS: dict[str, dict[str, str]] = {
     },
 }
 LIMITS = {name for setting in SETTINGS.values() for name in setting}
-RECORD = ROOT / "runs/cpu_settings.jsonl"
-TABLE = ROOT / "results/benchmarks/cpu_settings.txt"
+RECORD = ROOT / "results/benchmarks/cpu_settings.jsonl"
+TABLE = RECORD.with_suffix(".txt")
+REPORT = ROOT / "runs/cpu_settings.xml"
 
 
 def state() -> str:
-    """The commit, and a digest of local changes."""
-    words = (["rev-parse", "--short=10", "HEAD"], ["diff", "HEAD"])
+    """The last commit of more than results, and a digest of local changes."""
+    code = ["--", ".", ":!results"]
+    words = (["log", "-1", "--format=%h", "--abbrev=10", *code], ["diff", "HEAD", *code])
     head, changes = (subprocess.check_output(["git", *w], cwd=ROOT, text=True) for w in words)
     digest = hashlib.blake2b(changes.encode(), digest_size=4).hexdigest()
     return head.strip() + (f"+{digest}" if changes else "")
@@ -56,13 +59,13 @@ def run(setting: str, threads: int, choice: list[str]) -> dict[str, Any]:
     environment = {k: v for k, v in os.environ.items() if k not in LIMITS} | SETTINGS[setting]
     environment["OMP_NUM_THREADS"] = str(threads)
     workers = max(1, (os.cpu_count() or 1) // threads)
-    report = RECORD.with_suffix(".xml")
-    words = ["-n", str(workers), "--dist", "worksteal", "--junitxml", str(report), *choice]
-    report.unlink(missing_ok=True)
+    words = ["-n", str(workers), "--dist", "worksteal", "--junitxml", str(REPORT), *choice]
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.unlink(missing_ok=True)
     subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment)
-    if not report.exists():
+    if not REPORT.exists():
         raise SystemExit(f"{setting}, {threads} thread(s): pytest ended without a report")
-    (suite,) = ElementTree.parse(report).getroot()
+    (suite,) = ElementTree.parse(REPORT).getroot()
     failed = [
         f"{case.get('classname')}::{case.get('name')}"
         for case in suite.iter("testcase")
@@ -110,7 +113,6 @@ def main() -> int:
     arguments = parser.parse_args()
     choice = ["-m", "not slow"] if arguments.quick else []
     choice += ["-k", arguments.k] if arguments.k else []
-    RECORD.parent.mkdir(exist_ok=True)
     RECORD.touch()
     at, results = state(), []
     earlier = [json.loads(line) for line in RECORD.read_text().splitlines()]
