@@ -2,9 +2,9 @@
 
 from tasks.classification import Classification
 from tasks.regression import Regression
-from tasks.task import Headline, Targets, Task, TaskError
+from tasks.task import Targets, Task, TaskError
 
-__all__ = ["TASKS", "Headline", "Targets", "Task", "TaskError"]
+__all__ = ["TASKS", "Targets", "Task", "TaskError"]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,

@@ -5,8 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from schema.headline import Headline
 from schema.training import TrainingConfig
-from tasks.task import Headline, Sums, Targets, Task, TaskError, shown
+from tasks.task import Sums, Targets, Task, TaskError, shown
 
 NEAR = 1.25  # a distance is near the true one within this factor: δ1
 
@@ -32,8 +33,9 @@ class Regression(Task):
     ) -> None:
         super().__init__(targets, training)
         self.kind = loss
-        unit = f"_{targets.unit}" if targets.unit else ""
-        self.headline = Headline(f"rmse{unit}", "lower", 0.0)
+        unit = targets.unit
+        label = f"RMSE [{unit}]" if unit else "RMSE"
+        self.headline = Headline(f"rmse_{unit}" if unit else "rmse", "lower", 0.0, label)
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean error of each example's numbers, (n,); 0 where nothing was measured."""

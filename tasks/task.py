@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from models.trees import Shape
+from schema.headline import Headline
 from schema.training import TrainingConfig
 
 Sums = dict[str, Tensor]  # what adds up over batches and ranks; `examples` is always among them
@@ -34,27 +35,6 @@ class Targets:
     unit: str = ""
     scale: float = 1.0
     distances: bool = False
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The metric by which runs are compared: its key without `eval/`, and which end is good."""
-
-    key: str
-    better: Literal["higher", "lower"]
-    best: float  # the value that none can better
-
-    def improves(self, value: float, other: float) -> bool:
-        """Return True if the value is better than the other."""
-        return value > other if self.better == "higher" else value < other
-
-    def merit(self, value: float) -> float:
-        """The value, or its negative: higher is better."""
-        return value if self.better == "higher" else -value
-
-    def error(self, value: float) -> float:
-        """The distance from the best value, in the metric's unit."""
-        return abs(self.best - value)
 
 
 class Task:
@@ -140,8 +120,9 @@ class Task:
         line = self.headline
         return {
             "task/name": self.name,
-            "task/headline": f"eval/{line.key}",
+            "task/headline": line.test,
             "task/better": line.better,
+            "task/label": line.label,
         }
 
 

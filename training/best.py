@@ -46,13 +46,13 @@ def evaluate_best(run: Run) -> dict[str, float]:
     """
     if run.progress.best_work < 0:
         return {}
-    key = run.task.headline.key
+    headline = run.task.headline
     best, fault = _best(run)
     # each rank reads the file for itself, and all of them evaluate, or none
     missing = gather_rows(torch.tensor([best is None])).tolist()
     if best is None or any(missing):
         if run.rank == missing.index(True):
-            print(f"{fault}; the summary has no best/{key}", file=sys.stderr, flush=True)
+            print(f"{fault}; the summary has no best/{headline.key}", file=sys.stderr, flush=True)
         return {}
     model = run.evaluated_model
     # clones: state_dict holds the model's own tensors, which load_state_dict overwrites
@@ -61,8 +61,8 @@ def evaluate_best(run: Run) -> dict[str, float]:
     result = evaluate(run, "test")
     model.load_state_dict(last)
     return {
-        f"best/{key}": result[f"eval/{key}"],
-        f"best/validation_{key}": run.progress.best_percent,
+        f"best/{headline.key}": result[headline.test],
+        f"best/validation_{headline.key}": run.progress.best_percent,
         "best/step": run.progress.best_work,
     }
 

@@ -158,7 +158,7 @@ def _log(run: Run) -> None:
 def _validate(run: Run) -> None:
     result = evaluate(run, "validation")
     run.write({f"validation/{key.removeprefix('eval/')}": value for key, value in result.items()})
-    keep_best(run, result[f"eval/{run.task.headline.key}"])
+    keep_best(run, result[run.task.headline.test])
 
 
 def rest_of_epoch(run: Run) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ def known(config: DataConfig) -> DataInfo | None:
         return None
     shape = (dataset.channels, config.image_size or dataset.size)
     counts = (held_out(config, dataset.train), dataset.test)
-    return _info(config, dataset.num_classes, shape, counts)
+    return described(config, dataset.num_classes, shape, counts)
 
 
 def open_images(
@@ -31,8 +31,8 @@ def open_images(
     classes = _classes(config, dataset, splits, counts)
     kept = held_out(config, counts["train"])
     rows = rows_of(counts, kept, seed)
-    described = _info(config, classes, shape, (kept, counts["test"]))
-    return Data(described, config, seed, device, rank, world_size, stores, rows)
+    about = described(config, classes, shape, (kept, counts["test"]))
+    return Data(about, config, seed, device, rank, world_size, stores, rows)
 
 
 def _classes(
@@ -56,9 +56,10 @@ def _classes(
     return splits.num_classes
 
 
-def _info(
+def described(
     config: DataConfig, classes: int, shape: tuple[int, int], counts: tuple[tuple[int, int], int]
 ) -> DataInfo:
+    """Inputs and targets of images (channels, side); counts to train, to validate and to test."""
     (train, validation), test = counts
     channels, size = shape[0], config.augment.resize or shape[1]
     if config.target == "label":

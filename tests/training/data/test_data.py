@@ -238,7 +238,7 @@ def test_known_data_sets_are_described_without_their_files(tmp_path, monkeypatch
         about = info(DataConfig(name=name, validation=100, augment=AugmentConfig(resize=64)))
         assert (about.train_images, about.validation_images) == (facts.train - 100, 100)
         assert (about.height, about.targets.outputs) == (64, facts.num_classes)
-    assert info(DataConfig(name="imagenet", image_size=160)).width == 160
+    assert info(DataConfig(name="imagenet", image_size=160)).example.sizes == (3, 160, 160)
 
 
 @pytest.mark.slow
@@ -271,6 +271,6 @@ def test_a_generator_is_a_function_of_all_its_arguments():
 def test_synthetic_images_can_be_learnt():
     data = opened(num_classes=4, train_images=200, test_images=80)
     (train,), (test,) = data.evaluation_batches("train", 200), data.evaluation_batches("test", 80)
-    centres = torch.stack([train.images[train.labels == c].mean(0) for c in range(4)])
-    nearest = torch.cdist(test.images.flatten(1), centres.flatten(1)).argmin(1)
-    assert (nearest == test.labels).float().mean() > 0.95
+    centres = torch.stack([train.inputs[train.targets == c].mean(0) for c in range(4)])
+    nearest = torch.cdist(test.inputs.flatten(1), centres.flatten(1)).argmin(1)
+    assert (nearest == test.targets).float().mean() > 0.95
