@@ -10,6 +10,7 @@ FOLDERS = {
     "": "",
     "schema": "what a recipe may say",
     "models": "networks, their channels, costs and files",
+    "tasks": "losses, metrics and what a model must output",
     "pruning": "what goes, when, and what is done for the rest",
     "training": "runs: data, steps, checkpoints, costs",
     "reporting": "tables, pages and jobs, from records",

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.pooling import _MaxPoolNd
 
 from models.modes import evaluating
+from models.trees import Tree
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
@@ -66,8 +67,8 @@ IMAGE_SIZES = (
 )
 
 
-def count(model: nn.Module, example_input: Tensor) -> Count:
-    """The size of `model` for one image of the shape of `example_input` (N, C, H, W).
+def count(model: nn.Module, example_input: Tree) -> Count:
+    """The size of `model` for one example of the shape of `example_input`, (N, C, H, W) or a tree.
 
     Costs one forward pass in evaluation mode, nothing on the meta device. Masked weights count:
     they are stored and multiplied. Model, modes and statistics are left as found.
@@ -103,7 +104,7 @@ def _layer_count(layer: Weighted, outputs: int) -> LayerCount:
     return LayerCount(params, positions * layer.weight.numel(), positions, outputs)
 
 
-def _output_sizes(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+def _output_sizes(model: nn.Module, example_input: Tree) -> dict[str, int]:
     """Module name → output values for one image, of the modules that count, in order of use."""
     values: dict[str, int] = {}
 

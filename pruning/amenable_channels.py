@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import trees
 from models.axes.find import axes, masks
 from models.axes.removal import left
 from pruning.amount.scope import check_floors, floors, keep_best, kept
@@ -38,7 +39,7 @@ class AmenableChannels(WeightPruning):
     def __init__(self, config: PruningConfig, state: State) -> None:
         super().__init__(config, state)
         image = state.example_input
-        self.axes = self._dense_axes = axes(state.model, image, verify=not image.is_meta)
+        self.axes = self._dense_axes = axes(state.model, image, verify=not trees.is_meta(image))
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
         self.widths = {
             axis: width

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import trees
 from models.axes.find import Axes, axes, masks
 from models.axes.labels import cuts, take
 from models.axes.removal import left
@@ -49,7 +50,7 @@ class ChannelPruning(Rounds):
         self._config = config
         image = state.example_input
         # on the meta device there are no values to compare
-        self.axes: Axes = axes(state.model, image, verify=not image.is_meta)
+        self.axes: Axes = axes(state.model, image, verify=not trees.is_meta(image))
         self._dense_axes = self.axes
         self._positions = positions(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}

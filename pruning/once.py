@@ -1,9 +1,12 @@
 """Any convolutional network, made smaller in one call."""
 
-from torch import Tensor, nn
+import inspect
+
+from torch import nn
 from torch.optim import Optimizer
 
 from models.axes.find import Axes, axes
+from models.trees import Tree
 from pruning.amount.budget import Ask, select_channels
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
@@ -11,25 +14,28 @@ from pruning.application.surgery import prune_channels
 from pruning.criteria import CRITERIA
 from pruning.criteria.from_recipe import check_complete
 from pruning.errors import PruningError
-from pruning.types import Batches
+from pruning.types import Batches, Scores
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 _MEASURES = {"channels", "nodes", "params", "macs", "activation_bytes"}
 
 
 def prune_once(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Tree,
     *,
     criterion: str = "magnitude",
     batches: Batches = (),
     optimizer: Optimizer | None = None,
+    task: Task = CLASSES,
     **amount: float,
 ) -> Axes:
     """Remove channels, in place, until the size fits; returns the smaller network's axes.
 
     `amount` is one of channels, params, macs, activation_bytes: the fraction removed. `batches` are
-    what the criterion looks at, if it needs any. With an `optimizer`, training goes on as if the
-    removed channels had been masked.
+    what the criterion looks at, if it needs any, and `task` has its loss. With an `optimizer`,
+    training goes on as if the removed channels had been masked.
 
     Raises:
         ModelError: an operation in the network that is not known, or no copy of it is possible.
@@ -44,7 +50,7 @@ def prune_once(
     sizes = Sizes(channels, positions(model, example_input))
     sizes.check()
     try:
-        scores = CRITERIA[criterion](model, batches)
+        scores = _scored(criterion, model, batches, task)
     except StopIteration:  # of an empty `batches`, where a criterion looks at the first one
         raise PruningError(f"{criterion} needs images to score with; give batches") from None
     ranked = CRITERIA[criterion].by_unit(scores, channels)
@@ -53,6 +59,12 @@ def prune_once(
     # the floor that a recipe has by default
     ask = Ask(measure, removed, sizes.of(measure, {}), floor=floors(widths, 0.02), widths=widths)
     return prune_channels(model, channels, select_channels(ranked, sizes, ask), optimizer=optimizer)
+
+
+def _scored(criterion: str, model: nn.Module, batches: Batches, task: Task) -> Scores:
+    function = CRITERIA[criterion].function
+    takes = "task" in inspect.signature(function).parameters
+    return function(model, batches, **({"task": task} if takes else {}))
 
 
 def _checked(amount: dict[str, float]) -> tuple[str, float]:

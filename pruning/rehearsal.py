@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from models import trees
 from models.axes.find import axes
+from models.trees import Tree
 from pruning.compensation.mean_replacement import measure, propagate
 from pruning.criteria.activations import mean_replacement_scores
 from pruning.errors import PruningError
@@ -25,6 +27,8 @@ from pruning.training_view import valueless
 from pruning.types import Batches
 from schema.laboratory import LaboratoryConfig
 from schema.pruning import PruningConfig
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 ROOM = 2**40  # bytes of images at once that no machine is asked for
 
@@ -41,14 +45,15 @@ class Sketch:
     def __init__(
         self,
         model: nn.Module,
-        example_input: Tensor,
+        example_input: Tree,
         *,
         steps_per_epoch: int,
         total_steps: int,
         optimizer: MakeOptimizer,
         processes: int = 1,
+        task: Task = CLASSES,
     ) -> None:
-        self.model, self.example_input = model, example_input
+        self.model, self.example_input, self.task = model, example_input, task
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self._make_optimizer, self._processes = optimizer, processes
         self.optimizer = optimizer(model)
@@ -56,7 +61,7 @@ class Sketch:
     def lose_values(self) -> None:
         """Go on with shapes alone, and with an optimizer that has made a step."""
         self.model = self.model.to("meta")
-        self.example_input = self.example_input.to("meta")
+        self.example_input = trees.mapped(lambda leaf: leaf.to("meta"), self.example_input)
         self.optimizer = self._make_optimizer(self.model)
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -76,11 +81,11 @@ class Sketch:
         self._check_share(batch_size)
         self._check_room(batches * batch_size)
         # two: BatchNorm in training mode refuses a single value per channel
-        images = self.example_input.expand(2, *self.example_input.shape[1:])
-        labels = torch.zeros(2, dtype=torch.long, device=images.device)
+        inputs = trees.repeated(self.example_input, 2)
+        targets = trees.zeros(self.task.targets.shape, 2, trees.device(inputs))
         if class_balanced:
-            self._check_balance(batches * batch_size, images)
-        return [(images, labels)]
+            self._check_balance(batches * batch_size, inputs)
+        return [(inputs, targets)]
 
     def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
         """Two images in place of a part of the training images."""
@@ -99,14 +104,14 @@ class Sketch:
             )
 
     def _check_room(self, images: int) -> None:
-        size = 4 * images * self.example_input.numel()
+        size = 4 * images * trees.numbers(self.example_input)
         if size > ROOM:
             raise PruningError(
                 f"{images:,} images to score on would be {size / 2**40:,.0f} TiB in memory; ask for"
                 " fewer batches, or smaller ones"
             )
 
-    def _check_balance(self, images: int, example: Tensor) -> None:
+    def _check_balance(self, images: int, example: Tree) -> None:
         with torch.no_grad():
             classes = self.model(example).shape[1]
         if images % classes:
@@ -123,12 +128,13 @@ def _plain(model: nn.Module) -> Optimizer:
 def check(
     config: PruningConfig,
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Tree,
     *,
     steps_per_epoch: int,
     total_steps: int,
     optimizer: MakeOptimizer = _plain,
     processes: int = 1,
+    task: Task = CLASSES,
 ) -> None:
     """Refuse what recipe and network alone show to be impossible; no image is needed.
 
@@ -136,11 +142,12 @@ def check(
         config: the recipe's pruning.
         model: the dense network, left as it is. On the meta device its channel axes are those of
             the trace; elsewhere they are tested too, and some may be left alone (`models.axes`).
-        example_input: (1, C, H, W) on the model's device.
+        example_input: the inputs of one example on the model's device, such as (1, C, H, W).
         steps_per_epoch: optimizer steps of a pass over the training images.
         total_steps: of the whole training.
         optimizer: makes the one whose state surgery would have to slice.
         processes: over which batches to score on are divided.
+        task: what the outputs are for.
 
     Raises:
         PruningError: one sentence; BudgetError and NoEffect among them.
@@ -155,6 +162,7 @@ def check(
         total_steps=total_steps,
         optimizer=optimizer,
         processes=processes,
+        task=task,
     )
     pruner = Pruner(config, sketch)
     sketch.lose_values()
@@ -164,11 +172,12 @@ def check(
 def check_laboratory(
     config: LaboratoryConfig,
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Tree,
     *,
     steps_per_epoch: int,
     total_steps: int,
     processes: int = 1,
+    task: Task = CLASSES,
 ) -> None:
     """Refuse a laboratory that this network and training cannot have; arguments as of `check`.
 
@@ -177,7 +186,7 @@ def check_laboratory(
         ModelError: an operation of the network whose effect on channels is not known.
     """
     check_times(config, steps_per_epoch, total_steps)
-    channels = axes(model, example_input, verify=not example_input.is_meta)
+    channels = axes(model, example_input, verify=not trees.is_meta(example_input))
     for layers in config.layers:
         axes_of(model, channels, layers)
     sketch = Sketch(
@@ -187,11 +196,12 @@ def check_laboratory(
         total_steps=total_steps,
         optimizer=_plain,
         processes=processes,
+        task=task,
     )
     sketch.lose_values()
     batches = list(sketch.calibration(1, config.batch_size))
     with valueless():
-        mean_replacement_scores(sketch.model, batches)
+        mean_replacement_scores(sketch.model, batches, task=task)
     with valueless():
         keep = {axis: torch.arange(width) > 0 for axis, width in channels.widths.items()}
         measured = measure(sketch.model, channels, batches)

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models import trees
+from models.trees import Tree
 from pruning.errors import PruningError
 from pruning.types import Batches
 from schema.seeds import seed_of
+from tasks import Task
 
 
 class State(Protocol):
@@ -54,8 +57,13 @@ class State(Protocol):
         ...
 
     @property
-    def example_input(self) -> Tensor:
-        """(1, C, H, W) on the model's device."""
+    def example_input(self) -> Tree:
+        """The inputs of one example on the model's device, such as (1, C, H, W)."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """Losses and metrics of the model's outputs."""
         ...
 
     def calibration(
@@ -114,7 +122,7 @@ def agree(state: State, number: int, what: str) -> None:
         PruningError: on the ranks that differ from the mean over all.
     """
     parts = [(number >> shift) & 0xFFFF for shift in (0, 16, 32)]  # exact in float32 sums too
-    mine = torch.tensor(parts, dtype=torch.float64, device=state.example_input.device)
+    mine = torch.tensor(parts, dtype=torch.float64, device=trees.device(state.example_input))
     if not torch.equal(state.reduce(mine.clone()), mine):
         raise PruningError(
             f"{what} differs between ranks ({number:012x} here); scores must not depend on the"

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from models.axes.labels import Keep, Masks
 from models.axes.passes import LAYERS
+from models.trees import Tree
 
 __all__ = ["LAYERS", "Batches", "Counts", "Keep", "Masks", "Reduce", "Scores", "identity"]
 
 Scores = dict[str, Tensor]  # parameter name → score, of its shape or (O,); higher = keep
 Counts = dict[str, int]  # parameter or axis → how many of its weights or units
-Batches = Iterable[tuple[Tensor, Tensor]]  # images (N, C, H, W), labels (N,)
+Batches = Iterable[tuple[Tree, Tree]]  # inputs and targets, on the model's device; a row an example
 Reduce = Callable[[Tensor], Tensor]  # the mean over ranks
 
 

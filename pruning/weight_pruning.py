@@ -256,7 +256,8 @@ class WeightPruning(Rounds):
 
     def _slopes(self, state: State, stream: str) -> Scores:
         batches = calibration(self._config, state, stream)
-        slopes = CRITERIA["snip"](state.model, batches, gradient_only=True, reduce=state.reduce)
+        loss = {"reduce": state.reduce, "task": state.task}
+        slopes = CRITERIA["snip"](state.model, batches, gradient_only=True, **loss)
         return {name: slopes[name] for name in self._names}
 
     @torch.no_grad()

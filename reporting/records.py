@@ -21,6 +21,7 @@ from reporting.json_files import (
     parse_object,
     read_object,
 )
+from schema.headline import Headline
 from training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
@@ -89,6 +90,16 @@ class Record:
         same = ("recipe/hash", "data/name", "run/epochs", "run/device", "run/processes")
         job = self.job
         return job.row, job.recipe, job.set, job.extra, *(self.summary.get(key) for key in same)
+
+    @property
+    def headline(self) -> Headline:
+        """The metric by which it is compared."""
+        return Headline.of(self.summary)
+
+    @property
+    def measured(self) -> bool:
+        """True if it has that metric."""
+        return self.headline.test in self.summary
 
     def number(self, key: str) -> int | float | None:
         """A figure of the summary; None if the run has not measured it.

@@ -61,6 +61,7 @@ class DataConfig(Named):
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
     decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
+    target: what is to be found: each image's label, or its colour from the image in grey.
     num_classes, channels, train_images, test_images: of `synthetic` only.
     """
 
@@ -70,6 +71,7 @@ class DataConfig(Named):
     configuration: Word | None = None
     columns: ColumnsConfig = ColumnsConfig()
     test_split: Word | None = None
+    target: Literal["label", "colour"] = "label"
     validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
     train_subset: Images | None = None
     image_size: Pixels | None = None

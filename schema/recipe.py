@@ -19,6 +19,7 @@ from schema.source import (
     brief,
     resolve,
 )
+from schema.task import TaskConfig
 from schema.training import (
     CheckpointConfig,
     CostConfig,
@@ -37,6 +38,7 @@ class Recipe(Section):
     processes: Annotated[int, Field(gt=0, le=1_000_000)] | None = None
     model: ModelConfig
     data: DataConfig
+    task: TaskConfig | None = None
     training: TrainingConfig
     pruning: PruningConfig | None = None
     laboratory: LaboratoryConfig | None = None

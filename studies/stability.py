@@ -138,7 +138,8 @@ def _shares(points: int) -> list[float]:
 
 def _error(run: Run, first: State, second: State, share: float) -> float:
     run.evaluated_model.load_state_dict(between(first, second, share))
-    return 100 - evaluate(run, "validation")["eval/top1_percent"]
+    headline = run.task.headline
+    return headline.error(evaluate(run, "validation")[headline.test])
 
 
 def _checkpoint(parent: Path, position: int) -> Path:

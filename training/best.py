@@ -13,10 +13,12 @@ from training.run import Run
 BEST = "model.best.safetensors"
 
 
-def keep_best(run: Run, top1_percent: float) -> None:
-    """Keep the weights that are best on the validation split since pruning is over."""
-    if run.pruner.over and top1_percent > run.progress.best_percent:
-        run.progress.best_percent, run.progress.best_work = top1_percent, run.work
+def keep_best(run: Run, value: float) -> None:
+    """Keep the weights whose headline is best on the validation split since pruning is over."""
+    progress = run.progress
+    first = progress.best_work < 0
+    if run.pruner.over and (first or run.task.headline.improves(value, progress.best_percent)):
+        progress.best_percent, progress.best_work = value, run.work
         run.save_model(BEST)
 
 
@@ -37,19 +39,20 @@ def load_best(run: Run) -> tuple[dict[str, Tensor], int]:
 
 
 def evaluate_best(run: Run) -> dict[str, float]:
-    """Test accuracy of the weights that were best on the validation split since the last pruning.
+    """Test result of the weights that were best on the validation split since the last pruning.
 
     Nothing without such a split, nor where their file was lost or damaged: a warning says
     so, and all else in the summary is right. The network is left as it was.
     """
     if run.progress.best_work < 0:
         return {}
+    headline = run.task.headline
     best, fault = _best(run)
     # each rank reads the file for itself, and all of them evaluate, or none
     missing = gather_rows(torch.tensor([best is None])).tolist()
     if best is None or any(missing):
         if run.rank == missing.index(True):
-            print(f"{fault}; the summary has no best/top1_percent", file=sys.stderr, flush=True)
+            print(f"{fault}; the summary has no best/{headline.key}", file=sys.stderr, flush=True)
         return {}
     model = run.evaluated_model
     # clones: state_dict holds the model's own tensors, which load_state_dict overwrites
@@ -58,8 +61,8 @@ def evaluate_best(run: Run) -> dict[str, float]:
     result = evaluate(run, "test")
     model.load_state_dict(last)
     return {
-        "best/top1_percent": result["eval/top1_percent"],
-        "best/validation_top1_percent": run.progress.best_percent,
+        f"best/{headline.key}": result[headline.test],
+        f"best/validation_{headline.key}": run.progress.best_percent,
         "best/step": run.progress.best_work,
     }
 

@@ -16,7 +16,9 @@ import models
 from models.options import first_line
 from models.timm_networks import FAULTS
 from schema.recipe import Recipe, RecipeError
+from schema.task import TaskConfig
 from schema.training import OptimizerConfig, TrainingConfig
+from tasks import TASKS, Task, TaskError
 from training.data.data import DataInfo
 from training.random import generator
 from training.ranks.launcher import check_launcher, launched_processes
@@ -42,7 +44,7 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
             else:
                 model = models.build(
                     recipe.model.name,
-                    num_classes=info.num_classes,
+                    num_classes=info.targets.outputs,
                     in_channels=info.channels,
                     pretrained=recipe.model.pretrained,
                     **recipe.model.options,
@@ -50,6 +52,21 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
     return placed(model.train(), recipe, device)
+
+
+def build_task(recipe: Recipe, info: DataInfo) -> Task:
+    """The recipe's task, else the data set's own.
+
+    Raises:
+        RecipeError: the targets of these data or the recipe's training are not of this task.
+    """
+    wanted = recipe.task or TaskConfig(name=info.task)
+    try:
+        task = TASKS[wanted.name](info.targets, recipe.training, **wanted.options)
+        task.check_targets(info.name)
+    except TaskError as error:
+        raise RecipeError(str(error)) from None
+    return task
 
 
 def placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:

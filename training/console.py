@@ -120,7 +120,8 @@ class Report(AbstractContextManager["Report"]):
             table.add_row(name, f"{s['dense/' + key]:,}", f"{s['model/' + key]:,}")
         first, last = (rate(s["cost/segments"][end]) for end in (0, -1))
         table.add_row("training images/s", first, last)
-        table.add_row("test accuracy", "", f"{s['eval/top1_percent']:.2f} %")
+        headline = self.run.task.headline
+        table.add_row(f"test {headline.name}", "", headline.shown(s[headline.test]))
         table.add_row("wall clock", "", clock(s["cost/wall_hours"] * 3600))
         table.add_row("GPU hours", "", f"{s['cost/gpu_hours']:.4f}")
         if s["cost/energy_kwh"] is not None:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
+from models import trees
 from models.count import count
 from models.errors import ModelError
 from models.options import first_line
 from models.timm_networks import FAULTS
+from models.trees import Tree
 from schema.recipe import Recipe, RecipeError
 from schema.training import DENSE
 from training.build import placed
@@ -34,14 +36,16 @@ class Teacher:
         RecipeError: the file is missing, damaged, or not a model's.
     """
 
-    def __init__(self, recipe: Recipe, example_input: Tensor) -> None:
+    def __init__(self, recipe: Recipe, example_input: Tree) -> None:
         self.config = recipe.training.distillation
         self.network: nn.Module | None = None
         self.macs = 0  # of an image
         self.checksum: str | None = None
         self._example_input = example_input
         if self.config is not None and self.config.teacher != DENSE:
-            self._take(placed(load_teacher(self.config.teacher), recipe, example_input.device))
+            self._take(
+                placed(load_teacher(self.config.teacher), recipe, trees.device(example_input))
+            )
             self.checksum = hashlib.sha256(Path(self.config.teacher).read_bytes()).hexdigest()
 
     @property
@@ -57,12 +61,12 @@ class Teacher:
         self.network = network.eval().requires_grad_(False)
         self.macs = count(network, self._example_input).macs
 
-    def loss(self, run: "Run", task: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+    def loss(self, run: "Run", task: Tensor, logits: Tensor, inputs: Tree) -> Tensor:
         """(1 − w) · task + w · distance of a share of the batch, summed over its images."""
         if self.config is None or self.network is None:
             return task
         with torch.no_grad(), run.accelerator.autocast():
-            targets = self.network(images)
+            targets = self.network(inputs)
         weight = self.config.weight
         return (1 - weight) * task + weight * distance(logits, targets, self.config.temperature)
 
@@ -125,8 +129,7 @@ def rehearse_teacher(recipe: Recipe, about: DataInfo) -> int:
     if config is None or config.teacher == DENSE:
         return 0
     network = load_teacher(config.teacher).to("meta")
-    image = torch.zeros(1, about.channels, about.height, about.width, device="meta")
-    size = f"{about.channels}×{about.height}×{about.width}"
+    image, size = trees.zeros(about.example, 1), trees.described(about.example)
     where = f"training.distillation: {config.teacher}"
     remedy = "name a network that was trained on these data"
     try:
@@ -136,10 +139,10 @@ def rehearse_teacher(recipe: Recipe, about: DataInfo) -> int:
         raise RecipeError(
             f"{where} cannot take images of {size} ({first_line(error)}); {remedy}"
         ) from None
-    if logits.shape[1:] != (about.num_classes,):
+    classes = about.targets.outputs
+    if logits.shape[1:] != (classes,):
         raise RecipeError(
-            f"{where} tells {logits.shape[-1]} classes apart and the data have"
-            f" {about.num_classes}; {remedy}"
+            f"{where} tells {logits.shape[-1]} classes apart and the data have {classes}; {remedy}"
         )
     return count(network, image).macs
 

@@ -1,5 +1,6 @@
 """Description of what a recipe would do, without data or GPU."""
 
+from models import trees
 from schema.recipe import Recipe
 from schema.source import Source
 from schema.training import DENSE
@@ -28,7 +29,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     rows = {
         "data": f"{about.name}: {about.train_images:,} train,"
         f" {about.validation_images:,} validation,"
-        f" {about.test_images:,} test images of {about.channels}×{about.height}×{about.width}",
+        f" {about.test_images:,} test images of {trees.described(about.example)}",
         "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
         "training FLOPs": f"{6 * sizes.macs * batch * total:.3g} dense (2 a MAC × 3 passes)"

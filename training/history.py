@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
-ACCURACY = "validation/top1_percent"
+from schema.headline import Headline
+
 Event = dict[str, Any]  # a line of the log: `step`, `images`, and figures by flat keys with units
 Summary = dict[str, Any]  # a run's figures by flat keys with units
 
@@ -11,7 +12,7 @@ Summary = dict[str, Any]  # a run's figures by flat keys with units
 class History(TypedDict):
     """The part of a log that figures need."""
 
-    accuracy: list[list[float]]  # images, top-1 in %
+    accuracy: list[list[float]]  # images, top-1 in % or another headline
     prunings: list[Event]
     forecasts: list[Event]
     watched: NotRequired[list[Event]]  # by a trigger
@@ -47,8 +48,11 @@ def derived(summary: Summary, past: History) -> Summary:
 
 def history(events: Sequence[Event]) -> History:
     """Accuracy, prunings and forecasts of a log's events, and what triggers watched."""
-    curve = [[e["images"], e[ACCURACY]] for e in events if ACCURACY in e]
-    during = [e for e in events if "eval/top1_percent" not in e]  # the last line is the summary
+    # the last line is the summary
+    headline = Headline.of(events[-1] if events else {})
+    key = headline.validation
+    curve = [[e["images"], e[key]] for e in events if key in e]
+    during = [e for e in events if headline.test not in e]
     prunings = [_flat(e) for e in during if any(key.startswith("prune/") for key in e)]
     watched = [_flat(e) | _structures(e) for e in events if "trigger/epochs" in e]
     forecasts = [e for e in events if {"forecast/mean", "forecast/truth"} <= e.keys()]

@@ -138,7 +138,12 @@ def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
         RecipeError: one sentence.
     """
     _check_durations(recipe, per_epoch)
-    _check_borders(recipe.data, about)
+    if (recipe.training.mixup or recipe.training.cutmix) and not about.height:
+        raise RecipeError(
+            f"training: mixup and cutmix mix images, and {about.name} has none; remove them"
+        )
+    if about.height:
+        _check_borders(recipe.data, about.height)
     _check_store(recipe.data)
     if recipe.laboratory and recipe.laboratory.held_out and not about.validation_images:
         raise RecipeError(
@@ -166,18 +171,18 @@ def _check_durations(recipe: Recipe, per_epoch: int) -> None:
             raise RecipeError(f"{name}.every: {every} is less than a step; write 1it or more")
 
 
-def _check_borders(data: DataConfig, about: DataInfo) -> None:
+def _check_borders(data: DataConfig, height: int) -> None:
     augment, dataset = data.augment, facts_of(data)
-    side = data.image_size or (dataset.size if dataset else about.height)
+    side = data.image_size or (dataset.size if dataset else height)
     if augment.crop_padding > side:
         raise RecipeError(
             f"data.augment.crop_padding: {augment.crop_padding} pixels around images of {side}"
             f" make some crops wholly black; write {side // 8}, or at most {side}"
         )
-    if augment.cutout >= 2 * about.height:
+    if augment.cutout >= 2 * height:
         raise RecipeError(
             f"data.augment.cutout: a square of {augment.cutout} pixels covers images of"
-            f" {about.height} wholly; write {about.height // 2}, or less than {2 * about.height}"
+            f" {height} wholly; write {height // 2}, or less than {2 * height}"
         )
 
 

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 
+from models import trees
 from training import lr
 from training.best import keep_best
 from training.data.data import Batch
@@ -64,24 +64,22 @@ def train_step(run: Run, batch: Batch) -> None:
     _set_rates(run)
     # dropout's draws follow from the position: nothing to store, and resuming is exact
     torch.manual_seed(generator(run.seed, "step", run.position, run.rank).initial_seed())
-    images, targets = mixed(run, run.formatted(batch.images), batch.labels, total)
+    inputs, targets = mixed(run, run.formatted(batch.inputs), batch.targets, total)
 
     # DDP averages over ranks: with this factor that is the mean over the global batch
     run.loss_factor = run.processes / total
     segment.model.train()
     sizes = [len(rows) for rows in portions(total, run.rank, run.processes, training.accumulation)]
-    shares = list(zip(images.split(sizes), targets.split(sizes), strict=True))
+    shares = list(zip(trees.split(inputs, sizes), trees.split(targets, sizes), strict=True))
     loss_sum = torch.zeros((), dtype=torch.float64, device=run.device)
     for number, (share, target) in enumerate(shares, 1):
         last = number == len(shares)
         # one exchange of gradients a step, in the last part
         with nullcontext() if last else run.accelerator.no_sync(segment.model):
-            logits = segment.model(share)
+            outputs = segment.model(share)
             # a sum: means of parts of unequal size would weigh their images unequally
-            loss = F.cross_entropy(
-                logits, target, label_smoothing=training.label_smoothing, reduction="sum"
-            )
-            loss = run.teacher.loss(run, loss, logits, share)
+            loss = run.task.training_loss(outputs, target)
+            loss = run.teacher.loss(run, loss, outputs, share)
             loss_sum += loss.detach()
             objective = loss * run.loss_factor
             # once a step, as it does not depend on the images
@@ -104,7 +102,7 @@ def train_step(run: Run, batch: Batch) -> None:
         run.averager.update(run.model, step=run.work)
         run.pruner.hold_average(run)
 
-    run.watch.add(loss_sum, len(batch.labels), run.work)
+    run.watch.add(loss_sum, trees.size(batch.inputs), run.work)
     run.progress.add_step(total)
     run.cost.add_step(total, segment.image_sizes, teacher_macs=run.teacher.macs)
 
@@ -160,7 +158,7 @@ def _log(run: Run) -> None:
 def _validate(run: Run) -> None:
     result = evaluate(run, "validation")
     run.write({f"validation/{key.removeprefix('eval/')}": value for key, value in result.items()})
-    keep_best(run, result["eval/top1_percent"])
+    keep_best(run, result[run.task.headline.test])
 
 
 def rest_of_epoch(run: Run) -> Iterator[Batch]:

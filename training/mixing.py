@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from models.trees import Tree
 from training.random import generator
 from training.ranks.shares import portions, reversed_rows
 from training.run import Run
 
 
-def mixed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def mixed(run: Run, images: Tree, labels: Tree, count: int) -> tuple[Tree, Tree]:
     """Mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899) of a rank's rows of a batch of `count`.
 
     Both given: one of them by a fair coin at each step. Without either, labels stay as they are.
@@ -20,6 +20,8 @@ def mixed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor,
     config = run.recipe.training
     if not (config.mixup or config.cutmix):
         return images, labels
+    assert isinstance(images, Tensor), "the task refuses to mix anything but images"
+    assert isinstance(labels, Tensor), "of classes"
     seed = generator(run.recipe.seed, "mix", run.position).initial_seed() % 2**63
     draw = np.random.default_rng(seed)
     cut = bool(config.cutmix) and (not config.mixup or draw.random() < 0.5)
@@ -31,9 +33,7 @@ def mixed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor,
         images, keep = _pasted(images, other, keep, draw)
     else:
         images = keep * images + (1 - keep) * other
-    classes = run.data.info.num_classes
-    first, second = (F.one_hot(each, classes).to(images.dtype) for each in (labels, other_labels))
-    return images, keep * first + (1 - keep) * second
+    return images, run.task.mixed(labels, other_labels, keep, images.dtype)
 
 
 def _reversed(run: Run, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:

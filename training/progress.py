@@ -8,7 +8,11 @@ from torch import Tensor
 
 @dataclass
 class Progress:
-    """The position of a run. `position` may go back when rewinding, `work` never does."""
+    """The position of a run. `position` may go back when rewinding, `work` never does.
+
+    `best_percent` is the best headline on the validation split, of whatever task: checkpoints name
+    it after accuracy.
+    """
 
     position: int = 0
     work: int = 0

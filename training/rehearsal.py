@@ -3,18 +3,19 @@
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import models
+from models import trees
 from models.count import Count, count
 from models.errors import ModelError
 from models.options import first_line
 from models.timm_networks import FAULTS
 from pruning.errors import PruningError
 from schema.recipe import Recipe, RecipeError
-from training.build import build_optimizer
-from training.data.data import DataInfo, info
-from training.data.facts import facts_of
+from tasks import Task
+from training.build import build_optimizer, build_task
+from training.data.data import DataInfo, known
 from training.distillation import rehearse_teacher
 from training.limits import check_settings, check_sizes
 from training.memory import LARGEST, check_memory, machine_memory
@@ -25,10 +26,10 @@ TRIED = 2**37  # multiply-accumulates an image of networks that are tried with v
 def rehearse_early(recipe: Recipe, processes: int) -> bool:
     """Rehearse before images are read and return True, if counts and sizes are known by name."""
     check_settings(recipe)
-    dataset = facts_of(recipe.data)
-    if dataset is None or dataset.train is None or dataset.test is None:
+    about = known(recipe.data)
+    if about is None:
         return False
-    rehearse(recipe, info(recipe.data), processes, room=machine_memory())
+    rehearse(recipe, about, processes, room=machine_memory())
     return True
 
 
@@ -46,15 +47,16 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
     """
     per_epoch = steps_per_epoch(recipe, about, processes)
     check_sizes(recipe, about, per_epoch)
+    task = build_task(recipe, about)
     model = empty_model(recipe, about)
     total = recipe.training.duration.steps(per_epoch)
     whole = {"steps_per_epoch": per_epoch, "total_steps": total, "processes": processes}
     try:
-        _rehearse_step(recipe, about, model, processes)
-        sizes = count(model, _images(about, 1))
+        _rehearse_step(recipe, about, task, model, processes)
+        sizes = count(model, trees.zeros(about.example, 1))
         check_memory(recipe, about, sizes, processes, room)
         rehearse_teacher(recipe, about)
-        _rehearse_pruning(recipe, about, model, whole, tried=sizes.macs < TRIED)
+        _rehearse_pruning(recipe, about, task, model, whole, tried=sizes.macs < TRIED)
     except ModelError as error:
         raise RecipeError(f"model: {error}") from None
     except PruningError as error:
@@ -75,7 +77,7 @@ def empty_model(recipe: Recipe, about: DataInfo, device: str = "meta") -> nn.Mod
         with torch.random.fork_rng(devices=[]), torch.device(device):
             return models.build(
                 recipe.model.name,
-                num_classes=about.num_classes,
+                num_classes=about.targets.outputs,
                 in_channels=about.channels,
                 **recipe.model.options,
             )
@@ -114,16 +116,14 @@ def _smallest_part(images: int, parts: int) -> int:
     return (images - 1) % part + 1
 
 
-def _images(about: DataInfo, count: int, device: str = "meta") -> Tensor:
-    return torch.zeros(count, about.channels, about.height, about.width, device=device)
-
-
-def _rehearse_step(recipe: Recipe, about: DataInfo, model: nn.Module, processes: int) -> None:
+def _rehearse_step(
+    recipe: Recipe, about: DataInfo, task: Task, model: nn.Module, processes: int
+) -> None:
     """A forward pass in training mode on the fewest images that a process ever gets."""
     least = _smallest_share(recipe, about, processes)
-    name = f"{recipe.model.name} on {about.channels}×{about.height}×{about.width}"
+    name = f"{recipe.model.name} on {trees.described(about.example)}"
     try:
-        logits = model.train()(_images(about, least))
+        outputs = model.train()(trees.zeros(about.example, least))
     except FAULTS as error:
         why = first_line(error)
         remedy = (
@@ -134,11 +134,9 @@ def _rehearse_step(recipe: Recipe, about: DataInfo, model: nn.Module, processes:
         raise ModelError(f"{name} cannot train on {least} at a time ({why}); {remedy}") from None
     finally:
         model.eval()
-    if not isinstance(logits, Tensor) or logits.shape != (least, about.num_classes):
-        gives = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if fault := task.misfit(outputs, least):
         raise ModelError(
-            f"{name} gives {gives} in training where ({least}, {about.num_classes}) logits are"
-            " expected; switch off auxiliary outputs (model.options), or choose another model"
+            f"{name} {fault}; switch off auxiliary outputs (model.options), or choose another model"
         )
 
 
@@ -154,7 +152,13 @@ def _smallest_share(recipe: Recipe, about: DataInfo, processes: int) -> int:
 
 
 def _rehearse_pruning(
-    recipe: Recipe, about: DataInfo, model: nn.Module, whole: dict[str, int], *, tried: bool
+    recipe: Recipe,
+    about: DataInfo,
+    task: Task,
+    model: nn.Module,
+    whole: dict[str, int],
+    *,
+    tried: bool,
 ) -> None:
     """The last round of pruning and a measurement of the laboratory; `tried`: with values too."""
     from pruning.rehearsal import check, check_laboratory
@@ -162,11 +166,11 @@ def _rehearse_pruning(
     make = partial(build_optimizer, recipe.training)
 
     def look(network: nn.Module, device: str) -> None:
-        image = _images(about, 1, device)
+        image = trees.zeros(about.example, 1, device)
         if recipe.pruning is not None:
-            check(recipe.pruning, network, image, optimizer=make, **whole)
+            check(recipe.pruning, network, image, optimizer=make, task=task, **whole)
         if recipe.laboratory is not None:
-            check_laboratory(recipe.laboratory, network, image, **whole)
+            check_laboratory(recipe.laboratory, network, image, task=task, **whole)
 
     try:
         look(model, "meta")

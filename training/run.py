@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import models
+from models import trees
 from models.count import count
+from models.trees import Tree
 from pruning.errors import PruningError
 from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
 from schema.recipe import Recipe, RecipeError
 from training import run_state
-from training.build import build_averager, build_model, build_optimizer
+from training.build import build_averager, build_model, build_optimizer, build_task
 from training.cost import Cost
 from training.data.data import Batches, Data, open_data
 from training.distillation import Teacher
@@ -107,10 +109,10 @@ class Run:
     def _build(self) -> None:
         """Network, averaged copy, optimizer and pruner, at step 0."""
         recipe, info = self.recipe, self.data.info
+        self.task = build_task(recipe, info)
         self.model = build_model(recipe, info, self.device)
         self.dtype = next(self.model.parameters()).dtype
-        size = (1, info.channels, info.height, info.width)
-        self.example_input = torch.zeros(size, dtype=self.dtype, device=self.device)
+        self.example_input = trees.cast(trees.zeros(info.example, 1, self.device), self.dtype)
         self.dense = count(self.model, self.example_input)
         self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
         self.averager = build_averager(recipe, self.model)
@@ -159,17 +161,17 @@ class Run:
         """
         self.sync_buffers()
         drawn = self.data.calibration_batches(batches, batch_size, **options)
-        return [(images.to(self.dtype), labels) for images, labels in drawn]
+        return [(trees.cast(inputs, self.dtype), targets) for inputs, targets in drawn]
 
     def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
         """This rank's share of a fixed part of the training images; see Data.subset_batches."""
-        for images, labels, _ in self.data.subset_batches(fraction, batch_size, stream):
-            yield images.to(self.dtype), labels
+        for inputs, targets, _ in self.data.subset_batches(fraction, batch_size, stream):
+            yield trees.cast(inputs, self.dtype), targets
 
     def validation(self, batch_size: int) -> Batches:
         """This rank's share of the validation images; a rank may get none of a small batch."""
-        for images, labels, _ in self.data.evaluation_batches("validation", batch_size):
-            yield images.to(self.dtype), labels
+        for inputs, targets, _ in self.data.evaluation_batches("validation", batch_size):
+            yield trees.cast(inputs, self.dtype), targets
 
     @property
     def gradient_scale(self) -> float:
@@ -187,11 +189,16 @@ class Run:
         """The network that is tested and saved: the averaged copy, else the model."""
         return self.model if self.ema is None else self.ema
 
-    def formatted(self, images: Tensor) -> Tensor:
-        """Images in the precision and memory format of training."""
+    def formatted(self, inputs: Tree) -> Any:
+        """Inputs in the precision and memory format of training."""
         last = self.recipe.training.channels_last
-        layout = torch.channels_last if last else torch.contiguous_format
-        return images.to(self.dtype).contiguous(memory_format=layout)
+
+        def laid_out(leaf: Tensor) -> Tensor:
+            images = last and leaf.dim() == 4
+            layout = torch.channels_last if images else torch.contiguous_format
+            return leaf.contiguous(memory_format=layout)
+
+        return trees.mapped(laid_out, trees.cast(inputs, self.dtype))
 
     def sync_buffers(self) -> None:
         """Rank 0's BatchNorm statistics on every rank, as DDP itself does before each forward.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from models.axes.find import axes
 from models.count import count
 from models.files.tensor_files import save_tensors
+from models.trees import Tree
 from training.ranks import buckets
 from training.ranks.faults import together
 from training.ranks.sync_batchnorm import release, synchronize
@@ -74,9 +75,9 @@ class Step(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
-        return self.network(images)
+    def forward(self, inputs: Tree) -> Any:
+        """Outputs."""
+        return self.network(inputs)
 
 
 def _wrapped(run: "Run") -> Wrapped:
@@ -141,6 +142,7 @@ def _laboratory(run: "Run") -> "Laboratory | None":
         total_steps=run.total_steps,
         seed=run.seed,
         reduce=run.reduce,
+        task=run.task,
         notes={"seed": run.seed, "model": run.recipe.model.name, "data": run.data.info.name},
         held_out=partial(run.validation, config.batch_size) if config.held_out else None,
     )

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 REMEDY = "move it away to go on from the checkpoint before, or choose another --output"
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-LOWEST = {"best_percent": -1, "best_work": -1}  # there is no best yet; other numbers count
 HIGHEST = 2**62  # of counts: what follows from them is still a float
+LOWEST = {"best_percent": -HIGHEST, "best_work": -1}  # there is no best yet; other numbers count
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Index = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
@@ -132,7 +132,7 @@ def check_pruner(run: "Run", values: Mapping[str, Any]) -> None:
 
 
 def _highest(run: "Run", values: Mapping[str, Any]) -> dict[str, float]:
-    work = values["progress"]["work"]
+    work, headline = values["progress"]["work"], run.task.headline
     images = work * run.recipe.training.batch_size
     position = min(work, run.total_steps)  # rewinding lets it go back, never ahead
     total = run.total_steps * (1 + run.pruner.rounds)  # each round may rewind once
@@ -141,7 +141,7 @@ def _highest(run: "Run", values: Mapping[str, Any]) -> dict[str, float]:
         "position": position,
         "images": images,
         "best_work": work,
-        "best_percent": 100,
+        "best_percent": headline.best if headline.better == "higher" else HIGHEST,
     }
 
 

@@ -10,7 +10,8 @@ from training.run import Run
 
 def summarize(run: Run, result: dict[str, float]) -> Summary:
     """The summary of a run that is over, without what follows from it and from its log."""
-    return facts(run) | size(run) | run.pruner.summary() | result | run.cost.summary()
+    task = run.task.facts()
+    return facts(run) | task | size(run) | run.pruner.summary() | result | run.cost.summary()
 
 
 def size(run: Run) -> Summary:

@@ -19,16 +19,17 @@ from models.axes.removal import shrink
 from models.axes.rules import RULES
 from models.axes.trace import Trace, Vectors, classes, named_tensors
 from models.axes.trial import Risks, tried
+from models.trees import Tree
 
 __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 
 
-def axes(model: nn.Module, example_input: Tensor, *, verify: bool = True) -> Axes:
+def axes(model: nn.Module, example_input: Tree, *, verify: bool = True) -> Axes:
     """The channels of `model` that go together, and those that stay, each with its reason.
 
     Args:
         model: any network; its weights, buffers, gradients and modes are left as found.
-        example_input: (1, C, H, W) on the model's device.
+        example_input: the inputs of one example on the model's device: (1, C, H, W), or a tree.
         verify: remove units of every axis on a copy and compare with masks (`trial.py`);
             where the outputs differ the axis is fixed, as the code between relies on sizes.
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 
+from models import trees
 from models.axes.trace import Pass, Trace, named_tensors
 from models.axes.twins import repeatable, twin
 from models.errors import ModelError
 from models.modes import evaluating
+from models.trees import Tree
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -51,7 +53,7 @@ def _naming(model: nn.Module, trace: Trace) -> Iterator[None]:
             handle.remove()
 
 
-def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tuple[Trace, Tensor]:
+def watch(model: nn.Module, example_input: Tree, rules: dict[str, Any]) -> tuple[Trace, Tensor]:
     """The trace of the passes, and the atoms of the image's channels.
 
     Raises:
@@ -59,8 +61,8 @@ def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tup
             network is not possible.
     """
     trace = Trace(named_tensors(model), _layer_weights(model), rules)
-    image = trace.constant(example_input.shape[1], "the image's channels")
-    with evaluating(model), repeatable(example_input.device):
+    image = trace.constant(_channels(example_input), "the image's channels")
+    with evaluating(model), repeatable(trees.device(example_input)):
         try:
             _watch(trace, model, example_input, image)
         except RuntimeError as error:
@@ -76,29 +78,36 @@ def watch(model: nn.Module, example_input: Tensor, rules: dict[str, Any]) -> tup
     return trace, image
 
 
+def _channels(inputs: Tree) -> int:
+    """Channels of images; 1 of a tree, as nothing is known of what its tensors hold."""
+    return inputs.shape[1] if isinstance(inputs, Tensor) and inputs.dim() > 1 else 1
+
+
 def _layer_weights(model: nn.Module) -> set[str]:
     # by identity, as named_parameters gives a shared weight one name alone
     owned = {id(m.weight) for m in model.modules() if isinstance(m, LAYERS)}
     return {name for name, tensor in model.named_parameters() if id(tensor) in owned}
 
 
-def _watch(trace: Trace, model: nn.Module, images: Tensor, channels: Tensor) -> None:
+def _watch(trace: Trace, model: nn.Module, images: Tree, channels: Tensor) -> None:
     """One pass, in the mode that the model is in."""
     # a network may write into its input
-    images = images.detach().clone()
-    vectors: list[Tensor | None] = [None] * images.dim()
-    vectors[1] = channels if len(channels) > 1 else None
-    trace.carry(images, vectors)
+    images = trees.mapped(lambda leaf: leaf.detach().clone(), images)
+    for leaf in trees.leaves(images):
+        vectors: list[Tensor | None] = [None] * leaf.dim()
+        if len(channels) > 1:
+            vectors[1] = channels
+        trace.carry(leaf, vectors)
     trace.calls = []
     with _naming(model, trace), trace:
         outputs = model(images)
-    trace.passes[model.training] = Pass(len(images), trace.calls)
+    trace.passes[model.training] = Pass(trees.size(images), trace.calls)
     for leaf in pytree.tree_leaves(outputs):
         if isinstance(leaf, Tensor):
             trace.fix(trace.vectors(leaf), "the network's output")
 
 
-def _watch_training(trace: Trace, model: nn.Module, image: Tensor, channels: Tensor) -> None:
+def _watch_training(trace: Trace, model: nn.Module, image: Tree, channels: Tensor) -> None:
     """A pass of a copy in training mode, if images alone are enough for it.
 
     Of two images where one will not do: BatchNorm refuses the statistics of a single number.
@@ -106,8 +115,8 @@ def _watch_training(trace: Trace, model: nn.Module, image: Tensor, channels: Ten
     copied = twin(model, {n: t.detach().clone() for n, t in named_tensors(model).items()}).train()
     # so that what the copy does ties the channels of the model
     trace.know(named_tensors(copied))
-    for images in (image, torch.cat([image, image])):
-        with repeatable(image.device):
+    for images in (image, trees.mapped(lambda leaf: torch.cat([leaf, leaf]), image)):
+        with repeatable(trees.device(image)):
             try:
                 return _watch(trace, copied, images, channels)
             except ModelError:

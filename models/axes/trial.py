@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from models import trees
 from models.axes.labels import (
     STAYS,
     Axes,
@@ -32,6 +33,7 @@ from models.axes.twins import (
     repeatable,
     twin,
 )
+from models.trees import Tree
 
 Passes = dict[bool, Pass]  # by mode: training or not
 Risks = list[tuple[str, list[str]]]  # code that may hold sizes, the axes it handles
@@ -42,9 +44,7 @@ _ENDS = 8  # units at each end of an axis that a small network keeps
 _WHOLE = RESHAPES | {"groups", "convolution", "pad"}  # what cuts no axis in two
 
 
-def tried(
-    model: nn.Module, example_input: Tensor, axes: Axes, risks: Risks, passes: Passes
-) -> Axes:
+def tried(model: nn.Module, example_input: Tree, axes: Axes, risks: Risks, passes: Passes) -> Axes:
     """The axes whose removal equals masking; the others fixed.
 
     Code that fails for some axis is not trusted with any; where no code is suspected, bisection.
@@ -62,33 +62,46 @@ def tried(
 class Conditions(NamedTuple):
     """The images and modes that a network is tried in."""
 
-    images: dict[bool, Tensor]  # by mode: training or not
+    images: dict[bool, Tree]  # by mode: training or not
     alike: bool  # whether it computes the same in both
     draws: bool  # whether it draws random numbers
 
 
-def _conditions(model: nn.Module, example_input: Tensor, passes: Passes) -> Conditions:
+def _conditions(model: nn.Module, example_input: Tree, passes: Passes) -> Conditions:
     """Random images, smaller ones if the same operators run on them in the same order."""
-    shape = (2, *example_input.shape[1:])
-    images = torch.randn(shape, generator=Generator().manual_seed(0), dtype=torch.float64)
-    images = images.to(example_input.device)
-    size = next((n for n in _SIZES if _suffices(model, images[..., :n, :n], images, passes)), None)
+    generator = Generator().manual_seed(0)
+
+    def drawn(leaf: Tensor) -> Tensor:
+        shape = (2, *leaf.shape[1:])
+        if not leaf.is_floating_point():
+            return leaf.expand(shape)  # whole numbers, such as words, mean what they are
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(leaf.device)
+
+    images = trees.mapped(drawn, example_input)
+    size = next((n for n in _SIZES if _suffices(model, _part(images, 2, n), images, passes)), None)
     calls = [[call for call in done.calls if call.computes] for done in passes.values()]
     return Conditions(
-        images={mode: images[: done.images][..., :size, :size] for mode, done in passes.items()},
+        images={mode: _part(images, done.images, size) for mode, done in passes.items()},
         alike=len(calls) == 2 and calls[0] == calls[1],
         draws=any(call.name in DRAWS for done in passes.values() for call in done.calls),
     )
 
 
-def _suffices(model: nn.Module, part: Tensor, whole: Tensor, passes: Passes) -> bool:
+def _part(images: Tree, count: int, size: int | None) -> Tree:
+    """The first images, and a corner of them."""
+    return trees.mapped(
+        lambda leaf: leaf[:count, ..., :size, :size] if leaf.dim() > 3 else leaf[:count], images
+    )
+
+
+def _suffices(model: nn.Module, part: Tree, whole: Tree, passes: Passes) -> bool:
     """Return True if the network does the same with part of the images, in less time."""
-    if 2 * part.numel() > whole.numel():
+    if 2 * trees.numbers(part) > trees.numbers(whole):
         return False
     for training, done in passes.items():
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        images = part[: done.images]
-        with repeatable(part.device), Log() as log:
+        images = _part(part, done.images, None)
+        with repeatable(trees.device(part)), Log() as log:
             try:
                 functional_call(model.train(training), buffers, (images,))
             except Exception:  # whatever a module raises at a size it did not expect
@@ -235,9 +248,9 @@ def _zeroed(tensors: dict[str, Tensor], axes: Axes, cut: dict[str, Cut]) -> dict
     return zeroed
 
 
-def _outputs(run: Callable[[Tensor], Any], images: Tensor, draws: bool) -> list[Tensor] | str:
+def _outputs(run: Callable[[Tree], Any], images: Tree, draws: bool) -> list[Tensor] | str:
     """All tensors that come out, or the first line of the error."""
-    with repeatable(images.device, draws=draws):
+    with repeatable(trees.device(images), draws=draws):
         try:
             leaves = pytree.tree_leaves(run(images))
         except Exception as error:  # whatever a module raises at a size it did not expect

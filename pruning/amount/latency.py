@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.modes import evaluating
+from models.trees import Tree
 from pruning.types import LAYERS
 
 Array = np.ndarray
@@ -45,7 +46,7 @@ class Latency:
 
 def latency_table(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Tree,
     *,
     batch_size: int = 64,
     points: int = 5,
@@ -65,13 +66,13 @@ def latency_table(
         layer = model.get_submodule(name)
         key = f"{layer} {tuple(shape)}"
         if key not in by_shape:
-            sample = example_input.new_zeros(batch_size, *shape)
+            sample = layer.get_parameter("weight").new_zeros(batch_size, *shape)
             by_shape[key] = _measured(layer, sample, points, seconds)
         grids[f"{name}.weight"] = by_shape[key]
     return Latency(grids)
 
 
-def _input_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[int, ...]]:
+def _input_shapes(model: nn.Module, example_input: Tree) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     names: dict[nn.Module, str] = {m: n for n, m in model.named_modules() if isinstance(m, LAYERS)}
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.count import count
+from models.trees import Tree
 from pruning.errors import PruningError
 from pruning.types import Keep
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-def positions(model: nn.Module, example_input: Tensor) -> dict[str, int]:
+def positions(model: nn.Module, example_input: Tree) -> dict[str, int]:
     """Name of each convolution and linear weight → positions it is applied at, for one image."""
     return {f"{n}.weight": c.positions for n, c in count(model, example_input).layers.items()}
 

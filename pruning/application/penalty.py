@@ -4,7 +4,6 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -102,11 +101,11 @@ def _norms(state: "State", axes: "Axes") -> Tensor:
 
 
 def _loss(state: "State") -> float:
-    """Mean cross-entropy over one batch of calibration images of all ranks."""
-    ((images, labels),) = state.calibration(1, 128, stream="penalty")
+    """The task's mean loss over one batch of calibration images of all ranks."""
+    ((inputs, targets),) = state.calibration(1, 128, stream="penalty")
     with scoring(state.model), torch.no_grad():
         # the mean over ranks, or each rank would have a coefficient of its own
-        return float(state.reduce(F.cross_entropy(state.model(images), labels)))
+        return float(state.reduce(state.task.loss(state.model(inputs), targets)))
 
 
 class GrowingGroupNorm(Penalty):

@@ -146,8 +146,8 @@ def _recalibrate(
             norm.train()
             norm.reset_running_stats()
             norm.momentum = None  # PyTorch's word for a cumulative average
-        for images, _ in batches:
-            network(images)
+        for inputs, _ in batches:
+            network(inputs)
     for norm, (momentum, tracked) in zip(norms, before, strict=True):
         norm.momentum = momentum
         # training's own count goes on: with momentum None it weighs the next batches

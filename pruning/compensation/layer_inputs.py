@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.modes import evaluating
+from models.trees import Tree
 from pruning.errors import PruningError
 from pruning.types import Reduce
 
@@ -129,7 +130,7 @@ def recorded_outputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Colum
         yield meters
 
 
-def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, str]:
+def norms(model: nn.Module, names: Iterable[str], inputs: Tree) -> dict[str, str]:
     """Weight name → name of the BatchNorm with running statistics that takes the layer's output."""
     outputs: dict[str, weakref.ref[Tensor]] = {}
     norm_of: dict[str, str] = {}
@@ -150,7 +151,7 @@ def norms(model: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, s
             if getattr(module, "running_mean", None) is not None:
                 handle = module.register_forward_pre_hook(partial(takes, name))
                 hooks.callback(handle.remove)
-        model(images)
+        model(inputs)
     return norm_of
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import trees
 from models.axes.labels import Axes, masks
 from models.bias_map import MappedConv2d
 from models.modes import evaluating
@@ -111,9 +112,9 @@ def input_products(
             _check(name, layer)
             handle = layer.register_forward_pre_hook(partial(_see, total, name))
             hooks.callback(handle.remove)
-        for images, _ in batches:
-            model(images)
-            seen += len(images)
+        for inputs, _ in batches:
+            model(inputs)
+            seen += trees.size(inputs)
     if not seen:
         raise PruningError("least squares need a batch to fit to; set calibration.batches")
     for name in layers:

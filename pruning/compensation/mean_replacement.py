@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models import trees
 from models.axes.labels import Axes
 from models.bias_map import MappedConv2d, add_bias_map
 from models.modes import evaluating
@@ -63,11 +64,11 @@ def measure(
         stack.enter_context(evaluating(model))
         read = stack.enter_context(recorded_inputs(model, axes))
         written = stack.enter_context(recorded_outputs(model, axes)) if value == "pre" else {}
-        for images, _ in batches:
-            model(images)
+        for inputs, _ in batches:
+            model(inputs)
     means = {n: reduce(mean) for n, mean in stand_ins(axes, read, value, written).items()}
     sizes = {name: meter.size for name, meter in read.items()}
-    return Measured(means, sizes, norms(model, read, batches[0][0][:1]))
+    return Measured(means, sizes, norms(model, read, trees.first(batches[0][0])))
 
 
 def stand_ins(

@@ -9,6 +9,8 @@ from pruning.criteria.brain_surgeon import fisher_blocks, in_blocks
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import PruningError
 from pruning.types import Batches, Keep, Reduce, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 
 def woodfisher(
@@ -19,6 +21,7 @@ def woodfisher(
     *,
     ema: nn.Module | None = None,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
     block: int = 50,
     damping: float = 1e-5,
 ) -> Axes:
@@ -37,7 +40,9 @@ def woodfisher(
         )
     batches = list(batches)
     for network in filter(None, (model, ema)):
-        fisher = fisher_blocks(network, batches, block=block, damping=damping, reduce=reduce)
+        fisher = fisher_blocks(
+            network, batches, block=block, damping=damping, reduce=reduce, task=task
+        )
         theta = layer_weights(network)
         for name, mask in keep.items():
             weight = theta[name]

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from models import trees
+from models.trees import Tree
 from pruning.compensation import layer_inputs
 from pruning.criteria.maps import norms
 from pruning.criteria.measuring import scoring
@@ -29,7 +31,7 @@ class Accumulator(Stateful):
     """
 
     def __init__(
-        self, model: nn.Module, axes: "Axes", criterion: "Criterion", example_input: Tensor
+        self, model: nn.Module, axes: "Axes", criterion: "Criterion", example_input: Tree
     ) -> None:
         super().__init__()
         self._signed = bool(criterion.signed)
@@ -43,7 +45,7 @@ class Accumulator(Stateful):
             _check_sums(model, weights, example_input)
         sources = [part for n in weights for part in _parts(n, after, parameters)]
         self._parameters = [parameters[name] for name in sources]
-        device = example_input.device
+        device = trees.device(example_input)
         ids = [axes.labels[name][0] for name in sources]
         self._unit = torch.cat([i for i in ids if i is not None]).to(device)
         self._unit_or_last = torch.where(self._unit < 0, sum(axes.widths.values()), self._unit)
@@ -96,7 +98,7 @@ class Accumulator(Stateful):
         return {axis: mean[span] for axis, span in self._spans.items()}
 
 
-def _check_sums(model: nn.Module, weights: list[str], example_input: Tensor) -> None:
+def _check_sums(model: nn.Module, weights: list[str], example_input: Tree) -> None:
     """Refuse Σ g w of layers whose loss does not change with the length of their weights."""
     for name in layer_inputs.norms(model, weights, example_input):
         raise PruningError(

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.trees import Tree
 from pruning.criteria.maps import POINTWISE, POOLING, Maps
 from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
 from pruning.criteria.weights import channel_norm, random
 from pruning.types import Batches, Reduce, Scores, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 Statistics = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
 Absolute = Literal["inside", "after"]
@@ -34,9 +37,9 @@ def activation(
     """
     theta = layer_weights(model)
 
-    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def term(inputs: Tree, targets: Tree) -> dict[str, Tensor]:
         with _inputs(model) as read, Maps(model) as written:
-            model(images)
+            model(inputs)
         maps = written.maps if side == "output" else read
         return {name: _positions(model, name, a).mean(0) for name, a in maps.items()}
 
@@ -49,7 +52,12 @@ def activation(
 
 
 def activation_taylor(
-    model: nn.Module, batches: Batches, *, normalised: bool = False, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    normalised: bool = False,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """Mean over images of |mean over positions of a · ∂ℓ/∂a|, (O,) per layer.
 
@@ -62,7 +70,7 @@ def activation_taylor(
     def statistics(name: str, a: Tensor, slope: Tensor) -> dict[str, Tensor]:
         return {"taylor": (a * slope).mean(2).abs()}
 
-    scores = _means(model, batches, statistics, reduce=reduce)["taylor"]
+    scores = _means(model, batches, statistics, reduce=reduce, task=task)["taylor"]
     return {n: F.normalize(s, dim=0) for n, s in scores.items()} if normalised else scores
 
 
@@ -74,9 +82,9 @@ def mean_activations(
     Of the map that the next layer reads, as of `mean_replacement_scores`.
     """
 
-    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def term(inputs: Tree, targets: Tree) -> dict[str, Tensor]:
         with Maps(model, through=_until_read(pre_activation)) as traced:
-            model(images)
+            model(inputs)
         return {name: _positions(model, name, a).mean((0, 2)) for name, a in traced.maps.items()}
 
     with scoring(model), torch.no_grad():
@@ -91,6 +99,7 @@ def mean_replacement_scores(
     absolute: Absolute = "inside",
     seed: int = 0,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> dict[str, Scores]:
     """All six scores of mean replacement, (O,) per layer, in two passes: one for ā, one for slopes.
 
@@ -116,10 +125,11 @@ def mean_replacement_scores(
         }
 
     draws = random(model, batches, seed=seed)
+    loss: dict[str, Any] = {"reduce": reduce, "task": task}
     return {
         "rand": {name: draw.flatten(1)[:, 0] for name, draw in draws.items()},
         "norm": channel_norm(model, batches, p=2.0, bias=True),
-        **_means(model, batches, statistics, through=_until_read(pre_activation), reduce=reduce),
+        **_means(model, batches, statistics, through=_until_read(pre_activation), **loss),
     }
 
 
@@ -129,18 +139,28 @@ def _until_read(pre_activation: bool) -> frozenset[str]:
 
 
 def rs(
-    model: nn.Module, batches: Batches, *, pre_activation: bool = False, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    pre_activation: bool = False,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """E Σ −a ∂ℓ/∂a, signed: `mean_replacement_scores`."""
-    options = {"pre_activation": pre_activation, "reduce": reduce}
+    options = {"pre_activation": pre_activation, "reduce": reduce, "task": task}
     return mean_replacement_scores(model, batches, **options)["rs"]
 
 
 def mrs(
-    model: nn.Module, batches: Batches, *, pre_activation: bool = False, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    pre_activation: bool = False,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """E Σ (ā − a) ∂ℓ/∂a, signed: `mean_replacement_scores`."""
-    options = {"pre_activation": pre_activation, "reduce": reduce}
+    options = {"pre_activation": pre_activation, "reduce": reduce, "task": task}
     return mean_replacement_scores(model, batches, **options)["mrs"]
 
 
@@ -151,10 +171,11 @@ def abs_rs(
     pre_activation: bool = False,
     absolute: Absolute = "inside",
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """E Σ |a ∂ℓ/∂a|: `mean_replacement_scores`."""
-    options = {"pre_activation": pre_activation, "absolute": absolute, "reduce": reduce}
-    return mean_replacement_scores(model, batches, **options)["abs_rs"]
+    options = {"pre_activation": pre_activation, "absolute": absolute}
+    return mean_replacement_scores(model, batches, **options, reduce=reduce, task=task)["abs_rs"]
 
 
 def abs_mrs(
@@ -164,10 +185,11 @@ def abs_mrs(
     pre_activation: bool = False,
     absolute: Absolute = "inside",
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """E Σ |(ā − a) ∂ℓ/∂a|: `mean_replacement_scores`."""
-    options = {"pre_activation": pre_activation, "absolute": absolute, "reduce": reduce}
-    return mean_replacement_scores(model, batches, **options)["abs_mrs"]
+    options = {"pre_activation": pre_activation, "absolute": absolute}
+    return mean_replacement_scores(model, batches, **options, reduce=reduce, task=task)["abs_mrs"]
 
 
 def _means(
@@ -177,13 +199,14 @@ def _means(
     *,
     through: frozenset[str] = POINTWISE,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> dict[str, Scores]:
     """Means over images of `statistics(layer, a, ∂ℓ/∂a)`: (N, O, positions) twice → (N, O) each."""
 
-    def term(images: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
+    def term(inputs: Tree, targets: Tree) -> dict[tuple[str, str], Tensor]:
         with Maps(model, through=through) as traced:
-            logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="sum")  # so that each image has its own ℓ
+            outputs = model(inputs)
+        loss = task.loss_sum(outputs, targets)  # so that each example has its own ℓ
         maps = traced.maps
         # materialize: a map that the loss does not depend on has slope 0, not None
         slopes = torch.autograd.grad(loss, list(maps.values()), materialize_grads=True)

@@ -6,11 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import trees
+from models.trees import Tree
 from pruning.compensation.least_squares import augmented, input_products
 from pruning.compensation.quadratic import damped
 from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
 from pruning.errors import PruningError, bounded
 from pruning.types import Batches, Reduce, Scores, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 ENTRIES = 2**25  # of inverses held at once, 256 MiB in float64
 
@@ -94,6 +98,7 @@ def woodfisher(
     block: int = 50,
     damping: float = 1e-5,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """w_q² / (2 [F⁻¹]_qq), F = λ I + the mean over images of g gᵀ, in blocks of each layer.
 
@@ -104,7 +109,8 @@ def woodfisher(
     `block` numbers a weight in float64; one backward pass an image.
     """
     theta = layer_weights(model)
-    fisher = fisher_blocks(model, batches, block=block, damping=damping, reduce=reduce)
+    how = {"block": block, "damping": damping, "reduce": reduce, "task": task}
+    fisher = fisher_blocks(model, batches, **how)
     scores = {}
     for name, w in theta.items():
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(fisher[name]))
@@ -120,6 +126,7 @@ def fisher_blocks(
     block: int,
     damping: float,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> dict[str, Tensor]:
     """λ I + the mean over images of g gᵀ: (blocks, block, block) float64, by weight name.
 
@@ -129,16 +136,16 @@ def fisher_blocks(
     bounded("woodfisher", block=(block, 1, 10**6), damping=(damping, 1e-30, math.inf))
     theta = layer_weights(model)
 
-    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def term(inputs: Tree, targets: Tree) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
-        for image, label in zip(images.split(1), labels.split(1), strict=True):
-            loss = F.cross_entropy(model(image), label)
+        for example, target in zip(trees.each(inputs), trees.each(targets), strict=True):
+            loss = task.loss(model(example), target)
             slopes = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
             for name, slope in zip(theta, slopes, strict=True):
                 g = in_blocks(slope * (theta[name] != 0), block)
                 outer = g[:, :, None] * g[:, None, :]
                 total[name] = total[name] + outer if name in total else outer
-        return {name: value / len(images) for name, value in total.items()}
+        return {name: value / trees.size(inputs) for name, value in total.items()}
 
     with scoring(model):
         mean = mean_over_images(batches, term, reduce)

@@ -1,14 +1,16 @@
 """Criteria of second order."""
 
-import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
+from models import trees
+from models.trees import Tree
 from pruning.criteria.measuring import (
+    check_temperature,
     gates,
     layer_weights,
     mean_curvature,
@@ -16,8 +18,10 @@ from pruning.criteria.measuring import (
     mean_over_images,
     scoring,
 )
-from pruning.errors import bounded
+from pruning.errors import PruningError, bounded
 from pruning.types import Batches, Reduce, Scores, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 
 def grasp(
@@ -28,6 +32,7 @@ def grasp(
     reversed: bool = False,
     train: bool = True,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """θ ⊙ Hg, signed, of the cross-entropy of logits / temperature.
 
@@ -36,9 +41,9 @@ def grasp(
     thesis's wording of eq. 3.6 and EarlyCroP's code.
     """
     theta = layer_weights(model)
-    bounded("criterion: grasp", temperature=(temperature, 1e-6, math.inf))
+    check_temperature("grasp", temperature, task)
     sign = -1 if reversed else 1
-    product = _hessian_gradient(model, batches, temperature, train, reduce)
+    product = _hessian_gradient(model, batches, temperature, train, reduce, task)
     return {name: sign * theta[name].detach() * hg for name, hg in product.items()}
 
 
@@ -49,6 +54,7 @@ def crop(
     temperature: float = 1.0,
     train: bool = False,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """|θ ⊙ Hg|, the change of the gradient's norm in either direction.
 
@@ -57,14 +63,19 @@ def crop(
     ranks as ShrinkBench's two-sided threshold ranks GraSP's scores. Running statistics, as in that
     code; at initialisation they do not normalise, so set `train=True` there.
     """
-    bounded("criterion: crop", temperature=(temperature, 1e-6, math.inf))
+    check_temperature("crop", temperature, task)
     theta = layer_weights(model)
-    product = _hessian_gradient(model, batches, temperature, train, reduce)
+    product = _hessian_gradient(model, batches, temperature, train, reduce, task)
     return {name: (theta[name].detach() * hg).abs() for name, hg in product.items()}
 
 
 def crop_s(
-    model: nn.Module, batches: Batches, *, train: bool = False, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    train: bool = False,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """∂(Gᵀ g(c))/∂c, c a gate of ones on each layer's output, signed, (O,) per layer.
 
@@ -74,18 +85,24 @@ def crop_s(
     """
     batches = list(batches)
     with scoring(model, train=train, reduce=reduce), gates(model) as gate:
-        slope = mean_gradient(model, batches, layer_weights(model), reduce=reduce)
-        return mean_curvature(model, batches, slope, gate, reduce=reduce)
+        slope = mean_gradient(model, batches, layer_weights(model), reduce=reduce, task=task)
+        return mean_curvature(model, batches, slope, gate, reduce=reduce, task=task)
 
 
 def _hessian_gradient(
-    model: nn.Module, batches: Batches, temperature: float, train: bool, reduce: Reduce
+    model: nn.Module,
+    batches: Batches,
+    temperature: float,
+    train: bool,
+    reduce: Reduce,
+    task: Task,
 ) -> Scores:
     theta = layer_weights(model)
     batches = list(batches)
+    loss: dict[str, Any] = {"reduce": reduce, "task": task, "temperature": temperature}
     with scoring(model, train=train, reduce=reduce):
-        slope = mean_gradient(model, batches, theta, reduce=reduce, temperature=temperature)
-        return mean_curvature(model, batches, slope, theta, reduce=reduce, temperature=temperature)
+        slope = mean_gradient(model, batches, theta, **loss)
+        return mean_curvature(model, batches, slope, theta, **loss)
 
 
 def obd(
@@ -96,6 +113,7 @@ def obd(
     samples: int = 100,
     seed: int = 0,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """½ h_kk θ_k², h the diagonal of the Hessian of the mean loss; optimal brain damage.
 
@@ -107,40 +125,46 @@ def obd(
     signs v: for large ones, noisy and of either sign.
     """
     bounded("criterion: obd", samples=(samples, 1, 10**6))
+    if hessian == "gauss_newton" and not task.has_logits:
+        raise PruningError(
+            f"criterion: obd: hessian: gauss_newton is of the logits of classes, and the task is"
+            f" {task.name}; write hessian: hutchinson, or exact for a tiny network"
+        )
     theta = layer_weights(model)
     with scoring(model):
         match hessian:
             case "gauss_newton":
                 diagonal = _gauss_newton(model, batches, reduce)
             case "exact":
-                diagonal = _exact(model, batches, reduce)
+                diagonal = _exact(model, batches, reduce, task)
             case "hutchinson":
-                diagonal = _hutchinson(model, list(batches), samples, seed, reduce)
+                diagonal = _hutchinson(model, list(batches), samples, seed, reduce, task)
     return {name: h * theta[name].detach().square() / 2 for name, h in diagonal.items()}
 
 
 def _gauss_newton(model: nn.Module, batches: Batches, reduce: Reduce) -> Scores:
     theta = {name: w.detach() for name, w in layer_weights(model).items()}
 
-    def term(images: Tensor, labels: Tensor) -> Scores:
+    def term(inputs: Tree, targets: Tree) -> Scores:
         total = {name: torch.zeros_like(w) for name, w in theta.items()}
-        for image in images[:, None]:  # one at a time: a Jacobian is the network times classes
+        # one at a time: a Jacobian is the network times classes
+        for image in trees.each(inputs):
             z, back = vjp(lambda t, x=image: functional_call(model, t, (x,))[0], theta)[:2]
             p = z.detach().softmax(0)
             roots = torch.diag(p.sqrt()) - p.sqrt()[:, None] * p  # rootsᵀ roots = diag(p) − p pᵀ
             (rows,) = vmap(back)(roots)
             for name, slopes in rows.items():
                 total[name] += slopes.square().sum(0)
-        return {name: value / len(images) for name, value in total.items()}
+        return {name: value / trees.size(inputs) for name, value in total.items()}
 
     return mean_over_images(batches, term, reduce)
 
 
-def _exact(model: nn.Module, batches: Batches, reduce: Reduce) -> Scores:
+def _exact(model: nn.Module, batches: Batches, reduce: Reduce, task: Task) -> Scores:
     theta = layer_weights(model)
 
-    def term(images: Tensor, labels: Tensor) -> Scores:
-        loss = F.cross_entropy(model(images), labels)
+    def term(inputs: Tree, targets: Tree) -> Scores:
+        loss = task.loss(model(inputs), targets)
         slopes = torch.autograd.grad(
             loss, list(theta.values()), create_graph=True, materialize_grads=True
         )
@@ -169,7 +193,7 @@ def _derivatives(slope: Tensor, weight: Tensor) -> Tensor:
 
 
 def _hutchinson(
-    model: nn.Module, batches: Batches, samples: int, seed: int, reduce: Reduce
+    model: nn.Module, batches: Batches, samples: int, seed: int, reduce: Reduce, task: Task
 ) -> Scores:
     theta = layer_weights(model)
     stream = torch.Generator().manual_seed(seed)  # the same signs on every rank
@@ -179,7 +203,7 @@ def _hutchinson(
             name: (torch.randint(2, w.shape, generator=stream) * 2 - 1).to(w)
             for name, w in theta.items()
         }
-        product = mean_curvature(model, batches, signs, theta, reduce=reduce)
+        product = mean_curvature(model, batches, signs, theta, reduce=reduce, task=task)
         for name, hv in product.items():
             total[name] += signs[name] * hv / samples
     return total

@@ -1,15 +1,20 @@
 """Scores through the first steps of training."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.trees import Tree
 from pruning.criteria.measuring import layer_weights, mean_curvature, mean_gradient, scoring
 from pruning.errors import bounded
 from pruning.types import Batches, Reduce, Scores, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 Point = dict[str, Tensor]  # a value for every parameter
+Loss = dict[str, Any]  # `reduce` and `task`
 
 
 def prospr(
@@ -21,6 +26,7 @@ def prospr(
     first_order: bool = False,
     train: bool = True,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """|∂L(θ_M; D_M)/∂c| at c = 1, where θ_0 = c ⊙ θ and θ_{i+1} is an SGD step on batch D_i.
 
@@ -35,19 +41,20 @@ def prospr(
     steps = list(batches)
     parameters = dict(model.named_parameters())
     start = _copy(parameters)
+    loss: Loss = {"reduce": reduce, "task": task}
     with scoring(model, train=train, reduce=reduce):
         try:
-            points = _descend(model, steps[:-1], lr, momentum, reduce)
-            slope = mean_gradient(model, steps[-1:], parameters, reduce=reduce)
+            points = _descend(model, steps[:-1], lr, momentum, loss)
+            slope = mean_gradient(model, steps[-1:], parameters, **loss)
             if not first_order:
-                slope = _back(model, steps[:-1], points, slope, lr, momentum, reduce)
+                slope = _back(model, steps[:-1], points, slope, lr, momentum, loss)
         finally:
             _move(parameters, start)
     return {name: (start[name] * slope[name]).abs() for name in layer_weights(model)}
 
 
 def _descend(
-    model: nn.Module, steps: list[tuple[Tensor, Tensor]], lr: float, momentum: float, reduce: Reduce
+    model: nn.Module, steps: list[tuple[Tree, Tree]], lr: float, momentum: float, loss: Loss
 ) -> list[Point]:
     """Take a step on each batch: the points that they start from."""
     parameters = dict(model.named_parameters())
@@ -55,7 +62,7 @@ def _descend(
     points = []
     for batch in steps:
         points.append(_copy(parameters))
-        slope = mean_gradient(model, [batch], parameters, reduce=reduce)
+        slope = mean_gradient(model, [batch], parameters, **loss)
         velocity = {name: momentum * v + slope[name] for name, v in velocity.items()}
         _move(parameters, {name: points[-1][name] - lr * v for name, v in velocity.items()})
     return points
@@ -63,12 +70,12 @@ def _descend(
 
 def _back(
     model: nn.Module,
-    steps: list[tuple[Tensor, Tensor]],
+    steps: list[tuple[Tree, Tree]],
     points: list[Point],
     slope: Point,
     lr: float,
     momentum: float,
-    reduce: Reduce,
+    loss: Loss,
 ) -> Point:
     """The derivative by the first point, from that by the last: the steps in reverse."""
     parameters = dict(model.named_parameters())
@@ -77,7 +84,7 @@ def _back(
         _move(parameters, point)
         # by the velocity after this step: θ ← θ − lr · v, and v ← momentum · v + gradient
         velocity = {name: v - lr * slope[name] for name, v in velocity.items()}
-        product = mean_curvature(model, [batch], velocity, parameters, reduce=reduce)
+        product = mean_curvature(model, [batch], velocity, parameters, **loss)
         slope = {name: s + product[name] for name, s in slope.items()}
         velocity = {name: momentum * v for name, v in velocity.items()}
     return slope

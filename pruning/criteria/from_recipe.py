@@ -20,6 +20,11 @@ from schema.pruning import CriterionConfig, PruningConfig
 def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
     """The recipe's batches to score on; another stream draws other images."""
     wanted = config.calibration
+    if wanted.class_balanced and not state.task.has_logits:
+        raise PruningError(
+            "calibration.class_balanced: true is for labels of classes, and the task is"
+            f" {state.task.name}; write false"
+        )
     return state.calibration(
         wanted.batches, wanted.batch_size, class_balanced=wanted.class_balanced, stream=stream
     )
@@ -154,7 +159,8 @@ def run_arguments(
 
     A `seed` is made from the run's and the stream's name. Options that a recipe states win.
     """
-    run = {"reduce": state.reduce, "optimizer": state.optimizer, "ema": state.ema}
+    run = {"reduce": state.reduce, "task": state.task}
+    run |= {"optimizer": state.optimizer, "ema": state.ema}
     context = {**run, "seed": stream_seed(state, stream), **context}
     # what a function needs it says by having a parameter of that name
     accepted = inspect.signature(function).parameters

@@ -1,16 +1,21 @@
 """Criteria of first order: the change of the loss when a weight or channel goes, linearised."""
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models import trees
+from models.trees import Tree
 from pruning.criteria.maps import norms
 from pruning.criteria.measuring import gates, layer_weights, mean_gradient, scoring
 from pruning.errors import PruningError
 from pruning.types import Batches, Reduce, Scores, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 
 def snip(
@@ -21,6 +26,7 @@ def snip(
     train: bool = True,
     weights: Mapping[str, Tensor] | None = None,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """|θ · ∂L/∂θ|, the derivative of the loss by a weight's mask, in size.
 
@@ -33,7 +39,7 @@ def snip(
     """
     theta = layer_weights(model)
     with scoring(model, train=train, reduce=reduce):
-        slope = mean_gradient(model, batches, theta, reduce=reduce)
+        slope = mean_gradient(model, batches, theta, reduce=reduce, task=task)
     if gradient_only:
         return {name: g.abs() for name, g in slope.items()}
     judged = theta if weights is None else weights
@@ -41,17 +47,27 @@ def snip(
 
 
 def gradient(
-    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    train: bool = True,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """|θ · ∂L/∂θ|: the thesis's GlobalGrad and LayerGrad (eq. 2.2), equal to `snip` by definition.
 
     ShrinkBench, which it ran, scores one batch with batch statistics; dropout is off here.
     """
-    return snip(model, batches, train=train, reduce=reduce)
+    return snip(model, batches, train=train, reduce=reduce, task=task)
 
 
 def taylor(
-    model: nn.Module, batches: Batches, *, train: bool = False, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    train: bool = False,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """θ · ∂L/∂θ, signed: summed over a group of channels and then made positive, it is PaT's eq. 3.
 
@@ -63,12 +79,17 @@ def taylor(
     """
     theta = layer_weights(model)
     with scoring(model, train=train, reduce=reduce):
-        slope = mean_gradient(model, batches, theta, reduce=reduce)
+        slope = mean_gradient(model, batches, theta, reduce=reduce, task=task)
     return {name: theta[name].detach() * g for name, g in slope.items()}
 
 
 def bn_taylor(
-    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    train: bool = True,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """γ ∂L/∂γ + β ∂L/∂β of the BatchNorm after each layer, signed, (O,) by the layer's weight.
 
@@ -84,7 +105,7 @@ def bn_taylor(
         terms = {name: [name] for name in theta}
         terms |= {name: [g, g.removesuffix("weight") + "bias"] for name, g in after.items()}
         parameters = {n: p for n, p in model.named_parameters() if n in set(chain(*terms.values()))}
-        slope = mean_gradient(model, batches, parameters, reduce=reduce)
+        slope = mean_gradient(model, batches, parameters, reduce=reduce, task=task)
     product = {n: (p.detach() * slope[n]).reshape(len(p), -1).sum(1) for n, p in parameters.items()}
     return {
         name: torch.stack([product[n] for n in names if n in product]).sum(0)
@@ -93,7 +114,12 @@ def bn_taylor(
 
 
 def gate_decorator(
-    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    train: bool = True,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """Mean over batches of |φ ∂L/∂φ|, φ the gate on each BatchNorm's output, (O,) per layer.
 
@@ -101,14 +127,20 @@ def gate_decorator(
     has φ ∂L/∂φ = γ ∂L/∂γ + β ∂L/∂β, so none is needed to score. Each batch is averaged over ranks
     before its absolute value. `train`: batch statistics, as the paper scores while it trains.
     """
-    each = [bn_taylor(model, [batch], train=train, reduce=reduce) for batch in batches]
+    given = {"train": train, "reduce": reduce, "task": task}
+    each = [bn_taylor(model, [batch], **given) for batch in batches]
     if not each:
         raise PruningError("no images to score with: give the criterion at least one batch")
     return {name: torch.stack([s[name].abs() for s in each]).mean(0) for name in each[0]}
 
 
 def snap(
-    model: nn.Module, batches: Batches, *, train: bool = True, reduce: Reduce = identity
+    model: nn.Module,
+    batches: Batches,
+    *,
+    train: bool = True,
+    reduce: Reduce = identity,
+    task: Task = CLASSES,
 ) -> Scores:
     """∂L/∂c, c a gate of ones on each layer's output, signed, (O,) per layer.
 
@@ -118,7 +150,7 @@ def snap(
     published code has running statistics (`train=False`), which do not normalise at initialisation.
     """
     with scoring(model, train=train, reduce=reduce), gates(model) as gate:
-        return mean_gradient(model, batches, gate, reduce=reduce)
+        return mean_gradient(model, batches, gate, reduce=reduce, task=task)
 
 
 def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scores:
@@ -134,11 +166,11 @@ def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scor
     Raises:
         PruningError: the flow fits float64 at no input scale tried.
     """
-    images, _ = next(iter(batches))
+    inputs, _ = next(iter(batches))
     positive = _positive(model, biases=biases)
     theta = {name: positive[name].requires_grad_() for name in layer_weights(model)}
     with scoring(model):
-        flow = _flow(model, positive, images[:1])
+        flow = _flow(model, positive, trees.first(inputs))
         if flow == 0:
             return {name: torch.zeros_like(w) for name, w in theta.items()}
         slope = torch.autograd.grad(
@@ -147,13 +179,14 @@ def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scor
     return {n: w.detach() * g for (n, w), g in zip(theta.items(), slope, strict=True)}
 
 
-def _flow(model: nn.Module, positive: dict[str, Tensor], image: Tensor) -> Tensor:
+def _flow(model: nn.Module, positive: dict[str, Tensor], image: Tree) -> Tensor:
     """R at the first scale of an input of ones at which float64 holds it; 0 with no path left."""
     flow = torch.tensor(torch.nan)
     # R is homogeneous in the input where biases are zero, so its scale cancels in the score
     for scale in (1.0, 1e-250, 1e250):
-        ones = torch.full_like(image, scale, dtype=torch.float64)
-        flow = torch.sum(functional_call(model, positive, (ones,)))
+        fill = partial(torch.full_like, fill_value=scale, dtype=torch.float64)
+        outputs = trees.leaves(functional_call(model, positive, (trees.mapped(fill, image),)))
+        flow = torch.stack([torch.sum(output) for output in outputs]).sum()
         if flow.isfinite() and flow > 0:
             return flow
     if flow != 0:

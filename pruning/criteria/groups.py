@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models import trees
 from models.axes.find import Axes
 from models.axes.find import axes as axes_of
 from pruning.criteria.measuring import layer_weights
@@ -30,8 +31,8 @@ def group_norm(
     without a unit, which are never pruned, have their own norm.
     """
     if axes is None:
-        image = next(iter(batches))[0][:1]
-        axes = axes_of(model, image, verify=not image.is_meta)
+        image = trees.first(next(iter(batches))[0])
+        axes = axes_of(model, image, verify=not trees.is_meta(image))
     theta = layer_weights(model)
     with torch.no_grad():
         norms = group_squares(model, members(model, axes), sum(axes.widths.values())).sqrt()

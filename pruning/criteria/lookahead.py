@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from models import trees
 from models.axes.find import Axes
 from models.axes.find import axes as axes_of
 from pruning.criteria.maps import norms
@@ -26,8 +27,8 @@ def lookahead(
     """
     batches = list(batches)
     if axes is None:
-        image = batches[0][0][:1]
-        axes = axes_of(model, image, verify=not image.is_meta)
+        image = trees.first(batches[0][0])
+        axes = axes_of(model, image, verify=not trees.is_meta(image))
     plain = {name: w.detach() for name, w in layer_weights(model).items()}
     theta = dict(plain)
     if official:

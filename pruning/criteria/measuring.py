@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import trees
 from models.modes import modes_kept
+from models.trees import Tree
 from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.errors import PruningError
+from pruning.errors import PruningError, bounded
 from pruning.types import LAYERS, Batches, Reduce, identity
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 Key = TypeVar("Key")
 
@@ -95,21 +99,22 @@ def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def mean_over_images(
-    batches: Batches, term: Callable[[Tensor, Tensor], Mapping[Key, Tensor]], reduce: Reduce
+    batches: Batches, term: Callable[[Tree, Tree], Mapping[Key, Tensor]], reduce: Reduce
 ) -> dict[Key, Tensor]:
-    """Means over all images of `term(images, labels)`, itself a mean over its batch.
+    """Means over all examples of `term(inputs, targets)`, itself a mean over its batch.
 
-    Batches count by their number of images. `reduce` then averages over ranks, which hold equal
+    Batches count by their number of examples. `reduce` then averages over ranks, which hold equal
     shares; so two ranks with half of every batch get what one gets with the whole.
     """
     total: dict[Key, Tensor] = {}
     seen = 0
-    for images, labels in batches:
-        for name, value in term(images, labels).items():
+    for inputs, targets in batches:
+        count = trees.size(inputs)
+        for name, value in term(inputs, targets).items():
             # detach, or each batch's graph would be kept until the end
-            part = len(images) * value.detach()
+            part = count * value.detach()
             total[name] = total[name] + part if name in total else part
-        seen += len(images)
+        seen += count
     if not seen:
         raise PruningError("no images to score with: give the criterion at least one batch")
     return {name: reduce(value / seen) for name, value in total.items()}
@@ -121,12 +126,13 @@ def mean_gradient(
     wrt: Mapping[str, Tensor],
     *,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
-    """∂L/∂wrt, L the mean cross-entropy of logits / temperature over all images of all ranks."""
+    """∂L/∂wrt, L the task's mean loss over all examples of all ranks, of logits / temperature."""
 
-    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        loss = F.cross_entropy(model(images) / temperature, labels)
+    def term(inputs: Tree, targets: Tree) -> dict[str, Tensor]:
+        loss = task.loss(_cooled(model(inputs), temperature), targets)
         slopes = torch.autograd.grad(loss, list(wrt.values()), materialize_grads=True)
         return dict(zip(wrt, slopes, strict=True))
 
@@ -140,20 +146,39 @@ def mean_curvature(
     wrt: Mapping[str, Tensor],
     *,
     reduce: Reduce = identity,
+    task: Task = CLASSES,
     temperature: float = 1.0,
 ) -> dict[str, Tensor]:
     """∂(vectorᵀ ∂L/∂θ)/∂wrt, `vector` constant: the Hessian-vector product where wrt = θ."""
     parameters = dict(model.named_parameters())
     theta = [parameters[name] for name in vector]
 
-    def term(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        loss = F.cross_entropy(model(images) / temperature, labels)
+    def term(inputs: Tree, targets: Tree) -> dict[str, Tensor]:
+        loss = task.loss(_cooled(model(inputs), temperature), targets)
         slopes = torch.autograd.grad(loss, theta, create_graph=True, materialize_grads=True)
         flow = torch.stack([(s * v).sum() for s, v in zip(slopes, vector.values(), strict=True)])
         products = torch.autograd.grad(flow.sum(), list(wrt.values()), materialize_grads=True)
         return dict(zip(wrt, products, strict=True))
 
     return mean_over_images(batches, term, reduce)
+
+
+def check_temperature(criterion: str, temperature: float, task: Task) -> None:
+    """Refuse a temperature where there are no logits to divide.
+
+    Raises:
+        PruningError: it is not a positive number, or not 1 and the task is not of classes.
+    """
+    bounded(f"criterion: {criterion}", temperature=(temperature, 1e-6, math.inf))
+    if temperature != 1 and not task.has_logits:
+        raise PruningError(
+            f"criterion: {criterion}: temperature {temperature:g} divides logits of classes, and"
+            f" the task is {task.name}; write temperature: 1"
+        )
+
+
+def _cooled(outputs: Any, temperature: float) -> Any:
+    return outputs if temperature == 1 else outputs / temperature
 
 
 @contextmanager

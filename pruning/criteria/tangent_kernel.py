@@ -7,9 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
+from models import trees
 from models.layers import initialise
+from models.trees import Tree
 from pruning.criteria.measuring import layer_weights, scoring
-from pruning.errors import bounded
+from pruning.errors import PruningError, bounded
 from pruning.types import Batches, Scores
 
 
@@ -39,7 +41,7 @@ def ntk_sap(
         batch_size=(batch_size, 1, 10**6),
         draws=(draws, 1, 10**6),
     )
-    shape = next(iter(batches))[0].shape[1:]
+    inputs = next(iter(batches))[0]
     theta = layer_weights(model)
     masks = {name: (w.detach() != 0).to(w.dtype).requires_grad_() for name, w in theta.items()}
     other = copy.deepcopy(model)  # it gets new weights
@@ -48,14 +50,14 @@ def ntk_sap(
     for _ in range(draws):
         if init != "none":
             initialise(other, init, stream)
-        noise = _normal((batch_size, *shape), stream, next(iter(theta.values())))
+        noise = _noise(inputs, batch_size, stream, next(iter(theta.values())))
         for name, slope in _slopes(other, masks, noise, epsilon, stream).items():
             total[name] += slope / draws
     return {name: (masks[name].detach() * slope).abs() for name, slope in total.items()}
 
 
 def _slopes(
-    model: nn.Module, masks: Scores, noise: Tensor, epsilon: float, stream: Generator
+    model: nn.Module, masks: Scores, noise: Tree, epsilon: float, stream: Generator
 ) -> Scores:
     """The derivative by the masks, for these weights and a new direction."""
     theta = {name: w.detach() for name, w in layer_weights(model).items()}
@@ -63,16 +65,19 @@ def _slopes(
     with scoring(model):
         _fix_statistics(model, {name: w * masks[name].detach() for name, w in theta.items()}, noise)
         here, there = (
-            functional_call(model, {name: w * masks[name] for name, w in weights.items()}, (noise,))
+            trees.leaves(
+                functional_call(model, {n: w * masks[n] for n, w in weights.items()}, (noise,))
+            )
             for weights in (theta, moved)
         )
-        change = ((here - there) / epsilon).flatten(1).square().sum(1).mean()
+        changes = [(a - b) / epsilon for a, b in zip(here, there, strict=True)]
+        change = torch.stack([c.flatten(1).square().sum(1).mean() for c in changes]).sum()
         slopes = torch.autograd.grad(change, list(masks.values()), materialize_grads=True)
     return dict(zip(masks, slopes, strict=True))
 
 
 @torch.no_grad()
-def _fix_statistics(model: nn.Module, weights: Scores, images: Tensor) -> None:
+def _fix_statistics(model: nn.Module, weights: Scores, images: Tree) -> None:
     """Statistics of every BatchNorm of the copy become those of these images."""
     norms: list[Any] = [m for m in model.modules() if getattr(m, "running_mean", None) is not None]
     for norm in norms:
@@ -81,6 +86,16 @@ def _fix_statistics(model: nn.Module, weights: Scores, images: Tensor) -> None:
     functional_call(model, weights, (images,))
     for norm in norms:
         norm.eval()
+
+
+def _noise(inputs: Tree, count: int, stream: Generator, like: Tensor) -> Tree:
+    """Normal noise in place of inputs, for so many examples."""
+    if not all(leaf.is_floating_point() for leaf in trees.leaves(inputs)):
+        raise PruningError(
+            "criterion: ntk_sap puts normal noise in, and this network reads whole numbers; choose"
+            " another criterion, such as snip"
+        )
+    return trees.mapped(lambda x: _normal((count, *x.shape[1:]), stream, like), inputs)
 
 
 def _normal(shape: tuple[int, ...], stream: Generator, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from models import trees
 from models.axes.find import Axes
 from models.axes.find import axes as axes_of
 from pruning.criteria.measuring import layer_weights
@@ -47,8 +48,8 @@ def phew(
     """
     bounded("criterion: phew", density=(density, 0, 1))
     if axes is None:
-        image = next(iter(batches))[0][:1]
-        axes = axes_of(model, image, verify=not image.is_meta)
+        image = trees.first(next(iter(batches))[0])
+        axes = axes_of(model, image, verify=not trees.is_meta(image))
     theta = layer_weights(model)
     path = _path(theta, axes)
     stream = torch.Generator().manual_seed(seed)  # on the CPU: the same walks on every rank

@@ -1,26 +1,29 @@
 """A copy of a network on which pruning is tried out and undone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
+from models import trees
 from models.axes.labels import Axes, masks
 from models.modes import evaluating
+from models.trees import Tree
 from pruning.application.masks import Hold
 from pruning.compensation.layer_inputs import ColumnStatistics, norms, recorded_inputs
 from pruning.compensation.mean_replacement import Measured, Padding, propagate, stand_ins
 from pruning.types import Batches, Keep, Reduce
+from tasks.classification import CLASSES
+from tasks.task import Task, added, over_ranks
 
 
 class Bench:
     """One deep copy of a model: prune it, measure it, put it back, as often as needed.
 
-    `loss` and `top1_percent` are the intact network's on `batches`, and `measured` is what it takes
-    to propagate means: all three come from one forward pass. Hooks of the model are not copied,
+    `quality` (loss and headline) is the intact network's on `batches`, and `measured` is what it
+    takes to propagate means: both come from one forward pass. Hooks of the model are not copied,
     since they belong to who registered them. `reduce` averages over processes.
     """
 
@@ -28,12 +31,13 @@ class Bench:
         self,
         model: nn.Module,
         axes: Axes,
-        batches: list[tuple[Tensor, Tensor]],
+        batches: Sequence[tuple[Tree, Tree]],
         *,
         padding: Padding = "paper",
         reduce: Reduce,
+        task: Task = CLASSES,
     ) -> None:
-        self.axes, self.batches, self.reduce = axes, batches, reduce
+        self.axes, self.batches, self.reduce, self.task = axes, batches, reduce, task
         self.padding: Padding = padding
         self.model = deepcopy(model)
         for module in self.model.modules():
@@ -47,10 +51,10 @@ class Bench:
     def observe(self) -> tuple[Measured, dict[str, ColumnStatistics]]:
         """Measures the network as it is now, loss included."""
         with recorded_inputs(self.model, self.axes) as read:
-            self.loss, self.top1_percent = self.evaluate(self.batches)
+            self.quality = self.evaluate(self.batches)
         means = {name: self.reduce(mean) for name, mean in stand_ins(self.axes, read).items()}
         sizes = {name: meter.size for name, meter in read.items()}
-        image = self.batches[0][0][:1]
+        image = trees.first(self.batches[0][0])
         return Measured(means, sizes, norms(self.model, read, image)), read
 
     def _make_room(self) -> None:
@@ -84,25 +88,27 @@ class Bench:
             for tensor, value in zip(self._tensors, before, strict=True):
                 tensor.copy_(value)
 
-    def evaluate(self, batches: Batches) -> tuple[float, float]:
-        """Mean cross-entropy and top-1 percent over the images of all processes."""
+    @property
+    def loss(self) -> float:
+        """The intact network's mean loss."""
+        return self.quality["loss"]
+
+    def evaluate(self, batches: Batches) -> dict[str, float]:
+        """Mean loss and the task's headline over the examples of all processes."""
         # on the device even if this process's share is empty, as sums over processes ask for it
-        sums = torch.zeros(3, dtype=torch.float64, device=next(self.model.parameters()).device)
+        sums = self.task.no_sums(next(self.model.parameters()).device)
         with evaluating(self.model):
-            for images, labels in batches:
-                logits = self.model(images)
-                loss = F.cross_entropy(logits, labels, reduction="sum").double()
-                right = (logits.argmax(1) == labels).sum()
-                sums += torch.stack([loss, right, right.new_tensor(len(labels))])
-        loss, right, images = self.reduce(sums).tolist()
-        return loss / images, 100 * right / images
+            for inputs, targets in batches:
+                sums = added(sums, self.task.sums(self.model(inputs), targets))
+        figures = self.task.metrics(over_ranks(sums, self.reduce))
+        return {key: figures[key] for key in ("loss", self.task.headline.key)}
 
     def fine_tune(self, batches: Batches, keep: Keep, lr: float) -> Iterator[int]:
         """Steps of plain SGD that keep removed units at zero; yields the number done after each."""
         optimizer = torch.optim.SGD(self.model.parameters(), lr)
         hold = Hold(self.model, masks(self.axes, keep), optimizer)
-        for step, (images, labels) in enumerate(batches, 1):
-            F.cross_entropy(self.model(images), labels).backward()
+        for step, (inputs, targets) in enumerate(batches, 1):
+            self.task.loss(self.model(inputs), targets).backward()
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.reduce(parameter.grad)

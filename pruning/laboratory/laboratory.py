@@ -23,6 +23,8 @@ from pruning.laboratory.removal import axes_of, described, packed, rounds, witho
 from pruning.types import Batches, Keep, Reduce, identity
 from schema.duration import Duration
 from schema.laboratory import IterativeConfig, LaboratoryConfig
+from tasks.classification import CLASSES
+from tasks.task import Task
 
 Row = dict[str, Any]
 UnitScores = dict[str, dict[str, Tensor]]  # score → axis → (width,)
@@ -48,9 +50,9 @@ class Laboratory:
 
     Rows are plain dictionaries: `notes` (seed, model, …), step, experiment (intact, one_shot,
     iterative or trained_on), layers, amount, units, removed, score, bias_propagation, fine_tune
-    (steps), loss, top1_percent, penalty, held_out_loss and held_out_top1_percent (with
-    `held_out`), selected (bits over the units of all layers concerned) and squared_activation (mean
-    square of each selected unit as its reader reads it).
+    (steps), loss, the task's headline (top1_percent, …), penalty, the two with held_out_ before
+    them (with `held_out`), selected (bits over the units of all layers concerned) and
+    squared_activation (mean square of each selected unit as its reader reads it).
 
     Args:
         config: the recipe's block.
@@ -60,6 +62,7 @@ class Laboratory:
         total_steps: of the training, where copies that train on (`iterative.targets`) stop.
         seed: of the random score and of dropout in fine-tuning.
         reduce: the mean over processes, all of which must call `measure`.
+        task: losses and headline of the model's outputs.
         notes: columns that are the same in every row.
         held_out: gives batches that are only reported on, of any size on any process.
     """
@@ -74,13 +77,15 @@ class Laboratory:
         total_steps: int | None = None,
         seed: int = 0,
         reduce: Reduce = identity,
+        task: Task = CLASSES,
         notes: Row | None = None,
         held_out: Callable[[], Batches] | None = None,
     ) -> None:
         check_times(config, steps_per_epoch, total_steps)
         self.config, self.axes, self.notes = config, axes, dict(notes or {})
         self.rows: list[Row] = []
-        self._calibration, self._seed, self._reduce = calibration, seed, reduce
+        self._calibration, self._seed = calibration, seed
+        self._reduce, self._task = reduce, task
         self._held_out = held_out
         self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         count = math.ceil(config.images / config.batch_size)
@@ -113,7 +118,12 @@ class Laboratory:
 
     def _bench(self, model: nn.Module) -> Bench:
         return Bench(
-            model, self.axes, self._batches, padding=self.config.padding, reduce=self._reduce
+            model,
+            self.axes,
+            self._batches,
+            padding=self.config.padding,
+            reduce=self._reduce,
+            task=self._task,
         )
 
     def _scores(self, bench: Bench, step: int) -> UnitScores:
@@ -123,6 +133,7 @@ class Laboratory:
             absolute=self.config.absolute,
             seed=self._seed * 1_000_003 + step,
             reduce=self._reduce,
+            task=self._task,
         )
         written = {weight for axis in self.axes.widths for weight in self.axes.producers(axis)}
         result = {}
@@ -134,7 +145,7 @@ class Laboratory:
     def _one_shot(self, bench: Bench, step: int) -> list[Row]:
         """Every combination the recipe names, each on the network as it is now."""
         config = self.config
-        rows = [{"experiment": "intact", **self._quality(bench, (bench.loss, bench.top1_percent))}]
+        rows = [{"experiment": "intact", **self._quality(bench, bench.quality)}]
         squares = unit_squares(self.axes, bench.read, self._reduce)
         scores = self._scores(bench, step)
         # scores that choose the same units need one measurement
@@ -214,14 +225,13 @@ class Laboratory:
         row = self._quality(bench)
         return {**row, "penalty": row["loss"] - intact}
 
-    def _quality(self, bench: Bench, measured: tuple[float, float] | None = None) -> Row:
-        """Loss and accuracy, of D_s and of the held-out images; `measured` are those of D_s."""
-        loss, top1 = measured or bench.evaluate(bench.batches)
-        row = {"loss": loss, "top1_percent": top1}
+    def _quality(self, bench: Bench, measured: dict[str, float] | None = None) -> Row:
+        """Loss and headline, of D_s and of the held-out images; `measured` are those of D_s."""
+        row: Row = dict(measured or bench.evaluate(bench.batches))
         if self._held_out:
             # drawn again each time: ImageNet's would not fit into memory
-            loss, top1 = bench.evaluate(self._held_out())
-            row |= {"held_out_loss": loss, "held_out_top1_percent": top1}
+            held_out = bench.evaluate(self._held_out())
+            row |= {f"held_out_{key}": value for key, value in held_out.items()}
         return row
 
 

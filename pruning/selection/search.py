@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from models.axes.labels import Axes
 from models.axes.removal import shrink
 from models.modes import evaluating
+from models.trees import Tree
 from pruning.amount.budget import BudgetError, select_channels
 from pruning.compensation.compensations import bn_recalibrate
 from pruning.compensation.global_batchnorm import WholeBatch
@@ -22,8 +22,9 @@ from pruning.rounds import ChannelRound
 from pruning.selection.base import Selection
 from pruning.training_view import stream_seed
 from pruning.types import Batches, Keep
+from tasks.task import added, over_ranks
 
-Images = list[tuple[Tensor, Tensor]]
+Images = list[tuple[Tree, Tree]]
 AT_ONCE = 10  # batches of images in memory while gates learn
 
 
@@ -85,12 +86,13 @@ class PruneFromScratch(Selection):
         with scoring(model):
             for norm in _norms(model):
                 norm.train()
-            for images, labels in self._batches(round):
+            for inputs, targets in self._batches(round):
                 weights = gated(read, factors.index_copy(0, place, gates))
                 with WholeBatch(reduce):
-                    logits = functional_call(model, weights, (images,))
+                    outputs = functional_call(model, weights, (inputs,))
                 distance = gates.mean() - self.density
-                loss = F.cross_entropy(logits, labels) + self.strength * distance.square()
+                loss = round.state.task.loss(outputs, targets)
+                loss = loss + self.strength * distance.square()
                 # by hand: backward() would also fill the gradients of all weights
                 gates.grad = reduce(torch.autograd.grad(loss, gates)[0])
                 adam.step()
@@ -138,7 +140,7 @@ def _ranks(scores: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class EagleEye(Selection):
-    """The best of random structures, judged by accuracy after adaptive BatchNorm.
+    """The best of random structures, judged by the task's headline after adaptive BatchNorm.
 
     Li et al. 2020, arXiv:2007.02491. Each candidate draws the rate of every axis from U[low, high];
     the criterion ranks units inside an axis (the paper: L1 norms, `channel_norm`). Statistics come
@@ -208,20 +210,20 @@ class EagleEye(Selection):
         return candidates
 
     def _merit(self, round: ChannelRound, keep: Keep, images: Images) -> tuple[float, float]:
-        """Hits and minus the loss on the images to judge by, the same on all ranks."""
-        reduce, candidate = round.state.reduce, copy.deepcopy(round.state.model)
+        """The headline, higher is better, and minus the loss, the same on all ranks."""
+        task, reduce = round.state.task, round.state.reduce
+        candidate = copy.deepcopy(round.state.model)
         shrink(candidate, round.axes, keep)
         if _norms(candidate):
             bn_recalibrate(candidate, round.axes, {}, images[self.judge :], reduce=reduce)
-        totals = []
+        sums = task.no_sums(next(candidate.parameters()).device)
         with evaluating(candidate):
-            for x, labels in images[: self.judge]:
-                logits = candidate(x)
-                loss = F.cross_entropy(logits, labels, reduction="sum")
-                totals.append(torch.stack([(logits.argmax(1) == labels).sum(), -loss.double()]))
+            for inputs, targets in images[: self.judge]:
+                sums = added(sums, task.sums(candidate(inputs), targets))
         # summed first: one collective call a candidate
-        hits, gain = reduce(torch.stack(totals).sum(0)).tolist()
-        return hits, gain
+        sums = over_ranks(sums, reduce)
+        figures = task.metrics(sums)
+        return task.headline.merit(figures[task.headline.key]), -float(sums["loss"])
 
 
 def _in_turn(score: Tensor, alive: Tensor, share: float) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 from reporting.errors import ReportingError
 from reporting.records import Job, Record, numbers
 from reporting.tables.grid import Grid
+from schema.data import DataConfig
 from schema.duration import Duration
 from schema.source import resolve
 from training.data.facts import DATASETS
@@ -130,33 +131,40 @@ def benchmark(job: Job, root: Path, steps: int = 10) -> float:
         batch = int(values["training"]["batch_size"])
         options = json.dumps(model.get("options", {}), sort_keys=True)
         name = data["name"]
+        target = data.get("target", "label")
     if name not in DATASETS:
         raise PlanError(f"{name} is not a known data set; state --images-per-second")
-    return _images_per_second(model["name"], options, name, size, batch, steps)
+    return _images_per_second(model["name"], options, (name, size, target), batch, steps)
 
 
 @cache
 def _images_per_second(
-    name: str, options: str, data: str, size: int | None, batch: int, steps: int
+    name: str, options: str, described_by: tuple[str, int | None, Any], batch: int, steps: int
 ) -> float:
     import torch
 
     import models
+    from models import trees
+    from tasks import TASKS
+    from training.data.images import described
 
-    info = DATASETS[data]
-    side = size or info.size
+    data, size, target = described_by
+    facts = DATASETS[data]
+    shape = (facts.channels, size or facts.size)
+    info = described(DataConfig(name=data, target=target), facts.num_classes, shape, ((0, 0), 0))
+    task = TASKS[info.task](info.targets)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = {"num_classes": info.num_classes, "in_channels": info.channels}
-    model = models.build(name, **shape, **json.loads(options)).to(device).train()
-    images = torch.randn(batch, info.channels, side, side, device=device)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    ends = {"num_classes": info.targets.outputs, "in_channels": info.channels}
+    model = models.build(name, **ends, **json.loads(options)).to(device).train()
+    images = trees.mapped(torch.randn_like, trees.zeros(info.example, batch, device))
+    targets = trees.zeros(info.targets.shape, batch, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     started = _now(device)
     # three steps to warm up: the first ones choose kernels and fill the allocator's cache
     for step in range(steps + 3):
         started = _now(device) if step == 3 else started
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        task.loss(model(images), targets).backward()
         optimizer.step()
     return steps * batch / (_now(device) - started)
 

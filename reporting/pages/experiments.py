@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reporting.papers import find_table
 from reporting.records import LOCAL, Record, numbers, split_row, standard_error
+from schema.headline import ACCURACY, Headline
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
 UNSAID = (*LOCAL, "evaluation.")  # settings that do not tell methods apart
@@ -29,6 +30,11 @@ class Experiment:
     def name(self) -> str:
         """Method and details in one line."""
         return ", ".join(filter(None, (self.method, self.details)))
+
+    @property
+    def headline(self) -> Headline:
+        """The metric by which it is compared."""
+        return self.records[0].headline
 
     def mean(self, key: str) -> float | None:
         """The mean of a summary key over the seeds that have it."""
@@ -72,10 +78,11 @@ COSTS = (
 
 
 def setting(record: Record) -> str:
-    """The dense network and data that make accuracies comparable."""
+    """The dense network, data and task that make runs comparable."""
     network, data = (record.summary.get(f"{what}/name") for what in ("model", "data"))
     dense = record.number("dense/params")
-    return f"{network}{f' ({dense:,} parameters)' if dense else ''} on {data}"
+    task = f", {task}" if (task := record.summary.get("task/name")) else ""
+    return f"{network}{f' ({dense:,} parameters)' if dense else ''} on {data}{task}"
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
@@ -88,23 +95,26 @@ def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
 
 
 def points(experiments: Iterable[Experiment], cost: Cost) -> list[Point]:
-    """One point for each experiment with both accuracy and this cost."""
+    """One point for each experiment with both its headline and this cost."""
     placed = []
     for experiment in experiments:
-        x, y = experiment.mean(cost.key), experiment.mean("eval/top1_percent")
+        key = experiment.headline.test
+        x, y = experiment.mean(cost.key), experiment.mean(key)
         if x is not None and y is not None:
-            spread = experiment.error("eval/top1_percent") or 0.0
+            spread = experiment.error(key) or 0.0
             label, details = experiment.method, experiment.details
             placed.append(Point(label, cost.times * x, y, spread, details))
     return placed
 
 
-def pareto(candidates: Sequence[Point], *, more: bool) -> list[Point]:
-    """The points that no other beats in both accuracy and cost, from cheapest to most expensive."""
+def pareto(
+    candidates: Sequence[Point], *, more: bool, headline: Headline = ACCURACY
+) -> list[Point]:
+    """The points that no other beats in both headline and cost, from cheapest to most expensive."""
     best: list[Point] = []
-    # from cheapest on; of equal costs the most accurate first, so the others never enter
-    for point in sorted(candidates, key=lambda p: (-p.x if more else p.x, -p.y)):
-        if not best or point.y > best[-1].y:
+    # from cheapest on; of equal costs the best first, so the others never enter
+    for point in sorted(candidates, key=lambda p: (-p.x if more else p.x, -headline.merit(p.y))):
+        if not best or headline.improves(point.y, best[-1].y):
             best.append(point)
     return best
 

@@ -34,12 +34,13 @@ from reporting.pages.experiments import (
     points,
 )
 from reporting.pages.pruning_epoch import pruning_epoch_figure
+from schema.headline import Headline
 from training.history import Event
 from training.phases import PHASES
 
 
 def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
-    """Accuracy against each of COSTS, from sparsity to the speed-up measured, for one setting.
+    """The headline against each of COSTS, from sparsity to the speed-up measured, for one setting.
 
     A cost that is equal for all is omitted. Against sparsity, memory and speed-up these are
     EarlyCroP's figures (arXiv:2206.10451) and PaT's figure 5 (arXiv:2110.12007).
@@ -50,11 +51,19 @@ def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path)
         if len({point.x for point in placed}) < 2:
             continue
         about = replace(cost, label=_hours(experiments)) if "hours" in cost.key else cost
-        caption = f"{name}: accuracy against {about.label}; the dashed line is the Pareto front."
+        headline = experiments[0].headline
+        caption = (
+            f"{name}: {headline.name} against {about.label}; the dashed line is the Pareto front."
+        )
         file = slug(f"{name}-{cost.key}")
         drawn.append(
             # defaults bind this turn's values: a lambda would see the last turn's
-            draw(file, caption, folder, lambda axes, c=about, f=placed: _scatter(axes, f, c))
+            draw(
+                file,
+                caption,
+                folder,
+                lambda axes, c=about, f=placed, h=headline: _scatter(axes, f, c, h),
+            )
         )
     return drawn
 
@@ -178,13 +187,13 @@ def forecast_figure(name: str, experiment: Experiment, number: int, folder: Path
     return draw(slug(f"{name}-forecast-{number}"), caption, folder, paint)
 
 
-def _scatter(axes: Axes, placed: Sequence[Point], cost: Cost) -> None:
+def _scatter(axes: Axes, placed: Sequence[Point], cost: Cost, headline: Headline) -> None:
     _series(axes, placed, joined=cost.more)
-    front = pareto(placed, more=cost.more)
+    front = pareto(placed, more=cost.more, headline=headline)
     look = {"color": INK, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
     axes.plot([p.x for p in front], [p.y for p in front], **look)
     low, high = min(p.x for p in placed), max(p.x for p in placed)
-    axes.set(xlabel=cost.label, ylabel="test accuracy, top-1 [%]")
+    axes.set(xlabel=cost.label, ylabel=f"test {headline.label}")
     if cost.more:
         stretch(axes, high)
         return

@@ -18,7 +18,6 @@ from reporting.tables.grid import Grid, grid
 NOTHING = "<p>No run yet.</p>"
 Settings = Mapping[str, Sequence[Experiment]]
 RUN_COLUMNS = (  # heading, summary key, factor
-    ("top-1 [%]", "eval/top1_percent", 1.0),
     ("weights removed [%]", "model/sparsity", 100.0),
     ("parameters", "model/params", 1.0),
     ("MACs an image", "model/macs", 1.0),
@@ -47,7 +46,7 @@ def page(
     compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], figure_folder: Path
 ) -> str:
     """The page as HTML; its figures are also written as files."""
-    settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
+    settings = by_setting(r for r in records if r.measured)
     template = Template((Path(__file__).parent / "page.html").read_text())
     parts = {
         "accuracy": ("Accuracy and cost", _accuracy(settings, figure_folder)),
@@ -116,7 +115,9 @@ def _runs(settings: Settings) -> str:
 def runs_grid(settings: Settings) -> Grid:
     """All experiments with results, sizes and costs, means over seeds."""
     every = [(name, e) for name, experiments in settings.items() for e in experiments]
-    shown = [c for c in RUN_COLUMNS if any(e.mean(c[1]) is not None for _, e in every)]
+    headlines = dict.fromkeys(e.headline for _, e in every)
+    results = [(line.short, line.test, 1.0) for line in headlines]
+    shown = [c for c in (*results, *RUN_COLUMNS) if any(e.mean(c[1]) is not None for _, e in every)]
     headings = ["run", "with", "network and data", "seeds", *(name for name, _, _ in shown)]
     rows = []
     for name, experiment in every:

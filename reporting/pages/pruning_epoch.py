@@ -22,10 +22,10 @@ FEWEST = 3  # epochs that make a line
 
 
 class Place(NamedTuple):
-    """An experiment's first pruning epoch and test accuracy, with its standard error (0 of one)."""
+    """An experiment's first pruning epoch and test result, with its standard error (0 of one)."""
 
     epoch: float
-    top1: float
+    result: float
     error: float
     name: str
 
@@ -44,12 +44,13 @@ def places(experiments: Sequence[Experiment]) -> dict[Line, list[Place]]:
     for experiment in experiments:
         first = experiment.records[0]
         epoch = experiment.mean("derived/first_pruning_epoch")
-        top1, ratio = experiment.mean("eval/top1_percent"), ratio_of(first)
-        if epoch is None or top1 is None or ratio is None:
+        key = experiment.headline.test
+        result, ratio = experiment.mean(key), ratio_of(first)
+        if epoch is None or result is None or ratio is None:
             continue
         line = Line(Path(first.job.recipe).stem, ratio, bool(first.history.get("watched")))
-        error = experiment.error("eval/top1_percent") or 0.0
-        lines[line].append(Place(epoch, top1, error, experiment.name))
+        error = experiment.error(key) or 0.0
+        lines[line].append(Place(epoch, result, error, experiment.name))
     grids = {k: sorted(v) for k, v in lines.items() if not k.chosen and _epochs(v) >= FEWEST}
     ratios = {line.ratio for line in grids}
     policies = {k: sorted(v) for k, v in lines.items() if k.chosen and k.ratio in ratios}
@@ -65,6 +66,7 @@ def pruning_epoch_figure(
 ) -> Drawn | None:
     """Accuracy against the first pruning's epoch for one setting; None without a grid of epochs."""
     lines = places(experiments)
+    headline = experiments[0].headline
     ratios = sorted({line.ratio for line in lines})
     recipes = sorted({line.recipe for line in lines if not line.chosen})
     marker = dict(zip(recipes, cycle(MARKERS), strict=False))
@@ -72,22 +74,23 @@ def pruning_epoch_figure(
 
     def paint(axes: Axes) -> None:
         for line, line_places in lines.items():
-            epochs, top1, errors, _ = zip(*line_places, strict=True)
+            epochs, results, errors, _ = zip(*line_places, strict=True)
             look = {"color": colour[line.ratio], "linewidth": 1, "capsize": 2}
             if line.chosen:
                 look |= {"fmt": "*", "markersize": 12, "markeredgecolor": "white"}
             else:
                 look |= {"fmt": f"{marker[line.recipe]}-", "markersize": 4}
             label = f"{line.recipe}, {100 * line.ratio:g} % removed"
-            axes.errorbar(epochs, top1, yerr=errors, label=label, **look)
+            axes.errorbar(epochs, results, yerr=errors, label=label, **look)
             for place in line_places:  # an invisible dot with the tooltip
-                axes.scatter([place.epoch], [place.top1], s=40, alpha=0, gid=tip(place.name))
+                axes.scatter([place.epoch], [place.result], s=40, alpha=0, gid=tip(place.name))
         axes.set_xlabel("epoch of the first pruning")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel("test accuracy [%]")
+        axes.set_ylabel(f"test {headline.name} [{headline.unit}]")
         legend(axes)
 
     caption = (
-        f"{name}: accuracy against the epoch of the first pruning; stars chose it by watching."
+        f"{name}: {headline.name} against the epoch of the first pruning; stars chose it by"
+        " watching."
     )
     return draw(slug(f"{name}-pruning-epoch"), caption, folder, paint) if lines else None

@@ -21,8 +21,8 @@ from reporting.papers import Table, find_table
 from reporting.records import Record
 from reporting.tables.compare import Comparison
 from reporting.tables.grid import grid, markdown
+from schema.headline import ACCURACY, Headline
 
-ACCURACY = "eval/top1_percent"
 Compared = Mapping[str, Sequence[Comparison]]
 
 
@@ -56,13 +56,15 @@ def build_report(
 
     All experiments come first, also those of no row.
     """
-    every = runs_grid(by_setting(r for r in records if ACCURACY in r.summary))
+    every = runs_grid(by_setting(r for r in records if r.measured))
     blocks: list[Any] = [wr.MarkdownBlock(text=markdown(every))] if every.rows else []
     for address, rows in compared.items():
         if any(row.records for row in rows):
             table = find_table(address)
             text = wr.MarkdownBlock(text=markdown(grid(table, rows)))
-            panels = wr.PanelGrid(runsets=[_runset(table, entity, project)], panels=_charts())
+            panels = wr.PanelGrid(
+                runsets=[_runset(table, entity, project)], panels=_charts(_headline(rows))
+            )
             blocks += [text, panels]
     title, about = "Early pruning: papers against runs", "Generated from run records"
     return wr.Report(
@@ -72,13 +74,19 @@ def build_report(
 
 def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Workspace:
     """A saved view: all runs of the tables, grouped by row, with the tables' summary columns."""
-    tables = [find_table(a) for a, rows in compared.items() if any(row.records for row in rows)]
+    ran = {a: rows for a, rows in compared.items() if any(row.records for row in rows)}
+    tables = [find_table(address) for address in ran]
+    headlines = dict.fromkeys(_headline(rows) for rows in ran.values()) or [ACCURACY]
+    sections = [
+        ws.Section(name=f"{_capital(line.name)} and cost", panels=_charts(line), is_open=True)
+        for line in headlines
+    ]
     columns = [f"summary:{key}" for key in dict.fromkeys(k for t in tables for k in _keys(t))]
     return ws.Workspace(
         entity=entity,
         project=project,
         name="Papers against runs",
-        sections=[ws.Section(name="Accuracy and cost", panels=_charts(), is_open=True)],
+        sections=sections,
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("Group")],
             filters=f"Tags in {[table.address for table in tables]}",
@@ -123,12 +131,21 @@ def _keys(table: Table) -> list[str]:
     return list(dict.fromkeys(c.record for c in table.columns.values() if c.record))
 
 
-def _charts() -> list[Any]:
+def _headline(rows: Sequence[Comparison]) -> Headline:
+    """The metric by which a table's runs are compared."""
+    return next(record.headline for row in rows for record in row.records)
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
+def _charts(headline: Headline) -> list[Any]:
     return [
         wr.ScatterPlot(
-            title=f"accuracy against {cost.label}",
+            title=f"{headline.name} against {cost.label}",
             x=wr.SummaryMetric(cost.key),
-            y=wr.SummaryMetric(ACCURACY),
+            y=wr.SummaryMetric(headline.test),
             log_x=not cost.more,
             layout=wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8),
         )

@@ -24,7 +24,7 @@ COLUMNS = (
     "recipe",
     "with",
     "seeds",
-    "top-1 [%]",
+    "",  # the headline
     "parameters",
     "MACs",
     "weights removed [%]",
@@ -36,7 +36,7 @@ COLUMNS = (
 
 def zoo_page(records: Sequence[Record]) -> str:
     """The page as Markdown."""
-    settings = by_setting(r for r in records if "eval/top1_percent" in r.summary)
+    settings = by_setting(r for r in records if r.measured)
     if not settings:
         return HEAD + "No run has been recorded yet.\n"
     return HEAD + "\n".join(_section(name, experiments) for name, experiments in settings.items())
@@ -46,7 +46,10 @@ def _section(name: str, experiments: Sequence[Experiment]) -> str:
     lines = [_line(experiment) for experiment in experiments]
     # a column that is empty in every line is left out
     full = [i for i, _ in enumerate(COLUMNS) if any(line[i] for line in lines)]
-    table_grid = Grid(name, [COLUMNS[i] for i in full], [[line[i] for i in full] for line in lines])
+    headings = [name or experiments[0].headline.short for name in COLUMNS]
+    table_grid = Grid(
+        name, [headings[i] for i in full], [[line[i] for i in full] for line in lines]
+    )
     table = markdown(table_grid).replace("###", "##", 1).rstrip()
     commands = "\n".join(_command(experiment.records[0]) for experiment in experiments)
     hidden = f"<details><summary>Commands</summary>\n\n```sh\n{commands}\n```\n\n</details>"
@@ -54,13 +57,14 @@ def _section(name: str, experiments: Sequence[Experiment]) -> str:
 
 
 def _line(experiment: Experiment) -> list[str]:
-    first, error = experiment.records[0], experiment.error("eval/top1_percent")
+    key = experiment.headline.test
+    first, error = experiment.records[0], experiment.error(key)
     recipe = f"[{first.job.row or experiment.method}](../{first.job.recipe})"
     return [
         recipe,
         experiment.details,
         " ".join(f"[{r.job.seed}](../{r.path})" for r in experiment.records),
-        _shown(experiment.mean("eval/top1_percent"), ".2f") + (f" ± {error:.2f}" if error else ""),
+        _shown(experiment.mean(key), ".2f") + (f" ± {error:.2f}" if error else ""),
         _shown(experiment.mean("model/params"), ",.0f"),
         _shown(experiment.mean("model/macs"), ",.0f"),
         _shown(experiment.mean("model/sparsity"), ".2f", 100),

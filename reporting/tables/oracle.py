@@ -48,31 +48,35 @@ def ratio_of(record: Record) -> float | None:
 
 
 def best_epochs(points: Iterable[Record]) -> dict[float, int]:
-    """Fraction removed → the epoch with the highest mean validation accuracy, first of equals."""
-    accuracies: dict[tuple[float, int], list[float]] = defaultdict(list)
+    """Fraction removed → the epoch of the best mean validation headline, first of equals."""
+    merits: dict[tuple[float, int], list[float]] = defaultdict(list)
     for point in points:
         ratio, epoch, curve = ratio_of(point), epoch_of(point), point.history["accuracy"]
         if ratio is not None and epoch is not None and curve:
-            accuracies[ratio, epoch].append(curve[-1][1])
+            merits[ratio, epoch].append(point.headline.merit(curve[-1][1]))
     best: dict[float, int] = {}
-    for ratio, epoch in sorted(accuracies):
+    for ratio, epoch in sorted(merits):
         rival = best.setdefault(ratio, epoch)
-        mean, highest = (statistics.fmean(accuracies[ratio, e]) for e in (epoch, rival))
+        mean, highest = (statistics.fmean(merits[ratio, e]) for e in (epoch, rival))
         best[ratio] = epoch if mean > highest else rival
     return best
 
 
 def changes(policies: Iterable[Record], points: Sequence[Record]) -> Changes:
-    """|top-1 of each policy's run − top-1 of the best epoch with its seed and fraction|."""
+    """|headline of each policy's run − that of the best epoch with its seed and fraction|."""
     best = best_epochs(points)
-    top1 = {(ratio_of(p), epoch_of(p), p.job.seed): p.number("eval/top1_percent") for p in points}
+    results = {(ratio_of(p), epoch_of(p), p.job.seed): _result(p) for p in points}
     by_seed: Changes = defaultdict(dict)
     for run in policies:
-        ratio, mine = ratio_of(run), run.number("eval/top1_percent")
-        theirs = top1.get((ratio, best[ratio], run.job.seed)) if ratio in best else None
+        ratio, mine = ratio_of(run), _result(run)
+        theirs = results.get((ratio, best[ratio], run.job.seed)) if ratio in best else None
         if ratio is not None and mine is not None and theirs is not None:
             by_seed[run.job.seed][ratio] = abs(mine - theirs)
     return dict(by_seed)
+
+
+def _result(run: Record) -> float | None:
+    return run.number(run.headline.test)
 
 
 def with_changes(table: Table, records: Sequence[Record]) -> list[Record]:

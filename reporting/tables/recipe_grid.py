@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from reporting.records import Record
 from reporting.tables.grid import Grid
 from reporting.tables.oracle import best_epochs, changes, epoch_of, group, is_point, ratio_of
+from schema.headline import ACCURACY
 
 
 def recipe_grid(recipe: str, amount: str, records: Iterable[Record]) -> Grid:
@@ -16,9 +17,12 @@ def recipe_grid(recipe: str, amount: str, records: Iterable[Record]) -> Grid:
         if record.job.row is None and record.job.recipe == recipe:
             groups[group(record.job, amount)].append(record)
     lines = [line for key, runs in sorted(groups.items(), key=str) for line in _lines(key, runs)]
-    headings = ["settings", "removed [%]", "best epoch", "its top-1 [%]", "policy's top-1 [%]",
-                "|change|, points", "seeds"]  # fmt: skip
-    below = ["the best epoch is chosen by validation accuracy; top-1 is on test images"]
+    headline = next((run.headline for runs in groups.values() for run in runs), ACCURACY)
+    unit = "points" if headline.unit == "%" else headline.unit
+    headings = ["settings", "removed [%]", "best epoch", f"its {headline.short}",
+                f"policy's {headline.short}", f"|change|, {unit}", "seeds"]  # fmt: skip
+    figure = headline.short.partition(" [")[0]
+    below = [f"the best epoch is chosen by validation {headline.name}; {figure} is on test images"]
     return Grid(f"{recipe} · every pruning epoch of the grid", headings, lines, below)
 
 
@@ -31,7 +35,7 @@ def _lines(key: tuple[object, ...], runs: Sequence[Record]) -> list[list[str]]:
         best = [p for p in points if (ratio_of(p), epoch_of(p)) == (ratio, epoch)]
         policy = [run for run in policies if ratio_of(run) == ratio]
         distances = [change[ratio] for change in by_seed.values() if ratio in change]
-        figures = [_mean([r.summary["eval/top1_percent"] for r in some]) for some in (best, policy)]
+        figures = [_mean([r.summary[r.headline.test] for r in some]) for some in (best, policy)]
         lines.append([settings, f"{100 * ratio:g}", str(epoch), *figures, _mean(distances),
                       str(len(best))])  # fmt: skip
     means = [statistics.fmean(change.values()) for change in by_seed.values()]

@@ -7,13 +7,13 @@ from typing import Any
 from reporting.errors import RecordError
 from reporting.json_files import SummaryFile, check, read_object
 from reporting.tables.grid import Grid
+from schema.headline import Headline
 from training.history import Summary
 
 Line = tuple[str, str, Callable[[Any], str]]
 REMEDY = "give a folder that train.py has finished"
 
 LINES: tuple[Line, ...] = (
-    ("test accuracy", "eval/top1_percent", lambda v: f"{v:.2f} %"),
     ("parameters", "model/params", lambda v: f"{v:,}"),
     ("MACs per image", "model/macs", lambda v: f"{v:,}"),
     ("weight sparsity", "model/sparsity", lambda v: f"{100 * v:.1f} %"),
@@ -35,10 +35,15 @@ def side_by_side(folders: Sequence[Path]) -> Grid:
         RecordError: a folder without a finished run, or a damaged summary.
     """
     summaries = [_summary(folder) for folder in folders]
-    rows = [[name, *(_shown(s, key, form) for s in summaries)] for name, key, form in LINES]
+    lines = *(_result(line) for line in dict.fromkeys(map(Headline.of, summaries))), *LINES
+    rows = [[name, *(_shown(s, key, form) for s in summaries)] for name, key, form in lines]
     first = summaries[0] if summaries else {}
     title = f"{first.get('model/name')} on {first.get('data/name')}, {first.get('run/device')}"
     return Grid(title, ["", *(folder.name for folder in folders)], rows, [])
+
+
+def _result(headline: Headline) -> Line:
+    return f"test {headline.name}", headline.test, headline.shown
 
 
 def _summary(folder: Path) -> Summary:

@@ -124,7 +124,7 @@ def test_held_out_batches_are_reported_on_and_change_nothing_else():
     reported = laboratory(model, scores=["norm"], held_out=lambda: held_out).measure(model, 5)
     bench = Bench(model, axes(model, torch.zeros(1, 1, 8, 8)), held_out, reduce=lambda t: t)
     assert reported[0]["held_out_loss"] == bench.loss
-    assert reported[0]["held_out_top1_percent"] == bench.top1_percent
+    assert reported[0]["held_out_top1_percent"] == bench.quality["top1_percent"]
     for row, more in zip(plain, reported, strict=True):
         assert row["loss"] == more["loss"]
         assert more["held_out_loss"] != more["loss"]

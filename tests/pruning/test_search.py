@@ -30,6 +30,7 @@ from pruning.selection.search import (
 )
 from pruning.training_view import stream_seed
 from schema.pruning import PruningConfig
+from tasks.classification import CLASSES
 from tests.pruning.test_criteria import state as everything
 from tests.support.criteria_networks import (
     Residual,
@@ -56,6 +57,8 @@ class Training:
         whole = [self._draw(f"{stream} {i}", batch_size) for i in range(batches)]
         return [(x.chunk(self._ranks)[self._rank], y.chunk(self._ranks)[self._rank])
                 for x, y in whole]  # fmt: skip
+
+    task = CLASSES
 
     def reduce(self, tensor):
         return tensor if self._exchange is None else self._exchange(self._rank, tensor)

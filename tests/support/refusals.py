@@ -13,7 +13,7 @@ def read_all(folder, **options):
     """Open a data set and go once through its images."""
     data = opened(folder, drop_last=False, **options)
     for batch in (*data.train_batches(0, 4), *data.evaluation_batches("test", 4)):
-        assert int(batch.labels.max()) < data.info.num_classes
+        assert int(batch.targets.max()) < data.info.targets.outputs
     return data
 
 

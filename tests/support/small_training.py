@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pruning.pruner import Pruner
 from schema.pruning import PruningConfig
+from tasks.classification import CLASSES
 
 STEPS = 10  # of an epoch
 CHANNEL = {"granularity": "channel", "criterion": "taylor", "channels": 0.5}
@@ -64,6 +65,7 @@ class Training:
         return self.calibration(1, batch_size, stream=stream)
 
     gradient_scale = 1.0
+    task = CLASSES
 
     def reduce(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.trees import Tree
 from schema.data import AugmentConfig, DataConfig
 from training.data import gpu_decoder
 from training.data.augment import ON_DEVICE, window
 from training.data.crops import Crops
 from training.data.facts import facts_of
+from training.data.finishing import Finishing, finishing
 from training.data.layouts import (
     DataError,
     Encoded,
@@ -23,7 +25,7 @@ from training.data.layouts.decoding import common_shape, decode, decode_all
 from training.data.layouts.files import faults_named
 from training.data.layouts.workers import results
 
-Filled = tuple[dict[str, "Store"], tuple[int, int]]
+Filled = tuple[dict[str, "ImageStore"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
 
 
@@ -43,20 +45,43 @@ class Pick(NamedTuple):
 
 
 class Store(Protocol):
-    """A split's labels on the device, and its images in any order asked for."""
+    """A split's examples in any order asked for; `labels` where there are classes to balance."""
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(N,), or None."""
+        ...
+
+    def examples(self, picks: Iterable[Pick]) -> Iterator[tuple[Tree, Tree, Pick]]:
+        """Inputs and targets on the device, and their pick there, in the picks' order."""
+        ...
+
+
+class ImageStore(Protocol):
+    """A split's labels on the device, and its images as windows."""
 
     labels: Tensor
+    finishing: Finishing
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """Windows (n, C, H, W), uint8 on the device, and their pick there, in the picks' order."""
         ...
 
+    def examples(self, picks: Iterable[Pick]) -> Iterator[tuple[Tree, Tree, Pick]]:
+        """See Store."""
+        for windows, pick in self.images(picks):
+            labels = self.labels.index_select(0, pick.rows)
+            yield *self.finishing(windows, pick.draws, labels), pick
 
-class InMemory:
+
+class InMemory(ImageStore):
     """All pixels on the device, inside the border that pad-crop needs."""
 
-    def __init__(self, pixels: Pixels, config: AugmentConfig, device: torch.device) -> None:
+    def __init__(
+        self, pixels: Pixels, config: AugmentConfig, device: torch.device, finishing: Finishing
+    ) -> None:
         self.padding, self.flip, self.device = config.crop_padding, config.flip, device
+        self.finishing = finishing
         self.bordered = F.pad(pixels.images.to(device), (self.padding,) * 4).contiguous()
         self.labels = pixels.labels.to(device)
 
@@ -67,7 +92,7 @@ class InMemory:
             yield window(self.bordered, pick.rows, pick.draws, self.padding, self.flip), pick
 
 
-class Streamed:
+class Streamed(ImageStore):
     """Encoded images: workers decode and crop to (C, size, size), the device does the rest.
 
     With `decoder: gpu` workers only read: decoding and cropping are the device's too.
@@ -84,6 +109,7 @@ class Streamed:
             _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops)
         )
         self.config, self.device = config, device
+        self.finishing = finishing(config, channels, device)
         self.labels = source.labels.to(device)
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
@@ -181,7 +207,7 @@ def _stream(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
     if size is None:
         raise DataError(f"{config.name}: images of this size are streamed; state data.image_size")
     channels = dataset.channels if dataset else 3
-    stores: dict[str, Store] = {}
+    stores: dict[str, ImageStore] = {}
     for name, source in (("train", splits.train), ("test", splits.test)):
         assert not isinstance(source, Pixels)
         stores[name] = Streamed(source, channels, size, config, device)
@@ -200,9 +226,10 @@ def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
         )
     train, test = decode_all(splits, config.name.strip("/").replace("/", "-"))
     shape = _one_shape(config, train, test)
-    stores: dict[str, Store] = {
-        "train": InMemory(train, config.augment, device),
-        "test": InMemory(test, AugmentConfig(), device),
+    last = finishing(config, shape[0], device)
+    stores: dict[str, ImageStore] = {
+        "train": InMemory(train, config.augment, device, last),
+        "test": InMemory(test, AugmentConfig(), device, last),
     }
     return stores, shape
 

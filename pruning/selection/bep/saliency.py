@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from models.modes import evaluating
+from models.trees import Tree
 from pruning.criteria.maps import Maps
 from pruning.errors import PruningError
 from pruning.stateful import Stateful
@@ -94,7 +95,7 @@ class Taps(Stateful):
     remembered = ("begun",)
 
     def __init__(
-        self, model: nn.Module, axes: "Axes", image: Tensor, *, every: int, bucket: int
+        self, model: nn.Module, axes: "Axes", image: Tree, *, every: int, bucket: int
     ) -> None:
         super().__init__()
         self.every, self.bucket = every, bucket
@@ -232,7 +233,7 @@ class _Modules(Maps):
         return End(self.returned[last][0], last not in self._owners)
 
 
-def _ends(model: nn.Module, image: Tensor) -> dict[str, End]:
+def _ends(model: nn.Module, image: Tree) -> dict[str, End]:
     """The module at which the map of each layer ends."""
     with evaluating(model), _Modules(model) as traced:
         model(image)

@@ -32,7 +32,7 @@ def numbers(data, images):
         everything[..., padding : padding + side, padding : padding + side],
         None,
         AugmentConfig(),
-        data.colour,
+        data.stores["train"].finishing.colour,
     )
     table = {tuple(image.flatten()[:40].tolist()): row for row, image in enumerate(plain)}
     return [table[tuple(image.flatten()[:40].tolist())] for image in images]
@@ -49,8 +49,8 @@ def test_ranks_together_see_what_one_process_sees(world_size):
     ranks = [opened(rank, world_size, augment=EVERYTHING) for rank in range(world_size)]
     for batch, *shares in zip(whole, *(r.train_batches(3, 30) for r in ranks), strict=True):
         images, labels = joined(shares)
-        assert torch.equal(images, batch.images)
-        assert torch.equal(labels, batch.labels)
+        assert torch.equal(images, batch.inputs)
+        assert torch.equal(labels, batch.targets)
         assert {share.global_count for share in shares} == {30}
 
 
@@ -62,11 +62,11 @@ def test_a_part_has_the_same_images_on_any_number_of_ranks(world_size, parts):
     each = [data.train_batches(0, 23, parts) for data in ranks]
     for batch, *shares in zip(whole, *each, strict=True):
         sizes = [
-            [len(rows) for rows in portions(len(batch.labels), rank, world_size, parts)]
+            [len(rows) for rows in portions(len(batch.targets), rank, world_size, parts)]
             for rank in range(world_size)
         ]
-        split = [share.images.split(s) for share, s in zip(shares, sizes, strict=True)]
-        for part, *pieces in zip(batch.images.chunk(parts), *split, strict=True):
+        split = [share.inputs.split(s) for share, s in zip(shares, sizes, strict=True)]
+        for part, *pieces in zip(batch.inputs.chunk(parts), *split, strict=True):
             assert torch.equal(torch.cat(pieces), part)
 
 
@@ -76,8 +76,8 @@ def test_starting_in_the_middle_gives_the_rest_of_the_epoch():
     rest = list(data.train_batches(1, 16, start=4))
     assert len(rest) == len(whole) - 4 == 3
     for a, b in zip(whole[4:], rest, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.targets, b.targets)
 
 
 def test_an_epoch_is_a_permutation_of_its_own():
@@ -106,7 +106,7 @@ def test_steps_per_epoch(drop_last, steps, images):
     data = opened(drop_last=drop_last)
     batches = list(data.train_batches(0, 16))
     assert len(batches) == data.steps_per_epoch(16) == steps
-    assert sum(b.global_count for b in batches) == sum(len(b.labels) for b in batches) == images
+    assert sum(b.global_count for b in batches) == sum(len(b.targets) for b in batches) == images
 
 
 def test_batches_that_cannot_be_are_errors():
@@ -130,9 +130,9 @@ def test_evaluation_sees_every_image_once(split, world_size, batch_size, images)
     for rank in range(world_size):
         data = opened(rank, world_size, train_images=40, image_size=8, **size)
         for batch in data.evaluation_batches(split, batch_size):
-            assert len(batch.labels)
-            seen += [image.sum().item() for image in batch.images]
-            labels += batch.labels.tolist()
+            assert len(batch.targets)
+            seen += [image.sum().item() for image in batch.inputs]
+            labels += batch.targets.tolist()
     assert len(set(seen)) == len(seen) == images
     store = data.stores["test" if split == "test" else "train"]
     assert sorted(labels) == sorted(store.labels[data.rows[split]].tolist())
@@ -185,7 +185,7 @@ def test_balanced_calibration_has_equally_many_of_each_class():
 def test_a_subset_is_fixed_and_of_the_size_asked_for():
     data = opened(validation=3, augment={"flip": True})
     parts = [list(data.subset_batches(0.4, 16, "bep")) for _ in range(2)]
-    assert [len(b.labels) for b in parts[0]] == [16, 16]  # 40 images in whole batches
+    assert [len(b.targets) for b in parts[0]] == [16, 16]  # 40 images in whole batches
     assert torch.equal(joined(parts[0])[0], joined(parts[1])[0])
     rows = numbers(data, joined(parts[0])[0])
     assert set(rows) <= set(data.rows["train"].tolist())
@@ -217,7 +217,7 @@ def test_normalised_pixels_have_the_closed_form():
     raw = data.stores["test"].bordered.double() / 255
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in
                  ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0)))  # fmt: skip
-    assert torch.allclose(batch.images.double(), (raw - mean) / std, atol=1e-6)
+    assert torch.allclose(batch.inputs.double(), (raw - mean) / std, atol=1e-6)
 
 
 def test_digits_split_is_fixed_and_stratified():
@@ -237,8 +237,8 @@ def test_known_data_sets_are_described_without_their_files(tmp_path, monkeypatch
             continue
         about = info(DataConfig(name=name, validation=100, augment=AugmentConfig(resize=64)))
         assert (about.train_images, about.validation_images) == (facts.train - 100, 100)
-        assert (about.height, about.num_classes) == (64, facts.num_classes)
-    assert info(DataConfig(name="imagenet", image_size=160)).width == 160
+        assert (about.height, about.targets.outputs) == (64, facts.num_classes)
+    assert info(DataConfig(name="imagenet", image_size=160)).example.sizes == (3, 160, 160)
 
 
 @pytest.mark.slow
@@ -271,6 +271,6 @@ def test_a_generator_is_a_function_of_all_its_arguments():
 def test_synthetic_images_can_be_learnt():
     data = opened(num_classes=4, train_images=200, test_images=80)
     (train,), (test,) = data.evaluation_batches("train", 200), data.evaluation_batches("test", 80)
-    centres = torch.stack([train.images[train.labels == c].mean(0) for c in range(4)])
-    nearest = torch.cdist(test.images.flatten(1), centres.flatten(1)).argmin(1)
-    assert (nearest == test.labels).float().mean() > 0.95
+    centres = torch.stack([train.inputs[train.targets == c].mean(0) for c in range(4)])
+    nearest = torch.cdist(test.inputs.flatten(1), centres.flatten(1)).argmin(1)
+    assert (nearest == test.targets).float().mean() > 0.95

@@ -74,7 +74,7 @@ def test_the_same_batches_as_workers_decode(tmp_path, stand_in, workers):
 def batches(data, split):
     train = split == "train"
     every = data.train_batches(0, 5) if train else data.evaluation_batches("test", 4)
-    return [(batch.images, batch.labels) for batch in every]
+    return [(batch.inputs, batch.targets) for batch in every]
 
 
 def test_a_refused_batch_is_decoded_on_the_cpu_which_names_the_damaged_file(stand_in):

@@ -90,7 +90,7 @@ def test_names_that_are_no_text(tmp_path, kind):
         os.fsencode(tmp_path / "set") + b"/train/ant/\xfc\n\xe4 .png",
     )
     data = read_all(tmp_path / "set", **kind)
-    assert data.info.num_classes == 3
+    assert data.info.targets.outputs == 3
     assert data.info.train_images == 10
 
 

@@ -49,7 +49,7 @@ def assert_holds(data, train, test, train_labels, test_labels):
         store = data.stores[name]
         assert torch.equal(store.bordered, images)
         assert store.labels.tolist() == list(labels)
-    assert data.info.num_classes == 3
+    assert data.info.targets.outputs == 3
     assert data.info.train_images == len(train)
 
 
@@ -137,14 +137,14 @@ def test_streamed_images_are_the_same_for_any_workers_ranks_and_start(tmp_path, 
     before = torch.get_rng_state()
     whole = list(opened(root, workers=2, **options).train_batches(1, 4))
     assert torch.equal(before, torch.get_rng_state())
-    assert whole[0].images.shape == (4, 3, 32, 32)
+    assert whole[0].inputs.shape == (4, 3, 32, 32)
     rest = list(opened(root, workers=0, **options).train_batches(1, 4, start=1))
     for a, b in zip(whole[1:], rest, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.targets, b.targets)
     shares = [opened(root, rank, 2, workers=0, **options).train_batches(1, 4) for rank in range(2)]
     for batch, *parts in zip(whole, *shares, strict=True):
-        assert torch.equal(torch.cat([p.images for p in parts]), batch.images)
+        assert torch.equal(torch.cat([p.inputs for p in parts]), batch.inputs)
 
 
 @pytest.mark.usefixtures("_whole_numbers")
@@ -152,7 +152,7 @@ def test_streamed_evaluation_is_the_usual_resize_and_centre_crop(tmp_path):
     write_photographs(tmp_path / "set")
     data = opened(tmp_path / "set", image_size=56, mean=(0, 0, 0), std=(1 / 255,) * 3, workers=0)
     files = sorted((tmp_path / "set" / "val").rglob("*.JPEG"))
-    images = torch.cat([b.images for b in data.evaluation_batches("test", 4)])
+    images = torch.cat([b.inputs for b in data.evaluation_batches("test", 4)])
     for file, image in zip(files, images, strict=True):
         decoded = decoding.decode(file.read_bytes(), 3, "")
         wanted = tv.center_crop(tv.resize(decoded, [64], antialias=True), [56, 56])

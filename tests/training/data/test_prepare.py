@@ -157,9 +157,9 @@ def test_batches_from_shards_are_the_same_from_any_sample_on(photographs, tmp_pa
     batches = list(data.train_batches(3, 4))
     again = list(data.train_batches(3, 4, start=2))
     assert len(batches) == 3
-    assert torch.equal(batches[2].images, again[0].images)
+    assert torch.equal(batches[2].inputs, again[0].inputs)
     assert torch.equal(batches[2].labels, again[0].labels)
-    assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
+    assert batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,0 +1,12 @@
+"""Tasks: what losses and metrics make of outputs and targets; a line each."""
+
+from tasks.classification import Classification
+from tasks.regression import Regression
+from tasks.task import Targets, Task, TaskError
+
+__all__ = ["TASKS", "Targets", "Task", "TaskError"]
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "regression": Regression,
+}

@@ -1,0 +1,236 @@
+"""Examples as training sees them: order, draws and shares follow from seed and position."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.trees import Shape, Tree
+from schema.data import DataConfig
+from tasks.task import Targets
+from training.data.augment import draws
+from training.data.layouts import DataError
+from training.data.stores import Pick, Store
+from training.random import generator
+from training.ranks.shares import check_equal, portions
+
+Batches = Iterable[tuple[Tree, Tree]]
+
+
+class Batch(NamedTuple):
+    """A rank's share: inputs and targets, a row an example; the global count.
+
+    Of images these are normalised float32 (n, C, H, W), and labels (n,).
+    """
+
+    inputs: Tree
+    targets: Tree
+    global_count: int
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Counts and shapes of a data set, as the model sees it; `task` is that of no other wish."""
+
+    name: str
+    example: Any  # tree of the shapes of one example's inputs
+    targets: Targets
+    train_images: int
+    validation_images: int
+    test_images: int
+    task: str = "classification"
+
+    @property
+    def channels(self) -> int:
+        """Channels of images, or numbers of a vector; 1 of a tree."""
+        return self.example.sizes[0] if isinstance(self.example, Shape) else 1
+
+    @property
+    def height(self) -> int:
+        """Of images in pixels; 0 of anything else."""
+        is_image = isinstance(self.example, Shape) and len(self.example.sizes) == 3
+        return self.example.sizes[1] if is_image else 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of a data set; the same images whatever the number of processes."""
+
+    info: DataInfo
+    config: DataConfig
+    seed: int
+    device: torch.device
+    rank: int
+    world_size: int
+    stores: Mapping[str, Store]  # train and test; validation images lie in train's
+    rows: dict[str, Tensor]  # split → rows of its store
+
+    def steps_per_epoch(self, batch_size: int, parts: int = 1) -> int:
+        """Global batches in a pass; the last, smaller one counts unless `drop_last`.
+
+        Raises:
+            DataError: no whole batch, or a last one with fewer images in a part than processes.
+        """
+        images = len(self.rows["train"])
+        steps, rest = divmod(images, batch_size)
+        if self.config.drop_last and not steps:
+            raise DataError(
+                f"{self.info.name}: {images} training images make no batch of {batch_size};"
+                f" set training.batch_size to {images} or less, or data.drop_last: false"
+            )
+        if self.config.drop_last or not rest:
+            return steps
+        part = -(-rest // parts)  # as torch.chunk divides it
+        least = rest - (rest - 1) // part * part
+        if least < self.world_size:
+            of = f", {least} of them in a part of accumulation," if parts > 1 else ""
+            raise DataError(
+                f"{self.info.name}: the last batch would have {rest} images{of} for"
+                f" {self.world_size} processes; set data.drop_last: true or another"
+                " training.batch_size"
+            )
+        return steps + 1
+
+    def train_batches(
+        self, epoch: int, batch_size: int, parts: int = 1, *, start: int = 0
+    ) -> Iterator[Batch]:
+        """Shuffled, augmented batches of an epoch from step `start` on; a late start is free.
+
+        A rank's share of each consists of its `portions` of the parts that are accumulated.
+        """
+        return self._batches("train", self._train_picks(epoch, batch_size, parts, start))
+
+    def _train_picks(self, epoch: int, batch_size: int, parts: int, start: int) -> Iterator[Pick]:
+        rows = self.rows["train"]
+        order = rows[torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))]
+        for step in range(start, self.steps_per_epoch(batch_size, parts)):
+            chunk = order[step * batch_size : (step + 1) * batch_size]
+            source = generator(self.seed, "augment", epoch, step)
+            yield self._share(chunk, draws(len(chunk), self.config.augment, source), parts)
+
+    def evaluation_batches(
+        self, split: Literal["train", "validation", "test"], batch_size: int
+    ) -> Iterator[Batch]:
+        """Every image of the split exactly once over all ranks, in order, without augmentation.
+
+        A rank gets no batch where its share is empty: ranks may differ by one batch.
+        """
+        return self._plain(split, self.rows[split], batch_size)
+
+    def calibration_batches(
+        self,
+        batches: int,
+        batch_size: int,
+        *,
+        class_balanced: bool = False,
+        stream: str = "calibration",
+    ) -> list[tuple[Tree, Tree]]:
+        """Training images, not augmented, drawn by seed and stream; a rank's share of each batch.
+
+        No image comes twice before all had their turn. Balanced: classes take turns, so that all
+        have equally many images in all, and in each batch up to one.
+
+        Raises:
+            DataError: the images do not divide among classes, or a batch among processes.
+        """
+        count = batches * batch_size
+        check_equal(batch_size, self.world_size, stream)
+        if class_balanced:
+            chosen = self._balanced(count, stream)
+        else:
+            chosen = self._drawn(self.rows["train"], count, stream)
+        return [(b.inputs, b.targets) for b in self._plain("train", chosen, batch_size)]
+
+    def subset_batches(self, fraction: float, batch_size: int, stream: str) -> Iterator[Batch]:
+        """A fixed part of the training images drawn by seed and stream; in order, not augmented.
+
+        Whole batches, at least one if there are as many images, so that ranks get equal shares.
+
+        Raises:
+            DataError: a batch does not divide among processes.
+        """
+        rows = self.rows["train"]
+        wanted = fraction * len(rows)
+        count = max(1, round(wanted / batch_size)) * batch_size
+        count = count if count <= len(rows) else round(wanted)
+        check_equal(min(count, batch_size), self.world_size, stream)
+        return self._plain("train", self._drawn(rows, count, stream).sort().values, batch_size)
+
+    def _drawn(self, rows: Tensor, count: int, stream: str, *position: int) -> Tensor:
+        """`count` of `rows`: one random order of them after the other."""
+        orders = [
+            rows[
+                torch.randperm(
+                    len(rows), generator=generator(self.seed, f"of {stream}", *position, i)
+                )
+            ]
+            for i in range(-(-count // len(rows)))
+        ]
+        return torch.cat([rows[:0], *orders])[:count]
+
+    def _balanced(self, count: int, stream: str) -> Tensor:
+        """Equally many rows of each class, the classes taking turns."""
+        classes = self.info.targets.outputs
+        each, rest = divmod(count, classes)
+        if rest:
+            raise DataError(
+                f"{count} calibration images do not divide among {classes} classes; make batches ×"
+                f" batch_size a multiple of {classes}, such as {max(each, 1) * classes}"
+            )
+        rows = self.rows["train"]
+        classed = self.stores["train"].labels
+        assert classed is not None, "of other targets pruning refuses to balance classes"
+        labels = classed.cpu()[rows]
+        columns = []
+        for label in range(classes):
+            of_class = rows[labels == label]
+            if not len(of_class):
+                raise DataError(f"class {label} has no training image; set class_balanced: false")
+            columns.append(self._drawn(of_class, each, stream, label))
+        return torch.stack(columns, 1).flatten()
+
+    def _plain(self, split: str, rows: Tensor, batch_size: int) -> Iterator[Batch]:
+        picks = (self._share(chunk, None) for chunk in rows.split(batch_size))
+        return self._batches(split, (pick for pick in picks if len(pick.rows)))
+
+    def _share(self, rows: Tensor, table: Tensor | None, parts: int = 1) -> Pick:
+        """This rank's rows of a global batch and of the draws made for it."""
+        mine = torch.cat(portions(len(rows), self.rank, self.world_size, parts))
+        return Pick(rows[mine], None if table is None else table[mine], len(rows))
+
+    def _batches(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        store = self.stores["test" if split == "test" else "train"]
+        for inputs, targets, pick in store.examples(picks):
+            yield Batch(inputs, targets, pick.global_count)
+
+
+def held_out(config: DataConfig, examples: int) -> tuple[int, int]:
+    """Numbers of examples to train on and to validate on.
+
+    Raises:
+        DataError: there are fewer than both.
+    """
+    share = config.validation
+    validation = round(share * examples) if share < 1 else int(share)
+    left = examples - validation
+    train = config.train_subset or left
+    if train > left or left < 1:
+        raise DataError(
+            f"{config.name}: {examples} training images are too few for validation {share} and"
+            f" train_subset {config.train_subset}"
+        )
+    return train, validation
+
+
+def rows_of(counts: dict[str, int], kept: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    """Rows of each split: of the training examples validation's are drawn, then some are left."""
+    train, validation = kept
+    order = torch.randperm(counts["train"], generator=generator(seed, "validation"))
+    held, left = order[:validation], order[validation:]
+    return {
+        "train": left[:train].sort().values,
+        "validation": held.sort().values,
+        "test": torch.arange(counts["test"]),
+    }
