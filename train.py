@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         from training.console import Report
         from training.evaluation import evaluate
         from training.loop import train_until_due
+        from training.pruning_event import prune
         from training.start import start
 
         options = {"output": command.output, "resume": command.resume, "stem": command.recipe.stem}
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
                 train_until_due(run)
                 if run.pruner.due(run):
                     with run.cost.phase("prune"):
-                        report.event(run.pruner.prune(run))
+                        report.event(prune(run))
                     run.save()
             run.finish()
             report.finish(evaluate(run, "test") | evaluate_best(run), conventions)

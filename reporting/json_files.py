@@ -26,6 +26,7 @@ class JobFile(BaseModel):
     set: list[str] = []
     extra: list[str] = []
     seed: int = 0
+    study: Annotated[str, Field(pattern=r"^\w[\w.+-]*(/\w[\w.+-]*)+$")] | None = None
 
 
 class SummaryFile(BaseModel):

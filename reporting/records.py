@@ -37,6 +37,7 @@ class Job:
     """One training: its row (None: of no table), recipe, `--set` values and seed.
 
     `set` is the claim's; `extra` holds the user's own settings, which make another experiment.
+    `study` is the name, `FOLDER/NAME`, that a study gives a training of no table.
     """
 
     row: str | None
@@ -44,11 +45,17 @@ class Job:
     set: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     seed: int = 0
+    study: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The address of its row, or what stands for one: `other/RECIPE`, or the study's name."""
+        return self.row or self.study or f"other/{Path(self.recipe).stem}"
 
     @property
     def name(self) -> str:
         """The name of its run folder and record, `paper/table/row-seed0`, unique to the job."""
-        table, row = split_row(self.row or f"other/{Path(self.recipe).stem}")
+        table, row = split_row(self.place)
         slug = re.sub(r"[^\w.+-]+", "_", row).strip("_")
         settings = self.extra if self.row else self.set + self.extra
         digest = hashlib.sha256("\n".join(sorted(settings)).encode()).hexdigest()[:6]
@@ -166,8 +173,10 @@ def collect(
     table = folder / "laboratory.parquet"
     try:
         values = {key: value for key, value in asdict(record).items() if key != "path"}
-        # no null: records without a laboratory stay as they were before there was this key
+        # no null: other records stay as they were before there were these keys
         del values["penalties"]
+        if job is None or job.study is None:
+            del values["job"]["study"]
         if table.exists():
             values["penalties"] = f"{path.stem}.penalties.parquet"
         # sorted, so that a record collected again gives an empty diff

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from schema.data import DataConfig
 from schema.laboratory import LaboratoryConfig
@@ -46,6 +46,14 @@ class Recipe(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     cost: CostConfig = CostConfig()
     log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _validates(self) -> "Recipe":
+        if self.evaluation.around_pruning and not self.data.validation:
+            raise ValueError(
+                "evaluation.around_pruning measures validation images; write data.validation: 10%"
+            )
+        return self
 
     def hash(self) -> str:
         """Eight characters that change with any stated value that can change a result.

@@ -127,9 +127,13 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Moments at which the validation split is measured; the test split is, once, at the end."""
+    """Moments at which the validation split is measured; the test split is, once, at the end.
+
+    `around_pruning` measures it just before and just after every pruning too.
+    """
 
     every: Duration = Duration(1, "ep")
+    around_pruning: bool = False
     batch_size: Images | None = None
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from schema.training import CostConfig
-from training.phases import PHASES
+from training.phases import PHASES, TRAINING_PHASES
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
+CPU_TIMES = ("cpu_seconds", "training_cpu_seconds")
+GAUGES = (*ENERGIES, *CPU_TIMES)
 RETIRED = ("bep_flops", "bep_weight_flops")  # sums that older checkpoints have too
 
 
@@ -33,6 +35,8 @@ class Totals:
     gpu_kwh: float = 0.0
     ram_kwh: float = 0.0
     emissions_kgco2e: float = 0.0
+    cpu_seconds: float = 0.0
+    training_cpu_seconds: float = 0.0
     forward_macs: float = 0.0
     teacher_macs: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
@@ -142,6 +146,8 @@ class Cost:
         self.totals = Totals()
         self.totals.on(*self.devices)["sessions"] = 1
         self.started = self.phase_started = time.perf_counter()
+        self.cpu_started = time.process_time()
+        self.cpu = dict.fromkeys(CPU_TIMES, 0.0)  # of this process and session
         self.stack = ["setup"]
         self.meter = (
             Meter(config, device.type == "cuda") if meters and config.tracker != "none" else None
@@ -211,14 +217,18 @@ class Cost:
         return self.totals
 
     def refresh_energy(self) -> None:
-        """Add what all nodes' meters gained; every rank calls it, at checkpoints and at the end."""
+        """Add what all nodes' meters and all ranks' CPU times gained since the last call.
+
+        Every rank calls it, at checkpoints and at the end.
+        """
         nothing: dict[str, float] = dict.fromkeys(ENERGIES, 0.0)
-        gauges = self.meter.read() if self.meter else nothing
+        self._switch()
+        gauges = (self.meter.read() if self.meter else nothing) | self.cpu
         # differences, as a meter counts from its own start and a run has several sessions
-        gained = [gauges[name] - self.metered.get(name, 0.0) for name in ENERGIES]
+        gained = [gauges[name] - self.metered.get(name, 0.0) for name in GAUGES]
         # one meter a node: ranks without one add zeros
         everywhere = self.sum_over_ranks(torch.tensor(gained, dtype=torch.float64))
-        for name, value in zip(ENERGIES, everywhere.tolist(), strict=True):
+        for name, value in zip(GAUGES, everywhere.tolist(), strict=True):
             setattr(self.totals, name, getattr(self.totals, name) + value)
         self.metered = gauges
 
@@ -226,13 +236,14 @@ class Cost:
         """Go on from a checkpoint's totals, on any number of devices.
 
         What crashed sessions did after that checkpoint was really spent: their wall time, read from
-        the log's last line, is added to their devices' and their energy at the run's mean power.
+        the log's last line, is added to their devices', and their energy and CPU time at the run's mean
+        rate.
         """
         # this session's set-up so far, which the checkpoint does not know
         mine, self.totals = self.refresh(), totals
         lost = max(0.0, last.get("cost/wall_seconds", 0.0) - totals.wall_seconds)
         grown = 1 + lost / totals.wall_seconds if totals.wall_seconds else 1.0
-        for name in ENERGIES:
+        for name in GAUGES:
             setattr(totals, name, getattr(totals, name) * grown)
         totals.redone_seconds += lost
         totals.wall_seconds += lost
@@ -260,8 +271,10 @@ class Cost:
         """Flat keys with units.
 
         Hours of devices are sums over sessions of wall clock × devices, as a run may be resumed on
-        another number of them; energy is that of all nodes' machines. `training_flops` is 2 a MAC
-        and three passes (forward, and backward to inputs and to weights), of a teacher one pass.
+        another number of them; energy is that of all nodes' machines. CPU seconds are those of all
+        ranks' processes with their threads, not of workers that decode streamed images; of training
+        without set-up, evaluation, laboratory and checkpoints. `training_flops` is 2 a MAC and three
+        passes (forward, and backward to inputs and to weights), of a teacher one pass.
         """
         t = self.refresh()
         training = self._training_seconds()
@@ -274,6 +287,7 @@ class Cost:
             "cost/gpu_hours": t.hours("wall_seconds", "gpus"),
             "cost/gpu_busy_hours": t.hours("busy_seconds", "gpus"),
             "cost/redone_seconds": t.redone_seconds,
+            **{f"cost/{name}": getattr(t, name) for name in CPU_TIMES},
             "cost/timed_steps": t.timed_steps,
             "cost/evaluation_batches": t.evaluation_batches,
             "cost/peak_memory_bytes": t.peak_memory_bytes or None,
@@ -306,9 +320,12 @@ class Cost:
             self.meter.stop()
 
     def _switch(self) -> None:
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), time.process_time()
         self.totals.seconds[self.stack[-1]] += now - self.phase_started
-        self.phase_started = now
+        self.cpu["cpu_seconds"] += cpu - self.cpu_started
+        if self.stack[-1] in TRAINING_PHASES:
+            self.cpu["training_cpu_seconds"] += cpu - self.cpu_started
+        self.phase_started, self.cpu_started = now, cpu
 
     def _allocated_bytes(self) -> int | None:
         cuda = self.device.type == "cuda"

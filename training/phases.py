@@ -11,3 +11,5 @@ PHASES = (
     "checkpoint",
     "setup",
 )
+# what a method makes of training; the rest does not depend on it
+TRAINING_PHASES = ("train", "data_wait", "saliency", "prune", "compile")

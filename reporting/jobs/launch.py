@@ -103,7 +103,7 @@ def command(job: Job, places: Places) -> list[str]:
 
 def tags_of(job: Job) -> list[str]:
     """Paper, table, row and seed as a tracker's tags, of at most 64 characters."""
-    table, row = split_row(job.row or f"other/{Path(job.recipe).stem}")
+    table, row = split_row(job.place)
     return [tag[:64] for tag in (table.partition("/")[0], table, row, f"seed {job.seed}")]
 
 

@@ -86,9 +86,12 @@ def setting(record: Record) -> str:
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
-    """Experiments by network and data, the largest group first, named by what differs in it."""
+    """Experiments by network and data, the largest group first, named by what differs in it.
+
+    Named trainings of a study are left out: hundreds to a network, they have a page of their own.
+    """
     groups: dict[str, dict[tuple[object, ...], list[Record]]] = defaultdict(dict)
-    for record in records:
+    for record in (r for r in records if r.job.study is None):
         groups[setting(record)].setdefault(record.experiment, []).append(record)
     named = {name: _named([*by_experiment.values()]) for name, by_experiment in groups.items()}
     return dict(sorted(named.items(), key=lambda item: -len(item[1])))

@@ -13,6 +13,7 @@ import tables
 from pruning.laboratory import table as laboratory_table
 from reporting import papers
 from reporting.claims import find_claims
+from reporting.pages.experiments import by_setting
 from reporting.records import Job, RecordError, collect, load_records
 from reporting.tables import grid as show
 from reporting.tables.compare import compare, measured
@@ -74,6 +75,32 @@ def test_other_data_epochs_hardware_and_settings_are_said(tmp_path):
         "on Synthetic Processor",
         "training.duration=5ep",
     )
+
+
+def test_a_study_names_its_training_and_other_records_stay_as_they_were(tmp_path):
+    results, settings = tmp_path / "results", ("seed=1", "model=x")
+    job = Job(None, "recipes/x.yaml", settings, seed=3, study="some/where/x-50")
+    path = collect(make_run(tmp_path / "run", seed=3), results, job)
+    digest = Job(None, "recipes/y.yaml", settings[::-1]).name.split("-")[1]
+    assert path.relative_to(results).as_posix() == f"some/where/x-50-{digest}-seed3.json"
+    (record,) = load_records(results)
+    assert record.job == job
+    assert by_setting([record]) == {}  # it is on the study's own page
+    other = collect(make_run(tmp_path / "other"), results, Job(None, "recipes/x.yaml"))
+    assert "study" not in json.loads(other.read_text())["job"]
+    assert len(by_setting(load_records(results))) == 1
+
+
+def test_a_study_cannot_name_a_record_outside_of_the_results(tmp_path):
+    path = collect(
+        make_run(tmp_path / "run"), tmp_path / "results", Job(None, "a.yaml", study="a/b")
+    )
+    values = json.loads(path.read_text())
+    for name in ("../x/y", "/x", "x", "a//b"):
+        values["job"]["study"] = name
+        path.write_text(json.dumps(values))
+        with pytest.raises(RecordError, match=r"job\.study"):
+            load_records(tmp_path / "results")
 
 
 def test_runs_of_different_experiments_are_never_averaged(project):

@@ -98,6 +98,10 @@ def test_typed_fields(tmp_path):
             GOOD + "  accumulation: 2\n  compile: reduce-overhead\n",
             "write compile: true, or accumulation: 1",
         ),
+        (
+            GOOD + "evaluation: {around_pruning: on}\n",
+            "evaluation.around_pruning measures validation images; write data.validation: 10%",
+        ),
         (GOOD + "extends: nothing.yaml\n", "r.yaml:6: extends nothing.yaml: no such file"),
         (
             GOOD + "extends: r.yaml\n",

@@ -22,12 +22,20 @@ class Clock:
 
     def __init__(self):
         self.seconds = 1000.0
+        self.cpu = 500.0
 
     def perf_counter(self):
         return self.seconds
 
+    def process_time(self):
+        return self.cpu
+
     def sleep(self, seconds):
         self.seconds += seconds
+
+    def work(self, seconds):
+        self.seconds += seconds
+        self.cpu += seconds
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +81,47 @@ def test_phases_exclude_one_another_and_add_up_to_the_wall_clock(clock):
             clock.sleep(3)
         cost.add_wait(0.5)
     summary = cost.summary()
-    phases = {k: v for k, v in summary.items() if k.endswith("_seconds") and "redone" not in k}
+    phases = {
+        k: v
+        for k, v in summary.items()
+        if k.endswith("_seconds") and not {"redone", "cpu"} & {*k[5:].split("_")}
+    }
     assert sum(phases.values()) == pytest.approx(summary["cost/wall_hours"] * 3600)
     assert summary["cost/wall_hours"] == pytest.approx(5 / 3600)
     assert phases["cost/evaluate_seconds"] == 3
     assert phases["cost/data_wait_seconds"] == 0.5
     assert phases["cost/train_seconds"] == 1.5
+
+
+def test_cpu_seconds_are_those_of_all_ranks_and_of_training_apart(clock):
+    ranks = 3
+    cost = Cost(OFF, CPU, ranks, True, lambda value: ranks * value)
+    clock.work(7)  # set-up
+    with cost.phase("train"):
+        clock.work(2)
+        clock.sleep(5)  # waits, without work
+        with cost.phase("evaluate"):
+            clock.work(3)
+        with cost.phase("prune"):
+            clock.work(0.5)
+    cost.refresh_energy()
+    cost.refresh_energy()  # nothing is counted twice
+    summary = cost.summary()
+    assert summary["cost/cpu_seconds"] == pytest.approx(ranks * 12.5)
+    assert summary["cost/training_cpu_seconds"] == pytest.approx(ranks * 2.5)
+
+
+def test_cpu_seconds_of_crashed_work_are_counted_at_the_mean_rate(clock):
+    kept = Totals(wall_seconds=100.0, cpu_seconds=80.0, training_cpu_seconds=60.0)
+    kept.on(1, 0).update(sessions=1, wall_seconds=100.0)
+    again = Cost(OFF, CPU)
+    clock.work(1)
+    again.resume(kept, {"cost/wall_seconds": 150.0})
+    with again.phase("train"):
+        clock.work(10)
+    again.refresh_energy()
+    assert again.totals.cpu_seconds == pytest.approx(80 * 1.5 + 1 + 10)
+    assert again.totals.training_cpu_seconds == pytest.approx(60 * 1.5 + 10)
 
 
 def test_throughput_counts_training_and_its_waiting_only(clock):
@@ -141,12 +184,16 @@ def test_one_meter_a_node_counts_the_machine_once(ranks):
         cost.config, cost.meter = CostConfig(), meter
         costs.append(cost)
     meters[0].hours = 2.0
-    gained = [
-        torch.tensor(list((c.meter.read() if c.meter else dict.fromkeys("abcd", 0.0)).values()))
-        for c in costs
-    ]
-    total = torch.stack(gained).sum(0).double()
+    gained = []
     for cost in costs:
+        cost.sum_over_ranks = lambda value: gained.append(value) or value
+        cost.refresh_energy()
+    total = torch.stack(gained).sum(0)
+    for cost, meter in zip(costs, meters, strict=True):
+        # the same again, now with what all of them gained
+        cost.totals, cost.metered = Totals(), {}
+        cost.totals.on(ranks, 0)["sessions"] = 1
+        cost.meter = meter
         cost.sum_over_ranks = lambda value: total
         cost.refresh_energy()
         assert cost.summary()["cost/energy_kwh"] == pytest.approx(2 * 0.16)

@@ -272,6 +272,28 @@ def test_the_laboratory_is_not_noticed_by_training_and_survives_a_crash(run_reci
         assert intact[f"held_out_{name}"].tolist() == pytest.approx(logged, rel=1e-5)
 
 
+def test_accuracy_around_prunings_is_measured_unnoticed_and_survives_a_crash(run_recipe, crash):
+    small = (*SHORT, PRUNED, "data.validation=30%", "evaluation.every=20it")
+    around = "evaluation.around_pruning=on"
+    _, off = run_recipe(DIGITS, *small, folder="off")
+    _, on = run_recipe(DIGITS, *small, around, folder="on")
+    assert losses(on) == losses(off)
+    assert tensors(on) == tensors(off)
+    crash(*small, around, step=25)
+    _, cut = run_recipe(DIGITS, *small, around, folder="cut", resume=True)
+    names = [f"prune/validation_top1_{when}_percent" for when in ("before", "after")]
+    measured = [
+        [(line["step"], *(line[name] for name in names)) for line in read(folder / "log.jsonl")
+         if names[0] in line]
+        for folder in (on, cut)
+    ]  # fmt: skip
+    assert measured[0] == measured[1]
+    assert [line[0] for line in measured[0][:2]] == [20, 32]
+    logged = next(e for e in read(on / "log.jsonl") if "validation/top1_percent" in e)
+    assert (logged["step"], logged["validation/top1_percent"]) == measured[0][0][:2]
+    assert measured[0][0][1] != measured[0][0][2]
+
+
 def tensors(folder: Path) -> dict[str, bytes]:
     return {k: v.numpy().tobytes() for k, v in load_file(folder / "model.safetensors").items()}
 

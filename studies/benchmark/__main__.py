@@ -1,0 +1,144 @@
+"""When and by what to prune, at equal whole cost: every method on the same small networks.
+
+python -m studies.benchmark plan    # trainings in their order, what is left, hours
+python -m studies.benchmark run --data data/cifar10 --imagenette data/imagenette --jobs 2
+python -m studies.benchmark show    # page, picture and runs.csv, into results/benchmark
+
+Each run has one thread and a low priority. `run` goes on where it stopped and runs nothing twice;
+after `--minutes` it starts no more and ends with those that it has begun.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from reporting.answer import answer
+from reporting.jobs.launch import Places, missing, run_here, run_jobs
+from reporting.records import Job, load_records
+from reporting.tables.command_line import count
+from studies.benchmark.estimate import seconds
+from studies.benchmark.page import page
+from studies.benchmark.picture import draw
+from studies.benchmark.runs import Runs, table
+from studies.benchmark.trainings import FOLDER, SETTINGS, Training, planned
+
+ROOT = Path(__file__).resolve().parents[2]
+LATER = -1  # status of a job that was not started, as time was up
+QUIET = ("log.tracker=none", "log.every=100%", "checkpoint.every=25%")
+LAUNCHER = ("nice", "-n", "5", sys.executable)
+DATA = ("cifar10", "imagenette")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, 1 if a run failed, 2 if there are no records.
+
+    Faults are one line, with the exit statuses of `answer`.
+    """
+    parsed = _parser().parse_args(arguments)
+    return answer(partial(parsed.do, parsed), rest=parsed.traceback)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
+    parser.add_argument("--traceback", action="store_true", help="of an unexpected error")
+    commands = parser.add_subparsers(dest="command", required=True)
+    plan = commands.add_parser("plan", help="trainings in their order, what is left, hours")
+    run = commands.add_parser("run", help="trainings without a record; resumes interrupted ones")
+    show = commands.add_parser("show", help="write page, picture and runs.csv")
+    for command, do in ((plan, _plan), (run, _run), (show, _show)):
+        command.set_defaults(do=do)
+    for command in (plan, run):
+        command.add_argument("--seeds", type=count, default=3, help="how many")
+        names = [setting.name for setting in SETTINGS]
+        command.add_argument("--settings", nargs="+", choices=names, default=names)
+        command.add_argument("--jobs", type=count, default=1, help="how many at a time")
+    run.add_argument("--data", type=Path, help="CIFAR-10's folder (default: below data/)")
+    run.add_argument("--imagenette", type=Path, help="Imagenette's folder (default: below data/)")
+    run.add_argument("--minutes", type=count, help="start nothing after as many (default: all)")
+    return parser
+
+
+def _wanted(arguments: argparse.Namespace) -> list[Training]:
+    return [t for t in planned(arguments.seeds) if t.setting.name in arguments.settings]
+
+
+def _places(arguments: argparse.Namespace, local: Sequence[str] = ()) -> Places:
+    results = arguments.results.resolve()
+    return Places(ROOT, ROOT / "runs" / FOLDER, results, LAUNCHER, (*QUIET, *local))
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    runs = Runs(load_records(arguments.results))
+    blocks: dict[str, list[Training]] = defaultdict(list)
+    for training in _wanted(arguments):
+        setting, _, point, length, seed = training
+        blocks[f"{setting.name}, point {point}, {length}, seed {seed}"].append(training)
+    places, total = _places(arguments), 0.0
+    for name, block in blocks.items():
+        left = [t for t in block if not places.record(t.job).exists()]
+        took = sum(seconds(t, runs) for t in left)
+        total += took
+        print(f"{name}: {len(left)} of {len(block)} left, {took / 60:.0f} CPU minutes")
+    hours = total / 3600
+    clock = f"{hours / arguments.jobs:.1f} hours, {arguments.jobs} at a time"
+    print(f"{hours:.1f} CPU hours are left: {clock}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the trainings, which inherit it
+    paths = dict(zip(DATA, (arguments.data, arguments.imagenette), strict=True))
+    trainings = _wanted(arguments)
+    until = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
+    failed = later = 0
+    places = _places(arguments)
+    left = missing([training.job for training in trainings], places)
+    print(f"{len(left)} trainings to run, {arguments.jobs} at a time", flush=True)
+    data_of = {training.job: training.setting.data for training in trainings}
+    start = _starter(until, {job: paths[data] for job, data in data_of.items()}, arguments)
+    for job, status in run_jobs(left, places, start, arguments.jobs):
+        later += status == LATER
+        failed += status not in (0, LATER)
+        if status != LATER:
+            ending = f"exit status {status}; see {places.folder(job)}.out" if status else "done"
+            print(f"{job.name}: {ending}", flush=True)
+    if later:
+        print(f"time is up: {later} trainings are left; run again to go on", flush=True)
+    return int(failed > 0)
+
+
+def _starter(
+    until: float, paths: dict[Job, Path | None], arguments: argparse.Namespace
+) -> Callable[[Job, Places], int]:
+    def start(job: Job, _: Places) -> int:
+        if time.monotonic() >= until:
+            return LATER
+        path = paths[job]
+        local = (f"data.path={path.resolve()}",) if path else ()
+        return run_here(job, _places(arguments, local))
+
+    return start
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    runs = Runs(load_records(arguments.results))
+    if not runs.all:
+        print("no records of this study yet; `run` makes them")
+        return 2
+    folder = arguments.results / FOLDER
+    draw(runs, folder / "cost.svg")
+    (folder / "runs.csv").write_text(table(runs))
+    text = page(runs, len(planned()))
+    (folder / "README.md").write_text(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""The benchmark's page: terms, coverage, the short table, and every table by setting and point."""
+
+from collections.abc import Sequence
+
+from studies.benchmark.rows import DENSE, ORACLE, PRUNE_TRAIN, SMALL, Kind
+from studies.benchmark.runs import Run, Runs
+from studies.benchmark.tables import (
+    NOT_RUN,
+    REFERENCE,
+    at_budget,
+    equal_cost,
+    equal_epochs,
+    fronts,
+    groups,
+    markdown,
+    mean,
+    rank_table,
+    shown,
+    unsized,
+)
+from studies.benchmark.trainings import MIDDLE, REMOVED, SETTINGS, Setting
+
+KINDS: tuple[Kind, ...] = ("channels", "weights")
+CAPTION = "test accuracy against what training cost, by when a method prunes"
+AMOUNTS = {"channels": "MACs, by channels", "weights": "weights, by masks"}
+
+TERMS = f"""## Terms
+
+* Equal for all rows of a setting: first weights and order of images of a seed, training images,
+  augmentation, optimizer, batch size, one learning-rate schedule that ends at 0 (each pass of
+  methods that train several times has one), what may be pruned (everything but the classifier's
+  outputs), 500 images to score on where images are needed.
+* A method's own numbers are its recipe's; where they cannot fit so short a training they are
+  shares of it (`studies/benchmark/rows.py` has each).
+* **Equal epochs**: all passes of a method together go over as many images as the dense training.
+* **Equal cost**: a row that is cheaper was run a second time, for as many epochs as spend the
+  dense training's operations if it prunes as early as it can; the accuracy at exactly the dense
+  network's cost, in operations or in CPU seconds, is read between the two runs of a seed, linear
+  in the cost's logarithm, never beyond them ("{NOT_RUN}").
+* FLOPs are those of training steps (6 a MAC); scoring, BEP's pauses and searches are in the CPU
+  seconds, which leave out set-up, evaluation and checkpoints. Masked weights save nothing here.
+  Energy is that of the whole machine during a run, most of it estimated, and depends on what else
+  ran.
+* Validation images, held out from training, choose the oracle's epoch and the short table's rows;
+  test images nothing.
+* Intervals: mean ± Student's 95 % interval over seeds. Differences are paired by seeds, with p
+  adjusted by Holm's method for the number of rows in the table. "The cut" is the one that cost
+  the most validation accuracy.
+* {SMALL}: a narrower network of about as many MACs, nothing pruned. {ORACLE}: the best of five
+  epochs, at the cost of all five. MACs are met from below within 5 % of what may stay (10 % by methods of many sizes on the way), weights exactly.
+"""
+LIMITS = """## What this cannot tell
+
+* Networks are small, data few, schedules short, so that every method has little time: to settle,
+  to forecast, to recover. The papers train for 80 to 160 epochs; an order found here need not be
+  theirs.
+* Three seeds give wide intervals (Student's factor is 4.30); adjusted for some thirty rows few
+  differences can be significant. A row without one is not shown to be equal.
+* Methods keep their papers' numbers or these scaled; none was tuned for this setting.
+* Imagenette is a check on other images with 600 of them, too few for accuracies to mean much by
+  themselves.
+"""
+
+
+def page(runs: Runs, planned: int) -> str:
+    """The whole page as Markdown; `planned` is the number of trainings of the plan."""
+    parts = [
+        "# When and by what to prune, at equal cost\n",
+        f"{len(runs.all)} runs, of {planned} planned; made by `python -m studies.benchmark show`"
+        " from the records next to this page, one line each in [runs.csv](runs.csv).\n",
+        f"![{CAPTION}](cost.svg)\n",
+        short_table(runs, SETTINGS[0]),
+        TERMS,
+    ]
+    for setting in SETTINGS:
+        if any(run.training.setting is setting for run in runs.all):
+            parts += _setting(runs, setting)
+    return "\n".join([*parts, LIMITS])
+
+
+def short_table(runs: Runs, setting: Setting) -> str:
+    """Controls, and of each moment the row best on validation images: the README's table."""
+    parts = []
+    for kind in KINDS:
+        chosen = _chosen(runs, setting, kind)
+        rows = [row for row in setting.rows() if row.name in chosen]
+        columns = [
+            at_budget(runs, setting, rows, MIDDLE, b) for b in ("training FLOPs", "CPU seconds")
+        ]
+        lines = []
+        for row in rows:
+            group = runs.group(setting, row, MIDDLE, "equal epochs")
+            accuracy = shown(list(group.by_seed().values()))
+            costs = [shown(list(column[row.name].values())) for column in columns]
+            seconds = f"{mean(group.values('cost/training_cpu_seconds')):.0f}"
+            lines.append([row.name, row.moment, accuracy, *costs, seconds])
+        heads = [
+            f"{setting.name}, {REMOVED[kind][MIDDLE]} % of {AMOUNTS[kind]}", "when",
+            "top-1 at equal epochs, %", "at equal FLOPs, %", "at equal CPU time, %", "CPU s",
+        ]  # fmt: skip
+        parts.append(markdown(heads, lines))
+    return "\n".join(parts)
+
+
+def _chosen(runs: Runs, setting: Setting, kind: Kind) -> set[str]:
+    """Names of the controls that were run, and of each moment's best row by validation."""
+    best: dict[str, tuple[float, str]] = {}
+    for group in groups(runs, setting, kind, MIDDLE):
+        moment = group.row.moment
+        if moment in ("start", "early", "during", "after"):
+            accuracy = mean([run.validation for run in group.runs])
+            best[moment] = max(best.get(moment, (-1.0, "")), (accuracy, group.row.name))
+    controls = {DENSE, REFERENCE[kind]} | {name for _, name in best.values()}
+    return {g.row.name for g in groups(runs, setting, kind, MIDDLE) if g.row.name in controls}
+
+
+def _setting(runs: Runs, setting: Setting) -> list[str]:
+    images = max(_steps(run) for run in runs.all if run.training.setting is setting)
+    parts = [
+        f"## {setting.name}: {setting.about}\n",
+        f"{setting.epochs} epochs, {images:.0f} training steps at equal epochs;"
+        f" `recipes/base/{setting.base}.yaml`.\n",
+    ]
+    for kind in KINDS:
+        for point in setting.points:
+            if not groups(runs, setting, kind, point):
+                continue
+            name = f"{setting.name}: {REMOVED[kind][point]} % of {AMOUNTS[kind]}"
+            parts += [f"### {name}, equal epochs\n", equal_epochs(runs, setting, kind, point)]
+            if kind == "channels" and _has_long(runs, setting, point):
+                parts += [f"### {name}, equal cost\n", equal_cost(runs, setting, kind, point)]
+        parts += [f"### {setting.name}: ranks, {kind}\n", rank_table(runs, setting, kind)]
+        parts += [f"### {setting.name}: Pareto fronts, {kind}\n", fronts(runs, setting, kind)]
+    return [*parts, *_prune_train(runs, setting)]
+
+
+def _prune_train(runs: Runs, setting: Setting) -> Sequence[str]:
+    lines = unsized(runs, setting)
+    if not lines:
+        return []
+    return [
+        f"### {setting.name}: {PRUNE_TRAIN}, which asks for no size\n",
+        "One row a strength of its lasso; in no comparison above.\n",
+        lines,
+    ]
+
+
+def _steps(run: Run) -> float:
+    steps, epochs = run.number("run/steps") or 0.0, run.number("run/epochs") or 1.0
+    return run.training.setting.epochs * steps / epochs
+
+
+def _has_long(runs: Runs, setting: Setting, point: int) -> bool:
+    return any(
+        run.training[0] is setting and run.training[2:4] == (point, "equal cost")
+        for run in runs.all
+    )

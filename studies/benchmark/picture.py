@@ -1,0 +1,103 @@
+"""The benchmark's picture: accuracy against the cost of training, with the Pareto front."""
+
+import io
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from reporting.pages.drawing import INK, LINE, STYLE, few_ticks
+from reporting.pages.experiments import Point, pareto
+from reporting.pages.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from studies.benchmark.rows import DENSE, Moment
+from studies.benchmark.runs import COSTS, Group, Runs
+from studies.benchmark.tables import mean
+from studies.benchmark.trainings import LENGTHS, MIDDLE, REMOVED, SETTINGS, Length, Setting
+
+LOOKS: dict[Moment, tuple[str, str, str]] = {
+    "control": ("#7F7F7F", "s", "nothing pruned"),
+    "start": (BLUE, "o", "pruned at the start"),
+    "early": (VERMILION, "D", "early"),
+    "during": (GREEN, "^", "during training"),
+    "after": (ORANGE, "v", "after training"),
+    "compensation": (PURPLE, "P", "early, with compensation"),
+    "check": (SKY, "X", "check: other channels, new weights"),
+}
+AXES = {
+    "training FLOPs": "operations of the whole training",
+    "CPU seconds": "CPU seconds of the whole training",
+}
+# an image in a page cannot ask for the page's colours, but for the reader's scheme it can
+SCHEMES = (
+    f"<style>:root{{--ink:{INK};--line:{LINE}}}"
+    "@media(prefers-color-scheme:dark){:root{--ink:#e6e6e4;--line:#454543}}</style>"
+)
+
+
+def draw(runs: Runs, path: Path) -> bool:
+    """Write the picture of the first setting's channels at the middle point; False if none ran."""
+    setting = SETTINGS[0]
+    found: dict[Length, list[Group]] = {
+        length: _groups(runs, setting, length) for length in LENGTHS
+    }
+    if not found["equal epochs"]:
+        return False
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 4.4), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, cost in zip(panels, AXES, strict=True):
+            _paint(axes, found, cost)
+        panels[0].set_ylabel("test accuracy, %")
+        figure.suptitle(
+            f"{setting.about}; {REMOVED['channels'][MIDDLE]} % of the MACs removed", fontsize=9
+        )
+        handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+        figure.legend(
+            handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8,
+            markerscale=1.2,
+        )  # fmt: skip
+        FigureCanvasSVG(figure)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue().replace(INK, "var(--ink)").replace(LINE, "var(--line)")
+    opening = svg.index("<defs>")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(svg[:opening] + SCHEMES + svg[opening:])
+    return True
+
+
+def _groups(runs: Runs, setting: Setting, length: Length) -> list[Group]:
+    rows = [r for r in setting.rows() if r.kind == "channels" or r.name == DENSE]
+    found = [runs.group(setting, row, MIDDLE, length) for row in rows if not row.strengths]
+    return [group for group in found if group.runs]
+
+
+def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> None:
+    """Filled marks at equal epochs, hollow ones at equal cost, and the front through all."""
+    points: list[Point] = []
+    for length, groups in found.items():
+        for group in groups:
+            values = group.values(COSTS[cost])
+            if not values:
+                continue
+            colour, marker, label = LOOKS[group.row.moment]
+            filled = length == "equal epochs"
+            at = Point(group.row.name, mean(values), mean(list(group.by_seed().values())), 0.0)
+            points.append(at)
+            axes.plot(
+                at.x, at.y, marker, color=colour, markersize=5,
+                markerfacecolor=colour if filled else "none",
+                label=label if filled else None, linestyle="none",
+            )  # fmt: skip
+    front = pareto(points, more=False)
+    axes.plot([p.x for p in front], [p.y for p in front], color=INK, linewidth=0.8, zorder=1)
+    for number, point in enumerate(front):
+        axes.annotate(
+            point.label, (point.x, point.y), xytext=(-3, 5 if number % 2 else 10),
+            textcoords="offset points", fontsize=7, ha="right",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    few_ticks(axes.xaxis)
+    axes.set_xlabel(f"{AXES[cost]}\n(hollow: as long as dense training's operations allow)")
