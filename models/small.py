@@ -91,6 +91,17 @@ def lenet_300(
     )
 
 
+def mlp(num_classes: int, in_channels: int, *, width: float = 1.0) -> nn.Sequential:
+    """Two hidden layers of 64 units on a vector of `in_channels` numbers."""
+    w64 = scaled(64, width)
+    return named(
+        hidden=nn.Sequential(
+            nn.Linear(in_channels, w64), nn.ReLU(), nn.Linear(w64, w64), nn.ReLU()
+        ),
+        classifier=nn.Linear(w64, num_classes),
+    )
+
+
 def small_conv(
     num_classes: int, in_channels: int, *, width: float = 1.0, image_size: int = 32
 ) -> nn.Sequential:

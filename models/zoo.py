@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from models.dense import fcrn, small_unet
 from models.errors import ModelError
 from models.files.bounds import bounded
 from models.layers import initialise
@@ -21,6 +22,7 @@ from models.small import (
     digits_cnn,
     lenet_300,
     medium_conv,
+    mlp,
     mnist_cnn,
     small_conv,
 )
@@ -115,11 +117,18 @@ class Entry:
     """A network's constructor(num_classes, in_channels, **options), and the images that it takes.
 
     `size`: pixels a side, the fewest that the network is meant for; tests use images of this size.
+    0: it takes vectors of `channels` numbers.
     """
 
     constructor: Callable[..., nn.Module]
     channels: int = 3
     size: int = 32
+    dense: bool = False  # a number for each pixel, and not for each image
+
+    def shape(self, channels: int | None = None) -> tuple[int, ...]:
+        """Sizes of an input: (C, H, W), or (C,) of a network on vectors, whose `size` is 0."""
+        channels = channels or self.channels
+        return (channels, self.size, self.size) if self.size else (channels,)
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -139,6 +148,9 @@ MODELS: dict[str, Entry] = {
     "digits_cnn": Entry(digits_cnn, channels=1, size=8),
     "mnist_cnn": Entry(mnist_cnn, channels=1, size=28),
     "lenet_300": Entry(lenet_300, channels=1, size=28),
+    "mlp": Entry(mlp, channels=10, size=0),
+    "small_unet": Entry(small_unet, size=16, dense=True),
+    "fcrn": Entry(fcrn, size=64, dense=True),
     "bep_small_cnn": Entry(bep_small_cnn),
     "bep_vgg16": Entry(bep_vgg16),
     "small_conv": Entry(small_conv),

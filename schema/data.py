@@ -52,8 +52,8 @@ class ColumnsConfig(Section):
 class DataConfig(Named):
     """The images, and how they are split and augmented.
 
-    name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic; or a
-        local folder; or a data set's id on the Hugging Face hub (`owner/name`).
+    name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic,
+        diabetes, nyu_depth_v2; or a local folder; or a data set's id on the Hugging Face hub (`owner/name`).
     path: the folder of a data set known by name; without it `data/<name>`, then the hub.
     revision: commit or tag on the hub. configuration: the hub data set's configuration.
     validation: number or fraction of training images that are held out (0: none).

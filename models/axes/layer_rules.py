@@ -1,6 +1,6 @@
 """Rules for layers with parameters: convolutions, products, normalisations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -24,15 +24,29 @@ def _convolution(trace: Trace, op: Operation) -> None:
     if groups == x.shape[1] == weight.shape[0] and not any(v is not None for v in filters):
         out = image[1]  # one constant filter for every channel, as in a blur
         trace.risk("convolution", [out])
-    elif (name not in trace.parameters and groups == 1) or not name or op.arguments["transposed"]:
-        trace.fix([image[1], *filters], "a convolution transposed, or whose weight is no parameter")
+    elif (name not in trace.parameters and groups == 1) or not name:
+        trace.fix([image[1], *filters], "a convolution whose weight is no parameter")
         out = None
+    elif op.arguments["transposed"]:
+        out = _transposed(trace, image[1], filters, groups)
     elif groups == 1:
         _read(trace, name, image[1], filters[1])
     else:
         _tie_groups(trace, name, [image[1], out], groups)
     _add_bias(trace, bias, out)
     trace.carry(op.output, (None, out, *[None] * (x.dim() - 2)))
+
+
+def _transposed(
+    trace: Trace, read: Tensor | None, filters: Sequence[Tensor | None], groups: int
+) -> Tensor | None:
+    """Dimension 0 of the weight reads; what dimension 1 writes stays, as no criterion scores it."""
+    trace.fix([filters[1]], "a transposed convolution writes them, and criteria do not score it")
+    if groups > 1:
+        trace.fix([read, filters[0]], "a transposed convolution in groups")
+        return None
+    trace.tie([read, filters[0]], "a weight reads values that are not channels")
+    return filters[1]
 
 
 def _read(trace: Trace, name: str, read: Tensor | None, columns: Tensor | None) -> None:

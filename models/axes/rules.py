@@ -84,8 +84,7 @@ def _overwrite(trace: Trace, op: Operation) -> None:
 
 @_rule(
     "view _unsafe_view reshape permute transpose t expand squeeze unsqueeze slice select split"
-    " split_with_sizes unbind flip roll repeat index_select index unfold pixel_shuffle"
-    " pixel_unshuffle channel_shuffle"
+    " split_with_sizes unbind flip roll repeat index_select index unfold channel_shuffle"
 )
 def _move(trace: Trace, op: Operation) -> None:
     """Do to a grid of atoms what was done to the tensor, for each dimension with channels."""
@@ -104,6 +103,23 @@ def _move(trace: Trace, op: Operation) -> None:
         trace.carry(output, vectors, like=source)
     if op.name in ("split", "split_with_sizes"):
         _tie_pieces(trace, carried)
+
+
+@_rule("pixel_shuffle pixel_unshuffle")
+def _shuffle(trace: Trace, op: Operation) -> None:
+    """The r² channels that become one channel's pixels go together; back, each pixel is its own."""
+    source, r = next(iter(op.arguments.values())), list(op.arguments.values())[1]
+    vectors = list(trace.vectors(source))
+    trace.fix(vectors[-2:], f"{op.name} over channels")
+    channels = vectors[-3]
+    if channels is not None and op.name == "pixel_shuffle":
+        blocks = channels.view(-1, r * r)
+        trace.tie([blocks[:, :1].expand_as(blocks).flatten(), channels])
+        channels = blocks[:, 0]
+    elif channels is not None:
+        channels = channels.repeat_interleave(r * r)
+    trace.risk(op.name, [channels])
+    trace.carry(op.output, (*vectors[:-3], channels, None, None))
 
 
 RESHAPES = {"view", "_unsafe_view", "expand"}  # to sizes that may be written; they cut nothing

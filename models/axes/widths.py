@@ -31,6 +31,8 @@ def fit(layer: nn.Module) -> None:
             )
             layer.out_channels = weight.shape[0]
             layer.in_channels = weight.shape[1] * layer.groups
+        case _ConvNd(transposed=True, weight=Tensor() as weight):
+            layer.in_channels, layer.out_channels = weight.shape[0], weight.shape[1] * layer.groups
         case nn.Linear(weight=Tensor() as weight):
             layer.out_features, layer.in_features = weight.shape
         case (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from schema.data import AugmentConfig, ColumnsConfig, DataConfig
-from training.data import images
+from training.data import images, tables
 from training.data.batches import Batch, Batches, Data, DataInfo
 from training.data.layouts import DataError
 
@@ -27,18 +27,35 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of data: what its name alone tells, if anything, and how it is opened."""
+    """A kind of data: what its name alone tells, if anything, and how it is opened.
+
+    takes: the keys of the recipe's `data` that mean something for it; none: all of them.
+    """
 
     known: Callable[[DataConfig], DataInfo | None]
     open: Callable[..., Data]
+    takes: tuple[str, ...] = ()
 
 
+SPLIT = ("name", "validation", "train_subset", "drop_last")
 IMAGES = Source(images.known, images.open_images)
-SOURCES: dict[str, Source] = {}
+SOURCES: dict[str, Source] = {
+    "diabetes": Source(tables.known, tables.diabetes, SPLIT),
+}
 
 
 def _source(config: DataConfig) -> Source:
-    return SOURCES.get(config.name, IMAGES)
+    """The kind of the data set of this name; images where the name is of no other kind.
+
+    Raises:
+        DataError: a key that means nothing for it.
+    """
+    source = SOURCES.get(config.name, IMAGES)
+    stated = config.model_dump(exclude_defaults=True)
+    idle = [key for key in stated if source.takes and key not in source.takes]
+    if idle:
+        raise DataError(f"data.{idle[0]} means nothing for {config.name}; remove it")
+    return source
 
 
 def known(config: DataConfig) -> DataInfo | None:
