@@ -1,5 +1,7 @@
 """Networks that give numbers for every pixel."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,11 +86,9 @@ class Fcrn(nn.Module):
         super().__init__()
         half = features // 2
         self.trunk = trunk
-        self.squeeze = named(
-            conv=nn.Conv2d(features, half, 1, bias=False), bn=nn.BatchNorm2d(half)
-        )
+        self.squeeze = named(conv=nn.Conv2d(features, half, 1, bias=False), bn=nn.BatchNorm2d(half))
         sides = [half // 2**i for i in range(5)]
-        self.up = nn.Sequential(*(UpProject(*pair) for pair in zip(sides, sides[1:], strict=False)))
+        self.up = nn.Sequential(*(UpProject(*pair) for pair in pairwise(sides)))
         self.dropout = nn.Dropout2d()
         self.classifier = nn.Conv2d(sides[-1], outputs, 3, padding=1)
 

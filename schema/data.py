@@ -53,7 +53,8 @@ class DataConfig(Named):
     """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic,
-        diabetes, nyu_depth_v2; or a local folder; or a data set's id on the Hugging Face hub (`owner/name`).
+        diabetes, nyu_depth_v2; or a local folder; or a data set's id on the Hugging Face hub
+        (`owner/name`).
     path: the folder of a data set known by name; without it `data/<name>`, then the hub.
     revision: commit or tag on the hub. configuration: the hub data set's configuration.
     validation: number or fraction of training images that are held out (0: none).
@@ -61,7 +62,9 @@ class DataConfig(Named):
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
     decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
-    target: what is to be found: each image's label, or its colour from the image in grey.
+    target: what is to be found: each image's label, its colour from the image in grey, or the depth
+        of its pixels (nyu_depth_v2, or a folder of pairs).
+    sides, target_sides: height and width of pictures and depths (default: 228×304, 128×160).
     num_classes, channels, train_images, test_images: of `synthetic` only.
     """
 
@@ -71,7 +74,9 @@ class DataConfig(Named):
     configuration: Word | None = None
     columns: ColumnsConfig = ColumnsConfig()
     test_split: Word | None = None
-    target: Literal["label", "colour"] = "label"
+    target: Literal["label", "colour", "depth"] = "label"
+    sides: tuple[Pixels, Pixels] | None = None
+    target_sides: tuple[Pixels, Pixels] | None = None
     validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
     train_subset: Images | None = None
     image_size: Pixels | None = None
@@ -95,6 +100,8 @@ class DataConfig(Named):
             raise ValueError(
                 f"{', '.join(stated)}: read from the data; only `synthetic` takes them"
             )
+        if (self.sides or self.target_sides) and not self.has_depth:
+            raise ValueError("sides and target_sides are of pictures with depth; remove them")
         # below 1 it is a fraction, from 1 on a number of images
         if self.validation >= 1 and self.validation != int(self.validation):
             raise ValueError("validation is a whole number of images, or a fraction such as 10%")
@@ -103,3 +110,8 @@ class DataConfig(Named):
         if self.path is not None and self.name in ("digits", "synthetic"):
             raise ValueError(f"{self.name} has no files; remove data.path")
         return self
+
+    @property
+    def has_depth(self) -> bool:
+        """True if the pictures come with the distance of their pixels."""
+        return self.target == "depth" or self.name == "nyu_depth_v2"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from schema.data import AugmentConfig, ColumnsConfig, DataConfig
-from training.data import images, tables
+from training.data import depth, images, tables
 from training.data.batches import Batch, Batches, Data, DataInfo
 from training.data.layouts import DataError
 
@@ -38,7 +38,9 @@ class Source:
 
 
 SPLIT = ("name", "validation", "train_subset", "drop_last")
+OF_DEPTH = (*SPLIT, "path", "workers", "augment", "target", "sides", "target_sides", "mean", "std")
 IMAGES = Source(images.known, images.open_images)
+DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH)
 SOURCES: dict[str, Source] = {
     "diabetes": Source(tables.known, tables.diabetes, SPLIT),
 }
@@ -50,7 +52,7 @@ def _source(config: DataConfig) -> Source:
     Raises:
         DataError: a key that means nothing for it.
     """
-    source = SOURCES.get(config.name, IMAGES)
+    source = DEPTH if config.has_depth else SOURCES.get(config.name, IMAGES)
     stated = config.model_dump(exclude_defaults=True)
     idle = [key for key in stated if source.takes and key not in source.takes]
     if idle:
