@@ -117,18 +117,18 @@ class Entry:
     """A network's constructor(num_classes, in_channels, **options), and the images that it takes.
 
     `size`: pixels a side, the fewest that the network is meant for; tests use images of this size.
-    0: it takes vectors of `channels` numbers.
+    0: it takes vectors of `channels` numbers. `dense`: it gives numbers for each pixel.
     """
 
     constructor: Callable[..., nn.Module]
     channels: int = 3
     size: int = 32
-    dense: bool = False  # a number for each pixel, and not for each image
+    dense: bool = False
 
-    def shape(self, channels: int | None = None) -> tuple[int, ...]:
-        """Sizes of an input: (C, H, W), or (C,) of a network on vectors, whose `size` is 0."""
-        channels = channels or self.channels
-        return (channels, self.size, self.size) if self.size else (channels,)
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of an input."""
+        return (self.channels, self.size, self.size) if self.size else (self.channels,)
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -149,7 +149,7 @@ MODELS: dict[str, Entry] = {
     "mnist_cnn": Entry(mnist_cnn, channels=1, size=28),
     "lenet_300": Entry(lenet_300, channels=1, size=28),
     "mlp": Entry(mlp, channels=10, size=0),
-    "small_unet": Entry(small_unet, size=16, dense=True),
+    "small_unet": Entry(small_unet, channels=1, size=16, dense=True),
     "fcrn": Entry(fcrn, size=64, dense=True),
     "bep_small_cnn": Entry(bep_small_cnn),
     "bep_vgg16": Entry(bep_vgg16),

@@ -46,8 +46,8 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
         RecipeError: one sentence.
     """
     per_epoch = steps_per_epoch(recipe, about, processes)
-    check_sizes(recipe, about, per_epoch)
     task = build_task(recipe, about)
+    check_sizes(recipe, about, per_epoch)
     model = empty_model(recipe, about)
     total = recipe.training.duration.steps(per_epoch)
     whole = {"steps_per_epoch": per_epoch, "total_steps": total, "processes": processes}

@@ -24,8 +24,13 @@ def _convolution(trace: Trace, op: Operation) -> None:
     if groups == x.shape[1] == weight.shape[0] and not any(v is not None for v in filters):
         out = image[1]  # one constant filter for every channel, as in a blur
         trace.risk("convolution", [out])
-    elif (name not in trace.parameters and groups == 1) or not name:
-        trace.fix([image[1], *filters], "a convolution whose weight is no parameter")
+    elif (
+        (name not in trace.parameters and groups == 1)
+        or not name
+        or (op.arguments["transposed"] and name in trace.layers)
+    ):
+        reason = "a convolution transposed by hand, or whose weight is no parameter"
+        trace.fix([image[1], *filters], reason)
         out = None
     elif op.arguments["transposed"]:
         out = _transposed(trace, image[1], filters, groups)

@@ -10,6 +10,7 @@ from torch import nn
 from models import MODELS, build
 from models.axes.find import axes, masks, shrink
 from models.axes.trace import named_tensors
+from models.count import count
 from models.errors import ModelError
 from tests.support.tiers import slow_but
 
@@ -133,6 +134,7 @@ def test_shrunken_is_masked_for_every_family(name):
 
 ZOO = {  # options that make the large ones quick: narrower, or one block a stage
     "alexnet": {"width": 0.125},
+    "fcrn": {"trunk": "resnet18"},
     "vgg16_bn": {"mlp_ratio": 0.05},
     "mobilenet_v1": {"width": 0.25},
     "resnet56": {"depth": 14},
@@ -151,9 +153,9 @@ ZOO = {  # options that make the large ones quick: narrower, or one block a stag
 def test_every_zoo_network_shrinks_and_nothing_but_the_classifier_is_left_alone(name):
     torch.manual_seed(0)
     options = ZOO.get(name, {})
-    inputs, size = MODELS[name].channels, MODELS[name].size
-    model = randomise(build(name, num_classes=7, in_channels=inputs, **options))
-    image = torch.randn(2, inputs, size, size, dtype=torch.float64)
+    entry = MODELS[name]
+    model = randomise(build(name, num_classes=7, in_channels=entry.channels, **options))
+    image = torch.randn(2, *entry.shape, dtype=torch.float64)
     channels = axes(model, image[:1])
     kinds = {reason.rpartition(": ")[2] for reason in channels.fixed.values()}
     assert kinds <= {"the image's channels", "the network's output", "channels padded with zeros"}
@@ -246,6 +248,81 @@ def test_a_group_is_one_unit_of_all_it_reads_and_writes():
         6,
         9,
     )
+
+
+def test_a_transposed_convolution_reads_by_rows_and_what_it_writes_stays():
+    model, channels = traced(
+        lambda m, x: m.out(F.relu(m.bn(m.up(F.relu(m.first(x)))))),
+        first=conv(3, 6),
+        up=nn.ConvTranspose2d(6, 5, 4, 2, 1),
+        bn=nn.BatchNorm2d(5),
+        out=conv(5, 2),
+    )
+    assert channels.widths == {"first": 6}
+    assert channels.labels["up.weight"][0].tolist() == list(range(6))
+    small, _ = check_equal(model, IMAGE, channels, {"first": torch.arange(6) % 3 > 0})
+    assert (small.up.in_channels, small.up.out_channels) == (4, 5)
+    again = axes(small, IMAGE[:1])
+    assert again.widths == {"first": 4}
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_enlarged_maps_keep_their_channels(mode):
+    model, channels = traced(
+        lambda m, x: m.out(F.interpolate(m.first(x), scale_factor=2.0, mode=mode)),
+        first=conv(3, 6),
+        out=conv(6, 2),
+    )
+    assert channels.widths == {"first": 6}
+    check_equal(model, IMAGE, channels, {"first": torch.arange(6) % 2 > 0})
+
+
+def test_the_channels_that_become_one_channels_pixels_go_together():
+    model, channels = traced(
+        lambda m, x: m.out(m.after(F.pixel_unshuffle(F.pixel_shuffle(m.first(x), 2), 2))),
+        first=conv(3, 12),
+        after=conv(12, 4),
+        out=conv(4, 2),
+    )
+    assert channels.widths == {"first": 3, "after": 4}
+    assert channels.labels["first.weight"][0].tolist() == [i // 4 for i in range(12)]
+    keep = {"first": torch.tensor([True, False, True]), "after": torch.arange(4) > 0}
+    small, _ = check_equal(model, IMAGE, channels, keep)
+    assert small.first.out_channels == 8
+
+
+class OfTree(nn.Module):
+    """A network of two inputs by name and two outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.look = nn.Conv2d(1, 6, 3, padding=1)
+        self.listen = nn.Linear(5, 8)
+        self.first, self.second = nn.Linear(14, 2), nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        seen = F.relu(self.look(inputs["picture"])).mean((2, 3))
+        heard = F.relu(self.listen(inputs["sound"]))
+        return {"a": self.first(torch.cat([seen, heard], 1)), "b": (self.second(heard),)}
+
+
+def test_inputs_and_outputs_may_be_trees():
+    torch.manual_seed(0)
+    model = randomise(OfTree())
+    inputs = {
+        "picture": torch.randn(2, 1, 8, 8, dtype=torch.float64),
+        "sound": torch.randn(2, 5, dtype=torch.float64),
+    }
+    one = {name: value[:1] for name, value in inputs.items()}
+    channels = axes(model, one)
+    assert channels.widths == {"look": 6, "listen": 8}
+    keep = {"look": torch.arange(6) > 1, "listen": torch.arange(8) > 2}
+    small = copy.deepcopy(model)
+    shrink(small, channels, keep)
+    expected, actual = masked_copy(model, channels, keep)(inputs), small(inputs)
+    torch.testing.assert_close(actual["a"], expected["a"], rtol=0, atol=1e-10)
+    torch.testing.assert_close(actual["b"][0], expected["b"][0], rtol=0, atol=1e-10)
+    assert count(model, one).macs == 6 * 9 * 64 + 5 * 8 + 14 * 2 + 8 * 3
 
 
 def test_depthwise_with_a_channel_multiplier():

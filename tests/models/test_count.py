@@ -24,8 +24,9 @@ def on_meta(name: str, classes: int, **options) -> nn.Module:
         return build(name, num_classes=classes, in_channels=MODELS[name].channels, **options)
 
 
-def images(size: int, channels: int = 3) -> torch.Tensor:
-    return torch.zeros(1, channels, size, size, device="meta")
+def images(size: int | tuple[int, int], channels: int = 3) -> torch.Tensor:
+    sides = size if isinstance(size, tuple) else (size, size)
+    return torch.zeros(1, channels, *(sides if size else ()), device="meta")
 
 
 # The papers' networks
@@ -49,6 +50,10 @@ def images(size: int, channels: int = 3) -> torch.Tensor:
         ("vgg_bn_drop", 100, 32, {}, 15_038_116, 313_509_888),
         ("mnist_cnn", 10, 28, {}, 431_080, 2_293_000),
         ("lenet_300", 10, 28, {}, 266_610, 266_200),
+        ("mlp", 1, 0, {}, 4_929, 4_800),  # 11 · 64 + 65 · 64 + 65
+        ("small_unet", 3, 16, {}, 58_115, 4_177_920),
+        # without BatchNorm in the up-projections and the last bias 63,555,200 (XPFly1989/FCRN)
+        ("fcrn", 1, (228, 304), {}, 63_555_200 + 2 * (3 * 960 + 1024) + 1, 42_708_665_344),
         ("small_conv", 10, 32, {}, 424_394, 6_044_416),
         ("medium_conv", 10, 32, {}, 1_688_458, 20_411_904),
         ("vgg_11", 10, 32, {}, 9_750_922, 153_293_824),

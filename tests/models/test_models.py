@@ -12,19 +12,20 @@ import torch
 from torch import nn
 
 from models import MODELS, ModelError, build, initialise
+from models.dense import unpooled
 from models.resnet import PadShortcut
 from schema.recipe import load
 
-OURS = [name for name, entry in MODELS.items() if "width" in entry.parameters]
+OURS = [n for n, entry in MODELS.items() if "width" in entry.parameters and not entry.dense]
 LAST = "classifier.weight"
 
 
 def small(name: str, **options) -> tuple[nn.Module, torch.Tensor]:
     """A narrow network in evaluation mode with lived-in statistics, and images for it."""
     torch.manual_seed(0)
-    channels, size = MODELS[name].channels, MODELS[name].size
-    model = build(name, num_classes=7, in_channels=channels, width=0.1, **options)
-    images = torch.randn(4, channels, size, size)
+    entry = MODELS[name]
+    model = build(name, num_classes=7, in_channels=entry.channels, width=0.1, **options)
+    images = torch.randn(4, *entry.shape)
     model(images)
     return model.eval(), images
 
@@ -44,6 +45,21 @@ def test_our_networks_give_logits_and_second_derivatives(name):
     gradient.pow(2).sum().backward()
     assert first.grad is not None
     assert first.grad.abs().sum() > 0
+
+
+def test_dense_networks_give_numbers_for_every_pixel():
+    unet = build("small_unet", num_classes=3, in_channels=1, width=0.25)
+    assert unet(torch.randn(2, 1, 12, 20)).shape == (2, 3, 12, 20)
+    with torch.device("meta"):
+        fcrn = build("fcrn", num_classes=1)
+        assert fcrn(torch.zeros(2, 3, 228, 304)).shape == (2, 1, 128, 160)
+    with pytest.raises(ModelError, match="fcrn: trunk 'vgg' is not one of resnet18, resnet34"):
+        build("fcrn", num_classes=1, trunk="vgg")
+
+
+def test_unpooled_values_lie_in_the_upper_left_of_zeros():
+    x = unpooled(torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
+    assert x[0, 0].tolist() == [[1, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,172 @@
+"""Every task: sums add up, losses are of single examples, what does not fit is said in one line."""
+
+import math
+
+import pytest
+import torch
+
+from models import trees
+from models.trees import Shape
+from schema.headline import ACCURACY, Headline
+from schema.training import TrainingConfig
+from tasks import TASKS, Targets, TaskError
+from tasks.classification import CLASSES, Classification
+from tasks.regression import Regression
+from tasks.task import added, over_ranks
+
+LABELS = Targets(7)
+VECTOR = Targets(2, Shape((2,)), unit="points", scale=10.0)
+DEPTH = Targets(1, Shape((1, 3, 4)), unit="m", distances=True)
+CASES = {
+    "labels": (Classification(LABELS), (7,)),
+    "vector": (Regression(VECTOR), (2,)),
+    "l1": (Regression(VECTOR, loss="l1"), (2,)),
+    "depth": (Regression(DEPTH), (1, 3, 4)),
+}
+
+
+def examples(name, count=6):
+    """Outputs and targets in float64; a third of the distances was not measured."""
+    task, shape = CASES[name]
+    draw = torch.Generator().manual_seed(3)
+    outputs = torch.randn(count, *shape, generator=draw, dtype=torch.float64)
+    if task.has_logits:
+        return task, outputs, torch.randint(7, (count,), generator=draw)
+    targets = torch.randn(count, *shape, generator=draw, dtype=torch.float64)
+    if task.targets.distances:
+        targets = targets.abs() * (targets > -0.5)
+        outputs = outputs.abs() + 0.1
+    return task, outputs, targets
+
+
+def test_each_task_of_the_registry_is_tried_here():
+    assert {type(task) for task, _ in CASES.values()} == set(TASKS.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_each_examples_own(name):
+    task, outputs, targets = examples(name)
+    losses = task.losses(outputs, targets)
+    assert losses.shape == (6,)
+    alone = [task.losses(outputs[i : i + 1], targets[i : i + 1]) for i in range(6)]
+    torch.testing.assert_close(losses, torch.cat(alone))
+    torch.testing.assert_close(task.loss(outputs, targets), losses.mean())
+    torch.testing.assert_close(task.loss_sum(outputs, targets), losses.sum())
+    torch.testing.assert_close(task.training_loss(outputs, targets), losses.sum())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sums_add_up_over_batches_and_ranks(name):
+    task, outputs, targets = examples(name)
+    whole = task.sums(outputs, targets)
+    parts = task.no_sums(torch.device("cpu"))
+    assert whole.keys() == parts.keys() == set(task.summed)
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        parts = added(parts, task.sums(outputs[rows], targets[rows]))
+    assert task.metrics(parts) == pytest.approx(task.metrics(whole), rel=1e-12)
+    halved = over_ranks(whole, lambda sums: sums / 4)  # a mean over ranks in place of a sum
+    assert task.metrics(halved) == pytest.approx(task.metrics(whole), rel=1e-12)
+    assert whole["examples"] == 6
+    assert {"loss", task.headline.key} <= task.metrics(whole).keys()
+
+
+def test_accuracies_by_hand():
+    logits = torch.eye(7)[[0, 1, 2, 3]] + torch.tensor([0.5, 0, 0, 0, 0, 0, 0])
+    metrics = CLASSES.metrics(CLASSES.sums(logits, torch.tensor([0, 1, 2, 0])))
+    assert metrics["top1_percent"] == 75.0
+    assert metrics["top5_percent"] == 100.0
+
+
+def test_rmse_is_in_the_units_of_the_data():
+    outputs, targets = torch.zeros(2, 2), torch.tensor([[1.0, 1.0], [1.0, 3.0]])
+    task = Regression(VECTOR)
+    metrics = task.metrics(task.sums(outputs, targets))
+    assert metrics["rmse_points"] == pytest.approx(10 * math.sqrt(12 / 4))
+    assert metrics["loss"] == pytest.approx((1 + 5) / 2)
+    assert "rel" not in metrics
+
+
+def test_depth_by_hand_counts_what_was_measured():
+    target = torch.tensor([2.0, 4.0, 1.0, 0.0]).view(1, 1, 2, 2)
+    output = torch.tensor([2.2, 3.0, 2.0, 50.0]).view(1, 1, 2, 2)
+    task = Regression(Targets(1, Shape((1, 2, 2)), unit="m", distances=True))
+    metrics = task.metrics(task.sums(output, target))
+    assert metrics["rmse_m"] == pytest.approx(math.sqrt((0.04 + 1 + 1) / 3), rel=1e-6)
+    assert metrics["rel"] == pytest.approx((0.1 + 0.25 + 1.0) / 3, rel=1e-6)
+    assert metrics["delta1_percent"] == pytest.approx(100 / 3)  # 4 / 3 is not within 1.25
+    output = output.requires_grad_()
+    task.loss(output, target).backward()
+    assert output.grad is not None
+    assert output.grad.view(-1)[3] == 0
+
+
+def test_nothing_measured_is_no_loss_and_no_nan():
+    task = Regression(DEPTH)
+    nothing = torch.zeros(2, 1, 3, 4)
+    assert task.loss(torch.ones(2, 1, 3, 4), nothing) == 0
+    assert task.metrics(task.sums(torch.ones(2, 1, 3, 4), nothing))["rmse_m"] == 0
+
+
+def test_smoothing_and_mixing_are_classifications_own():
+    training = TrainingConfig.model_validate(
+        {"duration": "1ep", "batch_size": 4, "label_smoothing": 0.1}
+    )
+    task = Classification(LABELS, training)
+    logits, labels = torch.randn(4, 7), torch.tensor([1, 2, 3, 4])
+    assert task.training_loss(logits, labels) != task.loss_sum(logits, labels)
+    shares = task.mixed(labels, labels.flip(0), 0.25, torch.float64)
+    assert shares[0].tolist() == [0, 0.25, 0, 0, 0.75, 0, 0]
+    for key in ("label_smoothing", "mixup", "cutmix"):
+        training = TrainingConfig.model_validate({"duration": "1ep", "batch_size": 4, key: 0.1})
+        with pytest.raises(TaskError, match=f"training.{key} is for classes, and the task is regr"):
+            Regression(VECTOR, training)
+
+
+@pytest.mark.parametrize(
+    ("task", "right", "wrong", "said"),
+    [
+        (Classification(LABELS), (3, 7), (3, 6), r"gives (3, 6) in training where (3, 7) logits"),
+        (Regression(VECTOR), (3, 2), (3,), "gives (3,) in training where (3, 2) numbers"),
+        (Regression(DEPTH), (3, 1, 3, 4), (3, 1, 6, 8), "where (3, 1, 3, 4) numbers are expected"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_named(task, right, wrong, said):
+    assert task.misfit(torch.zeros(right), 3) == ""
+    assert said in task.misfit(torch.zeros(wrong), 3)
+    assert "gives dict" in task.misfit({"a": torch.zeros(right)}, 3)
+
+
+def test_targets_of_another_task_are_refused():
+    with pytest.raises(TaskError, match=r"task: regression needs numbers .* targets of cifar10"):
+        Regression(LABELS).check_targets("cifar10")
+    with pytest.raises(TaskError, match=r"task: classification needs a label .* write task: regr"):
+        Classification(VECTOR).check_targets("diabetes")
+    Regression(VECTOR).check_targets("diabetes")
+    Classification(LABELS).check_targets("digits")
+
+
+def test_a_headline_knows_which_end_is_good_and_survives_a_record():
+    rmse = Regression(VECTOR).headline
+    assert rmse.improves(1.0, 2.0)
+    assert not rmse.improves(2.0, 2.0)
+    assert (rmse.error(3.0), ACCURACY.error(97.0)) == (3.0, 3.0)
+    assert rmse.shown(62.807) == "62.81 points"
+    assert ACCURACY.shown(99.444) == "99.44 %"
+    assert Headline.of(Regression(VECTOR).facts()) == rmse
+    assert Headline.of(CLASSES.facts()) is ACCURACY
+
+
+def test_trees_of_tensors():
+    tree = {"words": torch.arange(6).view(3, 2), "pair": (torch.zeros(3), torch.ones(3, 1))}
+    assert trees.size(tree) == 3
+    assert trees.numbers(tree) == 12
+    assert [trees.size(part) for part in trees.split(tree, [1, 2])] == [1, 2]
+    assert trees.split(tree, [1, 2])[1]["words"].tolist() == [[2, 3], [4, 5]]
+    assert len(trees.each(tree)) == 3
+    assert trees.size(trees.repeated(tree, 5)) == 5
+    cast = trees.cast(tree, torch.float64)
+    assert cast["words"].dtype == torch.int64
+    assert cast["pair"][0].dtype == torch.float64
+    shapes = {"image": Shape((3, 8, 8)), "age": Shape(())}
+    assert trees.zeros(shapes, 2)["image"].shape == (2, 3, 8, 8)
+    assert sorted(trees.described(shapes).split(", ")) == ["1", "3×8×8"]
