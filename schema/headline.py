@@ -38,6 +38,11 @@ class Headline:
         """Its key in a log."""
         return f"validation/{self.key}"
 
+    def around(self, moment: str) -> str:
+        """Its key just before or after a pruning: `prune/validation_top1_after_percent`."""
+        name, _, unit = self.key.partition("_")
+        return "_".join(filter(None, ("prune/validation", name, moment, unit)))
+
     @property
     def short(self) -> str:
         """The label's last part."""

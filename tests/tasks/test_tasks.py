@@ -170,3 +170,9 @@ def test_trees_of_tensors():
     shapes = {"image": Shape((3, 8, 8)), "age": Shape(())}
     assert trees.zeros(shapes, 2)["image"].shape == (2, 3, 8, 8)
     assert sorted(trees.described(shapes).split(", ")) == ["1", "3×8×8"]
+
+
+def test_keys_around_a_pruning_end_with_the_unit():
+    assert ACCURACY.around("before") == "prune/validation_top1_before_percent"
+    assert Regression(VECTOR).headline.around("after") == "prune/validation_rmse_after_points"
+    assert Headline("rmse", "lower", 0.0, "RMSE").around("after") == "prune/validation_rmse_after"
