@@ -79,13 +79,27 @@ def check_timm_options(timm_name: str, given: dict[str, Any]) -> None:
         ModelError: it does not take them.
     """
     if given:
-        _check_names(f"timm/{timm_name}", _signature(timm_name), given)
+        _check_plain(f"timm/{timm_name}", _signature(timm_name), given)
+
+
+def check_torchvision_options(torchvision_name: str, given: dict[str, Any]) -> None:
+    """Check the options of a network of torchvision: its class's switches and numbers.
+
+    Raises:
+        ModelError: it does not take them.
+    """
+    if given:
+        _check_plain(f"torchvision/{torchvision_name}", _switches(torchvision_name), given)
+
+
+def _check_plain(name: str, names: list[str], given: dict[str, Any]) -> None:
+    _check_names(name, names, given)
     for option, value in given.items():
         fault = _fault_of(value)
         if not fault and re.fullmatch(r"(.*_)?drop_(.*_)?rate", option) and not _is_rate(value):
             fault = "is not a rate from 0 to 1"
         if fault:
-            raise ModelError(f"timm/{timm_name}: {option} {shown(value)} {fault}")
+            raise ModelError(f"{name}: {option} {shown(value)} {fault}")
 
 
 def shown(value: Any) -> str:
@@ -114,6 +128,18 @@ def _signature(timm_name: str) -> list[str]:
     # a subclass often passes **kwargs on, so its own signature is not the whole
     names = {key for c in classes for key in inspect.signature(c.__init__).parameters}
     return sorted((names | EXTRA) - WITHHELD)
+
+
+@cache
+def _switches(torchvision_name: str) -> list[str]:
+    """The parameters of the class behind a name that are switches or numbers."""
+    import torchvision
+
+    with torch.device("meta"):
+        network = type(torchvision.models.get_model(torchvision_name))
+    parameters = inspect.signature(network.__init__).parameters.values()
+    plain = {p.name for p in parameters if p.annotation in (bool, int, float)}
+    return sorted(plain - WITHHELD)
 
 
 def _check_names(name: str, names: Iterable[str], given: Iterable[str]) -> None:

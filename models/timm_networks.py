@@ -14,13 +14,18 @@ FAULTS += (RuntimeError, TypeError, ValueError)
 
 
 def from_timm(
-    num_classes: int, in_channels: int, *, timm_name: str, pretrained: bool = False, **options: Any
+    num_classes: int,
+    in_channels: int,
+    *,
+    timm_name: str,
+    pretrained: bool | str = False,
+    **options: Any,
 ) -> nn.Module:
     """Timm's network of that name; `options` are its own, such as drop_rate.
 
-    Activations that would overwrite their input are made not to, so that hooks and second
-    derivatives see every tensor. Weights come from the Hugging Face cache or hub;
-    with HF_HUB_OFFLINE=1 only from the cache.
+    `pretrained`: the tag of its weights, such as a1_in1k, or true for those of the name. They come
+    from the Hugging Face cache or hub; with HF_HUB_OFFLINE=1 only from the cache. The last layer is
+    new where they have another number of classes.
 
     Raises:
         ModelError: timm has no such network, no weights for it, or not that option.
@@ -33,10 +38,10 @@ def from_timm(
         hint = f"; did you mean timm/{near[0]}?" if near else ""
         raise ModelError(f"timm has no network {shown(timm_name)}{hint}")
     check_timm_options(timm_name, options)
+    timm_name = tagged(timm_name, pretrained)
+    sizes = {"num_classes": num_classes, "in_chans": in_channels}
     try:
-        model = timm.create_model(
-            timm_name, pretrained, num_classes=num_classes, in_chans=in_channels, **options
-        )
+        model = timm.create_model(timm_name, bool(pretrained), **sizes, **options)
     except OSError as error:
         raise OSError(
             f"timm/{timm_name}: the pretrained weights are neither in the Hugging Face cache nor "
@@ -49,7 +54,37 @@ def from_timm(
         raise ModelError(
             f"timm/{timm_name}: timm cannot build it so ({first_line(error)}); write other options"
         ) from error
+    return unlike_inplace(model)
+
+
+def unlike_inplace(model: nn.Module) -> nn.Module:
+    """The model, whose activations overwrite their input no longer.
+
+    Hooks and second derivatives see every tensor then.
+    """
     for module in model.modules():
         if getattr(module, "inplace", False):
             vars(module)["inplace"] = False
     return model
+
+
+def tagged(timm_name: str, pretrained: bool | str) -> str:
+    """The name with the tag of its weights, where `pretrained` is one.
+
+    Raises:
+        ModelError: timm has no such weights; lists those it has.
+    """
+    import timm
+
+    if isinstance(pretrained, bool):
+        return timm_name
+    architecture = timm_name.partition(".")[0]
+    name = f"{architecture}.{pretrained}"
+    known = timm.list_pretrained(f"{architecture}.*")
+    if name not in known:
+        tags = ", ".join(full.partition(".")[2] for full in known)
+        raise ModelError(
+            f"timm/{architecture} has no weights {shown(pretrained)}; write pretrained:"
+            f" {tags or 'false'}"
+        )
+    return name

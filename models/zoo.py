@@ -27,6 +27,7 @@ from models.small import (
     small_conv,
 )
 from models.timm_networks import from_timm
+from models.torchvision_networks import from_torchvision
 from models.vgg import bep_vgg16, earlycrop_vgg16, vgg_11, vgg_bn_drop
 
 
@@ -35,26 +36,27 @@ def build(
     *,
     num_classes: int,
     in_channels: int = 3,
-    pretrained: bool = False,
+    pretrained: bool | str = False,
     init: str | None = None,
     **options: Any,
 ) -> nn.Module:
-    """The network called `name`, or `timm/<name>`; its `structure` says how to build it again.
+    """The network called `name`, `timm/<name>` or `torchvision/<name>`.
 
-    `init` replaces the network's own initial weights (see `initialise`).
+    Its `structure` says how to build it again. `pretrained`: the name of its weights, or true for
+    those it has by default. `init` replaces the network's own initial weights (see `initialise`).
 
     Raises:
         ModelError: unknown name, option or initialisation, no pretrained weights, or a size that
             no machine can hold.
         OSError: the pretrained weights cannot be reached.
     """
-    constructor = _constructor(name)
+    constructor = constructor_of(name)
     check_size(name, "num_classes", num_classes)
     check_size(name, "in_channels", in_channels)
     _check_options(name, constructor, options, pretrained=pretrained)
     if pretrained and init:
         raise ModelError(f"{name}: init {init} would replace the pretrained weights; write one")
-    given = {**options, "pretrained": True} if pretrained else options
+    given = {**options, "pretrained": pretrained} if pretrained else options
     model = _constructed(name, partial(constructor, num_classes, in_channels, **given))
     if init:
         initialise(model, init)
@@ -67,20 +69,33 @@ def build(
     return model
 
 
-def _constructor(name: str) -> Callable[..., nn.Module]:
-    if isinstance(name, str) and name.startswith("timm/"):
-        return partial(from_timm, timm_name=name.removeprefix("timm/"))
+def constructor_of(name: str) -> Callable[..., nn.Module]:
+    """The function that makes the network; a name of a library is a keyword of its partial.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    library, _, rest = str(name).partition("/")
+    if library == "timm" and rest:
+        return partial(from_timm, timm_name=rest)
+    if library == "torchvision" and rest:
+        return partial(from_torchvision, torchvision_name=rest)
     if isinstance(name, str) and name in MODELS:
         return MODELS[name].constructor
     near = difflib.get_close_matches(str(name), MODELS, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise ModelError(
-        f"unknown model {shown(name)}{hint}; use timm/<name> or one of {', '.join(MODELS)}"
+        f"unknown model {shown(name)}{hint}; use timm/<name>, torchvision/<name> or one of"
+        f" {', '.join(MODELS)}"
     )
 
 
 def _check_options(
-    name: str, constructor: Callable[..., nn.Module], options: dict[str, Any], *, pretrained: bool
+    name: str,
+    constructor: Callable[..., nn.Module],
+    options: dict[str, Any],
+    *,
+    pretrained: bool | str,
 ) -> None:
     """Check the options; those of timm's networks are checked where timm's name is known."""
     parameters = inspect.signature(constructor).parameters
@@ -88,8 +103,11 @@ def _check_options(
         raise ModelError(f"{name} has no pretrained weights; write pretrained: false")
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         check_options(name, constructor, options)
-    elif "timm_name" in options:
-        raise ModelError(f"{name} has no option timm_name; write the name as model: timm/<name>")
+    for library in ("timm", "torchvision"):
+        if f"{library}_name" in options:
+            raise ModelError(
+                f"{name} has no option {library}_name; write the name as model: {library}/<name>"
+            )
 
 
 def _constructed(name: str, construct: Callable[[], nn.Module]) -> nn.Module:

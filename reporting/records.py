@@ -210,10 +210,15 @@ def load_records(results: Path) -> list[Record]:
     Raises:
         RecordError: a file that is not a record.
     """
-    return [_load(path, results) for path in sorted(results.rglob("*.json"))]
+    return [load_record(path, results) for path in sorted(results.rglob("*.json"))]
 
 
-def _load(path: Path, results: Path) -> Record:
+def load_record(path: Path, results: Path) -> Record:
+    """The record in a file below a folder.
+
+    Raises:
+        RecordError: the file is not a record.
+    """
     values = read_object(path, REMEDY)
     check(RecordFile, values, path, REMEDY)
     stated: dict[str, Any] = values["job"]

@@ -1,23 +1,26 @@
 """The recipe's `model:` section."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from schema.section import Named, Word
 
+Pretrained = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 NO_OPTIONS = ("name", "num_classes", "in_channels", "pretrained")
 
 
 class ModelConfig(Named):
-    """The network: a name of this zoo or `timm/<name>`, and its constructor's `options`.
+    """The network: a name of this zoo, `timm/<name>` or `torchvision/<name>`, and its `options`.
 
+    pretrained: weights from elsewhere to start from: the tag of timm's (a1_in1k), the name of
+        torchvision's (IMAGENET1K_V2), or true for those that the network has by default.
     `weights` starts from a saved model of an earlier run (its structure must be the same network).
     """
 
     name: Word
     options: dict[str, Any] = {}
-    pretrained: bool = False
+    pretrained: bool | Pretrained = False
     weights: Word | None = None
 
     @model_validator(mode="after")

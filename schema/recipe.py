@@ -97,8 +97,17 @@ def load(path: str | Path, settings: list[str] | None = None) -> tuple[Recipe, S
         RecipeError: every fault found, one a line.
     """
     source = resolve(Path(path), settings or [])
+    return checked(source), source
+
+
+def checked(source: Source) -> Recipe:
+    """The recipe that these values are.
+
+    Raises:
+        RecipeError: every fault found, one a line.
+    """
     try:
-        return Recipe.model_validate(source.values), source
+        return Recipe.model_validate(source.values)
     except ValidationError as error:
         # a set, as a union reports the same fault once for each of its members
         lines = sorted(

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import models
+from models import trees
 from models.options import first_line
 from models.timm_networks import FAULTS
+from models.trees import Tree
 from schema.recipe import Recipe, RecipeError
 from schema.task import TaskConfig
 from schema.training import OptimizerConfig, TrainingConfig
@@ -75,6 +77,18 @@ def placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
     dtype = torch.float64 if recipe.training.precision == "fp64" else torch.float32
     # initialised on the CPU, then moved: one seed gives the same weights on every device
     return model.to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+
+def formatted(inputs: Tree, recipe: Recipe, dtype: torch.dtype) -> Any:
+    """Inputs in the precision and memory format of training."""
+    last = recipe.training.channels_last
+
+    def laid_out(leaf: Tensor) -> Tensor:
+        images = last and leaf.dim() == 4
+        layout = torch.channels_last if images else torch.contiguous_format
+        return leaf.contiguous(memory_format=layout)
+
+    return trees.mapped(laid_out, trees.cast(inputs, dtype))
 
 
 def build_averager(recipe: Recipe, model: nn.Module) -> "ModelEmaV3 | None":

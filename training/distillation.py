@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,7 @@ import models
 from models import trees
 from models.count import count
 from models.errors import ModelError
+from models.files.places import located
 from models.options import first_line
 from models.timm_networks import FAULTS
 from models.trees import Tree
@@ -46,7 +46,7 @@ class Teacher:
             self._take(
                 placed(load_teacher(self.config.teacher), recipe, trees.device(example_input))
             )
-            self.checksum = hashlib.sha256(Path(self.config.teacher).read_bytes()).hexdigest()
+            self.checksum = hashlib.sha256(located(self.config.teacher).read_bytes()).hexdigest()
 
     @property
     def awaited(self) -> bool:

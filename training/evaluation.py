@@ -1,6 +1,6 @@
 """Loss and metrics on the validation or the test split."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -9,29 +9,42 @@ from tasks.task import added, over_ranks
 from training.ranks.collectives import sum_over_ranks
 from training.run import Run
 
+if TYPE_CHECKING:
+    from training.trained import Trained
 
-def evaluate(run: Run, split: Literal["validation", "test"]) -> dict[str, float]:
+Split = Literal["validation", "test"]
+
+
+def evaluate(run: Run, split: Split) -> dict[str, float]:
     """Loss and metrics of the averaged weights (else the weights), every example once."""
-    with run.cost.phase("evaluate"), torch.no_grad():
+    with run.cost.phase("evaluate"):
         # ranks must test the same network: collective, so before anything a rank may leave out
         run.sync_buffers()
         model = run.evaluated_model
         was_training = model.training
         model.eval()
-        # on the device: one wait for it at the end
-        sums = run.task.no_sums(run.device)
-        size = run.recipe.evaluation.batch_size or run.recipe.training.batch_size
-        for inputs, targets, _ in run.data.evaluation_batches(split, size):
-            with run.accelerator.autocast():
-                outputs = trees.cast(model(run.formatted(inputs)), torch.float32)
-            sums = added(sums, run.task.sums(outputs, targets))
-            run.cost.totals.evaluation_batches += 1
+        figures, batches = measure(run, split)
         model.train(was_training)
-        sums = over_ranks(sums, sum_over_ranks)
+    run.cost.totals.evaluation_batches += batches
+    return figures
+
+
+@torch.no_grad()
+def measure(subject: "Run | Trained", split: Split) -> tuple[dict[str, float], int]:
+    """Loss and metrics over every example of a split once, and this rank's number of batches."""
+    # on the device: one wait for it at the end
+    sums, batches = subject.task.no_sums(subject.device), 0
+    size = subject.recipe.evaluation.batch_size or subject.recipe.training.batch_size
+    for inputs, targets, _ in subject.data.evaluation_batches(split, size):
+        with subject.accelerator.autocast():
+            outputs = subject.evaluated_model(subject.formatted(inputs))
+        sums = added(sums, subject.task.sums(trees.cast(outputs, torch.float32), targets))
+        batches += 1
+    sums = over_ranks(sums, sum_over_ranks)
     count = sums["examples"].item()
-    expected = getattr(run.data.info, f"{split}_images")
+    expected = getattr(subject.data.info, f"{split}_images")
     # a share counted twice or left out would be a wrong accuracy, and look like a right one
     if count != expected:
         raise RuntimeError(f"evaluation saw {count:.0f} of {expected} {split} images")
-    figures = {f"eval/{key}": value for key, value in run.task.metrics(sums).items()}
-    return figures | {"eval/images": count}
+    figures = {f"eval/{key}": value for key, value in subject.task.metrics(sums).items()}
+    return figures | {"eval/images": count}, batches

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import models
+from models.errors import ModelError
 from models.options import first_line, shown
+from models.pretrained import pretrained_for
 from models.timm_networks import FAULTS
 from schema.data import DataConfig
 from schema.recipe import ModelConfig, Recipe, RecipeError
@@ -82,19 +84,11 @@ def _check_start(config: ModelConfig) -> None:
                 f"model: {config.weights} holds {structure['name']} with options"
                 f" {structure['options']}; write that name, and no options"
             )
-    if config.pretrained and config.name in models.MODELS:
-        if "pretrained" not in models.MODELS[config.name].parameters:
-            raise RecipeError(
-                f"model: {config.name} has no pretrained weights; write pretrained: false"
-            )
-    elif config.pretrained:
-        import timm
-
-        name = config.name.removeprefix("timm/")
-        if timm.is_model(name) and not timm.is_model_pretrained(name):
-            raise RecipeError(
-                f"model: timm has no weights of {config.name}; write pretrained: false"
-            )
+    if config.pretrained:
+        try:
+            pretrained_for(config.name, config.pretrained)
+        except ModelError as error:
+            raise RecipeError(f"model: {error}") from None
 
 
 def _check_optimizer(training: TrainingConfig) -> None:

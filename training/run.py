@@ -22,9 +22,10 @@ from pruning.no_pruning import NoPruning
 from pruning.pruner import Pruner
 from schema.recipe import Recipe, RecipeError
 from training import run_state
-from training.build import build_averager, build_model, build_optimizer, build_task
+from training.build import build_averager, build_model, build_optimizer, build_task, formatted
 from training.cost import Cost
 from training.data.data import Batches, Data, open_data
+from training.data.expected import expected
 from training.distillation import Teacher
 from training.folder import checkpoint
 from training.folder.log import Log, Record, TrainingLine
@@ -191,14 +192,7 @@ class Run:
 
     def formatted(self, inputs: Tree) -> Any:
         """Inputs in the precision and memory format of training."""
-        last = self.recipe.training.channels_last
-
-        def laid_out(leaf: Tensor) -> Tensor:
-            images = last and leaf.dim() == 4
-            layout = torch.channels_last if images else torch.contiguous_format
-            return leaf.contiguous(memory_format=layout)
-
-        return trees.mapped(laid_out, trees.cast(inputs, self.dtype))
+        return formatted(inputs, self.recipe, self.dtype)
 
     def sync_buffers(self) -> None:
         """Rank 0's BatchNorm statistics on every rank, as DDP itself does before each forward.
@@ -294,4 +288,5 @@ class Run:
         with together():
             if self.is_main:
                 notes = {"recipe": self.recipe.hash(), "seed": self.seed, "step": self.work}
+                notes |= {"images": expected(self.recipe.data, self.data.info)}
                 models.save(self.evaluated_model, self.folder / name, notes)

@@ -45,7 +45,7 @@ def start(
     folder, warning = from_main(lambda: take(recipe, stem, output, resume))
     try:
         _say(warning)
-        _set_numerics(recipe)
+        set_numerics(recipe)
         run = Run(recipe, folder, make_accelerator(recipe, folder))
         with run.writer:
             _go_on(run)
@@ -151,7 +151,8 @@ def resolved(recipe: Recipe, source: Source) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _set_numerics(recipe: Recipe) -> None:
+def set_numerics(recipe: Recipe) -> None:
+    """Let kernels be chosen as the recipe says."""
     training = recipe.training
     torch.backends.cuda.matmul.allow_tf32 = training.tf32
     torch.backends.cudnn.allow_tf32 = training.tf32

@@ -18,6 +18,7 @@ from models.files.description import (
     read,
     read_description,
 )
+from models.files.places import located
 from models.files.shapes import reshape, widths
 from models.files.tensor_files import save_tensors
 from models.zoo import build
@@ -48,11 +49,14 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
 def header(path: str | Path) -> dict[str, Any]:
     """The metadata of a file of `save`: {"structure": {name, options, widths, …}, "notes": …}.
 
+    `path` is as for `load`.
+
     Raises:
         ModelError: the file is missing, or `save` did not write it.
     """
+    file = located(path)
     try:
-        _, described = read_description(Path(path))
+        _, described = read_description(file)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     return described.model_dump(include={"structure", "notes"})
@@ -61,12 +65,16 @@ def header(path: str | Path) -> dict[str, Any]:
 def load(path: str | Path) -> nn.Module:
     """The model that `save` wrote, on the CPU and in evaluation mode, whatever its pruned shape.
 
+    `path` is a file, a folder with a `model.safetensors`, or `hf://owner/name[@revision]`: a
+    repository of the Hugging Face hub, or its copy in the cache.
+
     Raises:
         ModelError: the file is missing, `save` did not write it, it was damaged since, or this
             version's network of that name is another one.
     """
+    file = located(path)
     try:
-        described, tensors = read(Path(path))
+        described, tensors = read(file)
         # On the meta device first, where a network of any size takes no memory: its shapes are
         # checked before anything is allocated for it, and the tensors of the file become its own.
         model = _built(described.structure, tensors, "meta")

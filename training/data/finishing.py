@@ -7,7 +7,7 @@ from torch import Tensor
 
 from schema.data import AugmentConfig, DataConfig
 from training.data.augment import finish
-from training.data.facts import facts_of
+from training.data.expected import colour
 from training.data.layouts import DataError
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as in JPEG and PIL
@@ -61,13 +61,8 @@ def finishing(config: DataConfig, channels: int, device: torch.device) -> Finish
 
 
 def _normal(config: DataConfig, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of 0 … 255 by channel: the recipe's, else the known ones, else ½ of it."""
-    dataset, half = facts_of(config), (0.5,) * channels
-    told = dataset is not None and len(dataset.mean) == channels
-    values = (
-        config.mean or (dataset.mean if dataset and told else half),
-        config.std or (dataset.std if dataset and told else half),
-    )
+    """Mean and deviation of values from 0 to 255, by channel."""
+    values = colour(config, channels)
     if any(len(value) != channels for value in values) or min(values[1]) <= 0:
         raise DataError(
             f"{config.name}: data.mean and data.std need {channels} values each, std above 0"

@@ -1,0 +1,58 @@
+"""The images that a network was trained on, as its file and its exports say."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from models.errors import ModelError
+from schema.data import Colour, DataConfig, Deviation, Mean, Pixels
+from training.data.facts import facts_of
+
+if TYPE_CHECKING:
+    from training.data.batches import DataInfo
+
+
+class Expected(TypedDict):
+    """Channels and sides in pixels; mean and deviation of values from 0 to 1, by channel."""
+
+    channels: Annotated[int, Field(gt=0, le=4096)]
+    height: Pixels
+    width: Pixels
+    mean: Mean
+    std: Deviation
+
+
+def colour(config: DataConfig, channels: int) -> tuple[Colour, Colour]:
+    """Mean and deviation of values from 0 to 1: the recipe's, else the known ones, else ½."""
+    dataset, half = facts_of(config), (0.5,) * channels
+    told = dataset is not None and len(dataset.mean) == channels
+    return (
+        config.mean or (dataset.mean if dataset and told else half),
+        config.std or (dataset.std if dataset and told else half),
+    )
+
+
+def expected(config: DataConfig, about: "DataInfo") -> Expected | None:
+    """The images of a data set as a network sees them; None where they are no images."""
+    if not about.height:
+        return None
+    mean, std = colour(config, about.channels)
+    sides = {"height": about.height, "width": about.height}
+    return Expected(channels=about.channels, mean=mean, std=std, **sides)
+
+
+def noted(notes: dict[str, Any]) -> Expected | None:
+    """The images that a model file's notes tell of; None where they tell of none.
+
+    Raises:
+        ModelError: they are not what training writes.
+    """
+    if notes.get("images") is None:
+        return None
+    try:
+        return TypeAdapter(Expected).validate_python(notes["images"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("images", *first["loc"])))[:100]
+        raise ModelError(f"notes, {where}: {first['msg']}; take a file of train.py") from None
