@@ -47,7 +47,8 @@ TERMS = f"""## Terms
   adjusted by Holm's method for the number of rows in the table. "The cut" is the one that cost
   the most validation accuracy.
 * {SMALL}: a narrower network of about as many MACs, nothing pruned. {ORACLE}: the best of five
-  epochs, at the cost of all five. MACs are met from below within 5 % of what may stay (10 % by methods of many sizes on the way), weights exactly.
+  epochs, at the cost of all five. MACs are met from below within 5 % of what may stay (10 % by
+  methods with many sizes on the way), weights exactly.
 """
 LIMITS = """## What this cannot tell
 

@@ -270,7 +270,7 @@ WEIGHTS = (
     ),
 )  # fmt: skip
 
-# the rows of the settings that check the first one's order
+# the rows that are run everywhere: at all points and in all settings
 CORE = {
     "random channels", "SNIP channels", "GraSP channels", *map(fixed_name, FIXED),
     "EPI, gradients", "EPI, magnitude", "EarlyCroP-S", "EarlyBird", "BEP",
