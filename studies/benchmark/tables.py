@@ -12,7 +12,7 @@ from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("training FLOPs", "CPU seconds")
 Accuracies = Mapping[str, Mapping[int, float]]  # method → seed → test accuracy
-NOT_RUN = "not run"
+NOT_RUN, OUTSIDE = "not run", "outside"
 
 
 def groups(runs: Runs, setting: Setting, kind: Kind, point: int) -> list[Group]:
@@ -76,7 +76,7 @@ def equal_cost(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
         cells = [
             cell
             for found, against in columns
-            for cell in (shown(list(found[row.name].values())), against.get(row.name, ""))
+            for cell in (read_off(found[row.name]), against.get(row.name, ""))
         ]
         lines.append([row.name, *cells])
     order = {row.name: -mean(list(columns[0][0][row.name].values())) for row in names}
@@ -228,6 +228,11 @@ def shown(values: Sequence[float]) -> str:
         return NOT_RUN
     width = half_width(values)
     return f"{mean(values):.2f}" + (f" ± {width:.2f}" if width is not None else "")
+
+
+def read_off(accuracies: Mapping[int, float]) -> str:
+    """Accuracy at a cost; `outside` if no seed was run both below and above it."""
+    return shown(list(accuracies.values())) if accuracies else OUTSIDE
 
 
 def _mean(group: Group, key: str, times: float, form: str) -> str:
