@@ -1,21 +1,22 @@
-"""One pruning of a run, and where the recipe asks for it the accuracy just before and after."""
+"""One pruning of a run, and where the recipe asks for it the headline just before and after."""
 
 from training.evaluation import evaluate
 from training.folder.log import Record
 from training.run import Run
 
-ACCURACY = "prune/validation_top1_{}_percent"
-
 
 def prune(run: Run) -> Record:
     """What the pruner says of its rounds that are due now.
 
-    With `evaluation.around_pruning` also the accuracy on validation images before and after them,
-    compensation and rewinding included; evaluation draws nothing and changes no result.
+    With `evaluation.around_pruning` also the task's headline (accuracy) on validation images before
+    and after them, compensation and rewinding included; evaluation draws nothing and changes no
+    result.
     """
     if not run.recipe.evaluation.around_pruning:
         return run.pruner.prune(run)
-    before = evaluate(run, "validation")["eval/top1_percent"]
+    headline = run.task.headline
+    before = evaluate(run, "validation")[headline.test]
     event = run.pruner.prune(run)
-    after = evaluate(run, "validation")["eval/top1_percent"]
-    return event | {ACCURACY.format("before"): before, ACCURACY.format("after"): after}
+    after = evaluate(run, "validation")[headline.test]
+    name = f"prune/validation_{headline.key}"
+    return event | {f"{name}_before": before, f"{name}_after": after}

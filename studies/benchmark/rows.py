@@ -191,7 +191,7 @@ CHANNELS = (
     _channels(
         PRUNE_TRAIN, "during", "pat/prune_train",
         "pruning.schedule={start: 10%, every: 10%, rounds: 9}", "pruning.selection.value=1e-2",
-        strengths=tuple(f"pruning.penalty.ratio={ratio:g}" for ratio in (0.2, 0.4, 0.6)),
+        strengths=tuple(f"pruning.penalty.ratio={ratio:g}" for ratio in (0.4, 0.6, 0.8)),
     ),
     _channels(
         "Slimming", "during", "methods/slimming", amount="channels", passes=2, first=0.5,
