@@ -236,8 +236,8 @@ class Cost:
         """Go on from a checkpoint's totals, on any number of devices.
 
         What crashed sessions did after that checkpoint was really spent: their wall time, read from
-        the log's last line, is added to their devices', and their energy and CPU time at the run's mean
-        rate.
+        the log's last line, is added to their devices', and their energy and CPU time at the run's
+        mean rate.
         """
         # this session's set-up so far, which the checkpoint does not know
         mine, self.totals = self.refresh(), totals
@@ -273,8 +273,8 @@ class Cost:
         Hours of devices are sums over sessions of wall clock × devices, as a run may be resumed on
         another number of them; energy is that of all nodes' machines. CPU seconds are those of all
         ranks' processes with their threads, not of workers that decode streamed images; of training
-        without set-up, evaluation, laboratory and checkpoints. `training_flops` is 2 a MAC and three
-        passes (forward, and backward to inputs and to weights), of a teacher one pass.
+        without set-up, evaluation, laboratory and checkpoints. `training_flops` is 2 a MAC and
+        three passes (forward, and backward to inputs and to weights), of a teacher one pass.
         """
         t = self.refresh()
         training = self._training_seconds()

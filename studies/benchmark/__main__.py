@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 LATER = -1  # status of a job that was not started, as time was up
 QUIET = ("log.tracker=none", "log.every=100%", "checkpoint.every=25%")
 LAUNCHER = ("nice", "-n", "5", sys.executable)
-DATA = ("cifar10", "imagenette")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +92,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the trainings, which inherit it
-    paths = dict(zip(DATA, (arguments.data, arguments.imagenette), strict=True))
+    paths = {"cifar10": arguments.data, "imagenette": arguments.imagenette}
     trainings = _wanted(arguments)
     until = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
     failed = later = 0

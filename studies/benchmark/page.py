@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from studies.benchmark.rows import DENSE, ORACLE, PRUNE_TRAIN, SMALL, Kind
 from studies.benchmark.runs import Run, Runs
 from studies.benchmark.tables import (
-    NOT_RUN,
+    OUTSIDE,
     REFERENCE,
     at_budget,
     equal_cost,
@@ -15,6 +15,7 @@ from studies.benchmark.tables import (
     markdown,
     mean,
     rank_table,
+    read_off,
     shown,
     unsized,
 )
@@ -36,18 +37,19 @@ TERMS = f"""## Terms
 * **Equal cost**: a row that is cheaper was run a second time, for as many epochs as spend the
   dense training's operations if it prunes as early as it can; the accuracy at exactly the dense
   network's cost, in operations or in CPU seconds, is read between the two runs of a seed, linear
-  in the cost's logarithm, never beyond them ("{NOT_RUN}").
+  in the cost's logarithm, never beyond them ("{OUTSIDE}"). Masked weights cost what the dense
+  network does, but for scoring: their rows have one length, whose accuracy stands for both costs.
 * FLOPs are those of training steps (6 a MAC); scoring, BEP's pauses and searches are in the CPU
-  seconds, which leave out set-up, evaluation and checkpoints. Masked weights save nothing here.
-  Energy is that of the whole machine during a run, most of it estimated, and depends on what else
-  ran.
+  seconds, which leave out set-up, evaluation and checkpoints. Energy is that of the whole machine
+  during a run, most of it estimated, and depends on what else ran.
 * Validation images, held out from training, choose the oracle's epoch and the short table's rows;
   test images nothing.
 * Intervals: mean ± Student's 95 % interval over seeds. Differences are paired by seeds, with p
   adjusted by Holm's method for the number of rows in the table. "The cut" is the one that cost
   the most validation accuracy.
-* {SMALL}: a narrower network of about as many MACs, nothing pruned. {ORACLE}: the best of five
-  epochs, at the cost of all five. MACs are met from below within 5 % of what may stay (10 % by methods of many sizes on the way), weights exactly.
+* "{SMALL}" is a narrower network of about as many MACs, nothing pruned. "{ORACLE}" is the best
+  of five epochs, at the cost of all five. MACs are met from below within 5 % of what may stay
+  (10 % by methods with many sizes on the way), weights exactly.
 """
 LIMITS = """## What this cannot tell
 
@@ -91,7 +93,7 @@ def short_table(runs: Runs, setting: Setting) -> str:
         for row in rows:
             group = runs.group(setting, row, MIDDLE, "equal epochs")
             accuracy = shown(list(group.by_seed().values()))
-            costs = [shown(list(column[row.name].values())) for column in columns]
+            costs = [read_off(column[row.name]) for column in columns]
             seconds = f"{mean(group.values('cost/training_cpu_seconds')):.0f}"
             lines.append([row.name, row.moment, accuracy, *costs, seconds])
         heads = [

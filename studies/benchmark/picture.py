@@ -94,9 +94,11 @@ def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> None:
     front = pareto(points, more=False)
     axes.plot([p.x for p in front], [p.y for p in front], color=INK, linewidth=0.8, zorder=1)
     for number, point in enumerate(front):
+        # the first would hang over the axis
+        side, shift = ("left", 4) if number == 0 else ("right", -3)
         axes.annotate(
-            point.label, (point.x, point.y), xytext=(-3, 5 if number % 2 else 10),
-            textcoords="offset points", fontsize=7, ha="right",
+            point.label, (point.x, point.y), xytext=(shift, 5 if number % 2 else 10),
+            textcoords="offset points", fontsize=7, ha=side,
         )  # fmt: skip
     axes.set_xscale("log")
     few_ticks(axes.xaxis)

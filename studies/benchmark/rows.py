@@ -191,7 +191,7 @@ CHANNELS = (
     _channels(
         PRUNE_TRAIN, "during", "pat/prune_train",
         "pruning.schedule={start: 10%, every: 10%, rounds: 9}", "pruning.selection.value=1e-2",
-        strengths=tuple(f"pruning.penalty.ratio={ratio:g}" for ratio in (0.2, 0.4, 0.6)),
+        strengths=tuple(f"pruning.penalty.ratio={ratio:g}" for ratio in (0.4, 0.6, 0.8)),
     ),
     _channels(
         "Slimming", "during", "methods/slimming", amount="channels", passes=2, first=0.5,
@@ -270,7 +270,7 @@ WEIGHTS = (
     ),
 )  # fmt: skip
 
-# the rows of the settings that check the first one's order
+# the rows that are run everywhere: at all points and in all settings
 CORE = {
     "random channels", "SNIP channels", "GraSP channels", *map(fixed_name, FIXED),
     "EPI, gradients", "EPI, magnitude", "EarlyCroP-S", "EarlyBird", "BEP",

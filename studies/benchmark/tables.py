@@ -12,7 +12,7 @@ from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("training FLOPs", "CPU seconds")
 Accuracies = Mapping[str, Mapping[int, float]]  # method → seed → test accuracy
-NOT_RUN = "not run"
+NOT_RUN, OUTSIDE = "not run", "outside"
 
 
 def groups(runs: Runs, setting: Setting, kind: Kind, point: int) -> list[Group]:
@@ -76,7 +76,7 @@ def equal_cost(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
         cells = [
             cell
             for found, against in columns
-            for cell in (shown(list(found[row.name].values())), against.get(row.name, ""))
+            for cell in (read_off(found[row.name]), against.get(row.name, ""))
         ]
         lines.append([row.name, *cells])
     order = {row.name: -mean(list(columns[0][0][row.name].values())) for row in names}
@@ -127,25 +127,24 @@ def differences(accuracies: Accuracies, reference: str) -> dict[str, str]:
 
 
 def rank_table(runs: Runs, setting: Setting, kind: Kind) -> str:
-    """Mean rank of each row over the setting's points and seeds, and its interval over seeds."""
-    total: dict[str, dict[int, list[float]]] = {}
-    counted = 0
+    """Mean rank over the setting's points, among the rows run at all of them; interval over seeds.
+
+    Of a row with fewer seeds than the others there is no rank.
+    """
+    blocks = []
     for point in setting.points:
-        rows = [g for g in groups(runs, setting, kind, point) if g.row.name != DENSE]
-        most = max((len(g.runs) for g in rows), default=0)
-        complete = {g.row.name: g.by_seed() for g in rows if len(g.runs) == most}
-        counted += bool(complete)
-        for name, of in ranks(complete).items():
-            for seed, place in of.items():
-                total.setdefault(name, {}).setdefault(seed, []).append(place)
-    whole = {
-        name: [mean(places) for places in of.values()]
-        for name, of in total.items()
-        if all(len(places) == counted for places in of.values()) and of
-    }
-    ordered = sorted(whole, key=lambda name: mean(whole[name]))
-    lines = [[name, str(len(whole[name])), shown(whole[name])] for name in ordered]
-    heads = ["method", "seeds", f"mean rank of {len(whole)}, {counted} operating point(s)"]
+        of = {g.row.name: g.by_seed() for g in groups(runs, setting, kind, point)}
+        of.pop(DENSE, None)
+        most = max(map(len, of.values()), default=0)
+        blocks.append({name: seeds for name, seeds in of.items() if len(seeds) == most})
+    blocks = [block for block in blocks if block]
+    shared = set.intersection(*map(set, blocks)) if blocks else set()
+    placed = [ranks({name: block[name] for name in sorted(shared)}) for block in blocks]
+    seeds = set.intersection(*(set(p[name]) for p in placed for name in shared)) if shared else ()
+    means = {n: [mean([p[n][seed] for p in placed]) for seed in sorted(seeds)] for n in shared}
+    ordered = sorted(means, key=lambda name: (mean(means[name]), name))
+    lines = [[name, str(len(means[name])), shown(means[name])] for name in ordered]
+    heads = ["method", "seeds", f"mean rank of {len(means)}, {len(blocks)} operating point(s)"]
     return markdown(heads, lines)
 
 
@@ -229,6 +228,11 @@ def shown(values: Sequence[float]) -> str:
         return NOT_RUN
     width = half_width(values)
     return f"{mean(values):.2f}" + (f" ± {width:.2f}" if width is not None else "")
+
+
+def read_off(accuracies: Mapping[int, float]) -> str:
+    """Accuracy at a cost; `outside` if no seed was run both below and above it."""
+    return shown(list(accuracies.values())) if accuracies else OUTSIDE
 
 
 def _mean(group: Group, key: str, times: float, form: str) -> str:

@@ -194,10 +194,15 @@ def planned(seeds: int = 3) -> list[Training]:
 
 
 def _block(setting: Setting, point: int, length: Length, seed: int) -> list[Training]:
-    """One seed of all rows at a point; at equal cost those that have epochs to spare."""
-    rows = [r for r in setting.rows() if r.name != DENSE or point == MIDDLE]
-    if length == "equal cost":
-        # all methods on the first network; checks and compensation only at equal epochs
+    """One seed of the rows at a point; at equal cost those that have epochs to spare.
+
+    All methods run on the first network at its middle point; other points, and equal cost on other
+    networks, are for the core. Checks and compensations are run at equal epochs alone.
+    """
+    rows = setting.rows()
+    if point != MIDDLE:
+        rows = [row for row in rows if row.name in (SMALL, *CORE) or row.strengths]
+    elif length == "equal cost":
         whole = setting is SETTINGS[0]
         rows = [r for r in rows if r.name in (SMALL, *CORE) or (whole and r.moment not in SHORT)]
     block = [Training(setting, row, point, length, seed) for row in rows]
