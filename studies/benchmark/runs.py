@@ -73,9 +73,9 @@ class Run:
     def fall(self) -> Fall | None:
         """The cut that cost the most accuracy; None where nothing was learnt before it."""
         around = [
-            Fall(event["prune/validation_top1_percent_before"], after)
+            Fall(event["prune/validation_top1_before_percent"], after)
             for event in self.record.history["prunings"]
-            if (after := event.get("prune/validation_top1_percent_after")) is not None
+            if (after := event.get("prune/validation_top1_after_percent")) is not None
             and event["step"] > 0
         ]
         return max(around, key=lambda fall: fall.before - fall.after, default=None)

@@ -219,8 +219,8 @@ def made_up(training: Training, accuracy: float, **changes: object) -> Record:
         {
             "step": step,
             "images": 64 * step,
-            "prune/validation_top1_percent_before": before,
-            "prune/validation_top1_percent_after": after,
+            "prune/validation_top1_before_percent": before,
+            "prune/validation_top1_after_percent": after,
         }
         for step, before, after in ((0, 90.0, 1.0), (9, 41.0, 40.0), (18, 42.0, 30.0))
     ]
