@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,7 +111,7 @@ def opened(path: Path) -> Any:
         DataError: h5py is missing, or it is not that file.
     """
     try:
-        import h5py
+        h5py = import_module("h5py")  # not among the requirements: of one data set alone
     except ImportError:
         raise DataError(f"{path}: reading it needs h5py; pip install h5py") from None
     try:

@@ -32,8 +32,8 @@ class Rows:
         """See Store."""
         for pick in picks:
             pick = pick.to(self.inputs.device)
-            chosen = (table.index_select(0, pick.rows) for table in (self.inputs, self.targets))
-            yield *chosen, pick
+            rows = pick.rows
+            yield self.inputs.index_select(0, rows), self.targets.index_select(0, rows), pick
 
 
 def known(config: DataConfig) -> DataInfo:
