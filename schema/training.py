@@ -102,7 +102,7 @@ class TrainingConfig(Section):
     ema: EmaConfig | None = None
     distillation: DistillationConfig | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
-    tf32: bool = False
+    tf32: bool = True
     channels_last: bool = False
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     deterministic: bool = False
