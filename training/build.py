@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    parse_flag_from_env,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -113,7 +117,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         mixed_precision=precision,
         log_with=None if recipe.log.tracker == "none" else recipe.log.tracker,
         project_dir=str(folder),
-        kwargs_handlers=[_ddp_options()],
+        kwargs_handlers=[_ddp_options(recipe.training)],
     )
     launched = launched_processes()
     if launched and accelerator.num_processes < launched:
@@ -130,12 +134,14 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     return accelerator
 
 
-def _ddp_options() -> DistributedDataParallelKwargs:
+def _ddp_options(training: TrainingConfig) -> DistributedDataParallelKwargs:
+    hooks = DDPCommunicationHookType
     return DistributedDataParallelKwargs(
         # gradients lie in the buckets: no second copy of them, and none is copied each step
         gradient_as_bucket_view=True,
         # rank 0's statistics reach the others when something looks at them: Run.sync_buffers
         broadcast_buffers=False,
+        comm_hook=hooks.BF16 if training.compress_gradients else hooks.NO,
     )
 
 
