@@ -42,7 +42,7 @@ from models.count import Count, count
 from pruning.application.surgery import prune_channels
 from schema.recipe import Recipe
 from training.build import make_accelerator
-from training.loop import rest_of_epoch, train_step, train_until_due
+from training.loop import rest_of_training, train_step, train_until_due
 from training.run import Run
 from training.segment import begin_segment, end_segment
 
@@ -241,7 +241,7 @@ def one_event(case: Case, compiled: bool, folder: Path) -> tuple[float, int]:
     train_until_due(run)
     dynamo.counters.clear()
     removal = seconds(lambda: run.pruner.prune(run))
-    batches = rest_of_epoch(run)
+    batches = rest_of_training(run)
     wrapping = seconds(lambda: begin_segment(run))
     first = seconds(lambda: train_step(run, next(batches)))
     usual = statistics.median(seconds(lambda: train_step(run, next(batches))) for _ in range(3))

@@ -17,7 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ACCELERATE_USE_CPU", "false" if os.path.exists("/dev/nvidia0") else "true")
+GPUS = list(Path("/dev").glob("nvidia[0-9]*"))  # a container may be given any of them
+os.environ.setdefault("ACCELERATE_USE_CPU", "false" if GPUS else "true")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 import models
 from schema.recipe import Recipe
 from training.build import make_accelerator
-from training.loop import after_step, rest_of_epoch, timed, train_step
+from training.loop import after_step, rest_of_training, timed, train_step
 from training.run import Run
 from training.segment import begin_segment
 
@@ -85,8 +86,9 @@ def seconds(do: Callable[[], object], clock: Callable[[], float] = time.perf_cou
 
 
 def advance(run: Run, steps: int | None = None) -> None:
-    """So many steps of an epoch, or what is left of it, as train.py does them."""
-    for item in islice(timed(run, rest_of_epoch(run)), steps):
+    """`steps` steps, or what is left of an epoch, as train.py does them."""
+    left = run.steps_per_epoch - run.position % run.steps_per_epoch
+    for item in islice(timed(run, rest_of_training(run)), steps or left):
         train_step(run, item)
         after_step(run)
         run.pruner.due(run)

@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
@@ -25,6 +26,29 @@ def scaled(units: int, width: float) -> int:
 def named(**layers: nn.Module) -> nn.Sequential:
     """The layers one after another, under their names."""
     return nn.Sequential(OrderedDict(layers))
+
+
+class GridMean(nn.Module):
+    """Means over the cells of a grid of `cells` × `cells`, as nn.AdaptiveAvgPool2d forms them.
+
+    Where the grid divides the map it is an ordinary pool: on a GPU the adaptive one sums its
+    gradients in no fixed order, which `training.deterministic` refuses.
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, cells, cells)."""
+        height, width = x.shape[-2:]
+        if height % self.cells or width % self.cells:
+            return F.adaptive_avg_pool2d(x, self.cells)
+        return F.avg_pool2d(x, (height // self.cells, width // self.cells))
+
+    def extra_repr(self) -> str:
+        """Return what print shows of it."""
+        return str(self.cells)
 
 
 def conv_relu(in_channels: int, channels: int, kernel: int, **options: Any) -> list[nn.Module]:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.layers import conv_bn_relu, initialise, named, scaled
+from models.layers import GridMean, conv_bn_relu, initialise, named, scaled
 
 
 class PadShortcut(nn.Module):
@@ -123,7 +123,7 @@ def earlycrop_resnet18(num_classes: int, in_channels: int, *, width: float = 1.0
             nn.MaxPool2d(3, 2, 1),
         ),
         **_stages(widths, 2, conv_bias=True, leak=0.05),
-        pool=nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()),
+        pool=nn.Sequential(GridMean(2), nn.Flatten()),
         hidden=nn.Sequential(
             nn.Dropout(0.3),
             nn.Linear(4 * widths[-1], w256),

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from models.layers import conv_relu, initialise, named, output_units, scaled
+from models.layers import GridMean, conv_relu, initialise, named, output_units, scaled
 
 Layers = list[nn.Module]
 
@@ -107,7 +107,7 @@ def earlycrop_vgg16(num_classes: int, in_channels: int, *, width: float = 1.0) -
     model = named(
         features=nn.Sequential(
             *_stack(plan, in_channels, width, _earlycrop_block),
-            nn.AdaptiveAvgPool2d(2),
+            GridMean(2),
             nn.Flatten(),
         ),
         hidden=nn.Sequential(

@@ -221,9 +221,9 @@ class ChannelPruning(Rounds):
     def _measure_latency(self, state: State) -> None:
         """The table, once for the dense network; the mean over ranks, so that all agree."""
         if self.latency is None and "latency" in (self.amount, self._config.importance.per):
-            table = latency_table(
-                state.model, state.example_input, batch_size=self._config.calibration.batch_size
-            )
+            size = self._config.calibration.batch_size
+            with state.autocast():
+                table = latency_table(state.model, state.example_input, batch_size=size)
             self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
             self.dense["latency"] = self._sizes().of("latency", {})
 

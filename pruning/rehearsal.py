@@ -9,6 +9,7 @@ round. What depends on values shows at the first round that has them.
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class Sketch:
     seed = work = position = 0
     ema = None
     gradient_scale = 1.0
+    autocast = nullcontext
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,10 @@ class State(Protocol):
     @property
     def gradient_scale(self) -> float:
         """Factor that the last backward pass put on the gradient of one image's own loss."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of a training step's forward pass."""
         ...
 
     def reduce(self, tensor: Tensor) -> Tensor:

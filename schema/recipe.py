@@ -63,6 +63,8 @@ class Recipe(Section):
         whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log")
         # The seed is left out because it is in the folder's name next to the hash.
         quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
+        # of GPUs alone, and the default was another once; summaries say what it was
+        quiet["training"] = {"tf32"}
         values = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=quiet)
         # one spelling of equal values, whatever the order of a recipe's keys
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))

@@ -88,7 +88,10 @@ class DistillationConfig(Named):
 
 
 class TrainingConfig(Section):
-    """Everything that shapes the weights besides model, data and pruning."""
+    """Everything that shapes the weights besides model, data and pruning.
+
+    `compress_gradients`: processes send one another their gradients in bf16, half of the bytes.
+    """
 
     duration: Duration
     batch_size: Images
@@ -102,11 +105,12 @@ class TrainingConfig(Section):
     ema: EmaConfig | None = None
     distillation: DistillationConfig | None = None
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
-    tf32: bool = False
+    tf32: bool = True
     channels_last: bool = False
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     deterministic: bool = False
     sync_batchnorm: bool = False
+    compress_gradients: bool = False
 
     @model_validator(mode="after")
     def _fitting(self) -> "TrainingConfig":
@@ -116,6 +120,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"compile: {self.compile} records CUDA graphs, whose next run overwrites the"
                 " gradients that accumulation adds up; write compile: true, or accumulation: 1"
+            )
+        if self.compress_gradients and self.precision == "fp64":
+            raise ValueError(
+                "compress_gradients sends gradients in bf16, which fp64 is not for; write"
+                " compress_gradients: off, or another precision"
             )
         for name in ("mixup", "cutmix"):
             # Beta(a, a) of so small an a underflows: every draw is 0 or 1

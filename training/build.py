@@ -4,11 +4,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    parse_flag_from_env,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,14 +25,12 @@ from schema.recipe import Recipe, RecipeError
 from schema.task import TaskConfig
 from schema.training import OptimizerConfig, TrainingConfig
 from tasks import TASKS, Task, TaskError
+from training.average import Average
 from training.data.data import DataInfo
 from training.random import generator
 from training.ranks.launcher import check_launcher, launched_processes
 
 DEVICES = Path("/dev")  # where the driver lists its GPUs
-
-if TYPE_CHECKING:
-    from timm.utils.model_ema import ModelEmaV3
 
 
 def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Module:
@@ -91,13 +93,10 @@ def formatted(inputs: Tree, recipe: Recipe, dtype: torch.dtype) -> Any:
     return trees.mapped(laid_out, trees.cast(inputs, dtype))
 
 
-def build_averager(recipe: Recipe, model: nn.Module) -> "ModelEmaV3 | None":
-    """Timm's moving average of the model, or None where the recipe has no `ema`."""
-    if recipe.training.ema is None:
-        return None
-    from timm.utils.model_ema import ModelEmaV3
-
-    return ModelEmaV3(model, decay=recipe.training.ema.decay, use_warmup=recipe.training.ema.warmup)
+def build_averager(recipe: Recipe, model: nn.Module) -> Average | None:
+    """The moving average of the model, or None where the recipe has no `ema`."""
+    config = recipe.training.ema
+    return None if config is None else Average(model, config.decay, warmup=config.warmup)
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -118,8 +117,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         mixed_precision=precision,
         log_with=None if recipe.log.tracker == "none" else recipe.log.tracker,
         project_dir=str(folder),
-        # gradients lie in DDP's buckets: no second copy of them, and none is copied each step
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[_ddp_options(recipe.training)],
     )
     launched = launched_processes()
     if launched and accelerator.num_processes < launched:
@@ -134,6 +132,17 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
             " use --set training.precision=fp32"
         )
     return accelerator
+
+
+def _ddp_options(training: TrainingConfig) -> DistributedDataParallelKwargs:
+    hooks = DDPCommunicationHookType
+    return DistributedDataParallelKwargs(
+        # gradients lie in the buckets: no second copy of them, and none is copied each step
+        gradient_as_bucket_view=True,
+        # rank 0's statistics reach the others when something looks at them: Run.sync_buffers
+        broadcast_buffers=False,
+        comm_hook=hooks.BF16 if training.compress_gradients else hooks.NO,
+    )
 
 
 def on_cpu() -> bool:

@@ -1,6 +1,7 @@
 """What a run costs: seconds by phase, GPU hours, energy and emissions, kept through crashes."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,14 @@ class Totals:
         return sum(each[seconds] * each[devices] for each in self.sessions) / 3600
 
 
+def own_gpus() -> list[str]:
+    """The GPUs of this machine that the run's processes are on: the first of the visible ones."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    names = visible.split(",") if visible else list(map(str, range(processes)))
+    return [name.strip() for name in names[:processes]]
+
+
 class Meter:
     """Energy of this machine by codecarbon's tracker: offline, silent, one a node.
 
@@ -89,6 +98,7 @@ class Meter:
             log_level="critical",
             force_cpu_power=config.cpu_power_watts,
             force_ram_power=config.ram_power_watts,
+            gpu_ids=own_gpus() if self.cuda else None,
         )
         tracker.start()
         tracker.flush()  # loads its tables of grids, half a second

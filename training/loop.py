@@ -1,5 +1,6 @@
 """Training: ordinary steps, and of pruning the pruner's calls alone."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -8,13 +9,14 @@ from itertools import islice
 import torch
 
 from models import trees
+from schema.seeds import seed_of
 from training import lr
 from training.best import keep_best
 from training.data.data import Batch
 from training.evaluation import evaluate
 from training.folder.log import TrainingLine
 from training.mixing import mixed
-from training.random import generator
+from training.random import seed_layers
 from training.ranks.shares import portions
 from training.run import Run
 from training.segment import (
@@ -41,12 +43,13 @@ def _train_segment(run: Run) -> None:
     begin_segment(run)
     measure_saliency(run)
     with run.cost.phase("train"):
+        batches = rest_of_training(run)
         if run.recipe.training.compile or run.device.type == "cuda":
             # the first steps compile and tune kernels, which says nothing of throughput
             with run.cost.phase("compile"):
-                _train(run, islice(rest_of_epoch(run), run.recipe.cost.warmup_steps))
-        while not run.done and not run.pruner.due(run):
-            _train(run, timed(run, rest_of_epoch(run)))
+                _train(run, islice(batches, run.recipe.cost.warmup_steps))
+        if not run.done and not run.pruner.due(run):
+            _train(run, timed(run, batches))
     end_segment(run)
 
 
@@ -63,12 +66,11 @@ def train_step(run: Run, batch: Batch) -> None:
     training, segment, total = run.recipe.training, run.segment, batch.global_count
     _set_rates(run)
     # dropout's draws follow from the position: nothing to store, and resuming is exact
-    torch.manual_seed(generator(run.seed, "step", run.position, run.rank).initial_seed())
+    seed_layers(run.device, seed_of(run.seed, "step", run.position, run.rank))
     inputs, targets = mixed(run, run.formatted(batch.inputs), batch.targets, total)
 
     # DDP averages over ranks: with this factor that is the mean over the global batch
     run.loss_factor = run.processes / total
-    segment.model.train()
     sizes = [len(rows) for rows in portions(total, run.rank, run.processes, training.accumulation)]
     shares = list(zip(trees.split(inputs, sizes), trees.split(targets, sizes), strict=True))
     loss_sum = torch.zeros((), dtype=torch.float64, device=run.device)
@@ -99,7 +101,7 @@ def train_step(run: Run, batch: Batch) -> None:
     run.pruner.hold_weights(run)
     segment.optimizer.zero_grad(set_to_none=True)
     if run.averager is not None:
-        run.averager.update(run.model, step=run.work)
+        run.averager.update(run.work)
         run.pruner.hold_average(run)
 
     run.watch.add(loss_sum, trees.size(batch.inputs), run.work)
@@ -161,11 +163,14 @@ def _validate(run: Run) -> None:
     keep_best(run, result[run.task.headline.test])
 
 
-def rest_of_epoch(run: Run) -> Iterator[Batch]:
-    """Batches from the run's position to the end of its epoch."""
+def rest_of_training(run: Run) -> Iterator[Batch]:
+    """Batches from the run's position to the end of its schedule."""
     epoch, start = divmod(run.position, run.steps_per_epoch)
+    epochs = math.ceil(run.total_steps / run.steps_per_epoch) - epoch
     training = run.recipe.training
-    return run.data.train_batches(epoch, training.batch_size, training.accumulation, start=start)
+    return run.data.train_batches(
+        epoch, training.batch_size, training.accumulation, start=start, epochs=epochs
+    )
 
 
 def timed(run: Run, batches: Iterator[Batch]) -> Iterator[Batch]:

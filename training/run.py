@@ -32,6 +32,7 @@ from training.folder.log import Log, Record, TrainingLine
 from training.folder.writer import Writer
 from training.progress import Progress, Watch
 from training.ranks.collectives import (
+    AnyRank,
     broadcast_buffers,
     gather_rows,
     mean_over_ranks,
@@ -73,7 +74,7 @@ class Run:
         self.writer = Writer()  # of checkpoints, on the main process
         self.progress, self.watch = Progress(), Watch(self.device)
         self.wrapped: Wrapped | None = None  # of the last segment, where the next may go on with it
-        self.stop_signal = 0
+        self.stop_signal, self.stopped = 0, AnyRank()
         self.loss_factor = 1.0  # what a step multiplies the sum of its images' losses by
         self.laboratory_rows: list[Row] = []
         self.data = self._open_data()
@@ -180,6 +181,10 @@ class Run:
         scaler = self.accelerator.scaler
         return self.loss_factor * (scaler.get_scale() if scaler is not None else 1.0)
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of a training step's forward pass."""
+        return self.accelerator.autocast()
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """The mean over ranks, the same on each."""
         return mean_over_ranks(tensor)
@@ -195,11 +200,11 @@ class Run:
         return formatted(inputs, self.recipe, self.dtype)
 
     def sync_buffers(self) -> None:
-        """Rank 0's BatchNorm statistics on every rank, as DDP itself does before each forward.
+        """Rank 0's BatchNorm statistics on every rank, of the averaged network too.
 
-        The averaged network has those of rank 0 too: they are an average over steps of what DDP
-        makes every rank start from. Ranks drift apart only between two calls, which come before
-        anything that looks at a network: evaluation, scoring, a checkpoint.
+        No training step reads them, so DDP need not send them before each; ranks drift apart only
+        between two calls, which come before anything that looks at a network: evaluation, scoring,
+        a checkpoint.
         """
         broadcast_buffers(filter(None, (self.model, self.ema)))
 
@@ -245,15 +250,15 @@ class Run:
                 signal.signal(number, handler)
 
     def stop_on_signal(self) -> None:
-        """Save and stop if any rank got a signal; ranks ask one another every tenth step.
+        """Save and stop if any rank got a signal, with several ranks ten steps later at the most.
 
         Raises:
             Stopped: after the checkpoint is written.
         """
         # asking is a collective call, so all ranks do it at the same steps, and not at each
-        if self.processes > 1 and self.work % 10:
+        if self.processes > 1 and self.work % 5:
             return
-        if sum_over_ranks(torch.tensor(self.stop_signal)):
+        if self.stopped.raised(bool(self.stop_signal)):
             self.save()
             self.wait_for_checkpoint()
             raise Stopped(f"stopped by a signal at step {self.work}; go on with --resume")

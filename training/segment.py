@@ -60,6 +60,10 @@ def begin_segment(run: "Run") -> None:
         _unwrap(run)
     if run.wrapped is None:
         run.wrapped = _wrapped(run)
+    # here and not at every step: whatever looks at the network gives each module its mode back
+    run.wrapped.model.train()
+    if run.averager is not None:
+        run.averager.follow(run.model)
     run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, laboratory)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import PartialState
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from schema.recipe import Recipe
 from schema.source import Source
@@ -22,6 +23,9 @@ from training.ranks.faults import from_main, together
 from training.ranks.launcher import end_with_launcher
 from training.run import Run
 
+FEW_IMAGES = (
+    32  # below, statistics of batches cost accuracy: Wu & He 2018, arXiv:1803.08494, fig. 1
+)
 RESOLVED = "recipe.resolved.yaml"  # in a run folder: every value, and where it is from
 
 
@@ -52,6 +56,7 @@ def start(
             with together():
                 if run.is_main:
                     _describe(run, source)
+                    _say(_small_share(run))
             yield run
     finally:
         # it alone took the lock
@@ -86,6 +91,20 @@ def _mend(run: Run, size: int) -> list[str]:
     if faults:
         run.log.append(run.progress.stamp() | {"log/faults": faults})
     return faults
+
+
+def _small_share(run: Run) -> str | None:
+    """A warning where launching more processes changed what BatchNorm normalises by."""
+    training = run.recipe.training
+    share = training.batch_size // run.processes // training.accumulation
+    asked = run.processes == 1 or run.recipe.processes is not None or training.sync_batchnorm
+    normed = any(isinstance(module, _BatchNorm) for module in run.model.modules())
+    if asked or not normed or share >= FEW_IMAGES:
+        return None
+    return (
+        f"BatchNorm normalises by {share} images, a process's share of training.batch_size"
+        f" {training.batch_size}; launch fewer processes, or set training.sync_batchnorm: on"
+    )
 
 
 def _best_fault(run: Run) -> list[str]:

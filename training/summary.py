@@ -38,7 +38,7 @@ def facts(run: Run) -> Summary:
         "run/processes": run.processes,
         "run/device": device_name(run.device),
         "run/precision": recipe.training.precision,
-        "run/tf32": recipe.training.tf32,
+        "run/tf32": recipe.training.tf32 and run.device.type == "cuda",
         "run/batch_size": recipe.training.batch_size,
         "recipe/hash": recipe.hash(),
         "data/name": info.name,

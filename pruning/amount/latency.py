@@ -56,8 +56,9 @@ def latency_table(
 
     Forward passes in evaluation mode on a batch of `batch_size` inputs of the layer's own size; the
     median of at least `seconds` of runs each. Layers of equal shape are measured once. A wider
-    layer counts as no faster than a narrower one, so that budgets have one answer. Normalisation,
-    activations and pooling are not in the table.
+    layer counts as no faster than a narrower one, so that budgets have one answer. Inputs have the
+    memory format of the layer's weight and, under autocast, its type, as in training.
+    Normalisation, activations and pooling are not in the table.
     """
     shapes = _input_shapes(model, example_input)
     by_shape: dict[str, tuple[Array, Array, Array]] = {}
@@ -118,19 +119,36 @@ def _time(layer: nn.Module, sample: Tensor, outputs: int, inputs: int, seconds: 
         new = weight.new_zeros(outputs * (weight.shape[0] // groups), *weight.shape[1:])
     else:
         new = weight.new_zeros(outputs, inputs, *weight.shape[2:])
-    bias = None if layer.bias is None else weight.new_zeros(len(new))
+    layout = _layout(weight)
+    new = new.to(_step_type(weight)).contiguous(memory_format=layout)
+    bias = None if layer.bias is None else new.new_zeros(len(new))
     if isinstance(layer, nn.Linear):
         # contiguous, since a view of a wider batch would be slower than the batch it stands for
-        call, x = nn.functional.linear, sample[..., :inputs].contiguous()
+        call, x = nn.functional.linear, sample[..., :inputs].to(new.dtype).contiguous()
         options = {}
     else:
-        call, x = _convolution(new.dim() - 2), sample[:, :inputs].contiguous()
+        call = _convolution(new.dim() - 2)
+        x = sample[:, :inputs].to(new.dtype).contiguous(memory_format=layout)
         options = {k: getattr(layer, k) for k in ("stride", "padding", "dilation")}
         options["groups"] = outputs if groups > 1 else 1
     scope = {"call": call, "x": x, "w": new, "b": bias, "options": options}
     # without num_threads it would measure on one
     timer = Timer("call(x, w, b, **options)", globals=scope, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=seconds).median * 1e3
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    last = torch.channels_last
+    others = (
+        weight.dim() != 4 or weight.is_contiguous() or not weight.is_contiguous(memory_format=last)
+    )
+    return torch.contiguous_format if others else last
+
+
+def _step_type(weight: Tensor) -> torch.dtype:
+    """The type that layers compute in here; converting to it is no part of a layer's own time."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _convolution(dimensions: int):

@@ -1,7 +1,7 @@
 """Terms added to the loss until pruning is over, which make channels ready to go."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,14 +90,43 @@ class GroupLasso(Penalty):
 
 
 def _norms(state: "State", axes: "Axes") -> Tensor:
-    norms = [
-        # its gradient at zero is zero, where that of a square root is infinite
-        torch.linalg.vector_norm(parameter.transpose(0, d).flatten(1), dim=1).sum()
+    chosen = [
+        (parameter, d)
         for name, parameter in state.model.named_parameters()
         for d, label in enumerate(axes.labels.get(name, ()))
         if parameter.dim() > 1 and label is not None
     ]
-    return torch.stack(norms).sum()
+    weights, dimensions = zip(*chosen, strict=True)
+    return cast(Tensor, _SumOfNorms.apply(dimensions, *weights))
+
+
+class _SumOfNorms(torch.autograd.Function):
+    """Σ ‖w_i‖₂ over all slices i along dimension d of each weight w, each with its own d.
+
+    By hand, as autograd launches several times as many kernels for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, dimensions: tuple[int, ...], *weights: Tensor) -> Tensor:
+        squares = torch._foreach_mul(weights, weights)
+        norms = [
+            square.sum([i for i in range(square.dim()) if i != d], keepdim=True)
+            for square, d in zip(squares, dimensions, strict=True)
+        ]
+        torch._foreach_sqrt_(norms)
+        ctx.save_for_backward(*weights, *norms)
+        return torch.cat([norm.flatten() for norm in norms]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        half = len(ctx.saved_tensors) // 2
+        weights, norms = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
+        # A slice of zeros has the gradient zero, where 0 / 0 is no number. The least norm is a
+        # root, as one over a smaller one, times a loss's scale, is infinite.
+        least = torch.finfo(norms[0].dtype).tiny ** 0.5
+        rates = torch._foreach_reciprocal(torch._foreach_clamp_min(norms, least))
+        rates = torch._foreach_mul(rates, slopes[0])
+        return (None, *(w * rate for w, rate in zip(weights, rates, strict=True)))
 
 
 def _loss(state: "State") -> float:

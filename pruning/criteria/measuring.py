@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -61,8 +61,8 @@ def scoring(model: nn.Module, *, train: bool = False, reduce: Reduce = identity)
 
     With `train`, normalisation is by the statistics of each batch, over all ranks (`reduce`), as in
     training mode; dropout stays off. Modes, `requires_grad`, buffers (BatchNorm statistics) and the
-    random state come back; autocast is off, because second derivatives lose their sign in half
-    precision.
+    random state come back. Autocast and TF32 are off, because second derivatives lose their sign in
+    half precision; kernels are not chosen by the clock, as few passes would pay for it.
     """
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -92,10 +92,21 @@ def scoring(model: nn.Module, *, train: bool = False, reduce: Reduce = identity)
                     buffer.copy_(before)
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """No autocast; tensors on the meta device have no values and know none."""
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast, no TF32, no kernels chosen by the clock; the meta device knows no autocast."""
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    by_clock = torch.backends.cudnn.benchmark
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
     has_values = device.type != "meta"
-    return torch.autocast(device.type, enabled=False) if has_values else nullcontext()
+    try:
+        with torch.autocast(device.type, enabled=False) if has_values else nullcontext():
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = convolution
+        torch.backends.cudnn.benchmark = by_clock
 
 
 def mean_over_images(

@@ -13,6 +13,7 @@ from torch import nn
 
 from models import MODELS, ModelError, build, initialise
 from models.dense import unpooled
+from models.layers import GridMean
 from models.resnet import PadShortcut
 from schema.recipe import load
 
@@ -284,3 +285,13 @@ def test_default_initialisation_is_pytorchs_own():
     initialise(linear, "default")
     assert torch.equal(linear.weight, expected[0])
     assert torch.equal(linear.bias, expected[1])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 6), (2, 2), (5, 7)])
+def test_means_over_a_grid_are_those_of_adaptive_pooling(size):
+    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    ours, theirs = GridMean(2)(image), nn.AdaptiveAvgPool2d(2)(image)
+    torch.testing.assert_close(ours, theirs)
+    slope = torch.randn_like(ours)
+    slopes = [torch.autograd.grad(y, image, slope)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*slopes)

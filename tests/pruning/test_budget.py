@@ -357,3 +357,25 @@ def test_one_fraction_of_every_layer_gives_the_networks_of_beps_table_3(
     keep = select_channels({axis: torch.rand(n) for axis, n in of.items()}, sizes, ask)
     assert [int(kept.sum()) for kept in keep.values()] == widths
     assert 2 * sizes.of("weights", keep) == operations  # what the paper prints as inference FLOPs
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_latency_is_that_of_training_s_type_and_memory_format(monkeypatch, last):
+    seen = []
+    convolve = nn.functional.conv2d
+    monkeypatch.setattr(
+        nn.functional, "conv2d", lambda x, w, *rest, **more: seen.append((x, w)) or convolve(
+            x, w, *rest, **more)
+    )  # fmt: skip
+    layout = torch.channels_last if last else torch.contiguous_format
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).to(
+        memory_format=layout
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        latency_table(model, torch.zeros(1, 3, 8, 8), batch_size=2, points=2, seconds=1e-4)
+    measured = [pair for pair in seen if len(pair[0]) == 2]
+    assert measured
+    for x, weight in measured:
+        assert x.dtype == weight.dtype == torch.bfloat16
+        assert x.is_contiguous(memory_format=layout)
+        assert weight.is_contiguous(memory_format=layout)

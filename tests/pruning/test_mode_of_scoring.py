@@ -77,3 +77,30 @@ def test_a_recipe_that_scores_at_initialisation_has_batch_statistics(path):
     if pruning.schedule.start.amount == 0 and pruning.schedule.trigger is None:
         stated = pruning.criterion.options.get("train", TRAIN[pruning.criterion.name])
         assert stated is True
+
+
+@pytest.fixture
+def fast():
+    """Half precision, TF32 and kernels chosen by the clock, as training may have them."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
+    with torch.autocast("cpu", torch.bfloat16):
+        yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark = before
+
+
+def test_scores_are_in_full_float32_whatever_training_is_in(fast):
+    seen = []
+    layer = nn.Linear(3072, 10)
+
+    def note(*_):
+        matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn
+        seen.append((matmul, cudnn.allow_tf32, cudnn.benchmark, torch.is_autocast_enabled("cpu")))
+
+    note()
+    layer.register_forward_hook(note)
+    CRITERIA["grasp"](nn.Sequential(nn.Flatten(), layer), images(4))
+    note()
+    before, *inside, after = seen
+    assert before == after == (True, True, True, True)
+    assert set(inside) == {(False, False, False, False)}

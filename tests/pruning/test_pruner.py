@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.count import count
 from pruning import channel_pruning
+from pruning.application.penalty import _SumOfNorms
 from pruning.criteria import CRITERIA
 from pruning.errors import BudgetError, NoEffect, PruningError
 from pruning.events import plan_events
@@ -466,3 +467,20 @@ def test_masks_are_not_made_again_for_every_parameter(monkeypatch):
     pruner = Pruner(recipe(**CHANNEL, application="mask"), training)
     pruner.prune(training)
     assert len(calls) == 3 < len(list(training.model.parameters()))
+
+
+def test_the_lasso_has_the_gradient_of_its_norms():
+    """Also at a filter that is zero, where that of a root is infinite."""
+    weights = [torch.randn(3, 2, 2, 2, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)]
+    pairs = [(weight.requires_grad_(), d) for weight in weights for d in (0, 1)]
+    dimensions = tuple(d for _, d in pairs)
+
+    def ours(*each: torch.Tensor) -> torch.Tensor:
+        return _SumOfNorms.apply(dimensions, *each)
+
+    norms = [torch.linalg.vector_norm(w.transpose(0, d).flatten(1), dim=1).sum() for w, d in pairs]
+    torch.testing.assert_close(ours(*(w for w, _ in pairs)), torch.stack(norms).sum())
+    assert torch.autograd.gradcheck(ours, [w for w, _ in pairs])
+    empty = torch.zeros(2, 2, requires_grad=True)
+    slope = torch.autograd.grad(65536 * _SumOfNorms.apply((0,), empty), empty)[0]
+    assert torch.equal(slope, torch.zeros(2, 2))

@@ -23,6 +23,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "bincount"}
 WAITS |= {"_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "allclose"}
 CHECKED_ON_CPU = {"one_hot"}  # torch reads its labels there, and not on a GPU
+NO_ORDER = {"_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward"}  # of their sums
 INDEXING = {"index", "index_put_", "_index_put_impl_"}
 TAKES_CPU_TENSORS = INDEXING | {"copy_", "_to_copy", "_copy_from"}
 FACTORIES = {"empty", "empty_strided", "zeros", "ones", "full", "arange", "eye", "linspace"}
@@ -140,6 +141,7 @@ class PretendGPU(TorchDispatchMode):
         super().__init__()
         self.running: list[str] = []  # torch's functions that were called with a tensor on the GPU
         self.notes: Counter[tuple[str, str, str]] = Counter()  # (kind, what, where) → how often
+        self.launches = 0  # operations on the GPU that are no views: kernels, about
 
     def __enter__(self) -> "PretendGPU":
         PretendGPU.current = self
@@ -158,8 +160,11 @@ class PretendGPU(TorchDispatchMode):
         goes_up = request is not None and torch.device(request).type == "cuda"
         self._check_devices(func, name, tensors, kwargs, goes_up)
         if on_gpu:
+            if name in NO_ORDER and torch.are_deterministic_algorithms_enabled():
+                raise RuntimeError(f"{func} does not have a deterministic implementation")
             self._check_layouts(func, name, args)
             self._note_waits(name, tensors)
+            self.launches += not _is_view(func)
         if goes_up:
             kwargs["device"] = CPU
         result = func(*args, **kwargs)
@@ -235,6 +240,12 @@ def target(args: Any, kwargs: Any) -> tuple[torch.device | None, torch.dtype | N
     kwargs = {k: v for k, v in kwargs.items() if k != "copy"}
     device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
     return device, dtype, layout
+
+
+def _is_view(func: Any) -> bool:
+    """Return True if the operation only looks at its argument in another shape."""
+    aliases = [result.alias_info for result in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _lifted(value: Any, given: set[int]) -> Any:

@@ -61,6 +61,7 @@ def pretended_gpu() -> Iterator[PretendGPU]:
             replace(torch.cuda, name, mock.Mock(return_value=answer))
         memory = mock.Mock(total_memory=2**36)
         replace(torch.cuda, "get_device_properties", lambda *_: memory)
+        replace(torch.cuda, "default_generators", (_GeneratorOfGPU(),))
         replace(torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda"))
         replace(torch.accelerator, "current_stream", lambda *_: mock.Mock(is_capturing=bool))
         replace(torch.accelerator, "synchronize", lambda *_: None)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,7 @@ class Training:
 
     gradient_scale = 1.0
     task = CLASSES
+    autocast = nullcontext
 
     def reduce(self, tensor: Tensor) -> Tensor:
         return tensor

@@ -9,69 +9,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+import models
 from pruning.application.masks import Hold
+from tests.support.gpu_recipes import BETWEEN, RECIPES, SMALL, WAITING, between
 from tests.support.pretend_gpu import Layout, Mixed, OnGPU
 from tests.support.pretend_machine import NAME, pretended_gpu
 from tests.support.runs import DIGITS, Crash, losses
 from tests.support.tiers import slow_but
 from training import loop
+from training.random import seed_layers
 
-SMALL = (
-    "training.duration=2ep",
-    "training.batch_size=192",
-    "model.options.width=0.5",
-    "log.every=1000it",  # a log line reads the loss, which waits for the device
-    "data.validation=10%",
-    "evaluation.every=1ep",
-)
-CHANNELS = "granularity: channel, channels: 50%"
-LAST = "training.channels_last=true"
-RECIPES = {
-    "dense": (LAST,),
-    "adam": (
-        "training.optimizer={name: adam, lr: 1e-3}",
-        "training.ema={decay: 0.9}",
-        "training.clip_norm=1",
-        "training.accumulation=2",
-    ),
-    "weights": ("pruning={criterion: magnitude, sparsity: 80%, schedule: {start: 1ep}}",),
-    "masks": (
-        LAST,
-        f"pruning={{criterion: taylor, {CHANNELS}, application: mask, schedule: {{start: 1ep}}}}",
-    ),
-    "surgery": (
-        LAST,
-        "training.precision=bf16",
-        "training.ema={decay: 0.9}",
-        f"pruning={{criterion: snip, {CHANNELS}, application: surgery, schedule: {{start: 1ep}}}}",
-    ),
-    "accumulated": (
-        f"pruning={{criterion: bn_taylor, accumulate: true, {CHANNELS}, application: surgery,"
-        " schedule: {start: 1ep}}",
-    ),
-    "epi": (
-        "training.duration=9ep",
-        f"pruning={{criterion: bn_taylor, accumulate: true, {CHANNELS},"
-        " application: mask_then_surgery,"
-        " schedule: {trigger: {name: epi}, latest: 8ep, rounds: 2, every: 2it}}",
-    ),
-    "n_of_m": (
-        "training.ema={decay: 0.9}",
-        "pruning={criterion: magnitude, scope: '2:4', refine: 2e-4, application: straight_through}",
-    ),
-    "distillation": (
-        "training.distillation={teacher: dense}",
-        f"pruning={{criterion: snip, {CHANNELS}, application: surgery, schedule: {{start: 1ep}}}}",
-    ),
-    "penalty": (
-        f"pruning={{criterion: group_norm, {CHANNELS}, penalty: growing_group_norm,"
-        " application: surgery, schedule: {start: 1ep}}",
-    ),
-    "rigl": (
-        "pruning={criterion: magnitude, sparsity: 80%, regrow: gradient,"
-        " schedule: {rounds: 2, every: 3it, curve: constant}}",
-    ),
-}
+RESUMED = ("dense", "adam", "fp16, adam", "masks", "surgery", "accumulated", "epi", "bep, buckets")
 
 
 @pytest.fixture
@@ -156,12 +104,13 @@ def test_tensors_are_on_one_device_and_a_step_waits_for_nothing(on_gpu, name):
     assert status == 0
     assert json.loads((folder / "summary.json").read_text())["run/device"] == NAME
     assert gpu.seen("wait", inside="evaluate")  # as its figures are read
-    assert not gpu.seen("wait", inside="train_step")
+    assert bool(gpu.seen("wait", inside="train_step")) == (name in WAITING)
     assert not gpu.seen("one by one", inside="train_step")
+    assert between(gpu).keys() <= BETWEEN.keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "adam", "masks", "surgery", "accumulated"])
+@pytest.mark.parametrize("name", RESUMED)
 def test_resuming_on_a_gpu_is_exact(on_gpu, name):
     settings = (*RECIPES[name], "log.every=1it", "checkpoint.every=5it")
     _, _, whole = on_gpu(*settings, folder="whole")
@@ -191,3 +140,29 @@ def test_sgd_is_not_fused_where_the_first_step_may_be_skipped(on_gpu, monkeypatc
     assert status == 0
     assert skipped[0]
     assert not any(fused)
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("earlycrop_resnet18", 64), ("earlycrop_vgg16", 64)])
+def test_earlycrops_networks_can_be_deterministic(name, pixels):
+    """`training.deterministic`: a GPU refuses the backward pass of the adaptive pool."""
+    with pretended_gpu():
+        pool = torch.nn.AdaptiveAvgPool2d(2)
+        torch.use_deterministic_algorithms(True)
+        try:
+            image = torch.rand(2, 3, 6, 6, device="cuda", requires_grad=True)
+            with pytest.raises(RuntimeError, match="deterministic"):
+                pool(image).sum().backward()
+            model = models.build(name, num_classes=10, width=0.02).to("cuda")
+            model(torch.rand(2, 3, pixels, pixels, device="cuda")).sum().backward()
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def test_layers_draw_the_same_whatever_drew_before():
+    with pretended_gpu():
+        device = torch.device("cuda")
+        seed_layers(device, 5)
+        first = torch.rand(3), torch.cuda.default_generators[0].initial_seed()
+        seed_layers(device, 5)
+        assert torch.equal(torch.rand(3), first[0])
+        assert first[1] == 5

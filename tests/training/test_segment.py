@@ -117,3 +117,24 @@ def test_steps_that_bep_reads_run_uncompiled(run_recipe, compiled):
     assert status == 0
     assert not compiled["graph_break"]
     assert compiled["stats"]["unique_graphs"] == 2  # one a segment
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        pytest.param(
+            ("training.ema={decay: 0.9}", "training.accumulation=2"), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_compiled_run_ends_as_one_that_is_not(run_recipe, compiled, more):
+    """Two events: one graph for each of three networks, and the same bits."""
+    twice = SURGERY.replace("{start: 1ep}", "{start: 3it, every: 6it, rounds: 2}")
+    settings = (*SMALL, "log.every=1it", twice, *more)
+    _, plain = run_recipe(DIGITS, *settings, folder="plain")
+    status, folder = run_recipe(DIGITS, *settings, "training.compile=on", folder="compiled")
+    assert status == 0
+    assert compiled["stats"]["unique_graphs"] == 3
+    assert not compiled["graph_break"]
+    assert losses(folder) == losses(plain)

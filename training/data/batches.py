@@ -94,13 +94,20 @@ class Data:
         return steps + 1
 
     def train_batches(
-        self, epoch: int, batch_size: int, parts: int = 1, *, start: int = 0
+        self, epoch: int, batch_size: int, parts: int = 1, *, start: int = 0, epochs: int = 1
     ) -> Iterator[Batch]:
-        """Shuffled, augmented batches of an epoch from step `start` on; a late start is free.
+        """Shuffled, augmented batches of `epochs` epochs from step `start` of the first one on.
 
-        A rank's share of each consists of its `portions` of the parts that are accumulated.
+        A late start is free. Processes that read ahead are started once for all epochs. A rank's
+        share of each batch consists of its `portions` of the parts that are accumulated.
         """
-        return self._batches("train", self._train_picks(epoch, batch_size, parts, start))
+        starts = {epoch: start}
+        picks = (
+            pick
+            for each in range(epoch, epoch + epochs)
+            for pick in self._train_picks(each, batch_size, parts, starts.get(each, 0))
+        )
+        return self._batches("train", picks)
 
     def _train_picks(self, epoch: int, batch_size: int, parts: int, start: int) -> Iterator[Pick]:
         rows = self.rows["train"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast, gather, reduce
 from torch import Tensor, nn
@@ -29,6 +30,32 @@ def gather_rows(tensor: Tensor) -> Tensor:
     rows = gather(tensor.to(PartialState().device))
     assert isinstance(rows, Tensor)
     return rows
+
+
+class AnyRank:
+    """Tells whether any rank raised a flag, at the call after: so that no call waits for a device.
+
+    Every rank makes the same calls, and all learn of it in the same one.
+    """
+
+    def __init__(self) -> None:
+        self._sum = torch.zeros(())  # over ranks, at the last call; on its way to the host
+        self._arrived: torch.cuda.Event | None = None
+
+    def raised(self, flag: bool) -> bool:
+        """Return True if any rank's flag was raised at the last call; on one process, at this."""
+        ranks = PartialState()
+        if ranks.num_processes == 1:
+            return flag
+        if self._arrived is not None:
+            self._arrived.synchronize()  # of a copy that steps have followed since
+        before = bool(self._sum)
+        total = sum_over_ranks(torch.full((), float(flag), device=ranks.device))
+        self._sum = total.to("cpu", non_blocking=True)
+        if total.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        return before
 
 
 def broadcast_buffers(networks: Iterable[nn.Module]) -> None:

@@ -274,3 +274,11 @@ def test_synthetic_images_can_be_learnt():
     centres = torch.stack([train.inputs[train.targets == c].mean(0) for c in range(4)])
     nearest = torch.cdist(test.inputs.flatten(1), centres.flatten(1)).argmin(1)
     assert (nearest == test.targets).float().mean() > 0.95
+
+
+def test_epochs_follow_one_another_from_one_reader():
+    data = opened(augment=EVERYTHING)
+    each = [*data.train_batches(2, 16, start=3), *data.train_batches(3, 16)]
+    for ours, theirs in zip(data.train_batches(2, 16, start=3, epochs=2), each, strict=True):
+        assert torch.equal(ours.inputs, theirs.inputs)
+        assert torch.equal(ours.targets, theirs.targets)

@@ -1,0 +1,55 @@
+"""The moving average of the weights."""
+
+import pytest
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+import models
+from models.axes.find import axes
+from pruning.application.surgery import prune_channels
+from training.average import Average
+
+
+@torch.no_grad()
+def moved(model: nn.Module) -> None:
+    """As a step of training moves weights, statistics and counters."""
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.randn(tensor.shape))
+        else:
+            tensor.add_(1)
+
+
+def same(ours: nn.Module, theirs: nn.Module) -> bool:
+    pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_it_is_timms_to_the_bit(warmup):
+    model = models.build("small_conv", num_classes=4, width=0.2)
+    theirs = ModelEmaV3(model, decay=0.9, use_warmup=warmup)
+    ours = Average(model, 0.9, warmup=warmup)
+    for step in range(40):
+        moved(model)
+        theirs.update(model, step=step)
+        ours.update(step)
+        assert same(ours.module, theirs.module)
+    assert not same(ours.module, model)
+
+
+def test_it_follows_a_pruned_network():
+    model = models.build("small_conv", num_classes=4, width=0.2)
+    average = Average(model, 0.9)
+    image = torch.zeros(1, 3, 32, 32)
+    channels = axes(model, image)
+    keep = {axis: torch.arange(width) < width - 1 for axis, width in channels.widths.items()}
+    prune_channels(model, channels, keep, ema=average.module)
+    average.follow(model)
+    theirs = ModelEmaV3(model, decay=0.9)
+    theirs.module.load_state_dict(average.module.state_dict())
+    moved(model)
+    average.update(9)
+    theirs.update(model, step=9)
+    assert same(average.module, theirs.module)
