@@ -93,9 +93,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     command = parser.parse_args(arguments)
     if command.processes and not command.dry_run:
-        parser.error(
-            "--processes is for --dry-run: launch with accelerate launch --num_processes N"
-        )
+        parser.error("--processes is for --dry-run; use accelerate launch --num_processes N")
     if command.recipe is None:
         if not (command.resume and command.output):
             parser.error("--recipe is missing: a YAML file, or --resume --output of a run folder")

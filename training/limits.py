@@ -81,7 +81,10 @@ def _countries() -> frozenset[str]:
 def _check_start(config: ModelConfig) -> None:
     """Refuse weights to start from that are missing or of another network."""
     if config.weights:
-        structure = models.header(config.weights)["structure"]
+        try:
+            structure = models.header(config.weights)["structure"]
+        except ModelError as error:
+            raise RecipeError(f"model.weights: {error}") from None
         other = config.options and config.options != structure["options"]
         if structure["name"] != config.name or other:
             raise RecipeError(
