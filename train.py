@@ -56,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         from training.ending import end
 
         whole = "--traceback" in (sys.argv if arguments is None else arguments)
-        folder = run and run.folder
-        return end(error, folder, interrupted=bool(INTERRUPTS), show_traceback=whole)
+        return end(error, run, interrupted=bool(INTERRUPTS), show_traceback=whole)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,12 @@ def test_memory_that_a_machine_lacks_names_what_to_lower():
     check_memory(recipe, about, sizes, 1, room=10**8)
     with pytest.raises(RecipeError, match=r"feature maps: lower training.batch_size"):
         check_memory(recipe, about, sizes, 1, room=10**6)
+    room, looked = 5 * 10**6, "evaluation.batch_size=1"
+    recipe, _ = load(ROOT / QUICK, ["training.batch_size=1024", looked])
+    with pytest.raises(RecipeError, match="at a time") as caught:
+        check_memory(recipe, about, sizes, 1, room=room)
+    (most,) = map(int, re.findall(r"\((\d+) images at a time, at most\)", str(caught.value)))
+    for images in (most, most + 2):
+        recipe, _ = load(ROOT / QUICK, [f"training.batch_size={images}", looked])
+        with nullcontext() if images == most else pytest.raises(RecipeError):
+            check_memory(recipe, about, sizes, 1, room=room)
