@@ -20,6 +20,10 @@ ASKED, NOT_FINITE, DISK = 2, 3, 4  # exit statuses of train.py
 OWN = (ASKED, NOT_FINITE, DISK, os.EX_TEMPFAIL)
 
 
+# pyright: reportIncompatibleVariableOverride=false, reportCallIssue=false
+# of torch's decorator of these methods, which has no types
+
+
 class Agent(LocalElasticAgent):
     """Starts processes again as torchrun does, unless that would give the same once more."""
 
