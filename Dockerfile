@@ -37,6 +37,6 @@ RUN mkdir -p data runs && chmod 1777 runs \
 USER 10001
 VOLUME ["/app/data", "/app/runs"]
 # python is the container's first process: docker stop reaches the training, and its exit status comes back; with several
-# GPUs: --entrypoint torchrun … --standalone --nproc_per_node 8 train.py, which passes signals on too
+# GPUs: --entrypoint python, and after the image -m training.ranks.torchrun --standalone --nproc_per_node 8 train.py
 ENTRYPOINT ["python", "train.py"]
 CMD ["--recipe", "recipes/quickstart.yaml"]

@@ -7,6 +7,7 @@ python tables.py run recipes/quickstart.yaml --starts 0ep,10ep,20ep --amounts 30
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from reporting.errors import ReportingError
 from reporting.jobs.epoch_grid import amount_of, epoch_grid
 from reporting.jobs.launch import (
     Places,
+    check_recipes,
     missing,
     plan_jobs,
     run_here,
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show_tables(arguments: argparse.Namespace) -> int:
     """Print tables, or write one file each into --output."""
-    claims, runs = claimed(arguments), records.load_records(arguments.results)
+    claims, runs = claimed(arguments), recorded(arguments)
     for recipe in recipes_of(arguments):
         print_grid(recipe_grid(recipe, amount_of(recipe, (), ROOT), runs))
     for table in chosen(arguments):
@@ -71,7 +73,8 @@ def run_tables(arguments: argparse.Namespace) -> int:
     """Run the jobs without a record, and collect each when it ends."""
     places, jobs = places_of(arguments), jobs_of(arguments)
     todo = missing(jobs, places)
-    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
+    check_recipes(todo, places)
+    print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do", flush=True)
     if arguments.submit == "slurm":
         from reporting.jobs.slurm_array import run_array
 
@@ -132,7 +135,7 @@ def write_report(arguments: argparse.Namespace) -> int:
     """Write the HTML report and its figures, or the W&B payload."""
     from reporting.pages.html import write
 
-    runs, claims = records.load_records(arguments.results), claimed(arguments)
+    runs, claims = recorded(arguments), claimed(arguments)
     compared = {t.address: compare(t, claims, runs) for t in papers.tables().values()}
     if arguments.wandb:
         from reporting.pages.wandb import write_payload
@@ -147,7 +150,7 @@ def write_zoo(arguments: argparse.Namespace) -> int:
     """Write the model zoo page."""
     from reporting.pages.zoo import zoo_page
 
-    arguments.output.write_text(zoo_page(records.load_records(arguments.results)))
+    arguments.output.write_text(zoo_page(recorded(arguments)))
     print(arguments.output)
     return 0
 
@@ -156,10 +159,21 @@ def write_readme(arguments: argparse.Namespace) -> int:
     """Rewrite the results between the markers of README and docs."""
     from reporting.pages.sources import documents, regenerate
 
-    runs, claims = records.load_records(arguments.results), claimed(arguments)
+    runs, claims = recorded(arguments), claimed(arguments)
     for path in documents(ROOT):
         path.write_text(regenerate(path.read_text(), claims, runs))
     return 0
+
+
+def recorded(arguments: argparse.Namespace) -> list[records.Record]:
+    """The records in the folder --results.
+
+    Raises:
+        ReportingError: there is no such folder.
+    """
+    if not arguments.results.is_dir():
+        raise ReportingError(f"{arguments.results}: no such folder; collect runs into it first")
+    return records.load_records(arguments.results)
 
 
 def claimed(arguments: argparse.Namespace) -> list[Claim]:
@@ -210,7 +224,7 @@ def places_of(arguments: argparse.Namespace) -> Places:
     """The folders that jobs run in, and the command that starts them.
 
     Raises:
-        ReportingError: a --local setting that could change a result, or an unclosed quote.
+        ReportingError: a --local setting that could change a result, or no such launcher.
     """
     for setting in arguments.local:
         if not setting.startswith(records.LOCAL):
@@ -219,6 +233,8 @@ def places_of(arguments: argparse.Namespace) -> Places:
         launcher = tuple(shlex.split(arguments.launcher or "")) or (sys.executable,)
     except ValueError as error:
         raise ReportingError(f"--launcher {arguments.launcher}: {error}; close it") from None
+    if shutil.which(launcher[0]) is None:
+        raise ReportingError(f"--launcher {launcher[0]}: no such program; write its whole path")
     runs, results = arguments.runs.resolve(), arguments.results.resolve()
     return Places(ROOT, runs, results, launcher, tuple(arguments.local))
 

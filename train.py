@@ -10,7 +10,8 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+
+from schema.command_line import Arguments
 
 INTERRUPTS: list[int] = []  # signals that came before or after training
 
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         if command.dry_run:
             from training.dry_run import plan
 
-            print(plan(recipe, source, processes=command.processes), flush=True)
+            print(plan(recipe, source, processes=command.processes or 1), flush=True)
             return 0
         from reporting.conventions import conventions
         from training.best import evaluate_best
@@ -55,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         from training.ending import end
 
         whole = "--traceback" in (sys.argv if arguments is None else arguments)
-        folder = run and run.folder
-        return end(error, folder, interrupted=bool(INTERRUPTS), show_traceback=whole)
+        return end(error, run, interrupted=bool(INTERRUPTS), show_traceback=whole)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -82,7 +82,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--processes",
         type=count,
-        default=1,
         help="with --dry-run: the number of processes that will run",
     )
     parser.add_argument(
@@ -92,19 +91,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--traceback", action="store_true", help="if it fails, also print where in the code"
     )
     command = parser.parse_args(arguments)
+    if command.processes and not command.dry_run:
+        parser.error("--processes is for --dry-run; use accelerate launch --num_processes N")
     if command.recipe is None:
         if not (command.resume and command.output):
             parser.error("--recipe is missing: a YAML file, or --resume --output of a run folder")
         command.recipe = command.output / "recipe.resolved.yaml"  # of the run that goes on
     return command
-
-
-class Arguments(argparse.ArgumentParser):
-    """Answers a wrong command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(2, f"{message}; --help lists all arguments\n")
 
 
 def count(text: str) -> int:

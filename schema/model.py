@@ -1,6 +1,6 @@
 """The recipe's `model:` section."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,17 +16,21 @@ class ModelConfig(Named):
     pretrained: weights from elsewhere to start from: the tag of timm's (a1_in1k), the name of
         torchvision's (IMAGENET1K_V2), or true for those that the network has by default.
     `weights` starts from a saved model of an earlier run (its structure must be the same network).
+    `head: new` replaces its last layer by one that starts anew, for data of other classes.
     """
 
     name: Word
     options: dict[str, Any] = {}
     pretrained: bool | Pretrained = False
     weights: Word | None = None
+    head: Literal["new"] | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> "ModelConfig":
         if self.weights and self.pretrained:
             raise ValueError("weights and pretrained both say where to start; write one")
+        if self.head and not self.weights:
+            raise ValueError("head: new goes with weights; without them every layer starts anew")
         for key in NO_OPTIONS:
             if key in self.options:
                 raise ValueError(

@@ -104,10 +104,15 @@ def resolve(path: Path, settings: list[str]) -> Source:
 
     `--set extends=FILE` puts the same recipe on another baseline.
     """
-    bases = [s.partition("=")[2] for s in settings if s.startswith("extends=")]
-    source = read(path, extends=bases[-1] if bases else None)
-    override(source, [s for s in settings if not s.startswith("extends=")])
+    bases = [setting for setting in settings if _key(setting) == ("extends",)]
+    source = read(path, extends=bases[-1].partition("=")[2].strip() if bases else None)
+    override(source, [setting for setting in settings if setting not in bases])
     return source
+
+
+def _key(setting: str) -> Key:
+    """The key of a setting, whatever blanks are around its words."""
+    return tuple(word.strip() for word in setting.partition("=")[0].split("."))
 
 
 def merge(base: Source, over: Source) -> None:
@@ -142,8 +147,8 @@ def override(source: Source, settings: list[str]) -> None:
         RecipeError: a setting without `=` or with malformed YAML.
     """
     for setting in settings:
-        dotted, separator, text = setting.partition("=")
-        key: Key = tuple(dotted.split("."))
+        _, separator, text = setting.partition("=")
+        key = _key(setting)
         if not separator or not all(key) or len(key) > DEPTH:
             raise RecipeError(
                 f"--set {brief(setting)}: write --set key=value, as in training.batch_size=64"

@@ -1,5 +1,6 @@
 """The recipe's `training:`, `evaluation:`, `checkpoint:`, `cost:` and `log:` sections."""
 
+import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -30,8 +31,11 @@ class OptimizerConfig(Named):
     def _named(self) -> "OptimizerConfig":
         names = ("sgd", "adam", "adamw", "rmsprop")
         if self.name not in names and not self.name.startswith("timm/"):
+            near = difflib.get_close_matches(self.name, names, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"unknown optimizer {self.name}; use {', '.join(names)} or timm/<name>"
+                f"unknown optimizer {self.name}{hint}; use {', '.join(names)}, or for one of timm's"
+                f" timm/{self.name}"
             )
         if self.name == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum; write momentum: 0.9, or nesterov: false")

@@ -18,9 +18,12 @@ from torch.optim import Optimizer
 
 import models
 from models import trees
+from models.errors import ModelError
+from models.head import renew_head
 from models.options import first_line
 from models.timm_networks import FAULTS
 from models.trees import Tree
+from schema.model import ModelConfig
 from schema.recipe import Recipe, RecipeError
 from schema.task import TaskConfig
 from schema.training import OptimizerConfig, TrainingConfig
@@ -44,7 +47,7 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(recipe.seed, "init").initial_seed())
             if recipe.model.weights:
-                model = models.load(recipe.model.weights)
+                model = load_start(recipe.model, info)
             else:
                 model = models.build(
                     recipe.model.name,
@@ -71,6 +74,30 @@ def build_task(recipe: Recipe, info: DataInfo) -> Task:
     except TaskError as error:
         raise RecipeError(str(error)) from None
     return task
+
+
+def load_start(config: ModelConfig, about: DataInfo) -> nn.Module:
+    """The network of the file that a recipe starts from, for the recipe's data.
+
+    Raises:
+        ModelError: the file is missing or damaged, or is of other images or outputs.
+    """
+    path = config.weights or ""
+    model = models.load(path)
+    channels, outputs = (vars(model)["structure"][key] for key in ("in_channels", "num_classes"))
+    if channels != about.channels:
+        raise ModelError(
+            f"{path} takes images of {channels} channels and these have {about.channels}; choose"
+            " other data, or start without model.weights"
+        )
+    if config.head == "new":
+        return renew_head(model, about.targets.outputs)
+    if outputs != about.targets.outputs:
+        raise ModelError(
+            f"{path} has {outputs} outputs and these data need {about.targets.outputs}; write"
+            " model.head: new, which replaces its last layer by one that starts anew"
+        )
+    return model
 
 
 def placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:

@@ -1,19 +1,20 @@
 """Output for people: a live bar during training, then results, costs and the run folder."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
+from training.display import Display, clock
 from training.folder.environment import write_json
-from training.folder.log import Record, TrainingLine, read
+from training.folder.log import Record, read
 from training.folder.run_folder import SUMMARY
-from training.history import Summary, derived, history
+from training.history import History, Summary, derived, history
 from training.ranks.faults import together
 from training.run import Run
 from training.summary import device_name, size, summarize
@@ -29,27 +30,18 @@ class Report(AbstractContextManager["Report"]):
         self.console = Console(
             quiet=not run.is_main, file=sys.stderr, highlight=False, markup=False
         )
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self.live, self.said = self.console.is_terminal, 0
+        self.display = Display(run, self.console)
 
     def __enter__(self) -> "Report":
         run = self.run
         self.say(f"{run.folder} · {device_name(run.device)} · {run.processes} process(es)")
         values = run.recipe.model_dump(mode="json")
-        line = run.log.start_tracker(run.recipe.log, run.folder.name, values)
+        line = run.log.tracker.start(run.recipe.log, values, partial(read, run.log.path))
         if line:
             self.say(line)
-        if self.live:
-            self.bar.start()
-        self.task = self.bar.add_task("starts", total=run.total_steps, completed=run.position)
+        self.display.start()
         # the loop knows no console: it calls what it is given
-        run.show = self.show
+        run.show = self.display.show
         return self
 
     def __exit__(
@@ -58,32 +50,20 @@ class Report(AbstractContextManager["Report"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        self.display.stop()
         self.run.cost.stop()
-        self.run.log.close()
+        self.run.log.tracker.close()
 
     def say(self, text: str) -> None:
         """Print a line on the main process."""
         self.console.print(text, soft_wrap=True)
-
-    def show(self, record: TrainingLine) -> None:
-        """Move the bar; without a terminal, print a line a tenth of the way."""
-        run = self.run
-        rate = record.get("throughput/images_per_second")
-        text = f"epoch {record['epoch']:5.1f}  loss {record['train/loss']:.4f}"
-        text += f"  {rate:,.0f} images/s" if rate else ""
-        self.bar.update(self.task, description=text, completed=run.position, total=run.total_steps)
-        part = 10 * run.position // run.total_steps
-        if not self.live and part > self.said:
-            self.said = part
-            self.say(f"{100 * run.position / run.total_steps:3.0f} %  {text}")
 
     def event(self, record: Record) -> None:
         """Log the result of a pruning, and print it in a line."""
         run = self.run
         sizes = size(run)
         run.write({**record, **sizes})
-        if self.live or not record.get("prune/quiet"):
+        if self.display.live or not record.get("prune/quiet"):
             self.say(
                 f"pruned at epoch {run.position / run.steps_per_epoch:.1f}:"
                 f" {sizes['model/params']:,} parameters, {sizes['model/macs']:,} MACs,"
@@ -102,15 +82,16 @@ class Report(AbstractContextManager["Report"]):
         summary |= conventions(summary, run.model, run.dense_network)
         with together():
             if run.is_main:
-                summary = derived(summary, history(read(run.log.path))) | summary
+                past = history(read(run.log.path))
+                summary = derived(summary, past) | summary
                 for record in (*run.pruner.records(), summary):
                     run.log.append({**run.progress.stamp(), **record})
                 # last: the folder counts as finished once this file is there
                 write_json(run.folder / SUMMARY, summary)
-                self.bar.stop()
-                Console(highlight=False, markup=False).print(self.table(summary))
+                self.display.stop()
+                Console(highlight=False, markup=False).print(self.table(summary, past))
 
-    def table(self, s: Summary) -> Table:
+    def table(self, s: Summary, past: History) -> Table:
         """Result and cost of the run, the dense network next to the final one."""
         table = Table(title=f"{s['model/name']} on {s['data/name']}", caption=str(self.run.folder))
         table.add_column("")
@@ -120,8 +101,8 @@ class Report(AbstractContextManager["Report"]):
             table.add_row(name, f"{s['dense/' + key]:,}", f"{s['model/' + key]:,}")
         first, last = (rate(s["cost/segments"][end]) for end in (0, -1))
         table.add_row("training images/s", first, last)
-        headline = self.run.task.headline
-        table.add_row(f"test {headline.name}", "", headline.shown(s[headline.test]))
+        for name, text in self.results(s, past):
+            table.add_row(name, "", text)
         table.add_row("wall clock", "", clock(s["cost/wall_hours"] * 3600))
         table.add_row("GPU hours", "", f"{s['cost/gpu_hours']:.4f}")
         if s["cost/energy_kwh"] is not None:
@@ -130,15 +111,21 @@ class Report(AbstractContextManager["Report"]):
             table.add_row("", "", s["cost/energy_source"])
         return table
 
+    def results(self, s: Summary, past: History) -> Iterator[tuple[str, str]]:
+        """The headline of the final weights, and of those that were best on validation."""
+        headline = self.run.task.headline
+        name, key = headline.name, headline.key
+        yield f"test {name}", headline.shown(s[headline.test])
+        if past["accuracy"]:
+            yield f"validation {name}", headline.shown(past["accuracy"][-1][1])
+        if f"best/{key}" in s:
+            epoch = s["best/step"] / self.run.steps_per_epoch
+            best = headline.shown(s[f"best/validation_{key}"])
+            yield f"best validation {name}", f"{best} at epoch {epoch:.1f}"
+            yield f"test {name} of the best", headline.shown(s[f"best/{key}"])
+
 
 def rate(segment: dict[str, float]) -> str:
     """Images a second of a segment, or a dash where nothing was timed."""
     seconds = segment["timed_seconds"]
     return f"{segment['timed_images'] / seconds:,.0f}" if seconds > 0 else "–"
-
-
-def clock(seconds: float) -> str:
-    """1:02:03 or 2 min 5 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes} min {rest} s"

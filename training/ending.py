@@ -8,32 +8,35 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from schema.source import RecipeError, brief
+from training.out_of_memory import is_memory, remedy
+
+if TYPE_CHECKING:
+    from training.run import Run
 
 ROOT = Path(__file__).parent.parent
 UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
 CLOSED = 128 + signal.SIGPIPE
 PEERS = ("closed by peer", "reset by peer", "Broken pipe")  # how gloo says that a process is gone
-MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def end(
     error: BaseException,
-    folder: Path | None,
+    run: "Run | None",
     *,
     interrupted: bool = False,
     show_traceback: bool = False,
 ) -> int:
-    """Print in one line why the run in `folder` ended, and return the exit status.
+    """Print in one line why a run ended, and return the exit status.
 
     `interrupted`: Ctrl-C came, which code in other languages turns into errors of its own.
     `show_traceback`: print the traceback first.
     """
     if show_traceback:
         traceback.print_exception(error)
-    line, status = _answer(KeyboardInterrupt() if interrupted else error, folder)
+    line, status = _answer(KeyboardInterrupt() if interrupted else error, run)
     with contextlib.suppress(OSError):  # nobody listens any more
         print(line, file=sys.stderr, flush=True)
     return status
@@ -59,7 +62,8 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _answer(error: BaseException, folder: Path | None) -> tuple[str, int]:
+def _answer(error: BaseException, run: "Run | None") -> tuple[str, int]:
+    folder = run and run.folder
     if isinstance(error, RecipeError):
         return str(error), ASKED  # before anything heavy is imported
     if isinstance(error, KeyboardInterrupt):
@@ -71,7 +75,7 @@ def _answer(error: BaseException, folder: Path | None) -> tuple[str, int]:
     with contextlib.suppress(ImportError):  # of a package that is missing: unforeseen enough
         status = _foreseen(error)
         if status is not None:
-            return _said(error), status
+            return _said(error, run), status
     return _unforeseen(error, folder), UNFORESEEN
 
 
@@ -91,29 +95,20 @@ def _foreseen(error: BaseException) -> int | None:
         (CheckpointError, OSError): DISK,
         Stopped: STOPPED,
     }
-    if _is_memory(error):
+    if is_memory(error):
         return ASKED
     return next((status for kind, status in table.items() if isinstance(error, kind)), None)
 
 
-def _said(error: BaseException) -> str:
-    if _is_memory(error):
-        return (
-            f"out of memory ({_first_line(error)}); lower training.batch_size, or raise"
-            " training.accumulation, which computes a batch in parts"
-        )
+def _said(error: BaseException, run: "Run | None") -> str:
+    if is_memory(error):
+        return f"out of memory ({_first_line(error)}); {remedy(error, run, ROOT)}"
     if isinstance(error, OSError):
-        from training.folder.run_folder import remedy
+        from training.folder.run_folder import remedy as mended
 
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or _first_line(error)}; {remedy(error)}"
+        return f"{where}{error.strerror or _first_line(error)}; {mended(error)}"
     return str(error)
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY)
-    )
 
 
 def _unforeseen(error: BaseException, folder: Path | None) -> str:

@@ -14,7 +14,7 @@ from training import lr
 from training.best import keep_best
 from training.data.data import Batch
 from training.evaluation import evaluate
-from training.folder.log import TrainingLine
+from training.folder.log import Record, TrainingLine
 from training.mixing import mixed
 from training.random import seed_layers
 from training.ranks.shares import portions
@@ -127,22 +127,26 @@ def _set_rates(run: Run) -> None:
 def after_step(run: Run) -> None:
     """Do what is due at this position: a log line, a measurement, a checkpoint, a stop."""
     ends_epoch = run.position % run.steps_per_epoch == 0
+    lines: dict[str, object] = {}
     if run.done or ends_epoch or run.every(run.log_steps):
-        _log(run)
+        lines |= _log(run)
     measure_penalties(run)
     measure_saliency(run)
     if run.data.info.validation_images and (run.done or run.every(run.evaluation_steps)):
-        _validate(run)
+        lines |= _validate(run)
     if run.every(run.checkpoint_steps) and not run.done:
-        _log(run)
+        lines |= _log(run)
         run.save()
+    if lines:  # once, as what people are shown tells of the training and its validation together
+        run.show(lines)
     # last: the position is a whole step's, with its log line and measurements
     run.stop_on_signal()
 
 
-def _log(run: Run) -> None:
+def _log(run: Run) -> Record:
+    """Write a line of the log, and return it; nothing where there was no step since the last."""
     if not run.watch.images:
-        return
+        return {}
     totals = run.cost.refresh()
     record: TrainingLine = {
         "epoch": run.position / run.steps_per_epoch,
@@ -154,13 +158,16 @@ def _log(run: Run) -> None:
     if len(totals.sessions) > 1:
         record["cost/sessions"] = totals.sessions
     run.write(record)
-    run.show(record)
+    return record
 
 
-def _validate(run: Run) -> None:
+def _validate(run: Run) -> Record:
+    """Measure on the validation split, write it as a line of the log, and return it."""
     result = evaluate(run, "validation")
-    run.write({f"validation/{key.removeprefix('eval/')}": value for key, value in result.items()})
+    record = {f"validation/{key.removeprefix('eval/')}": value for key, value in result.items()}
+    run.write(record)
     keep_best(run, result[run.task.headline.test])
+    return record
 
 
 def rest_of_training(run: Run) -> Iterator[Batch]:

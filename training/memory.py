@@ -12,6 +12,7 @@ from training.data.facts import facts_of
 
 LARGEST = 2**40  # bytes, more than any process has
 KEPT = {"adam": 2, "adamw": 2, "rmsprop": 1}  # least tensors a weight that an optimizer keeps
+MAPS = "feature maps: lower training.batch_size, or raise training.accumulation"
 USUAL = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
 
 
@@ -27,10 +28,13 @@ def check_memory(
     needed = sum(parts.values())
     if needed > room:
         worst = max(parts, key=lambda name: parts[name])
+        share = recipe.training.batch_size // processes // recipe.training.accumulation
+        images = int(share * (1 - (needed - room) / parts[MAPS]))  # maps grow with them
+        fits = f" ({images} images at a time, at most)" if worst == MAPS and images > 0 else ""
         raise RecipeError(
             f"memory: at least {needed / 2**30:,.1f} GiB a process, where"
             f" {'none has more than' if room == LARGEST else 'there are'} {room / 2**30:,.1f};"
-            f" {parts[worst] / 2**30:,.1f} of them for {worst}"
+            f" {parts[worst] / 2**30:,.1f} of them for {worst}{fits}"
         )
 
 
@@ -78,9 +82,7 @@ def _parts(recipe: Recipe, about: DataInfo, sizes: Count, processes: int) -> dic
         "weights: lower the network's width or depth (model.options)": _weights(
             recipe, sizes, kept
         ),
-        "feature maps: lower training.batch_size, or raise training.accumulation": (
-            sizes.activation_bytes / 4 * width * share
-        ),
+        MAPS: (sizes.activation_bytes / 4 * width * share),
         "feature maps of a test: lower evaluation.batch_size": largest * looked * width,
         "images: lower data.image_size or their number": _image_bytes(recipe),
     }

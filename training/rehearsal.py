@@ -1,5 +1,6 @@
 """A recipe tried out without data and without values: what would fail later, found at once."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,12 +15,14 @@ from models.timm_networks import FAULTS
 from pruning.errors import PruningError
 from schema.recipe import Recipe, RecipeError
 from tasks import Task
-from training.build import build_optimizer, build_task
+from training.build import build_optimizer, build_task, load_start
 from training.data.data import DataInfo, known
+from training.data.facts import facts_of
 from training.distillation import rehearse_teacher
 from training.limits import check_settings, check_sizes
 from training.memory import LARGEST, check_memory, machine_memory
 
+SIDES = (16, 32, 64, 96, 128, 192, 224, 256, 299, 384)  # pixels of usual images
 TRIED = 2**37  # multiply-accumulates an image of networks that are tried with values too
 
 
@@ -73,7 +76,7 @@ def empty_model(recipe: Recipe, about: DataInfo, device: str = "meta") -> nn.Mod
     """
     try:
         if recipe.model.weights:
-            return models.load(recipe.model.weights).to(device)
+            return load_start(recipe.model, about).to(device)
         with torch.random.fork_rng(devices=[]), torch.device(device):
             return models.build(
                 recipe.model.name,
@@ -126,11 +129,9 @@ def _rehearse_step(
         outputs = model.train()(trees.zeros(about.example, least))
     except FAULTS as error:
         why = first_line(error)
-        remedy = (
-            "write data.drop_last: true, or a larger training.batch_size or data.image_size"
-            if "more than 1 value per channel" in why
-            else "write another data.image_size, other model.options, or choose another model"
-        )
+        few = "more than 1 value per channel" in why
+        remedy = "write data.drop_last: true, a larger training.batch_size, or " if few else ""
+        remedy += _larger(recipe, about, model, least)
         raise ModelError(f"{name} cannot train on {least} at a time ({why}); {remedy}") from None
     finally:
         model.eval()
@@ -138,6 +139,22 @@ def _rehearse_step(
         raise ModelError(
             f"{name} {fault}; switch off auxiliary outputs (model.options), or choose another model"
         )
+
+
+def _larger(recipe: Recipe, about: DataInfo, model: nn.Module, least: int) -> str:
+    """The smallest usual size of images that the network can train on, as a recipe's words."""
+    dataset = facts_of(recipe.data)
+    held = dataset is not None and not (dataset.streamed or recipe.data.stream)
+    resized = held and recipe.data.name != "synthetic"
+    for side in (side for side in SIDES if 0 < about.height < side):
+        larger = replace(about.example, sizes=(about.channels, side, side))
+        try:
+            model(trees.zeros(larger, least))
+        except FAULTS:
+            continue
+        key = "data.augment.resize" if resized else "data.image_size"
+        return f"write {key}: {side}, or choose another model"
+    return "write other model.options, or choose another model"
 
 
 def _smallest_share(recipe: Recipe, about: DataInfo, processes: int) -> int:

@@ -27,7 +27,7 @@ from training.data.data import Batches, Data, open_data
 from training.data.expected import expected
 from training.distillation import Teacher
 from training.folder import checkpoint
-from training.folder.log import Log, Record, TrainingLine
+from training.folder.log import Log, Record
 from training.folder.writer import Writer
 from training.progress import Progress, Watch
 from training.ranks.collectives import (
@@ -69,7 +69,7 @@ class Run:
         meters = accelerator.is_local_main_process
         self.cost = Cost(recipe.cost, self.device, self.processes, meters, sum_over_ranks)
         self.log = Log(folder, accelerator)
-        self.show: Callable[[TrainingLine], None] = lambda record: None
+        self.show: Callable[[Record], None] = lambda lines: None
         self.writer = Writer()  # of checkpoints, on the main process
         self.progress, self.watch = Progress(), Watch(self.device)
         self.wrapped: Wrapped | None = None  # of the last segment, where the next may go on with it

@@ -1,6 +1,6 @@
 """A run's whole state as named tensors and plain values, to and from a checkpoint."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def save(run: "Run") -> None:
             state = _state(run, pruner, watch)
             run.writer.wait()  # first, so that no more than one copy is held
             copy = state.copied()
-            run.writer.start(partial(_write, run.log, run.progress.serial, copy, run.recipe))
+            run.writer.start(partial(_write, run.log, replace(run.progress), copy, run.recipe))
 
 
 def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
@@ -85,10 +85,11 @@ def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
     return Checkpoint(**pack(parts, own))
 
 
-def _write(log: Log, serial: int, copy: Checkpoint, recipe: Recipe) -> None:
+def _write(log: Log, at: Progress, copy: Checkpoint, recipe: Recipe) -> None:
     log.flush()  # the records that the checkpoint counts
     folder = log.path.parent
-    path = checkpoint.save(folder / CHECKPOINTS, serial, copy, keep=recipe.checkpoint.keep)
+    where, keep = folder / CHECKPOINTS, recipe.checkpoint.keep
+    path = checkpoint.save(where, at.serial, copy, step=at.work, keep=keep)
     write_json(folder / LAST, {"checkpoint": f"{CHECKPOINTS}/{path.name}"})
 
 

@@ -1,5 +1,6 @@
 """The channels that stay so that a network has the size asked for, as near as units go."""
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -114,14 +115,15 @@ def check_floor(sizes: Sizes, ask: Ask) -> None:
     lead = {a: min(ask.widths[a], -(-n // step) * step) for a, n in ask.floor.items()}
     least = sum(lead.values()) if ask.measure == "channels" else sizes.least(ask.measure, lead)
     if least > ask.limit:
-        raise too_small(ask.measure, ask.limit, least)
+        raise too_small(ask.measure, ask.limit, least, ask.dense)
 
 
-def too_small(measure: str, limit: float, least: float) -> BudgetError:
-    """The error for a limit below the least size that can be left."""
+def too_small(measure: str, limit: float, least: float, dense: float) -> BudgetError:
+    """The error for a limit below the least size that can be left of the dense network's."""
+    most = max(0.0, math.floor(1e3 * (1 - least / dense)) / 10)
     return BudgetError(
         f"{measure}: at most {limit:.6g} asked for, and what must stay alone has {least:.6g};"
-        " prune less, lower floor or round_to, or shorten except"
+        f" prune at most {most:g}%, lower floor or round_to, or shorten except"
     )
 
 
@@ -169,7 +171,7 @@ class _Order:
     """Units in blocks, in the order in which they are taken; the first block holds all floors."""
 
     def __init__(self, scores: dict[str, Tensor], alive: Keep, ask: Ask, sizes: Sizes) -> None:
-        self._sizes, self._measure = sizes, ask.measure
+        self._sizes, self._measure, self._dense = sizes, ask.measure, ask.dense
         self._stays = sizes.counts_of(sizes.unpruned)
         spans = [self._blocks(axis, s, alive[axis], ask) for axis, s in scores.items()]
         first = np.concatenate([units[:lead] for units, lead, _, _ in spans])
@@ -212,7 +214,7 @@ class _Order:
         """
         least = self._size(self._counts(1))
         if least > limit:
-            raise too_small(self._measure, limit, least)
+            raise too_small(self._measure, limit, least, self._dense)
         # sizes grow with each block, so some twenty of them are computed and not all
         return bisect_right(
             range(1, len(self._ends) + 1), limit, key=lambda n: self._size(self._counts(n))

@@ -65,7 +65,7 @@ class Knapsack(Selection):
 
         choice = next((c for c in solutions(shelves, self.cells) if size(c) <= ask.limit), None)
         if choice is None:
-            raise too_small(ask.measure, ask.limit, size([0] * len(shelves)))
+            raise too_small(ask.measure, ask.limit, size([0] * len(shelves)), ask.dense)
         while (more := _next(shelves, choice, lambda c: size(c) <= ask.limit)) is not None:
             choice = more
         check_near(ask, size(choice))

@@ -15,6 +15,7 @@ from pathlib import Path
 from reporting.claims import Claim
 from reporting.papers import Table
 from reporting.records import Job, collect, is_finished, split_row
+from schema.recipe import load
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ def plan_jobs(
         if address in claimed
         for seed in seeds
     ]
+
+
+def check_recipes(jobs: Sequence[Job], places: Places) -> None:
+    """Refuse a recipe or setting that is wrong before any job starts, not in each job's output.
+
+    Raises:
+        RecipeError: says where, and what to write.
+    """
+    for recipe, settings in {(job.recipe, job.set + job.extra): None for job in jobs}:
+        load(places.root / recipe, [*settings, *places.local])
 
 
 def missing(jobs: Sequence[Job], places: Places) -> list[Job]:

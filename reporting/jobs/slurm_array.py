@@ -1,6 +1,7 @@
 """A table's missing runs as one Slurm array, through submitit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from submitit import AutoExecutor
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
+from reporting.errors import ReportingError
 from reporting.jobs.launch import Places, run, start_here
 from reporting.records import Job
 
@@ -66,9 +68,17 @@ def run_array(
 
     `options` are those of sbatch, without dashes; `time` is in minutes. An array outlives the
     process that submitted it; submitted again, a job that still runs ends with status 75.
+
+    Raises:
+        ReportingError: this machine belongs to no cluster, or sbatch refuses the options.
     """
     if not jobs:
         return
+    if cluster == "slurm" and shutil.which("srun") is None:  # submitit's own way to tell
+        raise ReportingError(
+            "--submit slurm: there is no srun here; submit from a machine of a Slurm cluster, or"
+            " write --submit here"
+        )
     path = [str(places.root), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)  # a task imports this module
     folder = places.runs / "array" / "%j"
@@ -81,7 +91,11 @@ def run_array(
         slurm_signal_delay_s=WARNING_SECONDS,
         slurm_additional_parameters=rest,
     )
-    submitted = executor.map_array(Task(places), jobs)
+    try:
+        submitted = executor.map_array(Task(places), jobs)
+    except FailedJobError as error:
+        said = str(error).strip().splitlines()[-1]
+        raise ReportingError(f"--submit slurm: {said}; see --slurm OPTION=VALUE") from None
     print(f"array {submitted[0].job_id.partition('_')[0]}: {len(jobs)} runs", flush=True)
     for job, task in zip(jobs, submitted, strict=True):
         try:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from schema.command_line import Arguments
 from schema.duration import Duration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,12 +21,8 @@ Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
 def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Namespace:
     """The parsed arguments; `do` is the function of the command."""
-    parser = argparse.ArgumentParser(
-        description="The papers' tables: theirs, ours, and what is missing."
-    )
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="records of runs")
-    parser.add_argument("--traceback", action="store_true", help="of an unexpected error")
-    parser.add_argument("--claims", type=Path, default=ROOT / "papers/claims", help="rows' recipes")
+    parser = Arguments(description="The papers' tables: theirs, ours, and what is missing.")
+    _everywhere(parser)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {
         name: subparsers.add_parser(name, help=(do.__doc__ or "").splitlines()[0])
@@ -33,6 +30,7 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     }
     for name, do in commands.items():
         parsers[name].set_defaults(do=do)
+        _everywhere(parsers[name], again=True)
     for name in ("show", "run", "plan"):
         parsers[name].add_argument(
             "tables", nargs="*", metavar="TABLE", help="e.g. bep/3, or a recipe's file; none: all"
@@ -151,6 +149,17 @@ def _pair(text: str) -> tuple[str, str]:
     if key.lstrip("-") == "time" and not (value.isdecimal() and 0 < int(value[:9]) < 10**7):
         raise argparse.ArgumentTypeError(f"{text:.40}: write the time in minutes, such as time=600")
     return key.lstrip("-"), value
+
+
+def _everywhere(parser: argparse.ArgumentParser, *, again: bool = False) -> None:
+    """Options that may stand before the command and, `again`, after it."""
+    kept = argparse.SUPPRESS  # else a default below would replace what was written above
+    results = kept if again else ROOT / "results"
+    claims = kept if again else ROOT / "papers/claims"
+    parser.add_argument("--results", type=Path, default=results, help="records of runs")
+    parser.add_argument("--claims", type=Path, default=claims, help="rows' recipes")
+    shown = kept if again else False
+    parser.add_argument("--traceback", action="store_true", default=shown, help="of an error")
 
 
 def _show(parser: argparse.ArgumentParser) -> None:

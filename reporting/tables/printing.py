@@ -1,5 +1,6 @@
 """Grids on the terminal and in files."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from reporting.papers import Table
 from reporting.tables import grid as show
 from reporting.tables.compare import Comparison
 from reporting.tables.grid import Grid
+from reporting.tables.layout import parts
 
 SUFFIX = {"json": ".json", "csv": ".csv", "markdown": ".md", "text": ".txt"}
 
@@ -29,13 +31,31 @@ def render(table: Table, rows: Sequence[Comparison], format: str) -> str:
 
 
 def print_grid(grid: Grid, console: Console | None = None) -> None:
-    """Print a grid; into a file, wider than a terminal."""
-    console = console or Console(width=None if sys.stdout.isatty() else 200)
-    table = RichTable(title=grid.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for index, name in enumerate(grid.headings):
-        table.add_column(name.replace("_", " "), no_wrap=index == 0, overflow="fold")
-    for line in grid.rows:
-        table.add_row(*line)
-    console.print(table, markup=False)
+    """Print a grid as wide as the terminal, COLUMNS or, in a file, 200 characters.
+
+    A grid that does not fit is folded: its further columns follow below, next to the rows' names.
+    """
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    console = console or Console(width=None if known else 200)
+    headings = [name.replace("_", " ") for name in grid.headings]
+    room = console.width
+    shown = parts([headings, *grid.rows], room)
+    for number, part in enumerate(shown):
+        table = RichTable(
+            title=None if number else grid.title,
+            title_justify="left",
+            box=box.SIMPLE,
+            pad_edge=False,
+        )
+        for column, width in zip(part.columns, part.widths, strict=True):
+            table.add_column(headings[column], width=width, overflow="fold")
+        for line in grid.rows:
+            table.add_row(*(line[column] for column in part.columns))
+        console.width = max(room, part.width)
+        console.print(table, markup=False)
+    console.width = room
+    if len(shown) > 1:
+        folded = f"folded: {len(headings)} columns are wider than {room} characters"
+        console.print(f"  {folded}", markup=False, highlight=False)
     for remark in grid.remarks:
         console.print(f"  {remark}", markup=False, highlight=False)

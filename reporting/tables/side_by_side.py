@@ -7,12 +7,18 @@ from typing import Any
 from reporting.errors import RecordError
 from reporting.json_files import SummaryFile, check, read_object
 from reporting.tables.grid import Grid
+from reporting.tables.recipe_difference import RECIPE, differences
 from schema.headline import Headline
 from training.history import Summary
 
 Line = tuple[str, str, Callable[[Any], str]]
 REMEDY = "give a folder that train.py has finished"
 
+NAMES: tuple[Line, ...] = (
+    ("network", "model/name", str),
+    ("data", "data/name", str),
+    ("device", "run/device", str),
+)
 LINES: tuple[Line, ...] = (
     ("parameters", "model/params", lambda v: f"{v:,}"),
     ("MACs per image", "model/macs", lambda v: f"{v:,}"),
@@ -29,17 +35,38 @@ LINES: tuple[Line, ...] = (
 
 
 def side_by_side(folders: Sequence[Path]) -> Grid:
-    """A grid of the runs' summaries; a dash stands for what was not measured.
+    """A grid of the runs' summaries, and of what differs between their recipes.
+
+    A dash stands for what was not measured, or what a recipe does not say.
 
     Raises:
         RecordError: a folder without a finished run, or a damaged summary.
+        RecipeError: a damaged recipe.
     """
     summaries = [_summary(folder) for folder in folders]
-    lines = *(_result(line) for line in dict.fromkeys(map(Headline.of, summaries))), *LINES
+    names = [line for line in NAMES if not _common(summaries, line[1])]
+    results = [_result(headline) for headline in dict.fromkeys(map(Headline.of, summaries))]
+    lines = [*names, *results, *LINES]
     rows = [[name, *(_shown(s, key, form) for s in summaries)] for name, key, form in lines]
-    first = summaries[0] if summaries else {}
-    title = f"{first.get('model/name')} on {first.get('data/name')}, {first.get('run/device')}"
-    return Grid(title, ["", *(folder.name for folder in folders)], rows, [])
+    found = differences(folders)
+    if found:
+        nothing = ["" for _ in folders]
+        rows += [["", *nothing], ["recipes differ in", *nothing], *found]
+    unknown = [f"{f}: no {RECIPE} to compare" for f in folders if not (f / RECIPE).exists()]
+    return Grid(_title(summaries), ["", *(folder.name for folder in folders)], rows, unknown)
+
+
+def _title(summaries: Sequence[Summary]) -> str:
+    """Network, data and device, as far as all runs have the same."""
+    model, data, device = (_common(summaries, key) for _, key, _ in NAMES)
+    named = f"{model} on {data}" if model and data else model or data
+    return ", ".join(filter(None, (named, device))) or "runs of different networks and data"
+
+
+def _common(summaries: Sequence[Summary], key: str) -> str:
+    """The value that all runs have; nothing where they differ."""
+    found = {str(summary.get(key)) for summary in summaries}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _result(headline: Headline) -> Line:

@@ -1,7 +1,10 @@
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from packaging.requirements import Requirement
 from torch.distributed.run import get_args_parser
 
 import train
+from deploy.proof import until
 from schema.recipe import load
 from studies import scaling
 
@@ -29,7 +33,8 @@ CONSTRAINTS = dict(
 # ── Kubernetes ───────────────────────────────────────────────────────────────────────────────────
 def test_the_job_names_a_recipe_that_divides_over_its_processes():
     (container,) = POD["containers"]
-    launcher = get_args_parser().parse_args([*container["command"][1:], *container["args"]])
+    launcher = get_args_parser().parse_args([*container["command"][3:], *container["args"]])
+    assert container["command"][:3] == ["python", "-m", "training.ranks.torchrun"]
     arguments = train.parse(launcher.training_script_args)
     recipe, _ = load(ROOT / arguments.recipe)
     policy, each = JOB["spec"]["elasticPolicy"], int(JOB["spec"]["nprocPerNode"])
@@ -68,12 +73,74 @@ def test_shell_scripts_are_whole(name):
 @pytest.mark.parametrize("name", ["slurm/train.sbatch", "two_machines.py"])
 def test_launchers_are_given_options_that_they_have(name):
     text = (ROOT / "deploy" / name).read_text()
-    launch = text[text.index("torch.distributed.run") :].split("train.py")[0]
+    launch = text[text.index("training.ranks.torchrun") :].split("train.py")[0]
     options = {word for action in get_args_parser()._actions for word in action.option_strings}
     given = set(re.findall(r"--\w+(?==)", launch))
     assert "--max_restarts" in given
     assert given <= options
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in text
+
+
+TRAINING = """
+import os, pathlib, signal, sys, time
+with open("starts", "a") as file:
+    print(*sys.argv[1:], file=file)
+def stop(*_):
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+status = int(os.environ["STATUS"])
+pathlib.Path("ready").touch()
+time.sleep(100 if status == 75 else 0)
+sys.exit(status)
+"""
+SLURM = {  # what train.sbatch asks of it, on one machine
+    "srun": 'echo $$ > step; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "scontrol": 'case "$1" in requeue) echo "$2" > requeued;; show) echo NodeAddr=127.0.0.1;; esac',
+    "scancel": "kill -TERM $(cat step)",
+}
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """Start train.sbatch under commands that stand for Slurm's, with a training of that status."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, line in SLURM.items():
+        (commands / name).write_text(f"#!/bin/sh\n{line}\n")
+        (commands / name).chmod(0o755)
+    (tmp_path / "train.py").write_text(TRAINING)
+
+    def start(status: int) -> subprocess.Popen:
+        job = {"JOB_ID": "7", "JOB_NODELIST": "n", "JOB_NUM_NODES": "1"}
+        env = os.environ | {f"SLURM_{name}": value for name, value in job.items()}
+        env |= {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        env |= {"PYTHON": sys.executable, "PROCESSES": "1", "STATUS": str(status)}
+        command = ["bash", ROOT / "deploy/slurm/train.sbatch", "--recipe", "r.yaml"]
+        return subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "starts"), [(2, 1), (3, 1), (4, 4)])
+def test_a_slurm_job_has_the_training_s_status(status, starts, sbatch, tmp_path):
+    """A full disk is tried again, as any fault that may pass; what stays wrong is not."""
+    assert sbatch(status).wait(timeout=300) == status
+    assert (tmp_path / "starts").read_text() == "--recipe r.yaml --resume\n" * starts
+    assert not (tmp_path / "requeued").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "requeued"), [(signal.SIGUSR1, "7\n"), (None, "")])
+def test_a_job_is_queued_again_by_slurm_s_warning_alone(sent, requeued, sbatch, tmp_path):
+    job = sbatch(75)
+    until((tmp_path / "ready").exists, 200, "the training")
+    if sent:  # before its time limit, to the script
+        job.send_signal(sent)
+    else:  # scancel, or a machine that is taken back: to all
+        os.kill(int((tmp_path / "step").read_text()), signal.SIGTERM)
+    assert job.wait(timeout=300) == (0 if sent else 75)  # 0: scontrol's
+    assert "".join(p.read_text() for p in tmp_path.glob("requeued")) == requeued
 
 
 def test_every_command_in_the_headers_names_recipes_and_options_that_exist():

@@ -54,6 +54,40 @@ def test_a_task_that_is_queued_again_and_ends_well_has_the_status_0(places, tmp_
     assert places.record(job).exists()
 
 
+def commands(folder: Path, **scripts: str) -> None:
+    """Commands in a folder, each a line of shell."""
+    folder.mkdir()
+    for name, line in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def submit(tmp_path, monkeypatch):
+    """Submit a run where these commands are all there is; returns its exit status."""
+
+    def run(**scripts: str) -> int:
+        commands(tmp_path / "bin", **scripts)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        words = ["run", "recipes/quickstart.yaml", "--submit", "slurm", "--results", str(tmp_path)]
+        return tables.main([*words, "--runs", str(tmp_path / "runs")])
+
+    return run
+
+
+def test_a_machine_of_no_cluster_is_one_line(submit, capsys):
+    assert submit() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--submit slurm: there is no srun here; submit from a machine of a Sl")
+
+
+def test_a_refusal_of_sbatch_is_passed_on(submit, capsys):
+    fault = "sbatch: error: invalid partition specified: x"
+    assert submit(srun="", sbatch=f"echo {fault} >&2; exit 1") == 2
+    *_, line = capsys.readouterr().err.splitlines()  # submitit shows what sbatch writes, too
+    assert line == f"--submit slurm: {fault}; see --slurm OPTION=VALUE"
+
+
 def test_a_task_whose_job_another_process_does_ends_with_75_as_its_result(places):
     job = Job(None, "recipes/a.yaml")
 

@@ -1,10 +1,13 @@
 """Anything written in a recipe, or done to its file, ends in exit status 0 or in short lines."""
 
 import os
+import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+import models
 import train
 from schema.recipe import RecipeError, load
 from tests.support.runs import DIGITS
@@ -207,8 +210,12 @@ SETTINGS = {
     "laboratory={every: 1ep, iterative: {start: 1ep, each: 1e-9}}": "makes more than 1000 rounds",
     "evaluation.every=0.00001ep": "evaluation.every: 0.00001ep is less than a step; write 1it or m",
     "log.every=150%": "log.every: 150% is more than the whole; write 100% or less",
+    "training.optimizer=lion": "unknown optimizer lion; use sgd, adam, adamw, rmsprop, or for one",
+    "training.optimizer=adamx": "unknown optimizer adamx (did you mean adam?); use sgd, adam, adam",
+    "pruning.macs=99.9%": "what must stay alone has 1450; prune at most 99.6%, lower floor or",
     "log.tracker=nope": "log.tracker: nope is not a tracker; write wandb or none, or install one",
-    "log.tracker=aim": "log.tracker: aim is not installed; write wandb or none",
+    "log.tracker=wadnb": "log.tracker: wadnb is not a tracker (did you mean wandb?); write wa",
+    "log.tracker=aim": "log.tracker: aim is not installed; pip install aim, or write wandb or none",
     "cost.pue=inf": "cost.pue: Input should be a finite number",
     "cost.cpu_power_watts=nan": "cost.cpu_power_watts: Input should be a finite number",
     "cost.cpu_power_watts=-5": "cost.cpu_power_watts: Input should be greater than 0",
@@ -230,6 +237,84 @@ def test_a_setting_that_cannot_be_is_said_before_images_are_read(setting, dry):
     assert SETTINGS[setting] in said
     assert "unexpected" not in said.replace("unexpected keyword", "")
     assert max(map(len, said.splitlines())) < 1100
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ("model=vgg_11", "data.augment={resize: 32}"),
+        ("model=timm/vit_tiny_patch16_224", "data.augment={resize: 224}"),
+    ],
+)
+def test_images_too_small_name_a_size_that_does(setting, remedy, dry):
+    _, said = dry(QUICK, setting)
+    key, size = re.findall(r"write (data[\w.]+): (\d+), or choose another model", said)[0]
+    assert f"{key.removesuffix('.resize')}={{resize: {size}}}" == remedy
+    assert dry(QUICK, setting, remedy, "pruning=null")[0] == 0
+
+
+def test_too_small_synthetic_images_are_made_larger(dry):
+    data = "data={{name: synthetic, image_size: {}}}"
+    _, said = dry(QUICK, "model=vgg_11", data.format(8))
+    assert "; write data.image_size: 32, or choose another model" in said
+    assert dry(QUICK, "model=vgg_11", data.format(32))[0] == 0
+
+
+def test_blanks_around_a_setting_are_no_part_of_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe, _ = load(QUICK, [" pruning . macs = 75% ", "extends = base/mnist/mnist_cnn.yaml"])
+    assert recipe.pruning.macs == 0.75
+    assert recipe.data.name == "mnist"
+
+
+COMMANDS = {
+    "--device cuda": "unknown argument --device: a GPU is used where there is one; for the CPU wr",
+    "--set a=1 b=2": "unknown argument b=2: write --set b=2; --help lists all arguments",
+    "--pruning.macs=25%": "unknown argument --pruning.macs=25%: write --set pruning.macs=25%; --he",
+    "--batch-size 3": "unknown argument --batch-size: write --set training.batch_size=128; --help",
+    "--dryrun": "unknown argument --dryrun (did you mean --dry-run?); --help lists all argum",
+    "--xyz": "unknown argument --xyz; --help lists all arguments",
+    "--set": "argument --set: expected one argument; --help lists all arguments",
+    "--processes 2": "--processes is for --dry-run; use accelerate launch --num_processes N; ",
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_wrong_command_line_says_what_was_meant(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--recipe", QUICK, *words.split()])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(COMMANDS[words])
+
+
+STARTS = {  # from a digits_cnn of 10 classes
+    "data.channels=1": "has 10 outputs and these data need 7; write model.head: new, which",
+    "data.channels=3": "m.safetensors takes images of 1 channels and these have 3; choose other",
+    "model.name=mnist_cnn": "m.safetensors holds digits_cnn with options {}; write that name",
+    "model.weights=/nope": "model.weights: /nope: no such file; give a model.safetensors",
+    "model.head=old": "model.head: 'old' is not one of 'new'",
+}
+
+
+@pytest.mark.parametrize("setting", STARTS)
+def test_weights_of_another_network_say_what_to_write(setting, dry, tmp_path):
+    path = tmp_path / "m.safetensors"
+    models.save(models.build("digits_cnn", num_classes=10, in_channels=1), path)
+    data = "data={name: synthetic, num_classes: 7, channels: 1, image_size: 8}"
+    status, said = dry(DIGITS, data, f"model.weights={path}", setting)
+    assert status == 2
+    assert STARTS[setting] in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_new_head_lets_weights_start_on_other_classes(dry, tmp_path):
+    path = tmp_path / "m.safetensors"
+    models.save(models.build("digits_cnn", num_classes=10, in_channels=1), path)
+    data = "data={name: synthetic, num_classes: 7, channels: 1, image_size: 8}"
+    assert dry(DIGITS, data, f"model.weights={path}", "model.head=new") == (0, "")
+    status, said = dry(DIGITS, data, "model.head=new")
+    assert status == 2
+    assert "model: head: new goes with weights" in said
 
 
 SAME = (  # faults that once showed when training had begun
@@ -298,3 +383,12 @@ def test_memory_that_a_machine_lacks_names_what_to_lower():
     check_memory(recipe, about, sizes, 1, room=10**8)
     with pytest.raises(RecipeError, match=r"feature maps: lower training.batch_size"):
         check_memory(recipe, about, sizes, 1, room=10**6)
+    room, looked = 5 * 10**6, "evaluation.batch_size=1"
+    recipe, _ = load(ROOT / QUICK, ["training.batch_size=1024", looked])
+    with pytest.raises(RecipeError, match="at a time") as caught:
+        check_memory(recipe, about, sizes, 1, room=room)
+    (most,) = map(int, re.findall(r"\((\d+) images at a time, at most\)", str(caught.value)))
+    for images in (most, most + 2):
+        recipe, _ = load(ROOT / QUICK, [f"training.batch_size={images}", looked])
+        with nullcontext() if images == most else pytest.raises(RecipeError):
+            check_memory(recipe, about, sizes, 1, room=room)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,7 +72,8 @@ def test_memory_that_runs_out_names_the_batch_size(error, capsys):
 def test_a_fault_of_another_process_is_not_ours(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    assert ending.end(RuntimeError("pair.cc: Connection closed by peer [::1]"), tmp_path) == 1
+    run = SimpleNamespace(folder=tmp_path)
+    assert ending.end(RuntimeError("pair.cc: Connection closed by peer [::1]"), run) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rank 0: another process of this run has ended; its own line says why")
 

@@ -24,7 +24,7 @@ def from_a_model_file(folder: Path) -> tuple[dict, Path]:
 
 def from_a_checkpoint(folder: Path) -> tuple[dict, Path]:
     tensors = {f"{part}/{n}": t for part in ("optimizer/0", "pruner") for n, t in ODD.items()}
-    path = checkpoint.save(folder, 1, Checkpoint(tensors, {}))
+    path = checkpoint.save(folder, 1, Checkpoint(tensors, {}), step=1)
     return checkpoint.load(path).tensors, path
 
 

@@ -209,7 +209,7 @@ def test_a_loss_that_is_no_number_names_the_checkpoint_that_was_being_written(
     monkeypatch.setattr(loop, "after_step", broken)
     status, folder = run_recipe(DIGITS, *SMALL, "log.every=1it")
     assert status == 3
-    path = folder / "checkpoints" / "step_000000001.safetensors"
+    path = folder / "checkpoints" / "step_000000002_save_0001.safetensors"
     assert f"last good checkpoint: {path};" in capsys.readouterr().err
 
 

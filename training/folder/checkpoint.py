@@ -19,7 +19,7 @@ from pruning.stateful import Stored, unpack
 from training.folder.run_folder import remedy
 
 FORMAT = 1
-NAME = re.compile(r"step_(\d+)\.safetensors")
+NAME = re.compile(r"step_(\d+)(?:_save_(\d+))?\.safetensors")
 
 
 class CheckpointError(Exception):
@@ -44,8 +44,11 @@ class Checkpoint:
         return Checkpoint(tensors, json.loads(json.dumps(self.values)))
 
 
-def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write step_N.safetensors next to the earlier ones, then drop all but the `keep` newest.
+def save(folder: Path, number: int, checkpoint: Checkpoint, *, step: int, keep: int = 2) -> Path:
+    """Write step_N_save_K.safetensors next to the earlier ones, then drop all but the newest.
+
+    N is the training step and K the checkpoint's number, by which the `keep` newest stay: two may
+    be of one step, before a pruning and after it.
 
     The file appears under its name only when it and its checksum are whole and on disk, and one
     whose checksum does not fit is never read. So a kill at any moment leaves the last good one.
@@ -53,7 +56,7 @@ def save(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = 2) -> P
     Raises:
         CheckpointError: disk full or folder not writable; names the last good checkpoint.
     """
-    path = folder / f"step_{step:09d}.safetensors"
+    path = folder / f"step_{step:09d}_save_{number:04d}.safetensors"
     partial = path.with_suffix(".partial")
     try:
         folder.mkdir(exist_ok=True)  # and not its parents: a run folder that was deleted is a fault
@@ -94,8 +97,10 @@ def latest(folder: Path) -> Path | None:
 
 
 def number(path: Path) -> int:
-    """The N of step_N.safetensors."""
-    return int(path.name.removeprefix("step_").removesuffix(".safetensors"))
+    """The K of step_N_save_K.safetensors, or of the step_K.safetensors of earlier versions."""
+    named = NAME.fullmatch(path.name)
+    assert named is not None, "of a checkpoint"
+    return int(named[2] or named[1])
 
 
 def load(path: Path, device: str = "cpu") -> Checkpoint:
