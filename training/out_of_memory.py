@@ -132,15 +132,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _pass(run: "Run", network: "nn.Module", images: int) -> None:
     """A training step without the optimizer's, on black images."""
-    import torch
-    import torch.nn.functional as F
+    from models import trees
 
-    black = run.formatted(run.example_input.expand(images, *run.example_input.shape[1:]))
+    black = run.formatted(trees.mapped(lambda t: t.expand(images, *t.shape[1:]), run.example_input))
+    targets = trees.zeros(run.task.targets.shape, images, trees.device(black))
     with run.accelerator.autocast():
-        logits = network.train()(black)
-    labels = torch.zeros(images, dtype=torch.long, device=black.device)
-    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-    run.teacher.loss(run, loss, logits, black).backward()
+        outputs = network.train()(black)
+    outputs = trees.mapped(lambda t: t.float(), outputs)
+    loss = run.task.training_loss(outputs, targets)
+    run.teacher.loss(run, loss, outputs, black).backward()
     network.zero_grad(set_to_none=True)
 
 

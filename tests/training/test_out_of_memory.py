@@ -12,6 +12,8 @@ from pruning.criteria import CRITERIA
 from schema.recipe import load
 from tests.support.runs import DIGITS, ROOT
 from training import loop, out_of_memory
+from training.build import build_task
+from training.data.data import info
 from training.distillation import Teacher
 from training.ending import end
 from training.evaluation import evaluate
@@ -61,6 +63,7 @@ def training(*settings: str, device: str = "cuda", processes: int = 1):
         device=torch.device(device),
         formatted=lambda images: images,
         accelerator=SimpleNamespace(autocast=nullcontext),
+        task=build_task(recipe, info(recipe.data)),
         teacher=Teacher(recipe, example),
         folder=None,
     )
