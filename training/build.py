@@ -90,14 +90,14 @@ def check_head(config: ModelConfig, about: DataInfo) -> None:
     """
     if config.pretrained and config.head is None:
         classes = pretrained_for(config.name, config.pretrained).classes
-        _check_outputs(f"the weights of {config.name}", classes, about)
+        _check_outputs(f"{config.name} as pretrained", classes, about)
 
 
 def _check_outputs(start: str, outputs: int, about: DataInfo) -> None:
     if outputs != about.targets.outputs:
         raise ModelError(
-            f"{start}: {outputs} outputs, and these data need {about.targets.outputs}; write"
-            " model.head: new, which replaces the last layer by one that starts anew"
+            f"{start} has {outputs} outputs and these data need {about.targets.outputs}; write"
+            " model.head: new, which replaces its last layer by one that starts anew"
         )
 
 

@@ -18,9 +18,8 @@ from training.start import RESOLVED
 
 RECORD, CARD = "record.json", "README.md"
 FILES = (MODEL, RESOLVED, RECORD, CARD)
-FOLDERS = re.compile(
-    r"(?<![\w.~:/-])/(?:[^\s\"',/]+/)+(?=[^\s\"',/])"
-)  # of a path from the root on
+# all but the last part of a path from the root on
+FOLDERS = re.compile(r"(?<![\w.~:/-])/(?:[^\s\"',/]+/)+(?=[^\s\"',/])")
 HERE = {"log", "checkpoint", "cost"}  # sections that say how it was watched, on which machine
 
 

@@ -51,11 +51,11 @@ def test_the_cache_is_enough_without_a_network(cache, address):
     [
         (
             "hf://owner/other",
-            "hf://owner/other: model.safetensors is not in the Hugging Face cache",
+            "hf://owner/other: model.safetensors is not in the Hugging F",
         ),
         (
             "hf://owner/name@v2",
-            "hf://owner/name@v2: model.safetensors is not in the Hugging Face c",
+            "hf://owner/name@v2: model.safetensors is not in the Hugging",
         ),
         ("hf://owner", "hf://owner: not an address on the hub; write hf://owner/name or"),
         ("hf://owner/name/file", "not an address on the hub"),

@@ -10,6 +10,12 @@ from huggingface_hub import constants
 
 from models import ModelError, build, load, save
 from models.pretrained import pretrained_for
+from schema.recipe import Recipe, RecipeError
+from schema.recipe import load as load_recipe
+from tests.support.runs import DIGITS, ROOT
+from training.build import build_model
+from training.data.data import info
+from training.rehearsal import rehearse
 from training.trained import find
 
 NAME = "torchvision/squeezenet1_1"
@@ -44,6 +50,37 @@ def test_with_other_classes_the_head_alone_is_new(weights, tmp_path):
     # the file needs the weights no more
     save(model, tmp_path / "model.safetensors")
     assert torch.equal(load(tmp_path / "model.safetensors")(IMAGES), model.eval()(IMAGES))
+
+
+def recipe_on(classes: int, *settings: str) -> Recipe:
+    data = f"data={{name: synthetic, image_size: 64, num_classes: {classes}}}"
+    model = f"model={{name: {NAME}, pretrained: IMAGENET1K_V1}}"
+    return load_recipe(ROOT / DIGITS, [model, data, *settings])[0]
+
+
+def test_a_recipe_says_that_the_head_is_new(weights):
+    recipe = recipe_on(10)
+    with pytest.raises(RecipeError, match="tell 1000 classes apart and the data have 10; write mo"):
+        rehearse(recipe, info(recipe.data))
+    with pytest.raises(RecipeError, match=r"write model.head: new, which replaces its last layer"):
+        build_model(recipe, info(recipe.data), torch.device("cpu"))
+    recipe = recipe_on(10, "model.head=new")
+    rehearse(recipe, info(recipe.data))
+    model = build_model(recipe, info(recipe.data), torch.device("cpu"))
+    own = model.state_dict()
+    same = {name for name, value in weights.items() if torch.equal(own[name], value)}
+    assert set(weights) - same == {"classifier.1.weight", "classifier.1.bias"}
+    assert model(IMAGES).shape == (2, 10)
+    assert vars(model)["structure"]["num_classes"] == 10
+
+
+def test_a_new_head_is_new_for_as_many_classes_too(weights):
+    kept = build_model(recipe_on(1000), info(recipe_on(1000).data), torch.device("cpu"))
+    recipe = recipe_on(1000, "model.head=new")
+    new = build_model(recipe, info(recipe.data), torch.device("cpu"))
+    head = "classifier.1.weight"
+    assert torch.equal(kept.state_dict()[head], weights[head])
+    assert not torch.equal(new.state_dict()[head], weights[head])
 
 
 def test_a_pickle_that_runs_code_is_not_run(weights, tmp_path):
@@ -89,7 +126,7 @@ def test_weights_that_there_are_not_are_one_line(name, wanted, line):
 def test_offline_and_not_cached_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    with pytest.raises(OSError, match="neither in torch's cache .* nor reachable; connect once"):
+    with pytest.raises(OSError, match=r"neither in torch's cache .* nor reachable; connect once"):
         build(NAME, num_classes=10, pretrained=True)
 
 

@@ -1,6 +1,8 @@
 """Releases: cards that the hub can read, no path or token that leaves, folders that load again."""
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -12,6 +14,7 @@ from huggingface_hub import ModelCard, constants
 import export
 import models
 from models import build, load, save
+from models.speed import medians
 from reporting.release import folder as releases
 from reporting.release.folder import release, without_folders
 from reporting.release.index import ZOO, index_page
@@ -125,6 +128,38 @@ def test_no_path_of_the_machine_leaves_with_it(run, tmp_path):
 )
 def test_of_a_path_from_the_root_the_last_part_stays(text, kept):
     assert without_folders(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["--onnx", "--dynamic-batch"], ["PyTorch: images/s, batches of 32", "ONNX Runtime: one "]),
+        (["--torch-export"], ["PyTorch: one image [ms]", "torch.export: one image [ms]"]),
+    ],
+)
+def test_an_export_is_shown_next_to_the_dense_network(words, rows, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("models.speed.LEAST", 1)
+    monkeypatch.setattr("reporting.release.speed.medians", partial(medians, seconds=0.0))
+    output = tmp_path / "model.file"
+    assert export.main([str(ZOO / "digits_pruned"), *words, "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert output.exists()
+    assert f"{output}: as PyTorch to " in out
+    table = dict(re.findall(r"^ ?(\S.*?\S) {2,}(\S.*)$", out, flags=re.MULTILINE))
+    assert table["parameters"].split() == ["16,794", "7,152", "2.35×"]
+    for row in rows:
+        assert any(name.startswith(row) for name in table), table
+
+
+def test_an_export_needs_a_place_and_an_image_size(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    alone = tmp_path / "alone.safetensors"
+    models.save(load(ZOO / "digits_pruned"), alone)
+    status, err = said(capsys, str(alone), "--onnx")
+    assert (status, err) == (2, "the model has no image size with it; give --image-size")
+    status, err = said(capsys, "hf://me/none", "--onnx", "--output", "x")
+    assert status == 2
+    assert "hf://me/none: model.safetensors is not in the Hugging Face cache" in err
 
 
 def said(capsys, *words: str) -> tuple[int, str]:
