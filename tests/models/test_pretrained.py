@@ -60,7 +60,7 @@ def recipe_on(classes: int, *settings: str) -> Recipe:
 
 def test_a_recipe_says_that_the_head_is_new(weights):
     recipe = recipe_on(10)
-    with pytest.raises(RecipeError, match="tell 1000 classes apart and the data have 10; write mo"):
+    with pytest.raises(RecipeError, match=r"has 1000 outputs and these data need 10; write mod"):
         rehearse(recipe, info(recipe.data))
     with pytest.raises(RecipeError, match=r"write model.head: new, which replaces its last layer"):
         build_model(recipe, info(recipe.data), torch.device("cpu"))

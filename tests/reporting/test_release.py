@@ -183,6 +183,10 @@ def test_faults_of_a_release_are_one_line(run, tmp_path, capsys, monkeypatch):
         ([str(run), "--hub", "hf://me/a", "--license", "mit"], "sending needs the network; add --"),
         ([str(run), "--hub", "hf://me", "--license", "mit"], "hf://me: not an address on the hub"),
         ([str(run), "--hub", "hf://me/a@v1", "--license", "mit"], "is sent to the main branch; "),
+        (
+            [str(run), "--onnx", "--image-size", "big"],
+            "'big' is not a number of pixels; write 1 or",
+        ),
         ([str(run)], "one of the arguments --onnx --torch-export --hub is required"),
     ):
         status, err = said(capsys, *words)
