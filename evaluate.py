@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from train import Arguments
+from schema.command_line import Arguments
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from reporting.answer import answer
+from schema.command_line import Arguments
 from schema.recipe import RecipeError
-from train import Arguments, count
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 RUNTIMES = {"onnx": "ONNX Runtime", "torch": "torch.export"}
@@ -41,7 +41,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--license", help="of the published weights, as the hub names it")
     parser.add_argument("--output", type=Path, help="the file (default: next to the model's)")
     parser.add_argument("--dynamic-batch", action="store_true", help="for batches of any size")
-    parser.add_argument("--image-size", type=count, help="pixels a side (default: of its training)")
+    parser.add_argument(
+        "--image-size", type=pixels, help="pixels a side (default: of its training)"
+    )
     parser.add_argument("--online", action="store_true", help="let weights be fetched and sent")
     parser.add_argument(
         "--traceback", action="store_true", help="if it fails, also print where in the code"
@@ -50,6 +52,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if parsed.hub and not parsed.license:
         parser.error("--license is missing: under which one the weights go out, as apache-2.0")
     return parsed
+
+
+def pixels(text: str) -> int:
+    """A side of images."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a number of pixels; write 1 or more")
+    return int(text)
 
 
 def export(arguments: argparse.Namespace) -> int:

@@ -34,13 +34,7 @@ def from_torchvision(
     import torchvision  # here, because it takes seconds that a network of ours need not wait for
 
     named = f"torchvision/{torchvision_name}"
-    known = torchvision.models.list_models(module=torchvision.models)
-    if torchvision_name not in known:
-        near = difflib.get_close_matches(torchvision_name, known, 1)
-        hint = f"; did you mean torchvision/{near[0]}?" if near else ""
-        raise ModelError(f"torchvision has no network {shown(torchvision_name)}{hint}")
-    if torchvision_name in WITH_AUXILIARY:
-        raise ModelError(f"{named} gives more than logits in training; write a model of timm")
+    _check_name(torchvision_name)
     if in_channels != 3:
         raise ModelError(f"{named} takes 3 channels, not {in_channels}; write a model of timm")
     check_torchvision_options(torchvision_name, options)
@@ -60,14 +54,30 @@ def from_torchvision(
     return unlike_inplace(model)
 
 
+def _check_name(torchvision_name: str) -> None:
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if torchvision_name not in known:
+        near = difflib.get_close_matches(torchvision_name, known, 1)
+        hint = f"; did you mean torchvision/{near[0]}?" if near else ""
+        raise ModelError(f"torchvision has no network {shown(torchvision_name)}{hint}")
+    if torchvision_name in WITH_AUXILIARY:
+        raise ModelError(
+            f"torchvision/{torchvision_name} gives more than logits in training; write a model of"
+            " timm"
+        )
+
+
 def weights_of(torchvision_name: str, pretrained: bool | str) -> Any:
     """The member of torchvision's enumeration of weights; its default for true.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: there is no such network, or none of that name.
     """
     import torchvision
 
+    _check_name(torchvision_name)
     known = torchvision.models.get_model_weights(torchvision_name)
     wanted = "DEFAULT" if pretrained is True else str(pretrained)
     if wanted not in known.__members__:

@@ -29,8 +29,10 @@ class ModelConfig(Named):
     def _fitting(self) -> "ModelConfig":
         if self.weights and self.pretrained:
             raise ValueError("weights and pretrained both say where to start; write one")
-        if self.head and not self.weights:
-            raise ValueError("head: new goes with weights; without them every layer starts anew")
+        if self.head and not (self.weights or self.pretrained):
+            raise ValueError(
+                "head: new goes with weights or pretrained; without them every layer starts anew"
+            )
         for key in NO_OPTIONS:
             if key in self.options:
                 raise ValueError(

@@ -21,6 +21,7 @@ from models import trees
 from models.errors import ModelError
 from models.head import renew_head
 from models.options import first_line
+from models.pretrained import pretrained_for
 from models.timm_networks import FAULTS
 from models.trees import Tree
 from schema.model import ModelConfig
@@ -48,17 +49,56 @@ def build_model(recipe: Recipe, info: DataInfo, device: torch.device) -> nn.Modu
             torch.manual_seed(generator(recipe.seed, "init").initial_seed())
             if recipe.model.weights:
                 model = load_start(recipe.model, info)
+            elif recipe.model.pretrained:
+                model = build_pretrained(recipe.model, info)
             else:
                 model = models.build(
                     recipe.model.name,
                     num_classes=info.targets.outputs,
                     in_channels=info.channels,
-                    pretrained=recipe.model.pretrained,
                     **recipe.model.options,
                 )
     except (ValueError, TypeError, OSError) as error:
         raise RecipeError(f"model: {error}") from None
     return placed(model.train(), recipe, device)
+
+
+def build_pretrained(config: ModelConfig, about: DataInfo) -> nn.Module:
+    """The network with weights from elsewhere, for the recipe's images and classes.
+
+    Raises:
+        ModelError: no such weights, or see `check_head`.
+        OSError: they cannot be reached.
+    """
+    check_head(config, about)
+    classes = pretrained_for(config.name, config.pretrained).classes
+    model = models.build(
+        config.name,
+        num_classes=classes,
+        in_channels=about.channels,
+        pretrained=config.pretrained,
+        **config.options,
+    )
+    return renew_head(model, about.targets.outputs) if config.head else model
+
+
+def check_head(config: ModelConfig, about: DataInfo) -> None:
+    """Refuse weights from elsewhere that are for other classes than the data have.
+
+    Raises:
+        ModelError: no such weights, or they are, and the recipe does not ask for a new head.
+    """
+    if config.pretrained and config.head is None:
+        classes = pretrained_for(config.name, config.pretrained).classes
+        _check_outputs(f"{config.name} as pretrained", classes, about)
+
+
+def _check_outputs(start: str, outputs: int, about: DataInfo) -> None:
+    if outputs != about.targets.outputs:
+        raise ModelError(
+            f"{start} has {outputs} outputs and these data need {about.targets.outputs}; write"
+            " model.head: new, which replaces its last layer by one that starts anew"
+        )
 
 
 def build_task(recipe: Recipe, info: DataInfo) -> Task:
@@ -92,11 +132,7 @@ def load_start(config: ModelConfig, about: DataInfo) -> nn.Module:
         )
     if config.head == "new":
         return renew_head(model, about.targets.outputs)
-    if outputs != about.targets.outputs:
-        raise ModelError(
-            f"{path} has {outputs} outputs and these data need {about.targets.outputs}; write"
-            " model.head: new, which replaces its last layer by one that starts anew"
-        )
+    _check_outputs(path, outputs, about)
     return model
 
 

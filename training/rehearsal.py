@@ -15,7 +15,7 @@ from models.timm_networks import FAULTS
 from pruning.errors import PruningError
 from schema.recipe import Recipe, RecipeError
 from tasks import Task
-from training.build import build_optimizer, build_task, load_start
+from training.build import build_optimizer, build_task, check_head, load_start
 from training.data.data import DataInfo, known
 from training.data.facts import facts_of
 from training.distillation import rehearse_teacher
@@ -75,6 +75,7 @@ def empty_model(recipe: Recipe, about: DataInfo, device: str = "meta") -> nn.Mod
         RecipeError: no such model, or options it does not take.
     """
     try:
+        check_head(recipe.model, about)
         if recipe.model.weights:
             return load_start(recipe.model, about).to(device)
         with torch.random.fork_rng(devices=[]), torch.device(device):

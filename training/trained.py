@@ -126,17 +126,18 @@ def _beside(where: str) -> Path | None:
 def _with_data(where: str, found: Found, path: Path | None, data: str) -> dict[str, Any]:
     """The values of a recipe whose data is another."""
     recipe, images = load(path)[0] if path else None, found.images
+    channels = found.structure["in_channels"]
     if images is not None:
         scale, size = (images["mean"], images["std"]), images["height"]
     elif recipe is not None:
-        scale, size = colour(recipe.data, found.structure["in_channels"]), _size(recipe.data)
+        scale, size = colour(recipe.data, channels), _size(recipe.data)
     else:
         raise RecipeError(f"{where}: does not say on what images it was trained; give --recipe")
     values: dict[str, Any] = {"model": found.structure["name"], "training": dict(ALONE)}
     if recipe is not None:
         values = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     scaled = {"name": data, "mean": list(scale[0]), "std": list(scale[1])}
-    return values | {"data": scaled | _sized(data, size)}
+    return values | {"data": scaled | _sized(data, channels, size)}
 
 
 def _size(config: DataConfig) -> int | None:
@@ -145,9 +146,18 @@ def _size(config: DataConfig) -> int | None:
     return config.augment.resize or config.image_size or (facts.size if facts else None)
 
 
-def _sized(data: str, size: int | None) -> dict[str, Any]:
-    """The keys that make images of a data set that large."""
+def _sized(data: str, channels: int, size: int | None) -> dict[str, Any]:
+    """The keys that make images of a data set that large.
+
+    Raises:
+        RecipeError: they have other channels.
+    """
     facts = DATASETS.get(data)
+    if facts is not None and facts.channels != channels:
+        raise RecipeError(
+            f"--data {data}: its images have {facts.channels} channels and the model takes"
+            f" {channels}; name other data"
+        )
     if facts is None or facts.streamed:
         return {"image_size": size}
     return {"augment": {"resize": size}} if size not in (None, facts.size) else {}

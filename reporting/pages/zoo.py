@@ -17,7 +17,8 @@ without pickle:
 model = models.load("runs/…/model.safetensors")
 ```
 
-Where no weights are published, the command below each table trains them.
+Small networks come with this checkout: [zoo/](../zoo/README.md). Where no weights are published,
+the command below each table trains them.
 
 """
 COLUMNS = (

@@ -136,7 +136,7 @@ def _cost(record: Record) -> Iterator[str]:
     if energy is not None and kilograms is not None:
         line += f", {1e3 * energy:.3g} Wh, {1e3 * kilograms:.3g} g CO2e"
         line += f" ({record.summary['cost/energy_source']})"
-    yield f"## Cost of the training\n\n{record.summary['run/device']}: {line}.\n"
+    yield f"## Cost of the training\n\n{record.summary['run/device']}:\n{line}.\n"
 
 
 def _recipe(record: Record, recipe: Recipe) -> Iterator[str]:

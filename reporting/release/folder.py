@@ -18,7 +18,8 @@ from training.start import RESOLVED
 
 RECORD, CARD = "record.json", "README.md"
 FILES = (MODEL, RESOLVED, RECORD, CARD)
-FOLDERS = re.compile(r"(?<![\w.~-])/(?:[^\s\"',/]+/)+(?=[^\s\"',/])")  # of a path from the root on
+# all but the last part of a path from the root on
+FOLDERS = re.compile(r"(?<![\w.~:/-])/(?:[^\s\"',/]+/)+(?=[^\s\"',/])")
 HERE = {"log", "checkpoint", "cost"}  # sections that say how it was watched, on which machine
 
 
@@ -36,14 +37,14 @@ def release(run: Path, target: Path, license: str, address: str | None = None) -
     strangers = {path.name for path in target.glob("*")} - set(FILES)
     if strangers:
         raise ReportingError(f"{target}: holds {min(strangers)}; give a new folder, or a release")
-    recipe = load(run / RESOLVED)[0]
+    recipe_text = released_recipe(load(run / RESOLVED)[0])
     with tempfile.TemporaryDirectory() as results:
         text = without_folders(collect(run, Path(results)).read_text())
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / MODEL, target / MODEL)
-    (target / RESOLVED).write_text(released_recipe(recipe), encoding="utf-8")
+    (target / RESOLVED).write_text(recipe_text, encoding="utf-8")
     (target / RECORD).write_text(text, encoding="utf-8")
-    record = released_record(target)
+    record, recipe = released_record(target), load(target / RESOLVED)[0]
     place = address or without_folders(target.as_posix())
     page = card(record, recipe, header(target), license, place)
     (target / CARD).write_text(page, encoding="utf-8")
@@ -71,7 +72,9 @@ def released_recipe(recipe: Recipe) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return without_folders(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return Path(value).name if value.startswith("/") else without_folders(value)
+    return value
 
 
 def without_folders(text: str) -> str:

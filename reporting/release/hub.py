@@ -42,7 +42,7 @@ def send(run: Path, address: str, license: str) -> str:
                 f"{address}: the hub refuses ({status}); log in with `hf auth login`, with a token"
                 " that may write there"
             ) from None
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever it is, its text may repeat what was sent
             raise ReportingError(
                 f"{address}: not sent ({type(error).__name__}); check the network, and log in with"
                 " `hf auth login`"

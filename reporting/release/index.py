@@ -8,7 +8,7 @@ from reporting.release.folder import RECORD, released_record
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
 HEAD = """# Weights
 
-Small networks that were pruned while they trained, to be tried from a fresh clone:
+Small networks, dense and pruned while they trained, to be tried from a fresh clone:
 `models.load("zoo/NAME")`, or `python evaluate.py zoo/NAME`. `python export.py RUN --hub FOLDER`
 writes such a folder; its card has the result, the cost, the channels that are left and the recipe.
 
