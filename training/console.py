@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 
 from rich.console import Console
@@ -42,7 +43,7 @@ class Report(AbstractContextManager["Report"]):
         run = self.run
         self.say(f"{run.folder} · {device_name(run.device)} · {run.processes} process(es)")
         values = run.recipe.model_dump(mode="json")
-        line = run.log.start_tracker(run.recipe.log, run.folder.name, values)
+        line = run.log.tracker.start(run.recipe.log, values, partial(read, run.log.path))
         if line:
             self.say(line)
         if self.live:
@@ -60,7 +61,7 @@ class Report(AbstractContextManager["Report"]):
     ) -> None:
         self.bar.stop()
         self.run.cost.stop()
-        self.run.log.close()
+        self.run.log.tracker.close()
 
     def say(self, text: str) -> None:
         """Print a line on the main process."""

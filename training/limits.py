@@ -40,13 +40,17 @@ def _check_tracker(name: str) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     there = [str(tracker) for tracker in get_available_trackers()]
-    if name not in there:
-        fault = "is not installed" if name in LOGGER_TYPE_TO_CLASS else "is not a tracker"
-        others = ", ".join(sorted(set(LOGGER_TYPE_TO_CLASS) - set(there)))
-        raise RecipeError(
-            f"log.tracker: {name} {fault}; write {', '.join(there)} or none, or install one of"
-            f" {others}"
-        )
+    if name in there:
+        return
+    others = f"write {', '.join(there)} or none" if there else "write none"
+    if name in LOGGER_TYPE_TO_CLASS:
+        raise RecipeError(f"log.tracker: {name} is not installed; pip install {name}, or {others}")
+    near = difflib.get_close_matches(name, LOGGER_TYPE_TO_CLASS, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise RecipeError(
+        f"log.tracker: {shown(name)} is not a tracker{hint}; {others}, or install one of"
+        f" {', '.join(sorted(set(LOGGER_TYPE_TO_CLASS) - set(there)))}"
+    )
 
 
 def _check_country(country: str) -> None:

@@ -1,10 +1,9 @@
-"""One dict a line into log.jsonl, the record; any tracker of accelerate's shows the same."""
+"""One dict a line into log.jsonl, the record of a run."""
 
 import errno
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -12,14 +11,13 @@ from typing import Any, NotRequired, TypedDict
 from accelerate import Accelerator
 
 from models.files.disk import flush, whole_file
-from schema.training import LogConfig
+from training.folder.tracker import Record, Tracker
 from training.ranks.faults import together
 
 # keys that differ between two equal runs
 VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
 
 
-Record = Mapping[str, object]  # a line of the log: flat keys with units
 Session = dict[str, float]  # processes, gpus, and the sums over sessions on that many
 TrainingLine = TypedDict(
     "TrainingLine",
@@ -40,58 +38,7 @@ class Log:
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         self.path, self.accelerator = folder / "log.jsonl", accelerator
         self.bytes = 0  # of the file, on rank 0
-        self.tracking = False
-
-    def start_tracker(self, config: LogConfig, run_id: str, values: Record) -> str:
-        """Start the recipe's tracker; returns one line on where it writes. Never asks or fails.
-
-        A tracker that can't start is said in the line and left out: log.jsonl is the record.
-        W&B can't resume offline, it would upload each piece on its own and shift its steps; so a
-        resumed offline run is written again from log.jsonl, and uploads as one run.
-        """
-        if config.tracker == "none":
-            return ""
-        os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_MODE", config.mode)
-        folder, offline = str(self.path.parent), os.environ["WANDB_MODE"] == "offline"
-        options = {
-            "dir": folder,
-            "id": run_id,
-            "name": run_id,
-            "resume": None if offline else "allow",
-            "tags": config.tags,
-        }
-        kwargs = {"wandb": {**options, "settings": {"init_timeout": 20}}}
-        try:
-            self.accelerator.init_trackers(config.project, config=dict(values), init_kwargs=kwargs)
-        # trackers raise what they like, and none is worth a training
-        except Exception as error:
-            return (
-                f"{config.tracker} did not start ({str(error).splitlines()[0]}); log.jsonl goes on"
-            )
-        self.tracking = True
-        if config.tracker != "wandb":
-            return f"{config.tracker} logs to {folder}"
-        run: Any = self.accelerator.get_tracker("wandb", unwrap=True)
-        if run is not None and self.accelerator.is_main_process:
-            # W&B's own step cannot go back, and a resumed run repeats steps
-            run.define_metric("images")
-            run.define_metric("*", step_metric="images")
-        if offline:
-            self._write_again(run)
-            return f"W&B offline; to upload: wandb sync {folder}/wandb/offline-run-*"
-        return "W&B online"
-
-    def _write_again(self, run: Any) -> None:
-        """Bring a W&B run up to the log, and remove what earlier sessions wrote of it."""
-        if run is None or not self.accelerator.is_main_process:
-            return
-        current = Path(run.dir).parent
-        for earlier in current.parent.glob(f"offline-run-*-{run.id}"):
-            if earlier != current:
-                shutil.rmtree(earlier)
-        for record in read(self.path):
-            self._track(record)
+        self.tracker = Tracker(folder, accelerator)
 
     def write(self, record: Record) -> None:
         """Append one record; its `step` is the number of optimizer steps done.
@@ -118,12 +65,7 @@ class Log:
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from None
             self.bytes += len(line)
-        self._track(record)
-
-    def _track(self, record: Record) -> None:
-        if self.tracking:
-            numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
-            self.accelerator.log(numbers, step=int(numbers["step"]))
+        self.tracker.write(record)
 
     def flush(self) -> None:
         """Wait until every record is on disk."""
@@ -161,11 +103,6 @@ class Log:
         if len(whole) < size:
             faults.append(f"{size - len(whole)} bytes that the checkpoint counts are missing")
         return faults
-
-    def close(self) -> None:
-        """Let the tracker finish its files."""
-        if self.tracking:
-            self.accelerator.end_training()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

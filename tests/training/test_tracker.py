@@ -1,0 +1,117 @@
+"""A tracker starts, or one line says why it did not; training never waits for one."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import wandb
+from accelerate import Accelerator, tracking
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import GeneralTracker
+
+from schema.training import LogConfig
+from tests.support.runs import DIGITS
+from training.folder.log import read
+from training.folder.tracker import Tracker
+
+KNOWN = [tracking.LoggerType.TENSORBOARD, tracking.LoggerType.WANDB]
+VALUES = {"seed": 0, "model": {"name": "digits_cnn", "weights": None}, "log": {"tags": ["a"]}}
+
+
+class Flat(GeneralTracker):
+    """Takes what TensorBoard's writer takes: numbers, words and switches, none inside others."""
+
+    name = "tensorboard"
+    requires_logging_directory = True
+    noted: ClassVar[list] = []
+
+    def __init__(self, run_name, logging_dir, **_):
+        super().__init__()
+
+    def start(self):
+        self.noted.clear()
+
+    @property
+    def tracker(self):
+        return self
+
+    def store_init_configuration(self, values):
+        if not all(isinstance(value, int | float | str) for value in values.values()):
+            raise ValueError("value should be one of int, float, str, bool, or torch.Tensor.\nmore")
+        self.noted.append(values)
+
+    def log(self, values, step, **_):
+        self.noted.append((step, values))
+
+
+class Broken(Flat):
+    def start(self):
+        raise RuntimeError
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Start a recipe's tracker in an empty folder; returns it and its line."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(tracking, "_available_trackers", KNOWN)
+
+    def start(kind=Flat, **settings) -> tuple[Tracker, str]:
+        monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", kind)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        config = LogConfig(**settings)
+        accelerator = Accelerator(log_with=config.tracker, project_dir=tmp_path)
+        tracker = Tracker(tmp_path, accelerator)
+        return tracker, tracker.start(config, VALUES, list)
+
+    return start
+
+
+def test_a_tracker_is_given_a_flat_recipe_and_numbers(started, tmp_path):
+    tracker, line = started(tracker="tensorboard")
+    tracker.write({"step": 3, "images": 6, "train/loss": 0.5, "prune/measure": "macs"})
+    assert line == f"tensorboard logs to {tmp_path}"
+    assert Flat.noted == [
+        {
+            "seed": 0,
+            "model.name": "digits_cnn",
+            "model.weights": "null",
+            "log.tags": '["a"]',
+        },
+        (3, {"step": 3, "images": 6, "train/loss": 0.5}),
+    ]
+
+
+def test_a_tracker_that_does_not_start_is_left_out_in_a_line(started):
+    tracker, line = started(Broken, tracker="tensorboard")
+    assert line == "tensorboard did not start (RuntimeError:); log.jsonl goes on"
+    tracker.write({"step": 3})
+    tracker.close()
+    assert not tracker.accelerator.trackers
+
+
+@pytest.mark.slow
+def test_wandb_without_a_key_leaves_something_to_upload(started, tmp_path, monkeypatch):
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+    tracker, line = started(tracker="wandb", mode="online")
+    tracker.write({"step": 3, "images": 6})
+    tracker.close()
+    assert line.startswith("W&B offline, as it did not start online (UsageError: No API key ")
+    assert line.endswith(f"; to upload: wandb sync {tmp_path}/wandb/offline-run-*")
+    (piece,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert piece.stat().st_size > 1000
+    wandb.teardown()  # which forgets this test's variables
+
+
+@pytest.mark.slow
+def test_training_ends_as_ever_with_a_tracker_that_broke(run_recipe, monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "_available_trackers", KNOWN)
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Broken)
+    status, folder = run_recipe(DIGITS, "log.tracker=tensorboard", "training.duration=5it")
+    assert status == 0
+    assert "tensorboard did not start" in capsys.readouterr().err
+    assert read(Path(folder) / "log.jsonl")
