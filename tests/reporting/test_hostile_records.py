@@ -155,6 +155,8 @@ def test_figures_beside_one_another_that_are_none_are_named(tmp_path, capsys):
         "--recipe=recipes/a.yaml --set=training.duration=2ep '--set=model={name: x}' --output=/o",
         "--rec recipes/a.yaml --se training.duration=2ep --s 'model={name: x}' --out '/my runs/o'",
         "--recipe recipes/a.yaml --set training.duration=2ep --set model={name: x} --resume",
+        "--recipe recipes/a.yaml training.duration=2ep 'model={name: x}' --output /o seed=3",
+        "training.duration=2ep --resume 'model={name: x}' --recipe recipes/a.yaml log.mode=online",
         "--set=data.path=/my --set 'data.path=/my data' --recipe recipes/a.yaml"
         " --set training.duration=2ep --set seed=3 --set 'model={name: x}' --set=log.tracker=none",
     ],
@@ -167,6 +169,13 @@ def test_settings_reach_the_record_however_they_were_written(command, tmp_path):
     assert record.job == Job(None, "recipes/a.yaml", (), extra, 3)
     assert not re.search(r"/my|/o\b", path.read_text())
     assert "--set 'model={name: x}'" in record.environment["command"]
+
+
+def test_a_value_in_brackets_may_hold_what_looks_like_a_setting(tmp_path):
+    said = "train.py --set model={name: x, options: {a: 1, b=c}} seed=3 --recipe recipes/a.yaml"
+    path = collect(make_run(tmp_path / "run", seed=3, command=said), tmp_path / "results")
+    job = json.loads(path.read_text())["job"]
+    assert job["extra"] == ["model={name: x, options: {a: 1, b=c}}"]
 
 
 class Tags(HTMLParser):
