@@ -1,8 +1,9 @@
 """The same tables as a W&B report and a saved view, as wandb-workspaces' own models.
 
-Runs started by `tables.py run` have the tags paper, paper/table, row and seed, and the row as
-group; the run sets filter and group by these. Without an entity nothing is sent: the payload is
-built, checked against the library's models and written.
+The view and the report's first charts have every run of the project. Runs started by `tables.py
+run` have the tags paper, paper/table, row and seed, and the row as group; the charts below a
+paper's table filter and group by these. Without an entity nothing is sent: the payload is built,
+checked against the library's models and written.
 """
 
 import json
@@ -23,6 +24,8 @@ from reporting.tables.compare import Comparison
 from reporting.tables.grid import grid, markdown
 
 ACCURACY = "eval/top1_percent"
+FIRST = (ACCURACY, "model/params", "model/macs", "model/sparsity", "cost/training_flops",
+         "cost/device_hours", "cost/emissions_kgco2e")  # columns of every project  # fmt: skip
 Compared = Mapping[str, Sequence[Comparison]]
 
 
@@ -52,18 +55,24 @@ def write_payload(
 def build_report(
     compared: Compared, records: Sequence[Record], *, entity: str, project: str
 ) -> wr.Report:
-    """A report: each table that has runs, theirs against ours, with its runs and four charts.
+    """A report: charts of all runs; each table that has runs, theirs against ours, with charts.
 
-    All experiments come first, also those of no row.
+    All recorded experiments come before the tables, also those of no row.
     """
+    whole = wr.Runset(entity=entity, project=project if entity else "", name="all runs")
+    blocks: list[Any] = []
+    for title, panels in _sections():
+        heading = wr.MarkdownBlock(text=f"## {title}")
+        blocks += [heading, wr.PanelGrid(runsets=[whole], panels=_placed(panels))]
     every = runs_grid(by_setting(r for r in records if ACCURACY in r.summary))
-    blocks: list[Any] = [wr.MarkdownBlock(text=markdown(every))] if every.rows else []
+    if every.rows:
+        blocks.append(wr.MarkdownBlock(text=markdown(every)))
     for address, rows in compared.items():
         if any(row.records for row in rows):
             table = find_table(address)
             text = wr.MarkdownBlock(text=markdown(grid(table, rows)))
-            panels = wr.PanelGrid(runsets=[_runset(table, entity, project)], panels=_charts())
-            blocks += [text, panels]
+            runs = [_runset(table, entity, project)]
+            blocks += [text, wr.PanelGrid(runsets=runs, panels=_placed(_costs()))]
     title, about = "Early pruning: papers against runs", "Generated from run records"
     return wr.Report(
         project=project, entity=entity, title=title, description=about, blocks=blocks, width="fluid"
@@ -71,18 +80,17 @@ def build_report(
 
 
 def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Workspace:
-    """A saved view: all runs of the tables, grouped by row, with the tables' summary columns."""
+    """A saved view of every run: accuracy, cost and pruning, with the tables' summary columns."""
     tables = [find_table(a) for a, rows in compared.items() if any(row.records for row in rows)]
-    columns = [f"summary:{key}" for key in dict.fromkeys(k for t in tables for k in _keys(t))]
+    keys = (*FIRST, *(key for table in tables for key in _keys(table)))
     return ws.Workspace(
         entity=entity,
         project=project,
-        name="Papers against runs",
-        sections=[ws.Section(name="Accuracy and cost", panels=_charts(), is_open=True)],
+        name="Accuracy, cost and pruning",
+        sections=[ws.Section(name=n, panels=p, is_open=True) for n, p in _sections()],
+        # of all runs: a filter by tags would hide those that a user started by hand
         runset_settings=ws.RunsetSettings(
-            groupby=[ws.Metric("Group")],
-            filters=f"Tags in {[table.address for table in tables]}",
-            pinned_columns=columns,
+            pinned_columns=[f"summary:{key}" for key in dict.fromkeys(keys)]
         ),
     )
 
@@ -123,14 +131,46 @@ def _keys(table: Table) -> list[str]:
     return list(dict.fromkeys(c.record for c in table.columns.values() if c.record))
 
 
-def _charts() -> list[Any]:
+def _sections() -> list[tuple[str, list[Any]]]:
+    return [("Accuracy", _accuracy()), ("Cost", _costs()), ("Pruning", _prunings())]
+
+
+def _accuracy() -> list[Any]:
+    tested = wr.BarPlot(title="test accuracy, top-1 [%]", metrics=[wr.SummaryMetric(ACCURACY)])
+    validated = _line("validation accuracy, top-1 [%]", "validation/top1_percent")
+    return [tested, validated, _line("training loss", "train/loss")]
+
+
+def _costs() -> list[Any]:
     return [
         wr.ScatterPlot(
-            title=f"accuracy against {cost.label}",
+            title=f"accuracy against {cost.stored_label}",
             x=wr.SummaryMetric(cost.key),
             y=wr.SummaryMetric(ACCURACY),
             log_x=not cost.more,
-            layout=wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8),
         )
-        for index, cost in enumerate(COSTS)
+        for cost in COSTS
     ]
+
+
+def _prunings() -> list[Any]:
+    """Sizes by training images; a pruning is a step in their lines."""
+    return [
+        _line("parameters", "model/params"),
+        _line("MACs of an image", "model/macs"),
+        _line("weights removed, of 1", "model/sparsity"),
+        wr.LinePlot(title="channels of each layer", x="images", metric_regex="^widths/"),
+        wr.LinePlot(title="weights of each layer", x="images", metric_regex="^weights/"),
+        wr.LinePlot(title="mean score of each layer", x="images", metric_regex="^scores/"),
+    ]
+
+
+def _line(title: str, key: str) -> wr.LinePlot:
+    return wr.LinePlot(title=title, x="images", y=[key])
+
+
+def _placed(panels: Sequence[Any]) -> list[Any]:
+    """Panels two in a row of a report."""
+    for index, panel in enumerate(panels):
+        panel.layout = wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8)
+    return list(panels)

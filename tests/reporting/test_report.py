@@ -21,6 +21,7 @@ from reporting.pages.experiments import (
 from reporting.pages.figures import accuracy_figures, equal_costs, inside_figures
 from reporting.pages.html import write
 from reporting.pages.wandb import (
+    ACCURACY,
     build_report,
     build_workspace,
     payload,
@@ -353,22 +354,33 @@ def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, r
     sent = json.loads(path.read_text())
     blocks = sent["report"]["spec"]["blocks"]
     grids = [block for block in blocks if block["type"] == "panel-grid"]
-    (runset,) = grids[0]["metadata"]["runSets"]
-    assert len(grids) == 1
-    assert runset["filters"]["filters"][0]["value"] == ["bep/3"]
-    assert runset["grouping"] == [{"section": "run", "name": "group"}]
+    *every, tables_own = [grid["metadata"]["runSets"][0] for grid in grids]
+    assert [runset["filters"]["filters"] for runset in every] == [[], [], []]
+    assert tables_own["filters"]["filters"][0]["value"] == ["bep/3"]
+    assert tables_own["grouping"] == [{"section": "run", "name": "group"}]
     texts = [block.get("content", "") for block in blocks]
     assert any("67.7 ± 0.7" in text for text in texts)
     (every,) = [text for text in texts if "| bep/3/CIFAR-10,95K,SNIP |" in text]
     assert "68.5 ± 0.5" in every
 
 
-def test_the_wandb_views_columns_are_the_tables_summary_keys(compared):
+def test_the_wandb_view_opens_on_accuracy_cost_and_prunings_of_every_run(compared):
     sent = payload(build_workspace(compared, entity="nobody", project="prunezoo"))
-    pinned = sent["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"]
+    section = sent["spec"]["section"]
+    shown = section["panelBankConfig"]["sections"]
+    assert [(s["name"], s["isOpen"]) for s in shown] == [
+        ("Accuracy", True), ("Cost", True), ("Pruning", True)]  # fmt: skip
+    charted = json.dumps(shown)
+    for key in (ACCURACY, "validation/top1_percent", *(c.key for c in COSTS), "model/macs", "^widths/"):
+        assert key in charted
+    assert "emissions [kg CO2e]" in charted  # as the summary has it
+    (runset,) = section["runSets"]
+    assert "Tags" not in json.dumps(runset["filters"])
+    assert not runset.get("grouping")
+    pinned = runset["runFeed"]["columnPinned"]
     table = papers.find_table("bep/3")
     keys = {f"summary:{c.record}" for c in table.columns.values() if c.record}
-    assert keys <= {key for key, shown in pinned.items() if shown}
+    assert keys | {f"summary:{ACCURACY}"} <= {key for key, shown in pinned.items() if shown}
 
 
 def test_a_block_that_wandb_would_not_accept_is_an_error(compared, monkeypatch):
