@@ -197,13 +197,13 @@ def _setting(name: str, experiments: Sequence[Experiment], looks: Looks, folder:
     inside = inside or figures.shrinking_figures(name, experiments, looks, folder)
     inside += stability_figures(name, experiments, folder)
     more = f"<details><summary>When and what was pruned, where time went ({len(inside)} figures)"
-    count = f"{len(experiments)} experiments" if several else "The experiment"
+    count = f"{len(experiments)} experiments, each" if several else "The experiment"
     table = runs_html(experiments, looks)
     return (
         (_gallery(name, drawn) if drawn else "")
         + (f"<p>{escape(same)}</p>" if same else "")
         + (f"{more}</summary>{_gallery(name, inside)}</details>" if inside else "")
-        + f"<details><summary>{count}, each with its costs</summary>{table}</details>"
+        + f"<details><summary>{count} with its costs</summary>{table}</details>"
     )
 
 
@@ -287,7 +287,7 @@ def table_html(table: Grid, named: Sequence[tuple[str, str]] = ()) -> str:
     """
     ran = table.headings.index("runs") if "runs" in table.headings else None
     head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{_wrapping(name)}</button></th>'
+        f'<th scope="col" aria-sort="none"><button type="button">{_heading(name)}</button></th>'
         for name in table.headings
     )
     names = named or [(_class(line, ran), _wrapping(line[0])) for line in table.rows]
@@ -334,6 +334,10 @@ def _sortable(text: str) -> str:
     # commas between thousands, but not those between words
     value = number(re.sub(r"^[≥+] ?|,(?=\d{3}\b)", "", text))
     return text if value is None else repr(value)
+
+
+def _heading(name: str) -> str:
+    return escape(name.replace("_", " "))
 
 
 def _wrapping(name: str) -> str:
