@@ -19,16 +19,18 @@ def shrinking_figures(
     name: str, experiments: Sequence[Experiment], looks: Looks, folder: Path
 ) -> list[Drawn]:
     """A picture of the first seed of each method that has layers' sizes, at its smallest."""
-    recorded = [e for e in experiments if "layers" in e.records[0].history]
-    smallest: dict[str, Experiment] = {}
-    for experiment in sorted(recorded, key=lambda e: e.mean("model/sparsity") or 0.0):
-        smallest[experiment.method] = experiment
-    return [_shrinking(name, e, looks[method], folder) for method, e in sorted(smallest.items())]
+    smallest: dict[str, tuple[Experiment, Layers]] = {}
+    for experiment in sorted(experiments, key=lambda e: e.mean("model/sparsity") or 0.0):
+        if layers := experiment.records[0].history.get("layers"):
+            smallest[experiment.method] = experiment, layers
+    shown = sorted(smallest.items())
+    return [_shrinking(name, e, layers, looks[method], folder) for method, (e, layers) in shown]
 
 
-def _shrinking(name: str, experiment: Experiment, look: Look, folder: Path) -> Drawn:
+def _shrinking(
+    name: str, experiment: Experiment, layers: Layers, look: Look, folder: Path
+) -> Drawn:
     record = experiment.records[0]
-    layers: Layers = record.history["layers"]
     whole = float(record.number("run/images") or layers["images"][-1] or 1)
 
     def paint(axes: Axes) -> None:

@@ -8,6 +8,7 @@ figures of a finished run are W&B's summary; other trackers show them as they sh
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,20 @@ class Tracker:
             return self._start_wandb(config, values, past)
         fault = self._init(config, dict(_flat(values)), self._shown(config))
         self._go_on(past())
-        return f"{config.tracker} {_left_out(fault) if fault else f'logs to {self.folder}'}"
+        return f"{config.tracker} {_left_out(fault) if fault else self._where(config)}"
+
+    def _where(self, config: LogConfig) -> str:
+        """Where a tracker other than W&B keeps what it is given; most have a place of their own."""
+        match config.tracker:
+            case "tensorboard":
+                return f"logs to {self.folder / config.project}"
+            case "mlflow":
+                import mlflow
+
+                return f"logs to {mlflow.get_tracking_uri()}"
+            case "trackio":
+                return f"logs; to see it: trackio show --project {shlex.quote(config.project)}"
+        return "logs"
 
     def _start_wandb(
         self, config: LogConfig, values: Record, past: Callable[[], Iterable[Record]]
@@ -145,7 +159,8 @@ class Tracker:
             self._wandb.summary.update({k: v for k, v in record.items() if _plain(v)})
             return
         self.set_sizes(record)
-        numbers = {k: v for k, v in _numbers(record).items() if k not in SAME}
+        # the step is a chart's axis, not a chart
+        numbers = {k: v for k, v in _numbers(record).items() if k not in (*SAME, "step")}
         self.accelerator.log(self.sizes | numbers, step=int(str(record["step"])))
 
     @property
