@@ -56,8 +56,8 @@ class Told(Flat):
 
     requires_logging_directory = False
 
-    def __init__(self, run_name, **how):
-        super().__init__(run_name, None)
+    def __init__(self, project, /, **how):
+        super().__init__(project, None)
         self.how = how
 
 
