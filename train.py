@@ -1,6 +1,6 @@
 """Train a recipe: until the pruner is due, prune, repeat; then test once and say what it cost.
 
-accelerate launch train.py --recipe R.yaml [--set key=value …] [--resume] [--dry-run]
+accelerate launch train.py --recipe R.yaml [key=value …] [--resume] [--dry-run]
 accelerate launch train.py --resume --output runs/NAME
 """
 
@@ -72,6 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="override a recipe value; may be repeated",
     )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as --set, and after it")
     parser.add_argument("--output", type=Path, help="run folder (default: a new one in runs/)")
     parser.add_argument(
         "--resume", action="store_true", help="continue from the last good checkpoint"
@@ -90,7 +91,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--traceback", action="store_true", help="if it fails, also print where in the code"
     )
-    command = parser.parse_args(arguments)
+    # intermixed, so that settings may stand between options
+    command = parser.parse_intermixed_args(arguments)
+    command.set += command.settings
     if command.processes and not command.dry_run:
         parser.error("--processes is for --dry-run; use accelerate launch --num_processes N")
     if command.recipe is None:

@@ -53,7 +53,6 @@ class AmenableChannels(WeightPruning):
             )
         self.kept: Keep = {a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()}
         self._cut = False  # removed channels are out of the network
-        self._dense_numel = {name: w.numel() for name, w in self._weights(state).items()}
         assert config.amenable_channels is not None
         self._share = config.amenable_channels
         self._floors = floors(self.widths, (1 - self._share) / 2)
@@ -128,7 +127,7 @@ class AmenableChannels(WeightPruning):
         """Weights and channels that are really left, counted again from the network."""
         sizes = super().sizes_left(state)
         for name, layer in sizes["layers"].items():
-            layer["of"] = self._dense_numel[name]
+            layer["of"] = self._numel[name]
         held = self.masks
         parameters = state.model.named_parameters()
         units = sum(int(stays.sum()) for stays in self.kept.values())

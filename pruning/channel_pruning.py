@@ -28,12 +28,12 @@ from pruning.criteria.from_recipe import (
     rehearse_scores,
     unit_scores,
 )
-from pruning.rounds import Rounds
+from pruning.rounds import Rounds, means
 from pruning.selection.sanity import Choice, sanity_check
 from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
 from pruning.stateful import Stored, pack, unpack
 from pruning.training_view import State, digest, valueless
-from pruning.types import Keep, Masks
+from pruning.types import Counts, Keep, Masks, Scores
 from schema.pruning import PruningConfig
 
 MEASURES = ("channels", "nodes", "params", "weights", "macs", "activation_bytes")
@@ -45,6 +45,8 @@ class ChannelPruning(Rounds):
     `kept` are the units of the dense network that still exist; `alive` are the units of the network
     as it is now that are not masked. The amount is a fraction of the dense network.
     """
+
+    unit = "channel"
 
     def __init__(self, config: PruningConfig, state: State) -> None:
         self._config = config
@@ -64,6 +66,7 @@ class ChannelPruning(Rounds):
             a: torch.ones(n, dtype=torch.bool) for a, n in self.widths.items()
         }
         self.alive: Keep = dict(self.kept)
+        self._scores: Scores = {}  # the mean of each axis in the last round, () each
         self.selection: Selection = SELECTIONS[config.selection.name](**config.selection.options)
         self.check = sanity_check(config)
         # None first: the method below carries over the count of an earlier one
@@ -189,6 +192,7 @@ class ChannelPruning(Rounds):
     def _chosen(self, state: State, removed: float, stream: str) -> Keep:
         """The units that the method itself keeps."""
         scores = self.ranking(state, stream) if self.selection.scored else {}
+        self._scores = means(scores)
         round = self._prepared(state, scores, removed, stream)
         if scores and self.selection.ranks and self._untouched:
             check_ranks(self._config.criterion.name, round.scores)
@@ -271,6 +275,10 @@ class ChannelPruning(Rounds):
         cut = cuts(self._dense_axes, self.kept)
         return {name: take(t, cut[name]) if name in cut else t for name, t in tensors.items()}
 
+    def dense_layers(self) -> Counts:
+        """The units of each prunable axis of the dense network."""
+        return self.widths
+
     def sizes_left(self, state: State) -> dict[str, Any]:
         """Sizes that are really left, counted again on the network as it is now."""
         sizes = self._sizes()
@@ -280,6 +288,8 @@ class ChannelPruning(Rounds):
             check_zero(name, parameters[name], mask)
         skipped = {"skipped_steps": self.accumulator.skipped} if self.accumulator else {}
         return skipped | {
+            "unit": self.unit,
+            "scores": {axis: float(mean) for axis, mean in self._scores.items()},
             "measure": self.amount,
             "got": 1 - left[self.amount] / self.dense[self.amount],
             "layers": {

@@ -40,6 +40,10 @@ class NoPruning(Observer):
         """Never called, as no round is due."""
         raise AssertionError("prune was called when no round is due")
 
+    def before(self) -> dict[str, Any]:
+        """No layer can lose anything."""
+        return {}
+
     def summary(self) -> dict[str, Any]:
         """No event for the run's summary."""
         return {}

@@ -186,6 +186,11 @@ class Pruner:
         assert due, "prune was called when no round is due"
         return due[:1] if self.config.rewinds_each else due
 
+    def before(self) -> Record:
+        """What each layer of the dense network has, as an event says what it has left."""
+        layers = {name: {"kept": n, "of": n} for name, n in self.method.dense_layers().items()}
+        return {"prune/unit": self.method.unit, "prune/layers": layers}
+
     def summary(self) -> Record:
         """The last event, for the run's summary; how many rounds are over, so that it is seen."""
         return {"prune/rounds_done": self.done, "prune/rounds": self.rounds} | self.last

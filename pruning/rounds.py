@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from models.axes.labels import Axes
@@ -11,7 +12,7 @@ from pruning.amount.budget import Ask, Sizes
 from pruning.amount.scope import keep_beyond, select_weights
 from pruning.application.masks import Hold
 from pruning.selection.base import Selection
-from pruning.types import Keep, Masks, Scores
+from pruning.types import Counts, Keep, Masks, Scores
 
 if TYPE_CHECKING:
     from pruning.stateful import Stored
@@ -37,9 +38,15 @@ class Holder(Protocol):
         ...
 
 
+def means(scores: Scores) -> Scores:
+    """The mean score of each layer or axis, (); it stays on its device, which nobody waits for."""
+    return {name: score.mean(dtype=torch.float64) for name, score in scores.items()}
+
+
 class Rounds:
     """Rounds over channels or over weights; whatever only one of the two does is nothing here."""
 
+    unit: str  # what goes: channel | weight
     removed: float  # the fraction of the dense network that goes by the last round
     axes: Axes = NO_AXES
     selection = Selection()  # decides and measures nothing
@@ -106,6 +113,10 @@ class Rounds:
 
     def digest(self) -> int:
         """The same number on two ranks if and only if they keep the same."""
+        raise NotImplementedError
+
+    def dense_layers(self) -> Counts:
+        """The units or weights that each prunable axis or layer of the dense network has."""
         raise NotImplementedError
 
     def sizes_left(self, state: "State") -> dict[str, Any]:

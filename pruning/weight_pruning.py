@@ -31,7 +31,7 @@ from pruning.criteria.from_recipe import (
 )
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import BudgetError, NoEffect, PruningError, bounded
-from pruning.rounds import Holder, Rounds, WeightRound
+from pruning.rounds import Holder, Rounds, WeightRound, means
 from pruning.selection.regrow import REGROWTHS
 from pruning.selection.sanity import Choice, sanity_check
 from pruning.stateful import Stored, unpack
@@ -41,7 +41,7 @@ from pruning.training_view import (
     stream_seed,
     valueless,
 )
-from pruning.types import Masks, Scores
+from pruning.types import Counts, Masks, Scores
 from schema.pruning import PruningConfig, pattern
 
 
@@ -54,15 +54,19 @@ class WeightPruning(Rounds):
     N:M` a layer whose number of inputs is not a multiple of M is left dense.
     """
 
+    unit = "weight"
+
     def __init__(self, config: PruningConfig, state: State) -> None:
         self._masks: Masks = {}  # for every prunable weight; none before the first round
         self._behind: dict[str, Tensor] = {}  # removed weights that go on training
+        self._scores: Scores = {}  # the mean of each layer in the last round, () each
         self._config = config
         parameters = dict(state.model.named_parameters())
         every = list(layer_weights(state.model))
         self.check = sanity_check(config)
         self._names = self._prunable(every, state)
-        self.prunable = sum(parameters[name].numel() for name in self._names)
+        self._numel = {name: parameters[name].numel() for name in self._names}
+        self.prunable = sum(self._numel.values())
         self.total = sum(parameter.numel() for parameter in parameters.values())
         self.layer_weights = sum(parameters[name].numel() for name in every)
         if config.regrow is not None:
@@ -198,6 +202,7 @@ class WeightPruning(Rounds):
             stream = f"calibration {number}"
             context = {"weights": dense} if revives else {}
             values = self._scored(state, stream, **context)
+            self._scores = means(values)
             # later, zeros of removed weights would hide that all others are equal
             if not self._masks and self._begins_by_score:
                 check_ranks(self._config.criterion.name, values)
@@ -293,6 +298,10 @@ class WeightPruning(Rounds):
         """The same number on two ranks if and only if they keep the same weights."""
         return digest(self.masks)
 
+    def dense_layers(self) -> Counts:
+        """The prunable weights of each layer of the dense network."""
+        return self._numel
+
     def sizes_left(self, state: State) -> dict[str, Any]:
         """Weights that are really left, counted again from the tensors of the network."""
         parameters = dict(state.model.named_parameters())
@@ -304,6 +313,8 @@ class WeightPruning(Rounds):
             check_zero(name, parameters[name], mask)
         left = sum(layer["kept"] for layer in layers.values())
         return {
+            "unit": self.unit,
+            "scores": {name: float(mean) for name, mean in self._scores.items()},
             "measure": "sparsity",
             "got": 1 - left / self.prunable,
             "layers": layers,

@@ -3,9 +3,9 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reporting.errors import RecordError
 
@@ -68,6 +68,32 @@ class ForecastFile(BaseModel):
 Watched = Number | bool | str | Annotated[list[int], Field(min_length=1)]
 
 
+class LayerFile(BaseModel):
+    """One layer's sizes over time."""
+
+    model_config = STRICT
+
+    name: str
+    of: Annotated[int, Field(gt=0)]
+    kept: list[Annotated[int, Field(ge=0)]]
+
+
+class LayersFile(BaseModel):
+    """The layers' sizes over time; see `training.history.Layers`."""
+
+    model_config = STRICT
+
+    unit: Literal["channel", "weight"]
+    images: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    sizes: Annotated[list[LayerFile], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _alike(self) -> "LayersFile":
+        if any(len(layer.kept) != len(self.images) for layer in self.sizes):
+            raise ValueError("a layer has not one size for each entry of images")
+        return self
+
+
 class HistoryFile(BaseModel):
     """The `history` of a record; see `training.history.History`."""
 
@@ -77,6 +103,7 @@ class HistoryFile(BaseModel):
     prunings: list[PruningFile] = []
     forecasts: list[ForecastFile] = []
     watched: list[dict[str, Watched]] = []  # by a trigger, one of each epoch
+    layers: LayersFile | None = None
 
 
 class RecordFile(BaseModel):

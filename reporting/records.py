@@ -26,9 +26,12 @@ from training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
+VALUED = ("recipe", "set", "output", "processes")  # those of them that have a value
+SETTING = re.compile(r"[a-z]\w*(\.\w+)*=")
 REMEDY = "write it with tables.py collect"
 UNREAD = "take a run folder as train.py left it"
-STRUCTURE = re.compile(r'("epi/structure_[^"\n]*": \[)\s+([\d,\s]+)\]')  # written on one line
+# whole numbers by epoch or pruning, written on one line
+NUMBERS = re.compile(r'("(?:epi/structure_[^"\n]*|kept|images)": \[)\s+([\d,\s]+)\]')
 ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 
@@ -181,7 +184,7 @@ def collect(
             values["penalties"] = f"{path.stem}.penalties.parquet"
         # sorted, so that a record collected again gives an empty diff
         text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        text = STRUCTURE.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
+        text = NUMBERS.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
     except RecursionError:
         raise RecordError(f"{folder}: its files are nested too deep; {UNREAD}") from None
     # as it would be read: tuples are lists in the file
@@ -251,18 +254,27 @@ def _job_of(summary: Summary, environment: dict[str, Any], claims: Sequence[Clai
 def _options(command: str) -> list[tuple[str, str]]:
     """The options of a command line of train.py, as (name, value).
 
-    `--set KEY=VALUE`, `--set=KEY=VALUE` and `--se KEY=VALUE` are the same. A value without quotes
-    goes on until the next option.
+    `--set KEY=VALUE`, `--set=KEY=VALUE`, `--se KEY=VALUE` and `KEY=VALUE` are the same. A value
+    without quotes goes on until the next of them.
     """
     pairs: list[tuple[str, str]] = []
     for word in shlex.split(command)[1:]:
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
             pairs.append((next((o for o in OPTIONS if o.startswith(name)), name), value))
+        elif SETTING.match(word) and not _goes_on(pairs):
+            pairs.append(("set", word))
         elif pairs:
             name, value = pairs[-1]
             pairs[-1] = (name, f"{value} {word}".lstrip())
     return pairs
+
+
+def _goes_on(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Return True if the last option still lacks its value, or the end of one in brackets."""
+    name, value = pairs[-1] if pairs else ("", "")
+    brackets = sum(value.count(c) for c in "{[") > sum(value.count(c) for c in "}]")
+    return brackets or (name in VALUED and not value)
 
 
 def _history(log: Path) -> History:

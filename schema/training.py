@@ -11,6 +11,7 @@ from schema.section import Fraction, Named, Section, Word
 Images = Annotated[int, Field(gt=0, le=10_000_000)]
 DENSE = "dense"
 Watts = Annotated[float, Field(gt=0, le=1_000_000)]
+Label = Annotated[str, Field(min_length=1, max_length=128)]  # as long as W&B takes
 
 
 class OptimizerConfig(Named):
@@ -168,11 +169,42 @@ class CostConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 5
 
 
+# keys of `log:` that say how a run is shown, by the trackers that can
+SHOWN_AS = {
+    "wandb": ("entity", "name", "group", "job_type", "notes", "model"),
+    "mlflow": ("name", "notes"),
+    "trackio": ("name", "group"),
+}
+
+
 class LogConfig(Section):
-    """Distance of lines in the log, and a tracker of accelerate's that shows them, or none."""
+    """Distance of lines in the log, and a tracker of accelerate's that shows them, or none.
+
+    `name`, `group`, `job_type` and `notes` are shown there, `name` in place of the folder's;
+    `entity` owns the project. `model`: the finished model and its record become an artifact.
+    """
 
     every: Duration = Duration(50, "it")
     tracker: str = "wandb"
     mode: Literal["offline", "online"] = "offline"
     project: Word = "prunezoo"
+    entity: Word | None = None
+    name: Label | None = None
+    group: Label | None = None
+    job_type: Label | None = None
+    notes: Word | None = None
     tags: list[str] = Field(default=[], max_length=1000)
+    model: bool = False
+
+    @model_validator(mode="after")
+    def _shown(self) -> "LogConfig":
+        every = SHOWN_AS["wandb"]
+        able = every if self.tracker == "none" else SHOWN_AS.get(self.tracker, ())
+        unknown = [key for key in every if getattr(self, key) and key not in able]
+        if unknown:
+            others = ", ".join(name for name, keys in SHOWN_AS.items() if unknown[0] in keys)
+            raise ValueError(
+                f"{unknown[0]}: {self.tracker} does not show it; leave it out, or write tracker:"
+                f" {others}"
+            )
+        return self

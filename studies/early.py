@@ -18,7 +18,9 @@ sys.path.insert(0, str(ROOT))
 from matplotlib.axes import Axes
 
 from reporting.jobs.study import Study, carry_out
-from reporting.pages.drawing import COLOURS, MARKERS, draw
+from reporting.pages.drawing import draw
+from reporting.pages.looks import MARKERS
+from reporting.pages.palette import COLOURS
 from reporting.records import Job, Record, standard_error
 
 SIZES = {"95K": "80%", "24K": "90%"}  # channels removed

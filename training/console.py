@@ -17,7 +17,7 @@ from training.folder.run_folder import SUMMARY
 from training.history import History, Summary, derived, history
 from training.ranks.faults import together
 from training.run import Run
-from training.summary import device_name, size, summarize
+from training.summary import dense_size, device_name, size, summarize
 
 Conventions = Callable[[Summary, nn.Module, nn.Module], Summary]
 
@@ -36,6 +36,7 @@ class Report(AbstractContextManager["Report"]):
         run = self.run
         self.say(f"{run.folder} · {device_name(run.device)} · {run.processes} process(es)")
         values = run.recipe.model_dump(mode="json")
+        run.log.tracker.set_sizes(dense_size(run) | run.pruner.before())
         line = run.log.tracker.start(run.recipe.log, values, partial(read, run.log.path))
         if line:
             self.say(line)
@@ -89,6 +90,8 @@ class Report(AbstractContextManager["Report"]):
                 # last: the folder counts as finished once this file is there
                 write_json(run.folder / SUMMARY, summary)
                 self.display.stop()
+                if run.recipe.log.model:
+                    self.say(run.log.tracker.keep_model())
                 Console(highlight=False, markup=False).print(self.table(summary, past))
 
     def table(self, s: Summary, past: History) -> Table:

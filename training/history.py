@@ -9,6 +9,22 @@ Event = dict[str, Any]  # a line of the log: `step`, `images`, and figures by fl
 Summary = dict[str, Any]  # a run's figures by flat keys with units
 
 
+class LayerSizes(TypedDict):
+    """What a layer of the dense network has, and what of it was left after each pruning."""
+
+    name: str
+    of: int
+    kept: list[int]
+
+
+class Layers(TypedDict):
+    """The layers' sizes over time: `kept[i]` was left after `images[i]` training images."""
+
+    unit: str  # channel | weight
+    images: list[int]
+    sizes: list[LayerSizes]
+
+
 class History(TypedDict):
     """The part of a log that figures need."""
 
@@ -16,6 +32,7 @@ class History(TypedDict):
     prunings: list[Event]
     forecasts: list[Event]
     watched: NotRequired[list[Event]]  # by a trigger
+    layers: NotRequired[Layers]
 
 
 def derived(summary: Summary, past: History) -> Summary:
@@ -59,7 +76,25 @@ def history(events: Sequence[Event]) -> History:
     result = History(accuracy=curve, prunings=prunings, forecasts=forecasts)
     if watched:
         result["watched"] = watched
+    if sizes := _layers([e for e in during if "prune/unit" in e]):
+        result["layers"] = sizes
     return result
+
+
+def _layers(prunings: Sequence[Event]) -> Layers | None:
+    """The layers' sizes after each pruning that changed one; None if nothing was pruned."""
+    kept = [{name: n["kept"] for name, n in e["prune/layers"].items()} for e in prunings]
+    changed = [i for i in range(len(kept)) if i == 0 or kept[i] != kept[i - 1]]
+    if not changed:
+        return None
+    return Layers(
+        unit=prunings[0]["prune/unit"],
+        images=[prunings[i]["images"] for i in changed],
+        sizes=[
+            LayerSizes(name=name, of=n["of"], kept=[kept[i][name] for i in changed])
+            for name, n in prunings[0]["prune/layers"].items()
+        ],
+    )
 
 
 def _flat(event: Event) -> Event:

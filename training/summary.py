@@ -26,6 +26,12 @@ def size(run: Run) -> Summary:
     }
 
 
+def dense_size(run: Run) -> Summary:
+    """The network as it was before anything went."""
+    dense = run.dense
+    return {"model/params": dense.params, "model/macs": dense.macs, "model/sparsity": 0.0}
+
+
 def facts(run: Run) -> Summary:
     """Recipe, data and device of a run, and its dense network."""
     recipe, info = run.recipe, run.data.info

@@ -1,7 +1,4 @@
-"""Style of the figures: colours, markers, legends, axes, files.
-
-Colours are Okabe and Ito's; each series also has its own marker.
-"""
+"""Style of the figures: axes, names, tooltips, files."""
 
 import io
 import re
@@ -10,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
 from pathlib import Path
-from textwrap import fill, shorten
+from textwrap import fill
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -24,13 +21,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy import clip, log10
 
-from reporting.pages.palette import OKABE_ITO
+from reporting.pages.palette import INK, LINE
 
-COLOURS = (*OKABE_ITO, "#8A8A00", "#7F7F7F")
-MARKERS = "osD^vPX*<>"
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "**")
-TIP = re.compile(r'<g id="tip-([^"]*)">')
-INK, LINE = "#1a1a19", "#d4d4d3"  # replaced by the page's text and line colours
+TIP = re.compile(r'<g id="tip-(m\d*)-([^"]*)">')
+OF = re.compile(r'<g id="of-(m\d+)">')
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name may hold dollars
@@ -89,12 +84,12 @@ def few_ticks(axis: Axis) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """Draw a legend below the axes, each name once, long ones on two lines or cut."""
+    """Draw a legend of what is no method below the axes, each name once, long ones on lines."""
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     where = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
     axes.legend(
         named.values(),
-        [fill(name, 34, max_lines=2, placeholder=" …") for name in named],
+        [fill(name, 34) for name in named],
         loc="upper left",
         bbox_to_anchor=(0, 0),
         bbox_transform=where,
@@ -104,15 +99,10 @@ def legend(axes: Axes) -> None:
     )
 
 
-def short(name: str) -> str:
-    """A name cut to the width of a figure."""
-    return shorten(name, 60, placeholder=" …")
-
-
 def names(axes: Axes, names: Sequence[str]) -> None:
     """Write names above their lines, first on top, so that they fit a narrow screen."""
     for y, name in enumerate(names):
-        axes.annotate(name, (0, y - 0.25), va="bottom", fontsize=8)
+        axes.annotate(fill(name, 75), (0, y - 0.25), va="bottom", fontsize=8)
     axes.set_yticks([])
     axes.set_ylim(len(names) - 0.5, -0.9)
     axes.spines.left.set_visible(False)
@@ -134,14 +124,20 @@ def draw(
         text = io.StringIO()
         # no date: equal records give equal files
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None}, **options)
-    svg = TIP.sub(lambda match: f"<g><title>{unquote(match[1])}</title>", text.getvalue())
+    svg = TIP.sub(lambda m: f'<g class="m {m[1]}"><title>{unquote(m[2])}</title>', text.getvalue())
+    svg = OF.sub(r'<g class="m \1">', svg)
     (folder / f"{name}.svg").write_text(svg)
     return Drawn(name, caption, _inline(svg, name, caption))
 
 
-def tip(text: str) -> str:
-    """An SVG id that `draw` turns into a point's tooltip."""
-    return f"tip-{quote(escape(text))}"
+def tip(text: str, key: str = "m") -> str:
+    """An SVG id that `draw` turns into a point's tooltip, and into the class of its method."""
+    return f"tip-{key}-{quote(escape(text))}"
+
+
+def of(key: str) -> str:
+    """An SVG id that `draw` turns into the class of a method, which the page filters by."""
+    return f"of-{key}"
 
 
 def _inline(svg: str, name: str, caption: str) -> str:

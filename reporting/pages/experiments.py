@@ -5,14 +5,20 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from reporting.pages import words
 from reporting.papers import find_table
 from reporting.records import LOCAL, Record, numbers, split_row, standard_error
 from schema.headline import ACCURACY, Headline
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
-UNSAID = (*LOCAL, "evaluation.")  # settings that do not tell methods apart
+DENSE = "not pruned"  # in place of a method
+UNSAID = (*LOCAL, "evaluation.")  # settings that do not change a result
+UNNAMED = (*UNSAID, "extends=", "training.channels_last=", "training.compile=",
+           "pruning.selection.")  # and those that make no other method of it  # fmt: skip
+# an amount that gives way to another
+NO_AMOUNT = re.compile(r"pruning\.(sparsity|channels|nodes|params|macs|latency)=null")
+SCATTER = 0.1  # of the range of means: the most that seeds may scatter where costs are ranked
 
 
 @dataclass(frozen=True)
@@ -59,30 +65,51 @@ class Point:
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost that accuracy is drawn against; `more`: a higher value is better."""
+    """A cost that accuracy is drawn against, `times` the figure of the summary, in `unit`.
+
+    `stored` is the summary's own unit. `more`: a higher value is better. `clocked`: taken from the
+    machine's clock or meter, and not a count that is the same wherever the run is repeated.
+    """
 
     key: str
-    label: str
+    name: str
+    unit: str = ""
+    stored: str = ""
     times: float = 1.0
     more: bool = False
+    clocked: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for an axis."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+    @property
+    def stored_label(self) -> str:
+        """Name and unit of the summary's figure."""
+        return f"{self.name} [{self.stored}]" if self.stored else self.label
 
 
+SPARSITY = Cost("model/sparsity", "weights removed", "%", "of 1", 100, more=True)
+FLOPS = Cost("cost/training_flops", "operations of the whole training", "FLOPs")
+HOURS = Cost("cost/device_hours", "device hours", clocked=True)
 COSTS = (
-    Cost("model/sparsity", "weights removed [%]", 100, more=True),
-    Cost("cost/training_flops", "training FLOPs (2 a MAC, forward and backward)"),
-    Cost("cost/device_hours", "device hours"),
-    Cost("cost/emissions_kgco2e", "emissions [g CO2e]", 1000),
-    Cost("cost/peak_memory_bytes", "peak GPU memory [GB]", 1e-9),
-    Cost("derived/measured_speedup", "measured speed-up of training steps", more=True),
+    SPARSITY,
+    FLOPS,
+    HOURS,
+    Cost("cost/emissions_kgco2e", "emissions", "g CO2e", "kg CO2e", 1000, clocked=True),
+    Cost("cost/peak_memory_bytes", "peak GPU memory", "GB", "bytes", 1e-9),
+    Cost("derived/measured_speedup", "measured speed-up of training", "×", more=True, clocked=True),
 )
 
 
 def setting(record: Record) -> str:
     """The dense network, data and task that make runs comparable."""
-    network, data = (record.summary.get(f"{what}/name") for what in ("model", "data"))
+    network, data = (str(record.summary.get(f"{what}/name")) for what in ("model", "data"))
     dense = record.number("dense/params")
+    size = f" ({dense:,} parameters)" if dense else ""
     task = f", {task}" if (task := record.summary.get("task/name")) else ""
-    return f"{network}{f' ({dense:,} parameters)' if dense else ''} on {data}{task}"
+    return f"{words.network(network)}{size} on {words.data_set(data)}{task}"
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
@@ -110,6 +137,22 @@ def points(experiments: Iterable[Experiment], cost: Cost) -> list[Point]:
     return placed
 
 
+def ranks(experiments: Sequence[Experiment], cost: Cost) -> bool:
+    """Return True if a cost can rank experiments: a count, or a clock that seeds agree on.
+
+    On a clock the machine's load counts too. It ranks where each experiment has several seeds whose
+    standard deviation is, in the median, below a tenth of the range of the experiments' means.
+    """
+    if not cost.clocked:
+        return True
+    values = [numbers(e.records, cost.key) for e in experiments]
+    if any(len(seeds) < 2 for seeds in values):
+        return False
+    means = [statistics.fmean(seeds) for seeds in values]
+    scatter = statistics.median(statistics.stdev(seeds) for seeds in values)
+    return scatter < SCATTER * (max(means) - min(means))
+
+
 def pareto(
     candidates: Sequence[Point], *, more: bool, headline: Headline = ACCURACY
 ) -> list[Point]:
@@ -131,9 +174,9 @@ def _named(groups: Sequence[Sequence[Record]]) -> list[Experiment]:
     named = []
     for group, settings in zip(groups, stated, strict=True):
         own = [s for s in settings if s not in shared]
-        words = [] if group[0].job.row else [s for s in own if not _is_number(s)]
-        method = ", ".join([_method(group[0]), *map(_said, words)])
-        details = ", ".join(_said(s) for s in own if s not in words)
+        named_by = [] if group[0].job.row else [s for s in own if not _is_number(s)]
+        method = ", ".join([_method(group[0]), *map(words.setting, named_by)])
+        details = ", ".join(words.setting(s) for s in own if s not in named_by)
         named.append(Experiment(method, details, tuple(group)))
     return sorted(named, key=lambda e: (e.method, *map(float, re.findall(r"\d+\.?\d*", e.details))))
 
@@ -141,24 +184,21 @@ def _named(groups: Sequence[Sequence[Record]]) -> list[Experiment]:
 def _settings(record: Record) -> list[str]:
     job = record.job
     stated = job.extra if job.row else (*job.set, *job.extra)
-    return [s for s in stated if not s.startswith(UNSAID)]
+    return [s for s in stated if not (s.startswith(UNNAMED) or NO_AMOUNT.match(s))]
 
 
 def _method(record: Record) -> str:
-    """The method in the row's words, without data set and size; without a row, the recipe."""
+    """The method in the row's words, without data set and size; without a row, the recipe's."""
+    if not (record.history["prunings"] or record.number("model/sparsity")):
+        return DENSE
     if record.job.row is None:
-        return Path(record.job.recipe).stem.replace("_", " ")
+        return words.method(record.job.recipe)
     address, row = split_row(record.job.row)
     line = find_table(address).rows.get(row, {})
-    named = [line[word] for word in METHOD if line.get(word)]
+    lambdas = {"lambda": "λ "}
+    named = [f"{lambdas.get(word, '')}{line[word]}" for word in METHOD if line.get(word)]
     return " ".join(named or [row])
 
 
 def _is_number(stated: str) -> bool:
     return bool(re.match(r"[+-]?\.?\d", stated.partition("=")[2]))
-
-
-def _said(stated: str) -> str:
-    """`pruning.scope=layer` as `scope layer`."""
-    key, _, value = stated.partition("=")
-    return f"{key.rpartition('.')[2].replace('_', ' ')} {value}"

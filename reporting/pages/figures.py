@@ -10,51 +10,60 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from reporting.pages.drawing import (
-    COLOURS,
     HATCHES,
-    INK,
-    LINE,
-    MARKERS,
     Drawn,
     draw,
     few_ticks,
     legend,
     names,
-    short,
+    of,
     slug,
     stretch,
     tip,
 )
 from reporting.pages.experiments import (
     COSTS,
+    FLOPS,
+    HOURS,
+    SPARSITY,
     Cost,
     Experiment,
     Point,
     pareto,
     points,
+    ranks,
 )
+from reporting.pages.looks import Looks
+from reporting.pages.palette import INK, LINE, ramp
 from reporting.pages.pruning_epoch import pruning_epoch_figure
+from reporting.pages.shrinking import shrinking_figures
 from schema.headline import Headline
 from training.history import Event
 from training.phases import PHASES
 
 
-def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
+def accuracy_figures(
+    name: str, experiments: Sequence[Experiment], looks: Looks, folder: Path
+) -> list[Drawn]:
     """The headline against each of COSTS, from sparsity to the speed-up measured, for one setting.
 
-    A cost that is equal for all is omitted. Against sparsity, memory and speed-up these are
-    EarlyCroP's figures (arXiv:2206.10451) and PaT's figure 5 (arXiv:2110.12007).
+    Omitted are costs that are equal for all, and those of the clock where all do the same work.
+    Against sparsity, memory and speed-up these are EarlyCroP's figures (arXiv:2206.10451) and PaT's
+    figure 5 (arXiv:2110.12007).
     """
+    same_work = len({point.x for point in points(experiments, FLOPS)}) == 1
     drawn = []
     for cost in COSTS:
         placed = points(experiments, cost)
-        if len({point.x for point in placed}) < 2:
+        if len({point.x for point in placed}) < 2 or (cost.clocked and same_work):
             continue
-        about = replace(cost, label=_hours(experiments)) if "hours" in cost.key else cost
+        ranked = ranks(experiments, cost)
+        said = "the dashed line joins what nothing else beats in both"
+        if not ranked:
+            said = "no front, as seeds do not show more than the load of the machine in it"
+        about = replace(cost, name=_hours(experiments)) if cost == HOURS else cost
         headline = experiments[0].headline
-        caption = (
-            f"{name}: {headline.name} against {about.label}; the dashed line is the Pareto front."
-        )
+        caption = f"{name}: {headline.name} against {about.name}; {said}."
         file = slug(f"{name}-{cost.key}")
         drawn.append(
             # defaults bind this turn's values: a lambda would see the last turn's
@@ -62,43 +71,56 @@ def accuracy_figures(name: str, experiments: Sequence[Experiment], folder: Path)
                 file,
                 caption,
                 folder,
-                lambda axes, c=about, f=placed, h=headline: _scatter(axes, f, c, h),
+                lambda axes, a=(placed, about, headline, looks, ranked): _scatter(axes, *a),
             )
         )
     return drawn
 
 
 def equal_costs(experiments: Sequence[Experiment]) -> str:
-    """A sentence about the costs that are equal for all experiments; empty if none is."""
-    values = {cost.label: {point.x for point in points(experiments, cost)} for cost in COSTS}
-    same = {label: costs.pop() for label, costs in values.items() if len(costs) == 1}
-    return " ".join(f"{label}: {x:.4g} in each experiment." for label, x in same.items())
+    """Sentences about the costs that are equal for all experiments; empty if none is."""
+    values = {cost: {point.x for point in points(experiments, cost)} for cost in COSTS}
+    same = {cost: costs.pop() for cost, costs in values.items() if len(costs) == 1}
+    said = [f"{cost.label}: {x:.4g} in each experiment." for cost, x in same.items()]
+    if FLOPS in same and len(experiments) > 1:
+        said.append(
+            "Masks make nothing faster: what they remove is still computed. So hours and emissions"
+            " differ by the load of the machine alone and are not drawn."
+        )
+    return " ".join(said)
 
 
-def inside_figures(name: str, experiments: Sequence[Experiment], folder: Path) -> list[Drawn]:
-    """Figures of pruning times, wall-clock time, speed-ups and forecasts, for one setting."""
-    kinds = (pruning_figure, pruning_epoch_figure, phases_figure, speedup_figure)
-    drawn = [drawn for kind in kinds if (drawn := kind(name, experiments, folder))]
+def inside_figures(
+    name: str, experiments: Sequence[Experiment], looks: Looks, folder: Path
+) -> list[Drawn]:
+    """Figures of layers, pruning times, wall-clock time, speed-ups, forecasts, for one setting."""
+    kinds = (pruning_figure, pruning_epoch_figure, speedup_figure)
+    drawn = shrinking_figures(name, experiments, looks, folder)
+    drawn += [one for kind in kinds if (one := kind(name, experiments, looks, folder))]
+    phases = phases_figure(name, experiments, folder)
     forecasting = [e for e in experiments if e.records[0].history["forecasts"]]
     forecasts = (forecast_figure(name, e, n, folder) for n, e in enumerate(forecasting))
-    return [*drawn, *forecasts]
+    return [*drawn, *([phases] if phases else []), *forecasts]
 
 
-def pruning_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
+def pruning_figure(
+    name: str, experiments: Sequence[Experiment], looks: Looks, folder: Path
+) -> Drawn | None:
     """The time of each pruning, in % of training, and the sparsity after it."""
     pruned = [e for e in experiments if e.records[0].history["prunings"]]
     methods = _by_method(e for e in pruned if e.mean("run/images"))
 
     def paint(axes: Axes) -> None:
-        for y, group in enumerate(methods.values()):
+        for y, (method, group) in enumerate(methods.items()):
             axes.plot([0, 100], [y, y], color=LINE, linewidth=0.8, zorder=1)
             for experiment in group:
                 whole = experiment.mean("run/images")
                 prunings = experiment.records[0].history["prunings"]
                 at = [100 * p["images"] / (whole or 1) for p in prunings]
                 sizes = [15 + 60 * (p.get("model/sparsity") or 0.0) for p in prunings]
-                look = {"color": COLOURS[0], "alpha": 0.6, "linewidths": 0, "zorder": 2}
-                axes.scatter(at, [y] * len(at), s=sizes, gid=tip(experiment.name), **look)
+                look = {"color": looks[method].colour, "alpha": 0.6, "linewidths": 0, "zorder": 2}
+                said = tip(experiment.name, looks[method].key)
+                axes.scatter(at, [y] * len(at), s=sizes, gid=said, **look)
         names(axes, [_counted(*item) for item in methods.items()])
         axes.set_xlabel("part of training done [%]")
 
@@ -115,11 +137,11 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
 
     def paint(axes: Axes) -> None:
         left = [0.0] * len(methods)
-        for index, phase in enumerate(PHASES):
-            if not any(hours[index]):
-                continue
+        spent = [index for index in range(len(PHASES)) if any(hours[index])]
+        for index, colour in zip(spent, ramp(len(spent)), strict=True):
+            phase = PHASES[index]
             look = {
-                "facecolor": COLOURS[index % len(COLOURS)],
+                "facecolor": colour,
                 "hatch": HATCHES[index],
                 "edgecolor": INK,
                 "linewidth": 0.4,
@@ -129,7 +151,7 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
             axes.barh(range(len(methods)), part, left=left, label=phase.replace("_", " "), **look)
             left = [a + b for a, b in zip(left, part, strict=True)]
         named = zip(methods, totals, strict=True)
-        names(axes, [f"{short(method)}: {clock(3600 * total)} a run" for method, total in named])
+        names(axes, [f"{method}: {clock(3600 * total)} a run" for method, total in named])
         axes.set_xlabel("wall-clock [%]")
         legend(axes)
 
@@ -138,7 +160,9 @@ def phases_figure(name: str, experiments: Sequence[Experiment], folder: Path) ->
     return draw(file, caption, folder, paint, rows=len(methods)) if methods else None
 
 
-def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -> Drawn | None:
+def speedup_figure(
+    name: str, experiments: Sequence[Experiment], looks: Looks, folder: Path
+) -> Drawn | None:
     """Measured speed-up (images/s after / before pruning) against the theoretical one (MACs)."""
     pairs = []
     for experiment in experiments:
@@ -148,7 +172,7 @@ def speedup_figure(name: str, experiments: Sequence[Experiment], folder: Path) -
             pairs.append(Point(experiment.method, x, y, 0.0, experiment.details))
 
     def paint(axes: Axes) -> None:
-        _series(axes, pairs)
+        _series(axes, pairs, looks)
         axes.set(xscale="log", yscale="log", xlabel="theoretical speed-up (MACs)")
         low, high = axes.get_xlim()[0], max(p.x for p in pairs)
         axes.plot([low, high], [low, high], linestyle="--", color=INK, linewidth=0.8)
@@ -169,10 +193,10 @@ def forecast_figure(name: str, experiment: Experiment, number: int, folder: Path
         firsts.setdefault(forecast.get("forecast/layer", ""), forecast)
 
     def paint(axes: Axes) -> None:
-        looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-        for (layer, first), (colour, marker) in zip(firsts.items(), looks, strict=False):
+        colours = zip(firsts.items(), ramp(len(firsts)), cycle("os^Dv"), strict=False)
+        for (layer, first), colour, marker in colours:
             truth, mean, sd = (first[f"forecast/{key}"] for key in ("truth", "mean", "sd"))
-            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 4}
+            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 3}
             axes.errorbar(truth, mean, yerr=sd, label=layer, elinewidth=0.5, alpha=0.7, **look)
         values = [v for first in firsts.values() for v in first["forecast/truth"]]
         axes.plot([min(values), max(values)], [min(values), max(values)], color=INK, linewidth=0.8)
@@ -187,14 +211,22 @@ def forecast_figure(name: str, experiment: Experiment, number: int, folder: Path
     return draw(slug(f"{name}-forecast-{number}"), caption, folder, paint)
 
 
-def _scatter(axes: Axes, placed: Sequence[Point], cost: Cost, headline: Headline) -> None:
-    _series(axes, placed, joined=cost.more)
-    front = pareto(placed, more=cost.more, headline=headline)
-    look = {"color": INK, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
-    axes.plot([p.x for p in front], [p.y for p in front], **look)
+def _scatter(
+    axes: Axes,
+    placed: Sequence[Point],
+    cost: Cost,
+    headline: Headline,
+    looks: Looks,
+    ranked: bool,
+) -> None:
+    _series(axes, placed, looks, joined=cost.more)
+    if ranked:
+        front = pareto(placed, more=cost.more, headline=headline)
+        look = {"color": INK, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
+        axes.plot([p.x for p in front], [p.y for p in front], **look)
     low, high = min(p.x for p in placed), max(p.x for p in placed)
     axes.set(xlabel=cost.label, ylabel=f"test {headline.label}")
-    if cost.more:
+    if cost == SPARSITY:
         stretch(axes, high)
         return
     # on a logarithmic axis a smaller range has no more than one labelled tick
@@ -203,24 +235,27 @@ def _scatter(axes: Axes, placed: Sequence[Point], cost: Cost, headline: Headline
     few_ticks(axes.xaxis)
 
 
-def _series(axes: Axes, placed: Sequence[Point], *, joined: bool = False) -> None:
-    """Draw each method in its own colour and marker, its points joined if `joined`."""
+def _series(axes: Axes, placed: Sequence[Point], looks: Looks, *, joined: bool = False) -> None:
+    """Draw each method in its own look, its points joined if `joined`."""
     groups: dict[str, list[Point]] = defaultdict(list)
     for point in placed:
         groups[point.label].append(point)
-    looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-    for (name, group), (colour, marker) in zip(groups.items(), looks, strict=False):
+    for name, group in groups.items():
+        look = looks[name]
         group.sort(key=lambda p: p.x)
         if joined and not any("," in p.details for p in group):  # sizes of one thing
             xs, ys = [p.x for p in group], [p.y for p in group]
-            axes.plot(xs, ys, color=colour, linewidth=0.7, alpha=0.6, zorder=1)
+            axes.plot(
+                xs, ys, color=look.colour, linewidth=0.7, alpha=0.6, zorder=1, gid=of(look.key)
+            )
         for p in group:
             if p.error:
-                axes.errorbar(p.x, p.y, yerr=p.error, color=colour, capsize=2, zorder=2)
-            said = tip(", ".join(filter(None, (p.label, p.details, f"{p.y:.2f} %"))))
-            look = {"color": colour, "marker": marker, "linestyle": "", "markersize": 5}
-            axes.plot([p.x], [p.y], label=name, gid=said, zorder=3, **look)
-    legend(axes)
+                bars = axes.errorbar(p.x, p.y, yerr=p.error, color=look.colour, capsize=2, zorder=2)
+                for part in bars.get_children():
+                    part.set_gid(of(look.key))
+            said = tip(", ".join(filter(None, (p.label, p.details, f"{p.y:.2f} %"))), look.key)
+            size = 8 if look.marker == "*" else 5
+            axes.plot([p.x], [p.y], gid=said, zorder=3, linestyle="", markersize=size, **look.style)
 
 
 def _by_method(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]:
@@ -231,7 +266,7 @@ def _by_method(experiments: Iterable[Experiment]) -> dict[str, list[Experiment]]
 
 
 def _counted(method: str, group: Sequence[Experiment]) -> str:
-    return short(method) + (f" ({len(group)} experiments)" if len(group) > 1 else "")
+    return method + (f" ({len(group)} experiments)" if len(group) > 1 else "")
 
 
 def _hours_of(group: Sequence[Experiment], phase: str) -> float:

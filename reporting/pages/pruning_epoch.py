@@ -1,21 +1,21 @@
 """Accuracy against the epoch of the first pruning: PaT's figures 3 and 4, from records.
 
-Shen et al. 2022, arXiv:2110.12007. A line is one recipe and one fraction removed; a policy, which
-chooses its epoch by watching, is a star in the colour of its fraction. `tables.py run RECIPE.yaml
---starts 0 2 5 … --amounts …` trains the points.
+Shen et al. 2022, arXiv:2110.12007. A line is one method and one fraction removed, which stands at
+its end; a policy, which chooses its epoch by watching, is a large marker without a line.
+`tables.py run RECIPE.yaml --starts 0 2 5 … --amounts …` trains the points.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from reporting.pages.drawing import COLOURS, MARKERS, Drawn, draw, legend, slug, tip
+from reporting.pages.drawing import Drawn, draw, of, slug, tip
 from reporting.pages.experiments import Experiment
+from reporting.pages.looks import Looks
 from reporting.tables.oracle import ratio_of
 
 FEWEST = 3  # epochs that make a line
@@ -31,9 +31,9 @@ class Place(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Recipe and fraction removed that the places of a line share, and who chose the epoch."""
+    """Method and fraction removed that the places of a line share, and who chose the epoch."""
 
-    recipe: str
+    method: str
     ratio: float
     chosen: bool  # by a trigger
 
@@ -48,7 +48,7 @@ def places(experiments: Sequence[Experiment]) -> dict[Line, list[Place]]:
         result, ratio = experiment.mean(key), ratio_of(first)
         if epoch is None or result is None or ratio is None:
             continue
-        line = Line(Path(first.job.recipe).stem, ratio, bool(first.history.get("watched")))
+        line = Line(experiment.method, ratio, bool(first.history.get("watched")))
         error = experiment.error(key) or 0.0
         lines[line].append(Place(epoch, result, error, experiment.name))
     grids = {k: sorted(v) for k, v in lines.items() if not k.chosen and _epochs(v) >= FEWEST}
@@ -62,35 +62,35 @@ def _epochs(line: Sequence[Place]) -> int:
 
 
 def pruning_epoch_figure(
-    name: str, experiments: Sequence[Experiment], folder: Path
+    name: str, experiments: Sequence[Experiment], looks: Looks, folder: Path
 ) -> Drawn | None:
     """Accuracy against the first pruning's epoch for one setting; None without a grid of epochs."""
     lines = places(experiments)
-    headline = experiments[0].headline
-    ratios = sorted({line.ratio for line in lines})
-    recipes = sorted({line.recipe for line in lines if not line.chosen})
-    marker = dict(zip(recipes, cycle(MARKERS), strict=False))
-    colour = dict(zip(ratios, cycle(COLOURS), strict=False))
 
     def paint(axes: Axes) -> None:
         for line, line_places in lines.items():
+            look = looks[line.method]
             epochs, results, errors, _ = zip(*line_places, strict=True)
-            look = {"color": colour[line.ratio], "linewidth": 1, "capsize": 2}
-            if line.chosen:
-                look |= {"fmt": "*", "markersize": 12, "markeredgecolor": "white"}
-            else:
-                look |= {"fmt": f"{marker[line.recipe]}-", "markersize": 4}
-            label = f"{line.recipe}, {100 * line.ratio:g} % removed"
-            axes.errorbar(epochs, results, yerr=errors, label=label, **look)
+            shown = {"linewidth": 1, "capsize": 2, "linestyle": "" if line.chosen else "-"}
+            size = 10 if line.chosen else 4
+            bars = axes.errorbar(
+                epochs, results, yerr=errors, markersize=size, **shown, **look.style
+            )
+            for part in bars.get_children():
+                part.set_gid(of(look.key))
+            removed = f"{100 * line.ratio:g} % removed"
+            side = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+            axes.annotate(removed, (epochs[-1], results[-1]), gid=of(look.key), **side)
             for place in line_places:  # an invisible dot with the tooltip
-                axes.scatter([place.epoch], [place.result], s=40, alpha=0, gid=tip(place.name))
+                said = tip(place.name, look.key)
+                axes.scatter([place.epoch], [place.result], s=40, alpha=0, gid=said)
         axes.set_xlabel("epoch of the first pruning")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(f"test {headline.name} [{headline.unit}]")
-        legend(axes)
+        axes.set_ylabel(f"test {headline.label}")
 
+    headline = experiments[0].headline
     caption = (
-        f"{name}: {headline.name} against the epoch of the first pruning; stars chose it by"
-        " watching."
+        f"{name}: {headline.name} against the epoch of the first pruning; large markers without a"
+        " line are policies that chose it by watching."
     )
     return draw(slug(f"{name}-pruning-epoch"), caption, folder, paint) if lines else None

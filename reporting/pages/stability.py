@@ -7,14 +7,14 @@ follows from these numbers. Records of earlier checkouts have no structures, onl
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from reporting.pages.drawing import COLOURS, INK, MARKERS, Drawn, draw, legend, slug
+from reporting.pages.drawing import Drawn, draw, legend, slug
 from reporting.pages.experiments import Experiment
+from reporting.pages.palette import INK, ramp
 from training.history import Event
 
 EPI, STRUCTURE = "epi/removed_", "epi/structure_"
@@ -63,11 +63,9 @@ def _indicator(title: str, file: str, events: Sequence[Event], folder: Path) -> 
     threshold = events[-1].get("epi/tau")
 
     def paint(axes: Axes) -> None:
-        looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
-        for (ratio, curve), (colour, marker) in zip(
-            indicators(events).items(), looks, strict=False
-        ):
-            look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1}
+        shown = indicators(events)
+        for (ratio, curve), colour in zip(shown.items(), ramp(len(shown)), strict=True):
+            look = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1}
             axes.plot(*zip(*curve, strict=True), label=f"{100 * ratio:g} % removed", **look)
         if threshold is not None:
             axes.axhline(threshold, color=INK, linestyle="--", linewidth=0.8, label="threshold")
@@ -83,10 +81,8 @@ def _structure(title: str, file: str, events: Sequence[Event], folder: Path) -> 
     curves = layers(events)
 
     def paint(axes: Axes) -> None:
-        looks = zip(curves, cycle(COLOURS), cycle(MARKERS), strict=False)
-        for number, (curve, colour, marker) in enumerate(looks, 1):
-            look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1}
-            look |= {"drawstyle": "steps-mid"}
+        for number, (curve, colour) in enumerate(zip(curves, ramp(len(curves)), strict=True), 1):
+            look = {"color": colour, "linewidth": 1.5, "drawstyle": "steps-mid"}
             axes.plot(*zip(*curve, strict=True), label=f"layer {number}", **look)
         _epochs(axes)
         axes.set_ylim(bottom=0)

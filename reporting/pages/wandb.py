@@ -1,8 +1,9 @@
 """The same tables as a W&B report and a saved view, as wandb-workspaces' own models.
 
-Runs started by `tables.py run` have the tags paper, paper/table, row and seed, and the row as
-group; the run sets filter and group by these. Without an entity nothing is sent: the payload is
-built, checked against the library's models and written.
+The view and the report's first charts have every run of the project. Runs started by `tables.py
+run` have the tags paper, paper/table, row and seed, and the row as group; the charts below a
+paper's table filter and group by these. Without an entity nothing is sent: the payload is built,
+checked against the library's models and written.
 """
 
 import json
@@ -23,6 +24,9 @@ from reporting.tables.compare import Comparison
 from reporting.tables.grid import grid, markdown
 from schema.headline import ACCURACY, Headline
 
+# columns of every project, behind its headlines
+FIRST = ("model/params", "model/macs", "model/sparsity", "cost/training_flops",
+         "cost/device_hours", "cost/emissions_kgco2e")  # fmt: skip
 Compared = Mapping[str, Sequence[Comparison]]
 
 
@@ -52,20 +56,26 @@ def write_payload(
 def build_report(
     compared: Compared, records: Sequence[Record], *, entity: str, project: str
 ) -> wr.Report:
-    """A report: each table that has runs, theirs against ours, with its runs and four charts.
+    """A report: charts of all runs; each table that has runs, theirs against ours, with charts.
 
-    All experiments come first, also those of no row.
+    All recorded experiments come before the tables, also those of no row.
     """
+    whole = wr.Runset(entity=entity, project=project if entity else "", name="all runs")
+    blocks: list[Any] = []
+    for title, panels in _sections(_headlines(records)):
+        heading = wr.MarkdownBlock(text=f"## {title}")
+        blocks += [heading, wr.PanelGrid(runsets=[whole], panels=_placed(panels))]
     every = runs_grid(by_setting(r for r in records if r.measured))
-    blocks: list[Any] = [wr.MarkdownBlock(text=markdown(every))] if every.rows else []
+    if every.rows:
+        blocks.append(wr.MarkdownBlock(text=markdown(every)))
     for address, rows in compared.items():
         if any(row.records for row in rows):
             table = find_table(address)
             text = wr.MarkdownBlock(text=markdown(grid(table, rows)))
-            panels = wr.PanelGrid(
-                runsets=[_runset(table, entity, project)], panels=_charts(_headline(rows))
-            )
-            blocks += [text, panels]
+            ran = [record for row in rows for record in row.records]
+            runs = [_runset(table, entity, project)]
+            panels = [chart for line in _headlines(ran) for chart in _costs(line)]
+            blocks += [text, wr.PanelGrid(runsets=runs, panels=_placed(panels))]
     title, about = "Early pruning: papers against runs", "Generated from run records"
     return wr.Report(
         project=project, entity=entity, title=title, description=about, blocks=blocks, width="fluid"
@@ -73,24 +83,18 @@ def build_report(
 
 
 def build_workspace(compared: Compared, *, entity: str, project: str) -> ws.Workspace:
-    """A saved view: all runs of the tables, grouped by row, with the tables' summary columns."""
-    ran = {a: rows for a, rows in compared.items() if any(row.records for row in rows)}
-    tables = [find_table(address) for address in ran]
-    headlines = dict.fromkeys(_headline(rows) for rows in ran.values()) or [ACCURACY]
-    sections = [
-        ws.Section(name=f"{_capital(line.name)} and cost", panels=_charts(line), is_open=True)
-        for line in headlines
-    ]
-    columns = [f"summary:{key}" for key in dict.fromkeys(k for t in tables for k in _keys(t))]
+    """A saved view of every run: results, cost and pruning, with the tables' summary columns."""
+    tables = [find_table(a) for a, rows in compared.items() if any(row.records for row in rows)]
+    headlines = _headlines([r for rows in compared.values() for row in rows for r in row.records])
+    keys = (*(h.test for h in headlines), *FIRST, *(key for t in tables for key in _keys(t)))
     return ws.Workspace(
         entity=entity,
         project=project,
-        name="Papers against runs",
-        sections=sections,
+        name="Accuracy, cost and pruning",
+        sections=[ws.Section(name=n, panels=p, is_open=True) for n, p in _sections(headlines)],
+        # of all runs: a filter by tags would hide those that a user started by hand
         runset_settings=ws.RunsetSettings(
-            groupby=[ws.Metric("Group")],
-            filters=f"Tags in {[table.address for table in tables]}",
-            pinned_columns=columns,
+            pinned_columns=[f"summary:{key}" for key in dict.fromkeys(keys)]
         ),
     )
 
@@ -131,23 +135,54 @@ def _keys(table: Table) -> list[str]:
     return list(dict.fromkeys(c.record for c in table.columns.values() if c.record))
 
 
-def _headline(rows: Sequence[Comparison]) -> Headline:
-    """The metric by which a table's runs are compared."""
-    return next(record.headline for row in rows for record in row.records)
+def _headlines(records: Sequence[Record]) -> list[Headline]:
+    """The metrics by which runs are compared; accuracy where there is no run yet."""
+    return list(dict.fromkeys(r.headline for r in records if r.measured)) or [ACCURACY]
 
 
-def _capital(name: str) -> str:
-    return name[:1].upper() + name[1:]
+def _sections(headlines: Sequence[Headline]) -> list[tuple[str, list[Any]]]:
+    results = [(line.name[:1].upper() + line.name[1:], _results(line)) for line in headlines]
+    costs = [chart for line in headlines for chart in _costs(line)]
+    return [*results, ("Cost", costs), ("Pruning", _prunings())]
 
 
-def _charts(headline: Headline) -> list[Any]:
+def _results(headline: Headline) -> list[Any]:
+    metrics = [wr.SummaryMetric(headline.test)]
+    tested = wr.BarPlot(title=f"test {headline.label}", metrics=metrics)
+    validated = _line(f"validation {headline.label}", headline.validation)
+    return [tested, validated, _line("training loss", "train/loss")]
+
+
+def _costs(headline: Headline) -> list[Any]:
     return [
         wr.ScatterPlot(
-            title=f"{headline.name} against {cost.label}",
+            title=f"{headline.name} against {cost.stored_label}",
             x=wr.SummaryMetric(cost.key),
             y=wr.SummaryMetric(headline.test),
             log_x=not cost.more,
-            layout=wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8),
         )
-        for index, cost in enumerate(COSTS)
+        for cost in COSTS
     ]
+
+
+def _prunings() -> list[Any]:
+    """Sizes by training images; a pruning is a step in their lines."""
+    return [
+        _line("parameters", "model/params"),
+        _line("MACs of an image", "model/macs"),
+        _line("weights removed, of 1", "model/sparsity"),
+        wr.LinePlot(title="channels of each layer", x="images", metric_regex="^widths/"),
+        wr.LinePlot(title="weights of each layer", x="images", metric_regex="^weights/"),
+        wr.LinePlot(title="mean score of each layer", x="images", metric_regex="^scores/"),
+    ]
+
+
+def _line(title: str, key: str) -> wr.LinePlot:
+    return wr.LinePlot(title=title, x="images", y=[key])
+
+
+def _placed(panels: Sequence[Any]) -> list[Any]:
+    """Panels two in a row of a report."""
+    for index, panel in enumerate(panels):
+        panel.layout = wr.Layout(x=12 * (index % 2), y=8 * (index // 2), w=12, h=8)
+    return list(panels)

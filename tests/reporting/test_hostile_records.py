@@ -42,6 +42,11 @@ def pruning(**event: Any) -> str:
     return record(history={"prunings": [event]})
 
 
+def layers(**changes: Any) -> str:
+    one = {"name": "conv1", "of": 8, "kept": [4]}
+    return record(history={"layers": {"unit": "channel", "images": [5], "sizes": [one]} | changes})
+
+
 def forecast(**event: Any) -> str:
     values = {"forecast/truth": [1.0], "forecast/mean": [1.0], "forecast/sd": [1.0]}
     return record(history={"forecasts": [values | event]})
@@ -83,6 +88,10 @@ def forecast(**event: Any) -> str:
         (pruning(images="x", step=1), "history.prunings.0.images.int: Input should be a valid"),
         (forecast(**{"forecast/truth": []}), "history.forecasts.0.forecast/truth: List should"),
         (forecast(**{"forecast/mean": 5}), "history.forecasts.0.forecast/mean: Input should be"),
+        (layers(unit="x"), "history.layers.unit: Input should be 'channel' or 'weight'"),
+        (layers(images=[1, 2]), "history.layers: Value error, a layer has not one size for each"),
+        (layers(sizes=[]), "history.layers.sizes: List should have at least 1 item"),
+        (layers(sizes=[{"name": "c", "of": 0, "kept": [1]}]), "history.layers.sizes.0.of: Input"),
         (record(environment=5), "environment: Input should be a valid dictionary"),
         (record(weights="a b"), "weights: String should match pattern"),
     ],
@@ -155,6 +164,8 @@ def test_figures_beside_one_another_that_are_none_are_named(tmp_path, capsys):
         "--recipe=recipes/a.yaml --set=training.duration=2ep '--set=model={name: x}' --output=/o",
         "--rec recipes/a.yaml --se training.duration=2ep --s 'model={name: x}' --out '/my runs/o'",
         "--recipe recipes/a.yaml --set training.duration=2ep --set model={name: x} --resume",
+        "--recipe recipes/a.yaml training.duration=2ep 'model={name: x}' --output /o seed=3",
+        "training.duration=2ep --resume 'model={name: x}' --recipe recipes/a.yaml log.mode=online",
         "--set=data.path=/my --set 'data.path=/my data' --recipe recipes/a.yaml"
         " --set training.duration=2ep --set seed=3 --set 'model={name: x}' --set=log.tracker=none",
     ],
@@ -167,6 +178,13 @@ def test_settings_reach_the_record_however_they_were_written(command, tmp_path):
     assert record.job == Job(None, "recipes/a.yaml", (), extra, 3)
     assert not re.search(r"/my|/o\b", path.read_text())
     assert "--set 'model={name: x}'" in record.environment["command"]
+
+
+def test_a_value_in_brackets_may_hold_what_looks_like_a_setting(tmp_path):
+    said = "train.py --set model={name: x, options: {a: 1, b=c}} seed=3 --recipe recipes/a.yaml"
+    path = collect(make_run(tmp_path / "run", seed=3, command=said), tmp_path / "results")
+    job = json.loads(path.read_text())["job"]
+    assert job["extra"] == ["model={name: x, options: {a: 1, b=c}}"]
 
 
 class Tags(HTMLParser):
@@ -189,6 +207,8 @@ def two_runs(folder: Path, **changes: Any) -> list[Any]:
         job = Job(None, changes.get("recipe", "recipes/x.yaml"), settings, seed=seed)
         summary = {key: value for key, value in changes.items() if "__" in key}
         run = make_run(folder / str(seed), seed=seed, model__sparsity=sparsity, **summary)
+        log = run / "log.jsonl"
+        log.write_text(log.read_text().replace('"hidden.0"', json.dumps(HOSTILE)))
         collect(run, folder / "results", job)
     return load_records(folder / "results")
 
@@ -205,6 +225,7 @@ MARKUP = [
 def test_nothing_in_a_record_becomes_markup(changes, tmp_path):
     page = write({}, two_runs(tmp_path, **changes), tmp_path / "out").read_text()
     assert page.count("<figure") >= 2
+    assert page.count("A band is as wide as the part") >= 1
     assert page.count("<script") == (ROOT / "reporting/pages/page.html").read_text().count(
         "<script"
     )

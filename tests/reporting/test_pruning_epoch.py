@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reporting.pages.experiments import Experiment
+from reporting.pages.looks import looks_of
 from reporting.pages.pruning_epoch import Line, Place, places, pruning_epoch_figure
 from reporting.records import Job, Record, collect, load_records
 from tests.support.synthetic_runs import make_run
@@ -28,7 +29,7 @@ def experiment(record: Record, recipe: str, epoch: float, *top1: float, **change
     return Experiment(recipe, f"start {epoch}", runs)
 
 
-def test_lines_are_of_one_recipe_and_fraction_and_policies_join_them(tmp_path: Path):
+def test_lines_are_of_one_method_and_fraction_and_policies_join_them(tmp_path: Path):
     record = template(tmp_path)
     grid = [experiment(record, "fixed_epoch", e, 90.0 - e, 92.0 - e) for e in (5, 0, 2)]
     policy = experiment(record, "epi", 2.5, 91.0, watched=[{"trigger/epochs": 2}])
@@ -45,9 +46,11 @@ def test_lines_are_of_one_recipe_and_fraction_and_policies_join_them(tmp_path: P
 def test_the_figure_names_its_lines_and_there_is_none_without_a_grid(tmp_path: Path):
     record = template(tmp_path)
     grid = [experiment(record, "fixed_epoch", e, 90.0) for e in (0, 2, 5)]
-    drawn = pruning_epoch_figure("a setting", grid, tmp_path)
+    looks = looks_of(["epi", "fixed_epoch"])
+    drawn = pruning_epoch_figure("a setting", grid, looks, tmp_path)
     assert drawn is not None
-    for text in ("fixed_epoch, 50 % removed", "epoch of the first pruning", "test accuracy"):
+    assert f'class="m {looks["fixed_epoch"].key}"' in drawn.svg
+    for text in ("50 % removed", "epoch of the first pruning", "test accuracy"):
         assert text in drawn.svg
     assert (tmp_path / f"{drawn.name}.png").stat().st_size > 5000
-    assert pruning_epoch_figure("a setting", grid[:2], tmp_path) is None
+    assert pruning_epoch_figure("a setting", grid[:2], looks, tmp_path) is None

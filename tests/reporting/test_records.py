@@ -184,7 +184,7 @@ def test_one_value_has_no_standard_error():
 def test_records_hold_what_figures_need(project):
     record = load_records(project / "results")[0]
     assert record.history["accuracy"] == [[50_000, 40.0], [7_500_000, 69.0]]
-    assert [p["prune/round"] for p in record.history["prunings"]] == [1, 2]
+    assert [p["prune/round"] for p in record.history["prunings"]] == [1, 1, 2]
     assert [f["forecast/layer"] for f in record.history["forecasts"]] == ["conv1"]
     assert record.environment["commit"] == "c0ffee"
     assert json.loads((project / record.path).read_text())["job"]["row"] == f"bep/3/{ROW}"

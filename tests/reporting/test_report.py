@@ -1,76 +1,32 @@
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-import tables
 from reporting import papers
-from reporting.pages.drawing import COLOURS, HATCHES, INK
+from reporting.pages.drawing import HATCHES
 from reporting.pages.experiments import (
     COSTS,
+    DENSE,
+    HOURS,
     Point,
     by_setting,
     pareto,
     points,
+    ranks,
 )
 from reporting.pages.figures import accuracy_figures, equal_costs, inside_figures
 from reporting.pages.html import write
-from reporting.pages.wandb import (
-    build_report,
-    build_workspace,
-    payload,
-    write_payload,
-)
+from reporting.pages.looks import FILLS, looks_of
+from reporting.pages.palette import COLOURS, INK
+from reporting.pages.verdicts import sentences, verdicts
 from reporting.records import Job, collect, load_records
 from reporting.tables.compare import compare
-from tests.support.synthetic_runs import make_run
+from tests.support.synthetic_runs import METHODS, SIZES, make_run
 from training.phases import PHASES
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-needs_browser = pytest.mark.skipif(not BROWSER, reason="needs Chromium: apt-get install chromium")
-SIZES = {"95K": (70.0, 0.962), "24K": (55.0, 0.99)}
-SETTING = "synthetic-cnn-1-250-858-parameters-on-cifar10"
-METHODS = {"SNIP": -2.0, "GraSP": -3.0, "BEP,1e-4": 1.0}
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Records of two sizes × three methods × two seeds, all made up."""
-    root = tmp_path_factory.mktemp("made_up")
-    for size, (accuracy, sparsity) in SIZES.items():
-        for index, (method, gain) in enumerate(METHODS.items()):
-            for seed in (0, 1):
-                job = Job(f"bep/3/CIFAR-10,{size},{method}", "recipes/x.yaml", seed=seed)
-                changes = {
-                    "eval__top1_percent": accuracy + gain + seed,
-                    "model__sparsity": sparsity,
-                    "cost__training_flops": 1e14 * (1 - sparsity) * (index + 1),
-                    "cost__device_hours": 2.0 + index,
-                    "cost__emissions_kgco2e": 0.2 + 0.1 * index,
-                    "cost__peak_memory_bytes": 10**9 * (2 + index),
-                    "derived__measured_speedup": 1.5 + sparsity / (1 + index),
-                }
-                folder = make_run(root / "runs" / job.name, seed=seed, **changes)
-                collect(folder, root / "results", job)
-    return root / "results"
-
-
-@pytest.fixture(scope="module")
-def compared(results):
-    runs = load_records(results)
-    return {address: compare(table, [], runs) for address, table in papers.tables().items()}
-
-
-@pytest.fixture(scope="module")
-def page(results, compared, tmp_path_factory) -> Path:
-    return write(compared, load_records(results), tmp_path_factory.mktemp("report"))
+SETTING = "synthetic-cnn-1-250-858-parameters-on-cifar-10"
 
 
 class Outline(HTMLParser):
@@ -127,7 +83,7 @@ def test_links_inside_the_page_and_its_figures_lead_somewhere(outline, page):
 
 
 def test_the_page_has_every_table_and_every_row(outline):
-    details = {a["id"] for a in outline.all("details")}
+    details = {a["id"] for a in outline.all("details") if "id" in a}
     assert details == set(papers.tables())
     rows = {a["data-value"] for a in outline.all("th") if a.get("scope") == "row"}
     for table in papers.tables().values():
@@ -138,7 +94,9 @@ def test_every_column_sorts_by_a_button_with_a_state(outline):
     heads = [a for a in outline.all("th") if a.get("scope") == "col"]
     assert heads
     assert all(a.get("aria-sort") == "none" for a in heads)
-    assert len(outline.all("button")) == len(heads)
+    unpressed = [a for a in outline.all("button") if a.get("aria-pressed") == "false"]
+    resets = [a for a in outline.all("button") if a.get("type") == "reset"]
+    assert len(outline.all("button")) == len(heads) + len(unpressed) + len(resets)
 
 
 def test_what_was_not_run_says_so_and_what_was_stands_beside_theirs(page):
@@ -178,7 +136,8 @@ def test_every_phase_of_a_run_is_drawn_with_a_look_of_its_own():
 def test_all_figures_are_there_named_in_words_and_as_files(outline, page):
     names = [a["id"] for a in outline.all("figure")]
     forecasts = [f"forecast-{number}" for number in range(len(SIZES) * len(METHODS))]
-    kinds = ("when-pruned", "phases", "speed-up", *forecasts)
+    layers = ("snip-layers", "grasp-layers", "bep-1e-4-layers")
+    kinds = ("when-pruned", "phases", "speed-up", *forecasts, *layers)
     assert len(names) == len(COSTS) + len(kinds)
     inside = {f"{SETTING}-{kind}" for kind in kinds}
     assert inside <= set(names)
@@ -192,7 +151,7 @@ def test_all_figures_are_there_named_in_words_and_as_files(outline, page):
 
 
 def test_ink_follows_the_pages_colours(page):
-    figures = re.findall(r"<svg.*?</svg>", page.read_text(), re.DOTALL)
+    figures = re.findall(r"<figure.*?</figure>", page.read_text(), re.DOTALL)
     assert all("currentColor" in figure and INK not in figure for figure in figures)
 
 
@@ -230,7 +189,7 @@ def test_points_are_means_over_seeds(results):
     placed = points(experiments, COSTS[0])
     assert len(placed) == 6
     best = max(placed, key=lambda p: p.y)
-    assert (best.label, best.x, best.y) == ("BEP 1e-4", pytest.approx(96.2), 71.5)
+    assert (best.label, best.x, best.y) == ("BEP λ 1e-4", pytest.approx(96.2), 71.5)
     assert best.error == pytest.approx(0.5)
 
 
@@ -243,7 +202,11 @@ def study(tmp_path_factory):
         for ratio in (2, 4, 8, 16, 32, 64):
             settings = (*scope, f"pruning.compression_ratio={ratio}")
             job = Job(None, f"recipes/made_up/m{index // 2}.yaml", settings, ("log.tracker=none",))
-            changes = {"model__sparsity": 1 - 1 / ratio, "eval__top1_percent": 90.0 - ratio / 2}
+            changes = {
+                "derived__measured_speedup": 1.0,
+                "model__sparsity": 1 - 1 / ratio,
+                "eval__top1_percent": 90.0 - ratio / 2,
+            }
             changes["recipe__hash"] = f"{index}-{ratio}"
             collect(make_run(root / "runs" / job.name, **changes), root / "results", job)
     return by_setting(load_records(root / "results"))
@@ -253,9 +216,9 @@ def test_a_study_of_many_runs_is_named_by_what_differs(study):
     (experiments,) = study.values()
     assert len(experiments) == 84
     methods = {experiment.method for experiment in experiments}
-    assert methods == {f"m{i}" for i in range(7)} | {f"m{i}, scope layer" for i in range(7)}
-    assert {experiment.details for experiment in experiments if experiment.method == "m0"} == {
-        f"compression ratio {ratio}" for ratio in (2, 4, 8, 16, 32, 64)
+    assert methods == {f"M{i}" for i in range(7)} | {f"M{i}, layer by layer" for i in range(7)}
+    assert {experiment.details for experiment in experiments if experiment.method == "M0"} == {
+        f"{ratio}× compression" for ratio in (2, 4, 8, 16, 32, 64)
     }
     assert len({experiment.name for experiment in experiments}) == 84
 
@@ -265,125 +228,138 @@ def test_a_study_of_many_runs_stays_readable(study, tmp_path):
     ((name, experiments),) = study.items()
     for experiment in experiments[1:]:
         experiment.records[0].history["forecasts"].clear()  # a figure of each run only takes long
-    (sparsity,) = accuracy_figures(name, experiments, tmp_path)  # all else cost the same
-    assert "training FLOPs (2 a MAC, forward and backward): 1.8e+14 in each" in equal_costs(
-        experiments
-    )
+    looks = looks_of(e.method for e in experiments)
+    (sparsity,) = accuracy_figures(name, experiments, looks, tmp_path)  # all else cost the same
+    assert "operations of the whole training [FLOPs]: 1.8e+14 in each" in equal_costs(experiments)
     titles = re.findall(r"<title>(.*?)</title>", sparsity.svg)
     assert len(set(titles)) == 84
-    assert "m3, scope layer, compression ratio 64, 58.00 %" in titles
-    inside = {d.name.rpartition("-")[2]: d for d in inside_figures(name, experiments, tmp_path)}
+    assert "M3, layer by layer, 64× compression, 58.00 %" in titles
+    assert "M3" not in re.sub(r"<title>.*?</title>", "", sparsity.svg)  # no legend of its own
+    drawn = inside_figures(name, experiments, looks, tmp_path)
+    inside = {d.name.rpartition("-")[2]: d for d in drawn}
     for kind in ("pruned", "phases"):  # one line a method
-        assert len(re.findall(r">m\d\b.*?</text>", inside[kind].svg)) == 14
+        assert len(re.findall(r">M\d\b.*?</text>", inside[kind].svg)) == 14
         with Image.open(tmp_path / f"{inside[kind].name}.png") as image:
             assert image.height < 1600
+
+
+# ── one look for each method ─────────────────────────────────────────────────────────────────────
+def test_each_method_has_a_look_of_its_own_and_variants_its_colour():
+    names = [f"method {i}" for i in range(60)]
+    looks = looks_of([*names, "method 0, layer by layer", DENSE, *names])
+    assert len({look.key for look in looks.values()}) == len(looks) == 62
+    assert len({look[1:] for look in looks.values()}) == 62
+    one, other = looks["method 0"], looks["method 0, layer by layer"]
+    assert (one.colour, one.marker) == (other.colour, other.marker)
+    assert (one.fill, other.fill) == FILLS[:2]
+    assert looks[DENSE].colour == INK
+
+
+def test_the_page_has_one_legend_whose_keys_are_in_every_figure(page, outline):
+    text = page.read_text()
+    keys = {a["data-key"] for a in outline.all("button") if "data-key" in a}
+    assert len(keys) == len(METHODS)
+    drawn = re.findall(r'<figure id="([^"]*)">(.*?)</figure>', text, re.DOTALL)
+    scatters = [svg for name, svg in drawn if "accuracy against" in svg]
+    assert len(scatters) >= len(COSTS)
+    for svg in scatters:
+        assert set(re.findall(r'class="m (m\d+)"', svg)) == keys
+    assert {a["data-key"] for a in outline.all("tr") if "data-key" in a} == keys
+    (colours,) = {tuple(sorted(set(re.findall("#[0-9a-f]{6}", svg)))) for svg in scatters[:3]}
+    assert {c.lower() for c in COLOURS[:3]} <= set(colours)
+
+
+# ── the answer ───────────────────────────────────────────────────────────────────────────────────
+def test_the_answer_names_who_kept_most_at_each_size_and_the_cost(results):
+    (experiments,) = by_setting(load_records(results)).values()
+    middle, small = verdicts(experiments)
+    assert (middle.removed, middle.methods) == ("96.2 %", 3)
+    ahead, cost = sentences(middle)
+    # two seeds 1 point apart: standard error ½, of the difference √½
+    assert ahead == (
+        "BEP λ 1e-4 with 71.50 ± 0.50 %, 3.00 ± 0.71 points ahead of SNIP (68.50 ± 0.50 %)."
+        " 3 methods."
+    )
+    assert cost == (
+        "Its training took 1.14e13 operations, 3 times those of SNIP (68.50 ± 0.50 %), the fewest"
+        " of all."
+    )
+    assert small.removed == "99.0 %"
+
+
+def test_the_answer_says_what_one_seed_and_many_experiments_leave_open(study):
+    (experiments,) = study.values()
+    first = verdicts(experiments)[0]
+    ahead, cost = sentences(first)
+    assert (first.removed, first.methods, len(first.ranked)) == ("50 %", 14, 14)
+    assert "0.00 points (one seed: chance is unknown)" in ahead
+    assert cost == "Its training took 1.8e14 operations, as those of all."
+    assert len(verdicts(experiments)) == 6
+
+
+def test_the_answer_is_on_the_page_before_any_figure(page):
+    text = page.read_text()
+    answer = text.index("96.2 % of the weights removed:")
+    assert text.index('<section id="answer">') < answer < text.index("<figure")
+
+
+# ── costs of the clock ───────────────────────────────────────────────────────────────────────────
+def test_no_front_is_drawn_through_the_noise_of_the_clock(results, study, tmp_path):
+    (experiments,) = by_setting(load_records(results)).values()
+    assert ranks(experiments, HOURS)  # equal over seeds, different between methods
+    hours = [e.mean(HOURS.key) for e in experiments]
+    assert len(set(hours)) > 1
+    (masked,) = study.values()
+    assert not ranks(masked, HOURS)  # one seed each
+    said = equal_costs(masked)
+    assert "Masks make nothing faster" in said
+    drawn = accuracy_figures("s", masked, looks_of(e.method for e in masked), tmp_path)
+    assert [d.name for d in drawn] == ["s-model-sparsity"]
+
+
+def test_scattered_seeds_rank_nothing(tmp_path):
+    for index, sparsity in enumerate((0.5, 0.9)):
+        for seed, hours in enumerate((1.0, 2.0)):
+            job = Job(None, "recipes/x.yaml", (f"pruning.sparsity={sparsity}",), seed=seed)
+            changes = {"cost__device_hours": hours + index, "model__sparsity": sparsity}
+            changes |= {"cost__training_flops": 1e14 * (1 + index), "recipe__hash": str(index)}
+            run = make_run(tmp_path / "runs" / job.name, seed=seed, **changes)
+            collect(run, tmp_path / "results", job)
+    (experiments,) = by_setting(load_records(tmp_path / "results")).values()
+    assert not ranks(experiments, HOURS)
+    drawn = accuracy_figures("s", experiments, looks_of(["X"]), tmp_path)
+    (shown,) = [d for d in drawn if d.name == "s-cost-device-hours"]
+    assert "no front" in shown.caption
+    assert f"stroke-dasharray: 4.44,1.92; stroke-dashoffset: 0; stroke: {INK}" not in shown.svg
+
+
+# ── the network that shrinks ─────────────────────────────────────────────────────────────────────
+def test_a_record_has_the_layers_sizes_after_each_pruning_that_changed_one(results):
+    (record, *_) = load_records(results)
+    assert record.history["layers"] == {
+        "unit": "channel",
+        "images": [1_000_000, 1_500_000],
+        "sizes": [
+            {"name": "features.0", "of": 32, "kept": [20, 12]},
+            {"name": "hidden.0", "of": 512, "kept": [9, 9]},
+        ],
+    }
+
+
+def test_the_picture_says_every_layers_size_before_and_after(page):
+    drawn = re.findall(r'<figure id="([^"]*)">(.*?)</figure>', page.read_text(), re.DOTALL)
+    pictures = [svg for name, svg in drawn if name.endswith("-layers")]
+    assert len(pictures) == len(METHODS)
+    for svg in pictures:
+        for text in ("features.0  32", " 12<", "hidden.0  512", " 9<"):
+            assert text in svg, text
 
 
 def test_a_report_without_runs_says_so(tmp_path):
     empty = {address: compare(table, [], []) for address, table in papers.tables().items()}
     text = write(empty, [], tmp_path).read_text()
-    assert text.count("No run yet.") == 3
+    assert text.count("No run yet.") == 2
     rows = sum(len(rows_of_group) for rows_of_group in empty.values())
     assert rows > 600
     assert f"0 of {rows} rows" in text
     assert not list(tmp_path.glob("figures/*"))
-
-
-# ── in a browser ─────────────────────────────────────────────────────────────────────────────────
-def browse(page: Path, *options: str) -> str:
-    flags = (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        "--disable-extensions",
-    )
-    command = [
-        BROWSER,
-        *flags,
-        f"--user-data-dir={page.parent / 'profile'}",
-        *options,
-        page.as_uri(),
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout
-
-
-PROBE = """<script>
-addEventListener("load", () => {
-  const table = document.querySelector("#runs table"), button = table.querySelectorAll("button")[4];
-  const column = () => [...table.tBodies[0].rows].map(row => Number(row.cells[4].dataset.value));
-  button.click(); const up = column();
-  button.click(); const down = column();
-  document.title = JSON.stringify({
-    up, down, wide: document.documentElement.scrollWidth, screen: innerWidth,
-    small: Math.min(...[...document.querySelectorAll("figure svg")].map(s => s.clientWidth)),
-  });
-});
-</script></body>"""
-
-
-@needs_browser
-@pytest.mark.parametrize("width", [1400, 500])  # 500 is the narrowest window that Chromium opens
-def test_in_a_browser_tables_sort_and_nothing_sticks_out(page, tmp_path, width):
-    probed = tmp_path / "report.html"
-    probed.write_text(page.read_text().replace("</body>", PROBE))
-    text = browse(probed, "--dump-dom", f"--window-size={width},900")
-    title = json.loads(re.search(r"<title>(.*?)</title>", text)[1])
-    assert title["up"] == sorted(title["up"])
-    assert title["down"] == sorted(title["up"], reverse=True)
-    assert len(set(title["up"])) > 4
-    assert title["wide"] <= title["screen"]
-    assert title["small"] > 250
-
-
-@needs_browser
-def test_a_screenshot_shows_figures_in_the_series_colours(page, tmp_path):
-    shot = tmp_path / "page.png"
-    browse(page, f"--screenshot={shot}", "--window-size=500,3000")
-    with Image.open(shot) as image:
-        colours = {c for _, c in image.convert("RGB").getcolors(2**24) or []}
-    wanted = {tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLOURS[:3]}
-    assert wanted <= colours
-
-
-# ── W&B ──────────────────────────────────────────────────────────────────────────────────────────
-def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, results, tmp_path):
-    runs = load_records(results)
-    path = write_payload(compared, runs, tmp_path, entity="", project="prunezoo")
-    sent = json.loads(path.read_text())
-    blocks = sent["report"]["spec"]["blocks"]
-    grids = [block for block in blocks if block["type"] == "panel-grid"]
-    (runset,) = grids[0]["metadata"]["runSets"]
-    assert len(grids) == 1
-    assert runset["filters"]["filters"][0]["value"] == ["bep/3"]
-    assert runset["grouping"] == [{"section": "run", "name": "group"}]
-    texts = [block.get("content", "") for block in blocks]
-    assert any("67.7 ± 0.7" in text for text in texts)
-    (every,) = [text for text in texts if "| bep/3/CIFAR-10,95K,SNIP |" in text]
-    assert "68.5 ± 0.5" in every
-
-
-def test_the_wandb_views_columns_are_the_tables_summary_keys(compared):
-    sent = payload(build_workspace(compared, entity="nobody", project="prunezoo"))
-    pinned = sent["spec"]["section"]["runSets"][0]["runFeed"]["columnPinned"]
-    table = papers.find_table("bep/3")
-    keys = {f"summary:{c.record}" for c in table.columns.values() if c.record}
-    assert keys <= {key for key, shown in pinned.items() if shown}
-
-
-def test_a_block_that_wandb_would_not_accept_is_an_error(compared, monkeypatch):
-    report = build_report(compared, [], entity="", project="prunezoo")
-    model = report._to_model()
-    model.spec.blocks.append(type(model.spec.blocks[0]).model_construct(children=None))
-    monkeypatch.setattr(type(report), "_to_model", lambda self: model)
-    with pytest.raises(ValueError, match="W&B"):
-        payload(report)
-
-
-def test_the_command_writes_all_of_it(results, tmp_path, capsys):
-    (tmp_path / "none").mkdir()
-    where = ["--results", str(results), "--claims", str(tmp_path / "none")]
-    assert tables.main([*where, "report", "--wandb", "--output", str(tmp_path / "out")]) == 0
-    printed = capsys.readouterr().out.split()
-    assert [Path(p).name for p in printed] == ["wandb.json", "report.html"]
-    assert all(Path(p).stat().st_size > 1000 for p in printed)

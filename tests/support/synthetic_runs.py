@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import tables
+from reporting.records import Job, collect
 from training.history import derived, history
 
 ROW = "CIFAR-10,95K,BEP,1e-4"
@@ -55,6 +56,8 @@ SUMMARY = {
 }
 
 
+SIZES = {"95K": (70.0, 0.962), "24K": (55.0, 0.99)}  # accuracy, sparsity
+METHODS = {"SNIP": -2.0, "GraSP": -3.0, "BEP,1e-4": 1.0}  # what they add to the accuracy
 FORECAST = {
     "forecast/layer": "conv1",
     "forecast/epoch": 20.0,
@@ -62,6 +65,16 @@ FORECAST = {
     "forecast/sd": [0.3, 0.2, 0.5],
     "forecast/truth": [1.2, 1.9, 4.4],
 }
+
+
+def left(*channels: int) -> dict[str, object]:
+    """What a pruning left of the layers, as its event says it."""
+    of = {"features.0": 32, "hidden.0": 512}
+    kept = zip(of.items(), channels, strict=True)
+    return {
+        "prune/unit": "channel",
+        "prune/layers": {name: {"kept": n, "of": width} for (name, width), n in kept},
+    }
 
 
 def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: object) -> Path:
@@ -75,8 +88,27 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     images = 50_000
     events = [
         {"step": 20, "images": images, "validation/top1_percent": 40.0},
-        {"step": 400, "images": 20 * images, "prune/round": 1, "model/sparsity": 0.9},
-        {"step": 600, "images": 30 * images, "prune/round": 2, "model/sparsity": 0.962},
+        {
+            "step": 400,
+            "images": 20 * images,
+            "prune/round": 1,
+            "model/sparsity": 0.9,
+            **left(20, 9),
+        },
+        {
+            "step": 500,
+            "images": 25 * images,
+            "prune/round": 1,
+            "model/sparsity": 0.9,
+            **left(20, 9),
+        },
+        {
+            "step": 600,
+            "images": 30 * images,
+            "prune/round": 2,
+            "model/sparsity": 0.962,
+            **left(12, 9),
+        },
         {"step": 600, "images": 30 * images, **FORECAST},
         {"step": 3000, "images": 150 * images, "validation/top1_percent": 69.0},
     ]
@@ -87,6 +119,26 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     with log.open("a") as stream:  # as training closes its log
         stream.write(json.dumps({"step": 3000, "prune/round": 2} | summary) + "\n")
     return folder
+
+
+def make_results(root: Path) -> Path:
+    """The folder of records of two sizes × three methods × two seeds."""
+    for size, (accuracy, sparsity) in SIZES.items():
+        for index, (method, gain) in enumerate(METHODS.items()):
+            for seed in (0, 1):
+                job = Job(f"bep/3/CIFAR-10,{size},{method}", "recipes/x.yaml", seed=seed)
+                changes = {
+                    "eval__top1_percent": accuracy + gain + seed,
+                    "model__sparsity": sparsity,
+                    "cost__training_flops": 1e14 * (1 - sparsity) * (index + 1),
+                    "cost__device_hours": 2.0 + index,
+                    "cost__emissions_kgco2e": 0.2 + 0.1 * index,
+                    "cost__peak_memory_bytes": 10**9 * (2 + index),
+                    "derived__measured_speedup": 1.5 + sparsity / (1 + index),
+                }
+                folder = make_run(root / "runs" / job.name, seed=seed, **changes)
+                collect(folder, root / "results", job)
+    return root / "results"
 
 
 def make_recipe(root: Path, name: str, claims: str) -> None:

@@ -1,6 +1,8 @@
 """A tracker starts, or one line says why it did not; training never waits for one."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -14,7 +16,7 @@ from tests.support.runs import DIGITS
 from training.folder.log import read
 from training.folder.tracker import Tracker
 
-KNOWN = [tracking.LoggerType.TENSORBOARD, tracking.LoggerType.WANDB]
+KNOWN = [tracking.LoggerType(name) for name in ("tensorboard", "wandb", "mlflow", "trackio")]
 VALUES = {"seed": 0, "model": {"name": "digits_cnn", "weights": None}, "log": {"tags": ["a"]}}
 
 
@@ -49,6 +51,16 @@ class Broken(Flat):
         raise RuntimeError
 
 
+class Told(Flat):
+    """Notes how a run is to be shown, as MLflow and Trackio take it."""
+
+    requires_logging_directory = False
+
+    def __init__(self, project, /, **how):
+        super().__init__(project, None)
+        self.how = how
+
+
 @pytest.fixture
 def started(monkeypatch, tmp_path):
     """Start a recipe's tracker in an empty folder; returns it and its line."""
@@ -56,14 +68,14 @@ def started(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(tracking, "_available_trackers", KNOWN)
 
-    def start(kind=Flat, **settings) -> tuple[Tracker, str]:
-        monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", kind)
+    def start(kind=Flat, past=(), **settings) -> tuple[Tracker, str]:
+        monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, kind.name, kind)
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         config = LogConfig(**settings)
         accelerator = Accelerator(log_with=config.tracker, project_dir=tmp_path)
         tracker = Tracker(tmp_path, accelerator)
-        return tracker, tracker.start(config, VALUES, list)
+        return tracker, tracker.start(config, VALUES, lambda: past)
 
     return start
 
@@ -71,7 +83,7 @@ def started(monkeypatch, tmp_path):
 def test_a_tracker_is_given_a_flat_recipe_and_numbers(started, tmp_path):
     tracker, line = started(tracker="tensorboard")
     tracker.write({"step": 3, "images": 6, "train/loss": 0.5, "prune/measure": "macs"})
-    assert line == f"tensorboard logs to {tmp_path}"
+    assert line == f"tensorboard logs to {tmp_path}/prunezoo"
     assert Flat.noted == [
         {
             "seed": 0,
@@ -79,8 +91,49 @@ def test_a_tracker_is_given_a_flat_recipe_and_numbers(started, tmp_path):
             "model.weights": "null",
             "log.tags": '["a"]',
         },
-        (3, {"step": 3, "images": 6, "train/loss": 0.5}),
+        (3, {"images": 6, "train/loss": 0.5}),
     ]
+
+
+def test_sizes_are_said_again_until_the_next_pruning(started):
+    tracker, _ = started(tracker="tensorboard")
+    tracker.set_sizes(
+        {"model/params": 20, "prune/unit": "channel", "prune/layers": {"a": {"kept": 4}}}
+    )
+    event = {
+        "prune/unit": "channel",
+        "prune/layers": {"a": {"kept": 3}},
+        "prune/scores": {"a": 0.5},
+    }
+    tracker.write({"step": 1, "train/loss": 0.5})
+    tracker.write({"step": 2, **event, "prune/rounds": 1, "model/params": 9})
+    tracker.write({"step": 3, "train/loss": 0.4})
+    after = {"model/params": 9, "widths/a": 3, "scores/a": 0.5}
+    assert Flat.noted[1:] == [
+        (1, {"model/params": 20, "widths/a": 4, "train/loss": 0.5}),
+        (2, after),
+        (3, after | {"train/loss": 0.4}),
+    ]
+
+
+def test_mlflow_and_trackio_are_told_how_a_run_is_shown(started, tmp_path, monkeypatch):
+    place = SimpleNamespace(get_tracking_uri=lambda: "sqlite:///here.db")
+    monkeypatch.setitem(sys.modules, "mlflow", place)
+    how = {"name": "one", "notes": "a line", "tags": ["a"]}
+    tracker, line = started(type("M", (Told,), {"name": "mlflow"}), tracker="mlflow", **how)
+    (told,) = tracker.accelerator.trackers
+    assert told.how == {"run_name": "one", "description": "a line", "tags": {"a": ""}}
+    assert line == "mlflow logs to sqlite:///here.db"
+    tracker, line = started(type("T", (Told,), {"name": "trackio"}), tracker="trackio", group="g")
+    (told,) = tracker.accelerator.trackers
+    assert told.how == {"name": tmp_path.name, "group": "g"}
+    assert line == "trackio logs; to see it: trackio show --project prunezoo"
+
+
+def test_a_resumed_run_goes_on_with_the_sizes_it_had(started):
+    tracker, _ = started(tracker="tensorboard", past=[{"step": 2, "model/params": 9}])
+    tracker.write({"step": 3})
+    assert Flat.noted[-1] == (3, {"model/params": 9})
 
 
 def test_a_tracker_that_does_not_start_is_left_out_in_a_line(started):

@@ -1,7 +1,14 @@
-"""A tracker of accelerate's, which shows what log.jsonl records."""
+"""A tracker of accelerate's, which shows what log.jsonl records.
+
+Figures over time are charts. Sizes of the network, of its layers and of their scores change only
+when it is pruned: every line says them again, so that their charts are steps and not dots. The
+figures of a finished run are W&B's summary; other trackers show them as they show all else.
+"""
 
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +20,12 @@ from models.options import first_line
 from schema.training import LogConfig
 
 Record = Mapping[str, object]  # a line of the log: flat keys with units
+Numbers = dict[str, int | float]
+RESULT = "eval/loss"  # it is in a run's last line alone, the summary
+SIZES = ("model/", "prune/", "widths/", "weights/", "scores/")
+SAME = ("prune/rounds", "prune/params_dense", "prune/compression_ratio_asked")  # in every event
+FILES = ("model.safetensors", "summary.json", "log.jsonl", "recipe.resolved.yaml",
+         "environment.json")  # fmt: skip
 
 
 class Tracker:
@@ -21,6 +34,7 @@ class Tracker:
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.started = False
+        self.sizes: Numbers = {}  # as the last pruning left them
 
     def start(self, config: LogConfig, values: Record, past: Callable[[], Iterable[Record]]) -> str:
         """Start it with a recipe's values; returns a line on where it writes. Never asks or fails.
@@ -32,8 +46,22 @@ class Tracker:
             return ""
         if config.tracker == "wandb":
             return self._start_wandb(config, values, past)
-        fault = self._init(config, dict(_flat(values)), {})
-        return f"{config.tracker} {_left_out(fault) if fault else f'logs to {self.folder}'}"
+        fault = self._init(config, dict(_flat(values)), self._shown(config))
+        self._go_on(past())
+        return f"{config.tracker} {_left_out(fault) if fault else self._where(config)}"
+
+    def _where(self, config: LogConfig) -> str:
+        """Where a tracker other than W&B keeps what it is given; most have a place of their own."""
+        match config.tracker:
+            case "tensorboard":
+                return f"logs to {self.folder / config.project}"
+            case "mlflow":
+                import mlflow
+
+                return f"logs to {mlflow.get_tracking_uri()}"
+            case "trackio":
+                return f"logs; to see it: trackio show --project {shlex.quote(config.project)}"
+        return "logs"
 
     def _start_wandb(
         self, config: LogConfig, values: Record, past: Callable[[], Iterable[Record]]
@@ -54,6 +82,8 @@ class Tracker:
             run.define_metric("*", step_metric="images")
             if mode == "offline":
                 self._write_again(run, past())
+        if mode != "offline":
+            self._go_on(past())
         if mode == "offline":
             return f"W&B offline{refused}; to upload: wandb sync {self.folder}/wandb/offline-run-*"
         return f"W&B {mode}"
@@ -67,12 +97,27 @@ class Tracker:
         return {
             "dir": str(self.folder),
             "id": self.folder.name,
-            "name": self.folder.name,
+            "name": config.name or self.folder.name,
+            "entity": config.entity,
+            "group": config.group,
+            "job_type": config.job_type,
+            "notes": config.notes,
             "mode": mode,
             "resume": None if mode == "offline" else "allow",
             "tags": config.tags,
             "settings": {"init_timeout": 20},
         }
+
+    def _shown(self, config: LogConfig) -> dict[str, Any]:
+        """What MLflow and Trackio are told of a run; the others take nothing of the kind."""
+        name = config.name or self.folder.name
+        match config.tracker:
+            case "mlflow":
+                tags = dict.fromkeys(config.tags, "")
+                return {"run_name": name, "description": config.notes, "tags": tags}
+            case "trackio":
+                return {"name": name, "group": config.group}
+        return {}
 
     def _init(self, config: LogConfig, values: Record, options: dict[str, Any]) -> str:
         """Let accelerate start it; returns what went wrong, if anything did."""
@@ -96,11 +141,56 @@ class Tracker:
         for record in past:
             self.write(record)
 
+    def _go_on(self, past: Iterable[Record]) -> None:
+        """Take over the sizes that a resumed run had."""
+        for record in past:
+            self.set_sizes(record)
+
+    def set_sizes(self, sizes: Record) -> None:
+        """Take the network's sizes for those of all lines until the next pruning."""
+        numbers = (_numbers(sizes) | _layers(sizes)).items()
+        self.sizes |= {k: v for k, v in numbers if k.startswith(SIZES) and k not in SAME}
+
     def write(self, record: Record) -> None:
         """Show the numbers of a record."""
-        if self.started:
-            numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
-            self.accelerator.log(numbers, step=int(numbers["step"]))
+        if not self.started:
+            return
+        if RESULT in record and self._wandb is not None:
+            self._wandb.summary.update({k: v for k, v in record.items() if _plain(v)})
+            return
+        self.set_sizes(record)
+        # the step is a chart's axis, not a chart
+        numbers = {k: v for k, v in _numbers(record).items() if k not in (*SAME, "step")}
+        self.accelerator.log(self.sizes | numbers, step=int(str(record["step"])))
+
+    @property
+    def _wandb(self) -> Any:
+        """W&B's run, on the main process."""
+        if any(tracker.name == "wandb" for tracker in self.accelerator.trackers):
+            return self.accelerator.get_tracker("wandb", unwrap=True)
+        return None
+
+    def keep_model(self) -> str:
+        """Make the finished model and its record an artifact of W&B's; returns a line on it.
+
+        An offline run's is uploaded with it, from where the files lie. Never fails.
+        """
+        run = self._wandb if self.started else None
+        if run is None or not self.accelerator.is_main_process:
+            return ""
+        import wandb
+
+        try:
+            # W&B allows letters, digits and -_. in a name
+            name = re.sub(r"[^\w.-]", "_", f"model-{self.folder.name}", flags=re.ASCII)[:128]
+            artifact = wandb.Artifact(name, type="model")
+            for file in FILES:
+                # the run is over, so none of them changes any more, and no copy is needed
+                artifact.add_file(str(self.folder / file), policy="immutable")
+            run.log_artifact(artifact)
+        except Exception as error:
+            return f"W&B took no model ({first_line(error).rstrip('.')}); it stays in {self.folder}"
+        return f"W&B artifact {name}: the model and its record"
 
     def close(self) -> None:
         """Let it finish its files."""
@@ -110,6 +200,25 @@ class Tracker:
 
 def _left_out(fault: str) -> str:
     return f"did not start ({fault}); log.jsonl goes on"
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _numbers(record: Record) -> Numbers:
+    return {key: value for key, value in record.items() if isinstance(value, int | float)}
+
+
+def _layers(record: Record) -> Numbers:
+    """What a pruning left of each layer, in channels or weights, and its mean score."""
+    layers, scores = (record.get(f"prune/{key}") for key in ("layers", "scores"))
+    kind = "widths" if record.get("prune/unit") == "channel" else "weights"
+    kept = layers.items() if isinstance(layers, dict) else ()
+    means = scores.items() if isinstance(scores, dict) else ()
+    return {f"{kind}/{name}": layer["kept"] for name, layer in kept} | {
+        f"scores/{name}": mean for name, mean in means if mean is not None
+    }
 
 
 def _forget_run() -> None:
