@@ -20,7 +20,8 @@ def test_every_recipe_that_prunes_and_every_word_has_a_card():
         for line in methods.page().splitlines()
         if line.startswith("### ")
     }
-    folders = {path.name for path in (ROOT / "recipes").iterdir() if path.is_dir()} - {"base", "zoo"}
+    folders = {path.name for path in (ROOT / "recipes").iterdir() if path.is_dir()}
+    folders -= {"base", "zoo"}
     assert folders == set(methods.FOLDERS)
     recipes = {
         f"{p.parent.name}/{p.stem}" for f in folders for p in (ROOT / "recipes" / f).glob("*.yaml")

@@ -169,7 +169,7 @@ def test_residual_branches_start_at_scale_one_as_in_torchvision_and_not_as_in_ti
         ({"name": "digits_cnn", "width": "a"}, "digits_cnn: width a is not a number"),
         ({"name": "mnist_cnn", "image_size": 10**6}, "mnist_cnn: too large to be built (Runtime"),
         ({"name": "resnet56", "depth": 600_002}, "resnet56: more than 10,000 layers; lower its"),
-        ({"name": 7}, "unknown model 7; use timm/<name> or one of "),
+        ({"name": 7}, "unknown model 7; use timm/<name>, torchvision/<name> or one "),
         ({"name": "digits_cnn", "init": "glorot"}, "unknown initialisation glorot; use default, "),
     ],
 )

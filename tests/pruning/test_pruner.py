@@ -353,7 +353,7 @@ def test_faults_say_what_to_write():
         pruned(criterion="channel_norm", sparsity=0.5)
     with pytest.raises(ValueError, match="no training step is seen"):
         pruned(**CHANNEL | AVERAGED)
-    with pytest.raises(BudgetError, match="prune less, lower floor"):
+    with pytest.raises(BudgetError, match="prune at most 77%, lower floor"):
         pruned(**CHANNEL | {"channels": 0.99, "floor": 0.2})
     with pytest.raises(NoEffect, match="raise the threshold"):
         pruned(granularity="channel", selection={"name": "threshold", "value": 1e-9})

@@ -92,7 +92,7 @@ def test_typed_fields(tmp_path):
         ),
         (
             GOOD + "  optimizer: sgdd\n",
-            "unknown optimizer sgdd; use sgd, adam, adamw, rmsprop or timm/<name>",
+            "unknown optimizer sgdd (did you mean sgd?); use sgd, adam, adamw, rmsprop, or ",
         ),
         (
             GOOD + "  accumulation: 2\n  compile: reduce-overhead\n",

@@ -281,7 +281,7 @@ def test_accuracy_around_prunings_is_measured_unnoticed_and_survives_a_crash(run
     assert tensors(on) == tensors(off)
     crash(*small, around, step=25)
     _, cut = run_recipe(DIGITS, *small, around, folder="cut", resume=True)
-    names = [f"prune/validation_top1_percent_{when}" for when in ("before", "after")]
+    names = [f"prune/validation_top1_{when}_percent" for when in ("before", "after")]
     measured = [
         [(line["step"], *(line[name] for name in names)) for line in read(folder / "log.jsonl")
          if names[0] in line]

@@ -158,7 +158,7 @@ def test_batches_from_shards_are_the_same_from_any_sample_on(photographs, tmp_pa
     again = list(data.train_batches(3, 4, start=2))
     assert len(batches) == 3
     assert torch.equal(batches[2].inputs, again[0].inputs)
-    assert torch.equal(batches[2].labels, again[0].labels)
+    assert torch.equal(batches[2].targets, again[0].targets)
     assert batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
 
 
