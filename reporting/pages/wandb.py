@@ -147,7 +147,7 @@ def _sections(headlines: Sequence[Headline]) -> list[tuple[str, list[Any]]]:
 
 
 def _results(headline: Headline) -> list[Any]:
-    metrics = [wr.SummaryMetric(headline.test)]
+    metrics: list[Any] = [wr.SummaryMetric(headline.test)]
     tested = wr.BarPlot(title=f"test {headline.label}", metrics=metrics)
     validated = _line(f"validation {headline.label}", headline.validation)
     return [tested, validated, _line("training loss", "train/loss")]

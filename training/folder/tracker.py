@@ -56,7 +56,7 @@ class Tracker:
             case "tensorboard":
                 return f"logs to {self.folder / config.project}"
             case "mlflow":
-                import mlflow
+                import mlflow  # pyright: ignore[reportMissingImports], as it is not required
 
                 return f"logs to {mlflow.get_tracking_uri()}"
             case "trackio":
