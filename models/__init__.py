@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.errors import ModelError
-    from models.files.model_file import header, load, save
+    from models.files.model_file import header, load, load_into, save
     from models.layers import initialise
     from models.zoo import MODELS, build
 
-__all__ = ["MODELS", "ModelError", "build", "header", "initialise", "load", "save"]
+__all__ = ["MODELS", "ModelError", "build", "header", "initialise", "load", "load_into", "save"]
 
 _HOME = {
     "MODELS": "models.zoo",
@@ -21,6 +21,7 @@ _HOME = {
     "header": "models.files.model_file",
     "initialise": "models.layers",
     "load": "models.files.model_file",
+    "load_into": "models.files.model_file",
     "save": "models.files.model_file",
 }
 

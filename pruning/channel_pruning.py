@@ -11,6 +11,7 @@ from models.axes.find import Axes, axes, masks
 from models.axes.labels import cuts, take
 from models.axes.removal import left
 from pruning.amount.budget import Ask, BudgetError, check_floor, per_saving
+from pruning.amount.granularity import normalised
 from pruning.amount.latency import Latency, latency_table
 from pruning.amount.scope import floors
 from pruning.amount.sizes import Sizes, positions
@@ -18,12 +19,12 @@ from pruning.application.masks import check_zero, hold_everywhere
 from pruning.application.surgery import prune_channels, rehearse_surgery
 from pruning.application.values import Values
 from pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
-from pruning.criteria import CRITERIA
 from pruning.criteria.accumulated import Accumulator
 from pruning.criteria.from_recipe import (
     check_complete,
     check_positive,
     check_ranks,
+    criterion_of,
     left_alone,
     rehearse_scores,
     unit_scores,
@@ -43,12 +44,15 @@ class ChannelPruning(Rounds):
     """Units of the named axes that stay; removed ones are masked or really gone.
 
     `kept` are the units of the dense network that still exist; `alive` are the units of the network
-    as it is now that are not masked. The amount is a fraction of the dense network.
+    as it is now that are not masked. The amount is a fraction of the dense network. `latency` is a
+    table of times measured before; else it is measured at the first round that needs one.
     """
 
     unit = "channel"
 
-    def __init__(self, config: PruningConfig, state: State) -> None:
+    def __init__(
+        self, config: PruningConfig, state: State, *, latency: Latency | None = None
+    ) -> None:
         self._config = config
         image = state.example_input
         # on the meta device there are no values to compare
@@ -57,7 +61,7 @@ class ChannelPruning(Rounds):
         self._positions = positions(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
         self._spared = {a for a in self.axes.widths if spared & set(self.axes.producers(a))}
-        self.latency: Latency | None = None
+        self.latency = latency
         sizes = self._sizes()
         sizes.check()
         self.widths = {axis: self.axes.widths[axis] for axis in sizes.prunable}
@@ -84,7 +88,7 @@ class ChannelPruning(Rounds):
         """A new average for the network as it is now, which goes on counting skipped steps."""
         if not self._config.accumulate:
             return None
-        criterion = CRITERIA[self._config.criterion.name]
+        criterion = criterion_of(self._config.criterion)
         accumulator = Accumulator(state.model, self.axes, criterion, state.example_input)
         if self.accumulator is not None:
             accumulator.tensors["skipped"] = self.accumulator.tensors["skipped"]
@@ -116,7 +120,8 @@ class ChannelPruning(Rounds):
         else:
             scores = unit_scores(self._config, state, self.axes, stream)
         check_complete(self._config.criterion.name, scores, self.widths)
-        return {axis: scores[axis] for axis in self.widths}
+        scores = {axis: scores[axis] for axis in self.widths}
+        return normalised(scores, self.alive, self._config.importance.normalise)
 
     def rehearse(self, state: State, removed: float) -> None:
         """Refuse what would fail in the last round, on a network without values.
@@ -127,7 +132,7 @@ class ChannelPruning(Rounds):
             BudgetError: floors keep more than is to stay.
             NoEffect: less than one unit would go.
         """
-        sizes, ask = self._sizes(), self._ask(removed)
+        sizes, ask = self._sizes(), self.ask(removed)
         if self.selection.scored and self.accumulator is None:
             rehearse_scores(self._config, state, self.axes, self.widths)
         if self.selection.sized:
@@ -186,7 +191,7 @@ class ChannelPruning(Rounds):
         if importance.per is not None:
             savings = sizes.savings(importance.per, self.alive)
             scores = per_saving(scores, savings, importance.exponent)
-        scores, ask = self.check.scores(scores), self._ask(removed)
+        scores, ask = self.check.scores(scores), self.ask(removed)
         return ChannelRound(scores, sizes, ask, self.alive, self.axes, state, stream)
 
     def _chosen(self, state: State, removed: float, stream: str) -> Keep:
@@ -210,7 +215,8 @@ class ChannelPruning(Rounds):
         """True until the first unit has gone."""
         return all(bool(kept.all()) for kept in (*self.kept.values(), *self.alive.values()))
 
-    def _ask(self, removed: float) -> Ask:
+    def ask(self, removed: float) -> Ask:
+        """The size without this fraction of the dense network, and what bounds the choice."""
         return Ask(
             measure=self.amount,
             removed=removed,
@@ -224,11 +230,14 @@ class ChannelPruning(Rounds):
 
     def _measure_latency(self, state: State) -> None:
         """The table, once for the dense network; the mean over ranks, so that all agree."""
-        if self.latency is None and "latency" in (self.amount, self._config.importance.per):
+        if "latency" not in (self.amount, self._config.importance.per):
+            return
+        if self.latency is None:
             size = self._config.calibration.batch_size
             with state.autocast():
                 table = latency_table(state.model, state.example_input, batch_size=size)
             self.latency = Latency.of({n: state.reduce(t) for n, t in table.tensors().items()})
+        if "latency" not in self.dense:
             self.dense["latency"] = self._sizes().of("latency", {})
 
     def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool, ends: bool) -> None:
@@ -279,10 +288,14 @@ class ChannelPruning(Rounds):
         """The units of each prunable axis of the dense network."""
         return self.widths
 
-    def sizes_left(self, state: State) -> dict[str, Any]:
-        """Sizes that are really left, counted again on the network as it is now."""
+    def sizes_now(self) -> dict[str, float]:
+        """Each size of `dense`, counted again on the network as it is now."""
         sizes = self._sizes()
-        left = {name: sizes.of(name, self.alive) for name in self.dense}
+        return {name: sizes.of(name, self.alive) for name in self.dense}
+
+    def sizes_left(self, state: State) -> dict[str, Any]:
+        """Sizes that are really left, for the log; what is masked is zero."""
+        left = self.sizes_now()
         parameters = dict(state.model.named_parameters())
         for name, mask in self.masks.items():
             check_zero(name, parameters[name], mask)

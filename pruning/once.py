@@ -1,77 +1,219 @@
-"""Any convolutional network, made smaller in one call."""
+"""Any network, made smaller in one call: one round of a recipe's pruning, without a training."""
 
-import inspect
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack
 
+from pydantic import ValidationError
 from torch import nn
 from torch.optim import Optimizer
 
-from models.axes.find import Axes, axes
+from models.axes.labels import Axes
+from models.axes.trace import named_tensors
 from models.trees import Tree
-from pruning.amount.budget import Ask, select_channels
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
-from pruning.application.surgery import prune_channels
-from pruning.criteria import CRITERIA
-from pruning.criteria.from_recipe import check_complete
-from pruning.errors import PruningError
-from pruning.types import Batches, Scores
+from models.wrappers import check_bare
+from pruning.amount.budget import leads
+from pruning.amount.latency import Latency
+from pruning.channel_pruning import ChannelPruning
+from pruning.compensation.compensations import COMPENSATIONS
+from pruning.criteria import Criterion
+from pruning.criteria.from_recipe import OwnCriterion
+from pruning.errors import NoEffect, PruningError
+from pruning.moment import Images, Moment
+from pruning.types import Batches, Counts, Keep, Scores
+from schema.problems import sentence
+from schema.pruning import PruningConfig
+from schema.pruning_rules import SIZES
 from tasks.classification import CLASSES
 from tasks.task import Task
 
-_MEASURES = {"channels", "nodes", "params", "macs", "activation_bytes"}
+Amount = float | str  # a fraction: 0.5 or "50%"
+Named = str | Mapping[str, Any] | Criterion | Callable[..., Scores]
+
+
+class Words(TypedDict, total=False):
+    """Words of a recipe's `pruning:` section, with the values and defaults that they have there."""
+
+    channels: Amount
+    nodes: Amount
+    params: Amount
+    macs: Amount
+    activation_bytes: Amount
+    latency: Amount
+    compression_ratio: float
+    scope: Literal["global", "layer"]
+    floor: Amount
+    tolerance: Amount
+    round_to: int
+    importance: Mapping[str, Any]
+    compensation: str | Mapping[str, Any]
+    except_: Iterable[str]  # `except`, which is a word of Python
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune_once` left of a network, and what it did."""
+
+    axes: Axes  # of the smaller network: its channels that go together, and those that stay
+    keep: Keep  # axis → (width,) bool of the dense network, True = stayed
+    sizes: Mapping[str, tuple[float, float]]  # macs, params, … → of the dense network, and now
+    at_floor: list[str]  # axes that are as narrow as `floor` lets them be
+    warnings: list[str]
+
+    @property
+    def widths(self) -> Counts:
+        """Axis → units that stayed."""
+        return self.axes.widths
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """Axis → why it was left alone."""
+        return self.axes.fixed
+
+    def __str__(self) -> str:
+        sizes = (f"{n}: {now:,.6g} of {dense:,.6g}" for n, (dense, now) in self.sizes.items())
+        return "\n".join([*sizes, *map(self._line, self.keep), *self.warnings])
+
+    def _line(self, axis: str) -> str:
+        floor = ", its floor" if axis in self.at_floor else ""
+        return f"{axis}: {self.widths[axis]} of {len(self.keep[axis])}{floor}"
 
 
 def prune_once(
     model: nn.Module,
     example_input: Tree,
     *,
-    criterion: str = "magnitude",
+    criterion: Named = "magnitude",
     batches: Batches = (),
     optimizer: Optimizer | None = None,
+    ema: nn.Module | None = None,
+    latency_table: Latency | None = None,
     task: Task = CLASSES,
-    **amount: float,
-) -> Axes:
-    """Remove channels, in place, until the size fits; returns the smaller network's axes.
+    **words: Unpack[Words],
+) -> Pruned:
+    """Remove channels, in place, until the size fits; says what was left.
 
-    `amount` is one of channels, params, macs, activation_bytes: the fraction removed. `batches` are
-    what the criterion looks at, if it needs any, and `task` has its loss. With an `optimizer`,
-    training goes on as if the removed channels had been masked.
+    Args:
+        model: any network, neither wrapped nor compiled.
+        example_input: the inputs of one example on the model's device: (1, C, H, W), or a tree.
+        criterion: a name, with options as in a recipe ({"name": "grasp", "temperature": 100}), or a
+            function (model, batches) → scores by parameter name, of its shape or (O,), higher =
+            keep. `Criterion(function, signed=True, …)` says more of its scores.
+        batches: pairs of inputs and targets that criterion and compensation look at, if they do.
+        optimizer: goes on as if the removed channels had been masked.
+        ema: an averaged copy of the model, which loses the same channels.
+        latency_table: of `pruning.latency_table`; else `latency` is measured, at a batch of 128.
+        task: has the loss that criteria differentiate; images of classes if none is given.
+        words: one amount (channels, nodes, params, macs, activation_bytes, latency: the fraction
+            removed; or compression_ratio), and scope, floor, tolerance, round_to, importance,
+            compensation, except_ as in a recipe: `Words`, schema/pruning.py.
 
     Raises:
-        ModelError: an operation in the network that is not known, or no copy of it is possible.
-        PruningError: not exactly one amount between 0 and 1, an unknown criterion, one that does
-            not fit the network, or a network without channels that can be pruned.
-        BudgetError: the size can't be met within 0.5 %; names the nearest.
+        ModelError: the network is wrapped, holds an operation that is not known, or no copy of it
+            is possible.
+        PruningError: a word or its value is wrong, the criterion does not fit the network or needs
+            batches, or no channel can be pruned.
+        BudgetError: the size can't be met within the tolerance; names the nearest.
     """
-    measure, removed = _checked(amount)
-    if criterion not in CRITERIA:
-        raise PruningError(f"unknown criterion {criterion}; known: {', '.join(CRITERIA)}")
-    channels = axes(model, example_input)
-    sizes = Sizes(channels, positions(model, example_input))
-    sizes.check()
+    check_bare(model)
+    config = _config(criterion, dict(words))
+    _check_average(model, ema)
+    moment = Moment(model, example_input, batches, optimizer, ema, task)
+    _check_images(config, moment.images)
+    method = ChannelPruning(config, moment, latency=latency_table)
+    _check_table(config, method, latency_table)
     try:
-        scores = _scored(criterion, model, batches, task)
-    except StopIteration:  # of an empty `batches`, where a criterion looks at the first one
-        raise PruningError(f"{criterion} needs images to score with; give batches") from None
-    ranked = CRITERIA[criterion].by_unit(scores, channels)
-    widths = {axis: channels.widths[axis] for axis in sizes.prunable}
-    check_complete(criterion, ranked, widths)
-    # the floor that a recipe has by default
-    ask = Ask(measure, removed, sizes.of(measure, {}), floor=floors(widths, 0.02), widths=widths)
-    return prune_channels(model, channels, select_channels(ranked, sizes, ask), optimizer=optimizer)
+        method.rounds(moment, [method.removed], first=0, of=1)
+    except StopIteration:  # of a caller's own function that looks at the first of no batches
+        raise PruningError(
+            f"criterion {config.criterion.name} needs images to score with; give batches"
+        ) from None
+    if all(bool(kept.all()) for kept in method.kept.values()):
+        raise NoEffect(
+            "nothing was removed: the amount is less than one unit of each axis; ask for more, or"
+            " lower round_to"
+        )
+    return _pruned(method)
 
 
-def _scored(criterion: str, model: nn.Module, batches: Batches, task: Task) -> Scores:
-    function = CRITERIA[criterion].function
-    takes = "task" in inspect.signature(function).parameters
-    return function(model, batches, **({"task": task} if takes else {}))
+_AMOUNTS = (*SIZES, "compression_ratio")
 
 
-def _checked(amount: dict[str, float]) -> tuple[str, float]:
-    """The measure asked for, and the fraction to remove."""
-    if len(amount) != 1 or not amount.keys() <= _MEASURES:
-        raise PruningError(f"give one amount, as in macs=0.5, of {', '.join(sorted(_MEASURES))}")
-    ((measure, removed),) = amount.items()
-    if not 0 < removed < 1:
-        raise PruningError(f"{measure}={removed} is no fraction to remove; write {measure}=0.5")
-    return measure, removed
+def _config(criterion: Named, words: dict[str, Any]) -> PruningConfig:
+    """The section of a recipe that says the same."""
+    known = Words.__annotations__.keys()
+    # of sparsity the schema says what to write instead
+    for word in [word for word in words if word not in {*known, "sparsity"}]:
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise PruningError(f"unknown word {word} ({hint}known: {', '.join(sorted(known))})")
+    stated = [word for word in words if word in (*_AMOUNTS, "sparsity")]
+    if len(stated) != 1:
+        raise PruningError(f"give one amount, as in macs=0.5, of {', '.join(sorted(_AMOUNTS))}")
+    chosen = OwnCriterion.of(criterion) if callable(criterion) else criterion
+    section = {"except" if word == "except_" else word: value for word, value in words.items()}
+    section |= {"criterion": chosen, "granularity": "channel", "application": "surgery"}
+    try:
+        config = PruningConfig.model_validate(section)
+    except ValidationError as error:
+        raise PruningError(sentence(dict(error.errors()[0]), PruningConfig)) from None
+    if words[stated[0]] == (1 if stated[0] == "compression_ratio" else 0):
+        raise PruningError(f"{stated[0]}={words[stated[0]]} removes nothing; ask for more")
+    return config
+
+
+def _check_images(config: PruningConfig, images: Images) -> None:
+    """Refuse a compensation without images now: some of them come after the removal."""
+    chosen = config.compensation.name
+    if COMPENSATIONS[chosen].images and images.empty:
+        raise PruningError(f"compensation: {chosen} needs images to look at; give batches")
+
+
+def _check_average(model: nn.Module, ema: nn.Module | None) -> None:
+    if ema is None:
+        return
+    ours, theirs = ({n: t.shape for n, t in named_tensors(m).items()} for m in (model, ema))
+    if ours != theirs:
+        name = next(n for n in (*theirs, *ours) if ours.get(n) != theirs.get(n))
+        raise PruningError(
+            f"ema: {name} is not as in the model; pass a copy of the model itself, which wrappers"
+            " of averages keep as .module"
+        )
+
+
+def _check_table(config: PruningConfig, method: ChannelPruning, table: Latency | None) -> None:
+    if table is None:
+        return
+    if "latency" not in (method.amount, config.importance.per):
+        raise PruningError(
+            "latency_table: nothing is asked of latency; write latency=0.5 in place of"
+            f' {method.amount}, or importance={{"per": "latency"}}'
+        )
+    table.check({name: method.axes.shape(name) for name in method.axes.weights})
+
+
+def _pruned(method: ChannelPruning) -> Pruned:
+    widths, now = method.axes.widths, method.sizes_now()
+    least = leads(method.ask(method.removed))
+    at_floor = [a for a, n in method.widths.items() if widths[a] == least[a] < n]
+    return Pruned(
+        axes=method.axes,
+        keep=method.kept,
+        sizes={name: (dense, now[name]) for name, dense in method.dense.items()},
+        at_floor=at_floor,
+        warnings=list(_warnings(method)),
+    )
+
+
+def _warnings(method: ChannelPruning) -> Iterator[str]:
+    """A sentence for each axis of one unit alone that the last layer reads."""
+    axes = method.axes
+    for axis, dense in method.widths.items():
+        if axes.widths[axis] == 1 < dense and axes.weights[-1] in axes.readers(axis):
+            last, name = axes.weights[-1].removesuffix(".weight"), axes.producers(axis)[0]
+            yield (
+                f"warning: {axis}: 1 of {dense} units is left before {last}, which has one number"
+                f" to tell its classes apart by; prune less, set floor, or write"
+                f' except_=["{name.removesuffix(".weight")}"]'
+            )

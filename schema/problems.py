@@ -14,26 +14,36 @@ from schema.source import (
 
 def problem(fault: dict[str, Any], source: Source, recipe: type[BaseModel]) -> str:
     """Return where a fault that pydantic found in a recipe lies, what is wrong, what to write."""
+    return f"{source.locate(_named(fault))}: {sentence(fault, recipe)}"
+
+
+def _named(fault: dict[str, Any]) -> Key:
+    """The keys of a recipe that lead to the fault."""
     key: Key = tuple(fault["loc"])
     # of these two faults the last word is the recipe's own key, even where it looks like a branch
     last = len(key) - 1 if fault["type"] in ("extra_forbidden", "missing") else None
-    named = tuple(k for i, k in enumerate(key) if i == last or not _is_branch(k))
-    where, dotted = source.locate(named), ".".join(map(str, named))
+    return tuple(k for i, k in enumerate(key) if i == last or not _is_branch(k))
+
+
+def sentence(fault: dict[str, Any], recipe: type[BaseModel]) -> str:
+    """Return what is wrong in a recipe or a section, and what to write."""
+    named = _named(fault)
+    dotted = ".".join(map(str, named))
     if fault["type"] == "extra_forbidden":
         names = _fields_at(recipe, named[:-1])
         near = difflib.get_close_matches(str(named[-1]), names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         place = f" in {'.'.join(map(str, named[:-1]))}" if named[:-1] else ""
-        return f"{where}: unknown key {named[-1]}{place} ({hint}known: {', '.join(names)})"
+        return f"unknown key {named[-1]}{place} ({hint}known: {', '.join(names)})"
     if fault["type"] == "missing":
-        return f"{where}: {dotted} is missing; write it"
+        return f"{dotted} is missing; write it"
     message = fault["msg"].removeprefix("Value error, ")
     if "ctx" in fault and "expected" in fault["ctx"]:
         message = f"{fault['input']!r} is not one of {fault['ctx']['expected']}"
         # pydantic lists what it expected as 'a', 'b' or 'c'; the quotes before are the input's own
         near = difflib.get_close_matches(str(fault["input"]), message.split("'")[3::2], n=1)
         message += f" (did you mean {near[0]}?)" if near else ""
-    return f"{where}: {dotted}: {message}" if dotted else f"{where}: {message}"
+    return f"{dotted}: {message}" if dotted else message
 
 
 def _is_branch(part: str | int) -> bool:

@@ -171,7 +171,7 @@ class CalibrationConfig(Section):
 
 
 class ImportanceConfig(Section):
-    """Reduction of weights' scores to one a channel, and division by latency or size.
+    """Reduction of weights' scores to one a channel, comparison of axes, division by what is saved.
 
     What is left out is the criterion's own way, in pruning/amount/granularity.py.
     """
@@ -179,6 +179,7 @@ class ImportanceConfig(Section):
     reduce: Literal["sum", "mean", "l2", "rms", "max", "first"] | None = None
     members: Literal["sum", "mean", "max", "first", "concat"] | None = None
     absolute: Literal["none", "before", "after"] | None = None
+    normalise: Literal["none", "mean", "l2"] = "none"
     per: Literal["latency", "macs", "activation_bytes"] | None = None
     exponent: Annotated[float, Field(ge=0, le=100)] = 1.0
 

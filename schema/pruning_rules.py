@@ -87,6 +87,10 @@ def _penalises_units(p: "PruningConfig") -> bool:
     return p.penalty is not None and p.penalty.name in ("group_lasso", "growing_group_norm")
 
 
+def _normalises(p: "PruningConfig") -> bool:
+    return p.importance.normalise != "none"
+
+
 def _bep(p: "PruningConfig") -> bool:
     return p.selection.name == "bep"
 
@@ -152,6 +156,16 @@ RULES = [
     Rule(
         lambda p: _weights(p) and p.importance != type(p.importance)(),
         "importance is for channels; set granularity: channel",
+    ),
+    Rule(
+        lambda p: _normalises(p) and p.scope == "layer",
+        "scope: layer ranks inside each layer, where importance.normalise changes nothing; remove"
+        " one of the two",
+    ),
+    Rule(
+        lambda p: _normalises(p) and p.selection.name in ("eagle_eye", "prune_from_scratch"),
+        "selection: {p.selection.name} shares the amount out among layers itself; remove"
+        " importance.normalise",
     ),
     Rule(
         lambda p: _channels(p) and p.regrow is not None,

@@ -52,10 +52,12 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _fraction(value: object) -> object:
-    """`95%` is 0.95."""
+    """`95%` is 0.95; a number of 1 or more is refused with what to write instead."""
     # a plain 95% is a number since it was read; this is for a quoted one, and for Python callers
     if isinstance(value, str) and value.strip().endswith("%"):
-        return float(value.strip().removesuffix("%")) / 100
+        value = float(value.strip().removesuffix("%")) / 100
+    if isinstance(value, int | float) and value >= 1:
+        raise ValueError("not a fraction below 1; write one such as 0.5 or 50%")
     return value
 
 

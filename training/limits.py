@@ -82,9 +82,15 @@ def _check_start(config: ModelConfig) -> None:
     """Refuse weights to start from that are missing or of another network."""
     if config.weights:
         try:
-            structure = models.header(config.weights)["structure"]
+            header = models.header(config.weights)
         except ModelError as error:
             raise RecipeError(f"model.weights: {error}") from None
+        if "structure" not in header:
+            raise RecipeError(
+                f"model.weights: {config.weights} holds a {header['module']['kind']} that was not"
+                " made by models.build; name a file of a network of `model`"
+            )
+        structure = header["structure"]
         other = config.options and config.options != structure["options"]
         if structure["name"] != config.name or other:
             raise RecipeError(

@@ -96,7 +96,9 @@ class Trace(TorchDispatchMode):
     def know(self, tensors: dict[str, Tensor]) -> None:
         """Take these for the parameters and buffers, or a copy's, by name."""
         for name, tensor in tensors.items():
-            self._vectors[tensor], self._views[tensor] = self.own[name], name
+            # a network may make a buffer in its first pass, which is none of those it had
+            if name in self.own:
+                self._vectors[tensor], self._views[tensor] = self.own[name], name
 
     def _atoms(self, size: int) -> Tensor | None:
         """New atoms, one per index; a dimension of size 1 has no channels to choose from."""

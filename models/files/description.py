@@ -46,8 +46,21 @@ class Structure(BaseModel):
     widths: dict[str, dict[Width, Size | list[Size]]]
 
 
+class OwnModule(BaseModel):
+    """A module that only its owner's code builds: its class, and the class of each of its layers.
+
+    Names for comparison alone: nothing is imported or built by them.
+    """
+
+    model_config = STRICT
+
+    kind: str
+    layers: dict[str, str]
+    widths: dict[str, dict[Width, Size | list[Size]]]
+
+
 class Description(BaseModel):
-    """The metadata of a model file. Files of earlier versions have no `sha256`."""
+    """The metadata of a network that `load` builds. Files of earlier versions have no `sha256`."""
 
     model_config = STRICT
 
@@ -57,20 +70,33 @@ class Description(BaseModel):
     sha256: str | None = None
 
 
-def describe(structure: dict[str, Any], notes: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+class OwnDescription(BaseModel):
+    """The metadata of a module that `load_into` is given."""
+
+    model_config = STRICT
+
+    format: Literal[1]
+    module: OwnModule
+    notes: dict[str, Any]
+    sha256: str
+
+
+def describe(network: dict[str, Any], notes: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """The metadata of a file with these tensors, their checksum included.
+
+    `network` is {"structure": …} or {"module": …}.
 
     Raises:
         ModelError: notes that JSON cannot hold.
     """
-    described = {"format": FORMAT, "structure": structure, "notes": notes}
+    described = {"format": FORMAT, **network, "notes": notes}
     try:
         return json.dumps(described | {"sha256": digest(described, tensors)})
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"notes that JSON cannot hold: {error}") from error
 
 
-def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
+def read(path: Path) -> tuple[Description | OwnDescription, dict[str, Tensor]]:
     """The description and the tensors of a file, which are the ones that were saved.
 
     Raises:
@@ -83,7 +109,7 @@ def read(path: Path) -> tuple[Description, dict[str, Tensor]]:
     return described, tensors
 
 
-def read_description(path: Path) -> tuple[dict[str, Any], Description]:
+def read_description(path: Path) -> tuple[dict[str, Any], Description | OwnDescription]:
     """The metadata of a file, as written but for the checksum, and checked.
 
     Raises:
@@ -101,16 +127,22 @@ def read_description(path: Path) -> tuple[dict[str, Any], Description]:
         raise ModelError(f"metadata that is not JSON ({error}); {REMEDY}") from error
     if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
         raise ModelError(f"not in format {FORMAT}; load it with the code that wrote it")
+    is_own = isinstance(raw, dict) and "module" in raw
     try:
-        described = Description.model_validate(raw)
+        described = (OwnDescription if is_own else Description).model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = shown(".".join(map(str, first["loc"])) or "it")
         raise ModelError(f"metadata, {where}: {first['msg']}; {REMEDY}") from None
-    replaced = OWN & described.structure.options.keys()
+    if isinstance(described, Description):
+        _check_options(described.structure)
+    return {key: value for key, value in raw.items() if key != "sha256"}, described
+
+
+def _check_options(structure: Structure) -> None:
+    replaced = OWN & structure.options.keys()
     if replaced:
         raise ModelError(f"metadata, structure.options: {min(replaced)} is not an option; {REMEDY}")
-    return {key: value for key, value in raw.items() if key != "sha256"}, described
 
 
 def digest(described: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -1,7 +1,8 @@
-"""A model as one safetensors file that says how to build the network its tensors belong to.
+"""A model as one safetensors file, with what tells the network that its tensors belong to.
 
-Nothing in a file is run, no other file is read and nothing is fetched: the network is one of this
-project's or of timm's, with options from an allow-list (see models/options.py).
+Nothing in a file is run, no other file is read and nothing is fetched. `load` builds a network of
+this project's or of timm's, with options from an allow-list (see models/options.py). Any other
+module is made by its owner's code, and `load_into` gives it the file's widths and tensors.
 """
 
 from pathlib import Path
@@ -13,41 +14,55 @@ from torch import Tensor, nn
 from models.errors import ModelError
 from models.files.description import (
     ENTRY,
+    Description,
     Structure,
     describe,
     read,
     read_description,
 )
+from models.files.own_modules import all_or_nothing, check_layers, layer_kinds, tensors_of
 from models.files.places import located
-from models.files.shapes import reshape, widths
+from models.files.shapes import fill, placed, reshape, widths
 from models.files.tensor_files import save_tensors
+from models.options import shown
+from models.wrappers import check_bare
 from models.zoo import build
 
-__all__ = ["header", "load", "reshape", "save", "widths"]
+__all__ = ["header", "load", "load_into", "reshape", "save", "widths"]
 
 
 def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None) -> None:
-    """Write weights, statistics and structure, pruned or not; `notes` is anything JSON can hold.
+    """Write weights, statistics and widths, pruned or not; `notes` is anything JSON can hold.
 
-    The file appears whole or not at all, with a checksum that `load` verifies. Masks are not kept
-    apart: a masked weight is a zero.
+    Any module: what `build` or `load` made comes back by `load`, any other one by `load_into`. The
+    file appears whole or not at all, with a checksum that is verified. Masks are not kept apart: a
+    masked weight is a zero.
 
     Raises:
-        ModelError: the model was not made by `build` or `load`, or JSON cannot hold the notes.
+        ModelError: the model is wrapped or compiled, keeps more than dense tensors, or JSON cannot
+            hold the notes.
     """
-    structure = vars(model).get("structure")  # not getattr, which a compiled model passes on
+    check_bare(model)
+    structure = _structure(model)
     if structure is None:
-        raise ModelError(
-            f"{type(model).__name__} has no structure to save; "
-            "make it with models.build, and save the model itself, not a wrapper of it"
-        )
-    tensors = model.state_dict()
-    described = describe({**structure, "widths": widths(model)}, notes or {}, tensors)
-    save_tensors(tensors, Path(path), {ENTRY: described})
+        tensors = tensors_of(model)
+        kinds = {"kind": type(model).__name__, "layers": layer_kinds(model)}
+        network = {"module": {**kinds, "widths": widths(model)}}
+    else:
+        tensors = model.state_dict()
+        network = {"structure": {**structure, "widths": widths(model)}}
+    save_tensors(tensors, Path(path), {ENTRY: describe(network, notes or {}, tensors)})
+
+
+def _structure(model: nn.Module) -> dict[str, Any] | None:
+    """What `build` noted; another module may have an attribute of that name."""
+    noted = vars(model).get("structure")
+    names = {"name", "num_classes", "in_channels", "options"}
+    return noted if isinstance(noted, dict) and noted.keys() == names else None
 
 
 def header(path: str | Path) -> dict[str, Any]:
-    """The metadata of a file of `save`: {"structure": {name, options, widths, …}, "notes": …}.
+    """The metadata of a file of `save`: "notes", and the "structure" or the "module" they are of.
 
     `path` is as for `load`.
 
@@ -59,7 +74,7 @@ def header(path: str | Path) -> dict[str, Any]:
         _, described = read_description(file)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    return described.model_dump(include={"structure", "notes"})
+    return described.model_dump(include={"structure", "module", "notes"})
 
 
 def load(path: str | Path) -> nn.Module:
@@ -69,12 +84,17 @@ def load(path: str | Path) -> nn.Module:
     repository of the Hugging Face hub, or its copy in the cache.
 
     Raises:
-        ModelError: the file is missing, `save` did not write it, it was damaged since, or this
-            version's network of that name is another one.
+        ModelError: the file is missing, `save` did not write it, it was damaged since, this
+            version's network of that name is another one, or the module is not one of `build`.
     """
     file = located(path)
     try:
         described, tensors = read(file)
+        if not isinstance(described, Description):
+            raise ModelError(
+                f"a {shown(described.module.kind)} that was not made by models.build; make one as"
+                " it was made, and give it to models.load_into"
+            )
         # On the meta device first, where a network of any size takes no memory: its shapes are
         # checked before anything is allocated for it, and the tensors of the file become its own.
         model = _built(described.structure, tensors, "meta")
@@ -83,6 +103,36 @@ def load(path: str | Path) -> nn.Module:
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     return model.eval()
+
+
+def load_into(model: nn.Module, path: str | Path) -> nn.Module:
+    """Give a module, in place, the widths, tensors and dtypes of a file of `save`; returns it.
+
+    `path` is as for `load`. The module is made as the saved one was, before pruning, and stays on
+    its device and in its mode. Its parameters are new objects: make the optimizer afterwards.
+    Layers are compared by name and class, and tensors by shape; strides and the like are the
+    module's own.
+
+    Raises:
+        ModelError: the file is missing, `save` did not write it, it was damaged since, or it is of
+            another module: says where they differ. The module is as before then.
+    """
+    check_bare(model)
+    file = located(path)
+    try:
+        described, tensors = read(file)
+        with all_or_nothing(model):
+            if isinstance(described, Description):
+                saved = described.structure.widths
+            else:
+                check_layers(model, described.module.layers)
+                saved = described.module.widths
+            tensors = placed(model, tensors)
+            reshape(model, saved, tensors)
+            fill(model, tensors)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return model
 
 
 def _built(structure: Structure, tensors: dict[str, Tensor], device: str) -> nn.Module:
@@ -94,7 +144,7 @@ def _built(structure: Structure, tensors: dict[str, Tensor], device: str) -> nn.
             **structure.options,
         )
     reshape(model, structure.widths, tensors)
-    model.load_state_dict(tensors, assign=True)
+    fill(model, tensors)
     return model
 
 

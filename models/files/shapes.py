@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from models.axes.labels import memory_format
+from models.axes.removal import hold
 from models.axes.widths import follow, layer_widths
 from models.bias_map import MappedConv2d, add_bias_map
 from models.errors import ModelError
@@ -32,9 +33,9 @@ def widths(model: nn.Module) -> dict[str, dict[str, Any]]:
 def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> None:
     """Make `model` a network for these tensors: their widths, and room in the shapes that differ.
 
-    `load_state_dict(tensors)` then fits. Tensors of the right shape stay the objects they are; the
-    others, on the device of `tensors`, are new and empty. Biases and bias maps are made where
-    pruning had added them.
+    `fill(model, tensors)`, or `load_state_dict`, then fits. Tensors of the right shape stay the
+    objects they are; the others, on the device of `tensors`, are new and empty. Biases and bias
+    maps are made where pruning had added them.
 
     Raises:
         ModelError: widths of no layer, or tensors of another network than a pruned `model`.
@@ -43,20 +44,61 @@ def reshape(model: nn.Module, widths: Widths, tensors: dict[str, Tensor]) -> Non
     modules, before = dict(model.named_modules(remove_duplicate=False)), layer_widths(model)
     for name, numbers in widths.items():
         _set_widths(name, modules.get(name), numbers)
-    expected = set(model.state_dict())
+    expected, rooms = held(model), {}
     for name, tensor in tensors.items():
         owner, _, key = name.rpartition(".")
         if name in expected:
-            _make_room(name, modules[owner], key, tensor)
+            _make_room(name, modules[owner], key, tensor, rooms)
         else:
             _add(name, modules.get(owner), key, tensor)
-    missing = expected - tensors.keys()
+    missing = model.state_dict().keys() - tensors.keys()
     if missing:
         raise ModelError(f"no tensor {min(missing)}, which this network has; its options differ")
     for name, module in modules.items():
         if isinstance(module, SHAPED):
             _check_fit(name, module)
     follow(model, before)
+
+
+def held(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, by each of its names: a shared one has several."""
+    parameters = model.named_parameters(remove_duplicate=False)
+    return dict(parameters) | dict(model.named_buffers(remove_duplicate=False))
+
+
+def placed(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the devices of the model's own, or of their layers; off the meta device."""
+    devices = {name: t.device for name, t in held(model).items() if not t.is_meta}
+    for name in tensors.keys() - devices.keys():
+        layer = name.rpartition(".")[0]
+        devices[name] = devices.get(f"{layer}.weight".lstrip("."), torch.device("cpu"))
+    return {name: tensor.to(devices[name]) for name, tensor in tensors.items()}
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Exchange parameters and buffers for the tensors of their names and shapes.
+
+    What the model shares stays shared, and each keeps its `requires_grad` and memory format.
+
+    Raises:
+        ModelError: two names of one tensor have different values.
+    """
+    new: dict[int, Tensor] = {}
+    for name, old in held(model).items():
+        if name not in tensors:
+            continue
+        if id(old) not in new:
+            tensor = tensors[name].contiguous(memory_format=memory_format(old))
+            is_parameter = isinstance(old, nn.Parameter)
+            new[id(old)] = nn.Parameter(tensor, old.requires_grad) if is_parameter else tensor
+        elif not _same(new[id(old)], tensors[name]):
+            raise ModelError(f"{name} has other values than a name that it shares a tensor with")
+    hold(model, new)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    alike = a.shape == b.shape and a.dtype == b.dtype
+    return alike and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any]) -> None:
@@ -73,20 +115,27 @@ def _set_widths(name: str, module: nn.Module | None, numbers: Mapping[Any, Any])
 
 
 def _add(name: str, module: nn.Module | None, key: str, tensor: Tensor) -> None:
-    """The bias or bias map that pruning gave a layer."""
+    """The bias or bias map that pruning gave a layer; a table that a module makes as it runs."""
     if isinstance(module, SHAPED) and key == "bias" and tensor.is_floating_point():
         # the layer was made with bias=False, for which it registered None
         module._parameters["bias"] = nn.Parameter(torch.empty_like(tensor))
     elif type(module) in (nn.Conv2d, MappedConv2d) and key == "bias_map" and tensor.ndim == 3:
         add_bias_map(cast(nn.Module, module), torch.empty_like(tensor))
+    elif module is not None and key in module._non_persistent_buffers_set:
+        module._buffers[key] = torch.empty_like(tensor)  # None until its first pass
     else:
         raise ModelError(
             f"a tensor {shown(name)}, which this network does not have; its options differ"
         )
 
 
-def _make_room(name: str, module: nn.Module, key: str, tensor: Tensor) -> None:
-    """Leave a tensor of this shape be, and put an empty one in the place of a larger one."""
+def _make_room(
+    name: str, module: nn.Module, key: str, tensor: Tensor, rooms: dict[int, Tensor]
+) -> None:
+    """Leave a tensor of this shape be, and put an empty one in the place of a larger one.
+
+    `rooms`: the new ones by the `id` of the old, so that what was shared stays shared.
+    """
     old = getattr(module, key)
     smaller = len(old.shape) == len(tensor.shape) and all(
         0 < n <= o for n, o in zip(tensor.shape, old.shape, strict=True)
@@ -98,11 +147,12 @@ def _make_room(name: str, module: nn.Module, key: str, tensor: Tensor) -> None:
         )
     if old.shape == tensor.shape:
         return
-    room = torch.empty_like(tensor, memory_format=memory_format(old))
-    if key in module._parameters:
-        module._parameters[key] = nn.Parameter(room, old.requires_grad)
-    else:
-        module._buffers[key] = room
+    if id(old) not in rooms:
+        room = torch.empty_like(tensor, memory_format=memory_format(old))
+        is_parameter = key in module._parameters
+        rooms[id(old)] = nn.Parameter(room, old.requires_grad) if is_parameter else room
+    own = module._parameters if key in module._parameters else module._buffers
+    own[key] = rooms[id(old)]  # pyright: ignore[reportArgumentType]
 
 
 def _check_fit(name: str, module: nn.Module) -> None:

@@ -111,11 +111,16 @@ def check_floor(sizes: Sizes, ask: Ask) -> None:
                 " more, or lower floor or round_to"
             )
         return  # met in each axis
-    step = ask.round_to
-    lead = {a: min(ask.widths[a], -(-n // step) * step) for a, n in ask.floor.items()}
+    lead = leads(ask)
     least = sum(lead.values()) if ask.measure == "channels" else sizes.least(ask.measure, lead)
     if least > ask.limit:
         raise too_small(ask.measure, ask.limit, least, ask.dense)
+
+
+def leads(ask: Ask) -> Counts:
+    """Fewest units that each axis keeps: its floor, up to the next multiple of `round_to`."""
+    step = ask.round_to
+    return {axis: min(ask.widths[axis], -(-n // step) * step) for axis, n in ask.floor.items()}
 
 
 def too_small(measure: str, limit: float, least: float, dense: float) -> BudgetError:

@@ -10,10 +10,12 @@ from pruning.errors import PruningError
 
 if TYPE_CHECKING:
     from models.axes.find import Axes
+    from pruning.types import Keep
 
 Reduction = Literal["sum", "mean", "l2", "rms", "max", "first"]
 Members = Literal["sum", "mean", "max", "first", "concat"]
 Absolute = Literal["none", "before", "after"]
+Normalisation = Literal["none", "mean", "l2"]
 Row = tuple[Tensor, Tensor]  # scores (O, …) and global unit of each row (O,), on the CPU
 
 
@@ -46,6 +48,26 @@ def channel_scores(
     scored = torch.stack(counts) > 0
     value = _combine(torch.stack(values), scored, members)
     return _by_axis(value.abs() if absolute == "after" else value, scored.any(0), axes)
+
+
+def normalised(
+    scores: Mapping[str, Tensor], alive: "Keep", way: Normalisation
+) -> dict[str, Tensor]:
+    """Scores of each axis over their size s_u / S, so that units of different axes compare.
+
+    mean: S = mean_v |s_v|, by which every axis is on average worth 1 a unit, whatever its width;
+    Torch-Pruning's default (DepGraph, Fang et al. 2023, arXiv:2301.12900). l2: S = (Σ_v s_v²)^½,
+    Molchanov et al. 2017, arXiv:1611.06440, section 2.2; units of wide axes are worth less. v are
+    the units alive, so that masked and removed units count alike. An axis of zeros stays one.
+    """
+    if way == "none":
+        return dict(scores)
+    return {a: score / _size(score[alive[a].to(score.device)], way) for a, score in scores.items()}
+
+
+def _size(scores: Tensor, way: Normalisation) -> Tensor:
+    size = scores.abs().mean() if way == "mean" else torch.linalg.vector_norm(scores)
+    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _rows(score: Tensor, reduce: Reduction) -> tuple[Tensor, int]:

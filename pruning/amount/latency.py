@@ -1,5 +1,6 @@
 """Times of layers at other widths, measured on the device at hand."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from models.modes import evaluating
 from models.trees import Tree
+from pruning.errors import PruningError
 from pruning.types import LAYERS
 
 Array = np.ndarray
@@ -26,6 +28,20 @@ class Latency:
     def milliseconds(self, widths: dict[str, tuple[int, int]]) -> float:
         """Sum over layers of the time at (dimension 0, dimension 1) of their weights."""
         return sum(_between(*self.grids[name], *size) for name, size in widths.items())
+
+    def check(self, layers: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a table that lacks a layer, or widths of one, of these weights' shapes.
+
+        Raises:
+            PruningError: names the first such layer.
+        """
+        for name, shape in layers.items():
+            outputs, inputs, _ = self.grids.get(name, ((0,), (0,), ()))
+            if outputs[-1] < shape[0] or inputs[-1] < shape[1]:
+                raise PruningError(
+                    f"latency_table has no times of {name}, {shape[0]} × {shape[1]}; measure it"
+                    " with latency_table(model, example_input) on this network"
+                )
 
     def tensors(self) -> dict[str, Tensor]:
         """The table as tensors, for a checkpoint."""

@@ -71,8 +71,8 @@ class Sizes:
         shown = "; ".join(self._reasons[:3] or ["it has no layers with channels"])
         more = f"; and {len(self._reasons) - 3} more" if len(self._reasons) > 3 else ""
         raise PruningError(
-            f"no channel of this network can be pruned ({shown}{more}); write granularity: weight"
-            " and sparsity, or choose another model"
+            f"no channel of this network can be pruned ({shown}{more}); choose another model, or"
+            " prune single weights with a recipe (granularity: weight, sparsity)"
         )
 
     def counts(self, keep: Keep) -> Array:
@@ -141,7 +141,7 @@ class Sizes:
 
     def _latency(self, lengths: Array, read: Array) -> float:
         if self.latency is None:
-            raise PruningError("no latency table; measure one with latency_table and pass it on")
+            raise PruningError("no latency table; measure one: Sizes(…, latency=latency_table(…))")
         return self.latency.milliseconds(
             {n: (int(lengths[o]), int(read[i])) for n, o, i in self._terms.layers()}
         )

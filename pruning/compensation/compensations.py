@@ -34,10 +34,12 @@ class Compensation:
     """`function(model, axes, keep, batches, **options)` → Axes, before or after the removal.
 
     Rounds due at one point of training compensate one by one; "last" is after the last of them.
+    `images`: True if it looks at the batches.
     """
 
     function: Callable[..., Axes]
     when: Literal["before", "after", "last"]
+    images: bool = True
 
 
 def none(model: nn.Module, axes: Axes, keep: Keep, batches: Batches) -> Axes:
@@ -186,17 +188,18 @@ def compensate(
 ) -> Axes:
     """The recipe's compensation, with calibration images and random draws of these streams."""
     chosen = config.compensation
-    function = COMPENSATIONS[chosen.name].function
-    batches = calibration(config, state, images) if chosen.name != "none" else []
+    compensation = COMPENSATIONS[chosen.name]
+    function = compensation.function
+    batches = calibration(config, state, images) if compensation.images else []
     options = run_arguments(function, state, draws) | chosen.options
     return function(state.model, axes, keep, batches, **options)
 
 
 COMPENSATIONS = {
-    "none": Compensation(none, when="before"),
+    "none": Compensation(none, when="before", images=False),
     "bn_recalibrate": Compensation(bn_recalibrate, when="after"),
     "mean_replacement": Compensation(mean_replacement, when="before"),
     "least_squares": Compensation(least_squares, when="before"),
     "woodfisher": Compensation(woodfisher, when="before"),
-    "reinitialise": Compensation(reinitialise, when="last"),
+    "reinitialise": Compensation(reinitialise, when="last", images=False),
 }

@@ -51,7 +51,7 @@ class ColumnStatistics:
         if not self.count:
             raise PruningError(
                 f"{self._name} saw no image: its layer takes no part in evaluation, or there was "
-                "no batch; leave what it reads alone (pruning.except), or set calibration.batches"
+                "no batch; leave what it reads alone (pruning.except), or give a batch"
             )
         return self.sum / self.count
 

@@ -59,7 +59,7 @@ def measure(
     """
     batches = list(batches)
     if not batches:
-        raise PruningError("mean replacement needs a batch to measure on; set calibration.batches")
+        raise PruningError("mean replacement needs a batch to measure on; give at least one")
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         read = stack.enter_context(recorded_inputs(model, axes))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models import trees
 from models.trees import Tree
-from pruning.compensation.least_squares import augmented, input_products
+from pruning.compensation.input_products import augmented, input_products
 from pruning.compensation.quadratic import damped
 from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
 from pruning.errors import PruningError, bounded

@@ -25,6 +25,7 @@ class Criterion:
     signed: True if scores may be negative, or the options with which they may.
     accumulates: what training's own gradients g are multiplied by where they give the same scores:
     the "weights" of each layer, or scale and shift of the BatchNorm after it ("norms").
+    shape_only: True if the function looks at its batches for the images' shape alone.
     """
 
     function: Callable[..., Scores]
@@ -35,6 +36,7 @@ class Criterion:
     absolute: Absolute = "none"
     signed: bool | Mapping[str, tuple[str, ...]] = False
     accumulates: Literal["weights", "norms"] | None = None
+    shape_only: bool = False
 
     def __call__(self, model: nn.Module, batches: Batches, **options: Any) -> Scores:
         """The function's scores."""

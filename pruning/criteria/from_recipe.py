@@ -6,15 +6,36 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from models.axes.find import Axes
-from pruning.criteria import CRITERIA
+from pruning.criteria import CRITERIA, Criterion
 from pruning.criteria.measuring import layer_weights
 from pruning.errors import PruningError
 from pruning.training_view import State, stream_seed, valueless
 from pruning.types import Batches, Scores
 from schema.pruning import CriterionConfig, PruningConfig
+
+
+class OwnCriterion(CriterionConfig):
+    """A function of the caller's own in place of a name; its options are bound in it."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    criterion: Criterion
+
+    @classmethod
+    def of(cls, given: Criterion | Callable[..., Scores]) -> "OwnCriterion":
+        """The criterion that a function, or a function with its traits, makes."""
+        criterion = given if isinstance(given, Criterion) else Criterion(given)
+        name = getattr(criterion.function, "__name__", type(criterion.function).__name__)
+        return cls.model_construct(name=name, criterion=criterion)
+
+
+def criterion_of(chosen: CriterionConfig) -> Criterion:
+    """The function and traits of the criterion that is chosen."""
+    return chosen.criterion if isinstance(chosen, OwnCriterion) else CRITERIA[chosen.name]
 
 
 def calibration(config: PruningConfig, state: State, stream: str) -> Batches:
@@ -46,17 +67,29 @@ def scores(
     only some criteria ask for (`axes`, `weights`).
     """
     chosen = criterion or config.criterion
-    function = CRITERIA[chosen.name].function
-    options = run_arguments(function, state, stream, **context) | chosen.options
-    images = calibration(config, state, stream) if batches is None else batches
+    called = criterion_of(chosen)
+    options = run_arguments(called.function, state, stream, **context) | chosen.options
+    images = _images(config, state, stream, called) if batches is None else batches
     network = model or state.model
-    result = function(network, images, **options)
+    result = called.function(network, images, **options)
     _check(chosen.name, result, dict(network.named_parameters()))
     return result
 
 
+def _images(config: PruningConfig, state: State, stream: str, criterion: Criterion) -> Batches:
+    """The recipe's batches; one blank image where only the shape of images counts."""
+    if criterion.shape_only:
+        return [(state.example_input, torch.zeros(1, dtype=torch.long))]
+    return calibration(config, state, stream)
+
+
 def _check(criterion: str, scores: Scores, parameters: dict[str, nn.Parameter]) -> None:
     """Refuse scores that belong to no parameter, do not fit its shape or are not finite."""
+    if not isinstance(scores, dict):
+        raise PruningError(
+            f"criterion {criterion} returned a {type(scores).__name__}; return a dictionary of"
+            " scores by the names of named_parameters()"
+        )
     for name, score in scores.items():
         if name not in parameters:
             raise PruningError(
@@ -132,7 +165,7 @@ def by_unit(
 ) -> dict[str, Tensor]:
     """Scores of weights or output channels as one for every unit, the recipe's way."""
     chosen = criterion or config.criterion
-    return CRITERIA[chosen.name].by_unit(scores, axes, **_collapse(config))
+    return criterion_of(chosen).by_unit(scores, axes, **_collapse(config))
 
 
 def _collapse(config: PruningConfig) -> dict[str, str]:
@@ -145,7 +178,7 @@ def _collapse(config: PruningConfig) -> dict[str, str]:
 def check_positive(config: PruningConfig, why: str) -> None:
     """Refuse a criterion whose scores of units may be negative, where that means nothing."""
     criterion = config.criterion
-    if CRITERIA[criterion.name].is_signed(criterion.options, **_collapse(config)):
+    if criterion_of(criterion).is_signed(criterion.options, **_collapse(config)):
         raise PruningError(
             f"criterion {criterion.name}: scores may be negative, {why}; set"
             " importance.absolute: after"

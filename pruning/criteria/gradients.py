@@ -11,7 +11,7 @@ from torch.func import functional_call
 from models import trees
 from models.trees import Tree
 from pruning.criteria.maps import norms
-from pruning.criteria.measuring import gates, layer_weights, mean_gradient, scoring
+from pruning.criteria.measuring import NO_IMAGES, gates, layer_weights, mean_gradient, scoring
 from pruning.errors import PruningError
 from pruning.types import Batches, Reduce, Scores, identity
 from tasks.classification import CLASSES
@@ -130,7 +130,7 @@ def gate_decorator(
     given = {"train": train, "reduce": reduce, "task": task}
     each = [bn_taylor(model, [batch], **given) for batch in batches]
     if not each:
-        raise PruningError("no images to score with: give the criterion at least one batch")
+        raise PruningError(NO_IMAGES)
     return {name: torch.stack([s[name].abs() for s in each]).mean(0) for name in each[0]}
 
 

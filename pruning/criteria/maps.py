@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from models import trees
-from pruning.criteria.measuring import layers
+from pruning.criteria.measuring import first_of, layers
 from pruning.errors import PruningError
 from pruning.types import Batches
 
@@ -95,7 +95,7 @@ class Maps(TorchFunctionMode):
 
 def norms(model: nn.Module, batches: Batches) -> dict[str, str]:
     """Layer weight → weight of the BatchNorm that follows it, from a pass over one image."""
-    inputs, _ = next(iter(batches))
+    inputs, _ = first_of(batches)
     with torch.no_grad(), Maps(model) as traced:
         model(trees.first(inputs))
     return traced.norms

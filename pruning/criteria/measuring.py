@@ -20,6 +20,7 @@ from tasks.classification import CLASSES
 from tasks.task import Task
 
 Key = TypeVar("Key")
+NO_IMAGES = "no images to score with: give the criterion at least one batch"
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -127,8 +128,20 @@ def mean_over_images(
             total[name] = total[name] + part if name in total else part
         seen += count
     if not seen:
-        raise PruningError("no images to score with: give the criterion at least one batch")
+        raise PruningError(NO_IMAGES)
     return {name: reduce(value / seen) for name, value in total.items()}
+
+
+def first_of(batches: Batches) -> tuple[Tree, Tree]:
+    """The first batch.
+
+    Raises:
+        PruningError: there is none.
+    """
+    first = next(iter(batches), None)
+    if first is None:
+        raise PruningError(NO_IMAGES)
+    return first
 
 
 def mean_gradient(

@@ -157,8 +157,14 @@ def test_options_that_timm_knows_are_its_own():
         (stated(name="timm/local-dir:/"), "metadata, structure.name: "),
         (stated(name="timm/hf-hub:a/b"), "metadata, structure.name: "),
         (stated(name="a\nb"), "metadata, structure.name: "),
-        (stated(name="nonesuch"), "unknown model nonesuch; use timm/<name>, torchvision/<name> "),
-        (stated(name="os.system"), "unknown model os.system; use timm/<name>, torchvision/<name> "),
+        (
+            stated(name="nonesuch"),
+            "unknown model nonesuch; use timm/<name>, torchvision/<name> or one of ",
+        ),
+        (
+            stated(name="os.system"),
+            "unknown model os.system; use timm/<name>, torchvision/<name> or one of ",
+        ),
         (stated(name="timm/../../x"), "timm has no network ../../x"),
         (stated(options=[1]), "metadata, structure.options: "),
         (stated(options=None), "metadata, structure.options: "),

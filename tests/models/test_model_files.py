@@ -86,13 +86,19 @@ def test_half_precision_stays_half_precision(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
-def test_only_the_model_itself_is_saved(tmp_path):
+@pytest.mark.parametrize("part", [False, True])
+def test_only_the_model_itself_is_saved(tmp_path, part):
     model = build("digits_cnn", num_classes=10, in_channels=1)
-    for wrapper in (nn.DataParallel(model), torch.compile(model), nn.Linear(2, 2)):
-        with pytest.raises(
-            ModelError, match=r"has no structure to save; make it with models\.build"
-        ):
-            save(wrapper, tmp_path / "model.safetensors")
+    for wrapper, said in (
+        (nn.DataParallel(model), r"is wrapped in DataParallel; pass its \.module$"),
+        (
+            torch.compile(model),
+            r"was compiled by torch\.compile; pass the original \(\._orig_mod\)",
+        ),
+    ):
+        whole = nn.Sequential(wrapper) if part else wrapper
+        with pytest.raises(ModelError, match=("^0 " if part else "^the model ") + said):
+            save(whole, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
 
 

@@ -14,6 +14,7 @@ from models.axes.find import axes
 from pruning.amount.granularity import channel_scores
 from pruning.criteria import CRITERIA, Criterion
 from pruning.criteria.measuring import layer_weights
+from pruning.errors import PruningError
 from schema.options import traits
 from tests.support.criteria_networks import (
     NETS,
@@ -100,6 +101,26 @@ def test_scoring_leaves_everything_as_it_was(name, net, options):
     for score in scores.values():
         score.add_(1)  # a score that shared memory with a weight would change it
     assert equal(state(model), before)
+
+
+LOOKING = [case for case in CASES if not CRITERIA[case[0]].shape_only]
+
+
+@pytest.mark.parametrize(("name", "net"), [case for case in CASES if case not in LOOKING])
+def test_pixels_do_not_count_where_only_the_shape_does(name, net):
+    model, (batch,) = tiny_network(net), data(4)
+    other = [(torch.zeros_like(batch[0][:1]), torch.zeros(1, dtype=torch.long))]
+    assert equal(CRITERIA[name](model, [batch]), CRITERIA[name](model, other))
+
+
+@pytest.mark.parametrize(("name", "net"), LOOKING)
+def test_without_images_a_criterion_scores_weights_or_says_what_it_needs(name, net):
+    model, said = tiny_network(net), ""
+    try:
+        scores = CRITERIA[name](model, [])
+    except PruningError as error:
+        scores, said = None, str(error)
+    assert "give" in said or equal(scores, CRITERIA[name](model, data(4)))
 
 
 def rank(name, model, share, agreed, options):

@@ -3,8 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch_pruning as tp
 
-from pruning.amount.granularity import channel_scores
+from pruning.amount.granularity import channel_scores, normalised
 from pruning.criteria import CRITERIA
 from tests.support.criteria_networks import data, tiny_network
 
@@ -111,3 +112,35 @@ def test_criteria_with_one_score_per_channel_are_for_channels_only():
     for name, criterion in CRITERIA.items():
         if any(score.dim() == 1 for score in criterion(model, data(2)).values()):
             assert criterion.per == "channel", name
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("none", [[3.0, -1.0, 8.0], [4.0, 3.0]]),
+        ("mean", [[1.5, -0.5, 4.0], [8 / 7, 6 / 7]]),
+        ("l2", [[3 / math.sqrt(10), -1 / math.sqrt(10), 8 / math.sqrt(10)], [0.8, 0.6]]),
+    ],
+)
+def test_normalised_by_hand_over_the_units_alive(way, expected):
+    scores = {"a": torch.tensor([3.0, -1.0, 8.0]), "b": torch.tensor([4.0, 3.0])}
+    alive = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True, True])}
+    for score, values in zip(normalised(scores, alive, way).values(), expected, strict=True):
+        torch.testing.assert_close(score, torch.tensor(values))
+
+
+@pytest.mark.parametrize("way", ["mean", "l2"])
+def test_the_scale_of_an_axis_does_not_count_and_zeros_stay(way):
+    alive = {axis: torch.ones(3, dtype=torch.bool) for axis in "ab"}
+    score = torch.tensor([1.0, 2.0, 4.0])
+    both = normalised({"a": score, "b": 1000 * score}, alive, way)
+    torch.testing.assert_close(both["a"], both["b"])
+    zeros = normalised({"a": score * 0, "b": score}, alive, way)["a"]
+    assert torch.equal(zeros, torch.zeros(3))
+
+
+def test_normalised_as_torch_pruning_does():
+    scores = torch.rand(7, generator=torch.Generator().manual_seed(0))
+    theirs = tp.importance.GroupMagnitudeImportance()._normalize(scores, "mean")
+    ours = normalised({"a": scores}, {"a": torch.ones(7, dtype=torch.bool)}, "mean")["a"]
+    assert torch.equal(ours, theirs)

@@ -321,7 +321,9 @@ def test_amounts_and_their_units():
             {"sparsity": 0.5, "scope": "uniform"},
             "'global', 'layer', 'erk', 'smart_ratios', or N of every M",
         ),
-        ({"sparsity": 1}, "less than 1"),
+        ({"sparsity": 1}, "not a fraction below 1; write one such as 0.5 or 50%"),
+        ({"sparsity": 90}, "not a fraction below 1; write one such as 0.5 or 50%"),
+        ({"sparsity": "150%"}, "not a fraction below 1; write one such as 0.5 or 50%"),
         (
             {"sparsity": 0.5, "regrow": "gradient", "schedule": {"rounds": 2, "every": "1ep"}},
             "regrow: gradient begins with a random mask of the first round's size",

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import models
 import train
@@ -186,7 +187,7 @@ SETTINGS = {
     "training.optimizer.lr=1e400": "1e400 is larger than any number; write a smaller one",
     "training.optimizer.eps=nan": "training.optimizer.eps: Input should be a finite number",
     "training.optimizer.eps=-1": "training.optimizer.eps: Input should be greater than or equal to",
-    "training.optimizer={name: adam, betas: [2, 2]}": "betas.0: Input should be less than 1",
+    "training.optimizer={name: adam, betas: [2, 2]}": "betas.0: not a fraction below 1; writ",
     "training.optimizer={name: rmsprop, alpha: -5}": "alpha: Input should be greater than or equal",
     "training.optimizer={name: sgd, momentum: 0, nesterov: true}": "nesterov needs momentum; write",
     "training.optimizer={name: sgd, options: {nope: 1}}": "sgd does not take these options",
@@ -306,6 +307,15 @@ def test_weights_of_another_network_say_what_to_write(setting, dry, tmp_path):
     status, said = dry(DIGITS, data, f"model.weights={path}", setting)
     assert status == 2
     assert STARTS[setting] in said
+    assert len(said.splitlines()) == 1
+
+
+def test_weights_of_a_module_that_no_name_builds_say_so(dry, tmp_path):
+    path = tmp_path / "m.safetensors"
+    models.save(nn.Linear(64, 7), path)
+    status, said = dry(DIGITS, f"model.weights={path}")
+    assert status == 2
+    assert f"model.weights: {path} holds a Linear that was not made by models.build" in said
     assert len(said.splitlines()) == 1
 
 

@@ -24,6 +24,8 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     UNITS | {"scope": "erk"},
     WEIGHTS | {"round_to": 8},
     WEIGHTS | {"importance": {"reduce": "max"}},
+    UNITS | {"scope": "layer", "importance": {"normalise": "mean"}},
+    UNITS | {"selection": "eagle_eye", "importance": {"normalise": "mean"}},
     UNITS | {"regrow": "random"},
     UNITS | {"floor": 0},
     WEIGHTS | {"regrow": "score", "schedule": {"every": "1ep"}},
@@ -99,7 +101,7 @@ def test_what_a_rule_says_names_what_the_section_has():
         0: "taylor scores channels, not single weights; set granularity: channel, or choose another"
         " criterion",
         2: "macs counts channels; set granularity: channel, or write sparsity",
-        11: "accumulate is for scores of channels by snip, taylor, bn_taylor",
+        13: "accumulate is for scores of channels by snip, taylor, bn_taylor",
     }.items():
         with pytest.raises(ValidationError, match=re.escape(said)):
             PruningConfig.model_validate(BROKEN[section])
