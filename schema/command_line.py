@@ -27,7 +27,15 @@ class Arguments(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None
     ) -> argparse.Namespace:
         """The parsed arguments; one that is not known ends the program with what was meant."""
-        parsed, unknown = self.parse_known_args(args)
+        return self._known(*self.parse_known_args(args))
+
+    def parse_intermixed_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None
+    ) -> argparse.Namespace:
+        """As `parse_args`, with plain words between the options."""
+        return self._known(*self.parse_known_intermixed_args(args))
+
+    def _known(self, parsed: argparse.Namespace, unknown: Sequence[str]) -> argparse.Namespace:
         if unknown:
             self.error(f"unknown argument {unknown[0]}{self._hint(unknown)}")
         return parsed

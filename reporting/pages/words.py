@@ -38,7 +38,6 @@ METHODS = {  # by the stem of a recipe
     "depgraph": "DepGraph",
     "eagle_eye": "EagleEye",
     "epi": "EPI",
-    "fpgm": "FPGM",
     "gmp": "GMP",
     "granet": "GraNet",
     "grasp": "GraSP",

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = [
     "schema",
     "models",
+    "tasks",
     "pruning",
     "training",
     "reporting",

@@ -124,7 +124,7 @@ LATE = {
     ),
     "a head that only trains, too small images": (
         ["model={name: timm/inception_v3, options: {aux_logits: true}}", synthetic(128)],
-        "write another data.image_size, other model.options, or choose another model",
+        "write data.image_size: 299, or choose another model",
     ),
     "a head that only trains": (
         ["model={name: timm/inception_v3, options: {aux_logits: true}}", synthetic(299)],

@@ -272,7 +272,6 @@ def test_blanks_around_a_setting_are_no_part_of_it(monkeypatch):
 
 COMMANDS = {
     "--device cuda": "unknown argument --device: a GPU is used where there is one; for the CPU wr",
-    "--set a=1 b=2": "unknown argument b=2: write --set b=2; --help lists all arguments",
     "--pruning.macs=25%": "unknown argument --pruning.macs=25%: write --set pruning.macs=25%; --he",
     "--batch-size 3": "unknown argument --batch-size: write --set training.batch_size=128; --help",
     "--dryrun": "unknown argument --dryrun (did you mean --dry-run?); --help lists all argum",
