@@ -360,7 +360,7 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
     ("keep", "batches", "options", "message"),
     [
         ({"0.weight": torch.ones(4)}, 1, {}, "granularity: channel"),
-        ({"0": torch.arange(4) > 0}, 0, {}, "calibration.batches"),
+        ({"0": torch.arange(4) > 0}, 0, {}, "give at least one"),
     ],
 )
 def test_what_cannot_be_compensated_is_an_error(keep, batches, options, message):
