@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 import models
 from models import trees
-from models.errors import ModelError
 from models.eager import step_eagerly
+from models.errors import ModelError
 from models.head import renew_head
 from models.options import first_line
 from models.pretrained import pretrained_for
