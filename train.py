@@ -5,6 +5,7 @@ accelerate launch train.py --resume --output runs/NAME
 """
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         from training.pruning_event import prune
         from training.start import start
 
+        gc.enable()
         options = {"output": command.output, "resume": command.resume, "stem": command.recipe.stem}
         with start(recipe, source, **options) as run, Report(run) as report, run.signals():
             while not run.done:
@@ -121,6 +123,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupt)
+    gc.disable()  # until all is imported: what imports make stays, and going through it takes time
     status = main()
     from training.ending import leave
 

@@ -17,6 +17,7 @@ from torch.optim import SGD, Optimizer
 
 from models import trees
 from models.axes.find import axes
+from models.eager import step_eagerly
 from models.trees import Tree
 from pruning.compensation.mean_replacement import measure, propagate
 from pruning.criteria.activations import mean_replacement_scores
@@ -124,7 +125,7 @@ class Sketch:
 
 
 def _plain(model: nn.Module) -> Optimizer:
-    return SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return step_eagerly(SGD(model.parameters(), lr=0.1, momentum=0.9))
 
 
 def check(

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 import models
 from models import trees
+from models.eager import step_eagerly
 from models.errors import ModelError
 from models.head import renew_head
 from models.options import first_line
@@ -180,6 +181,8 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         mixed_precision=precision,
         log_with=None if recipe.log.tracker == "none" else recipe.log.tracker,
         project_dir=str(folder),
+        # `placed` did that; accelerate would first import PyTorch's distributed tensors to ask
+        device_placement=False,
         kwargs_handlers=[_ddp_options(recipe.training)],
     )
     launched = launched_processes()
@@ -247,12 +250,13 @@ def build_optimizer(training: TrainingConfig, model: nn.Module) -> Optimizer:
     if next(model.parameters()).is_cuda and config.name in _fused(training):
         shared["fused"] = True
     try:
-        return _constructor(config, shared | config.options)(_groups(config, model))
+        optimizer = _constructor(config, shared | config.options)(_groups(config, model))
     except FAULTS as error:
         raise RecipeError(
             f"training.optimizer: {config.name} does not take these options"
             f" ({first_line(error)}); write others"
         ) from None
+    return step_eagerly(optimizer)
 
 
 def _fused(training: TrainingConfig) -> tuple[str, ...]:

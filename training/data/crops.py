@@ -8,6 +8,7 @@ from schema.data import AugmentConfig
 from training.data.augment import FLIP, ON_DEVICE, crop_box
 from training.data.layouts import DataError
 from training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
+from training.data.layouts.kinds import Content
 
 EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
 
@@ -36,7 +37,7 @@ class Crops:
         flip = self.augment.flip and not self.augment.crop_padding
         return cut.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else cut
 
-    def shrink(self, data: bytes, draws: list[float] | None, where: str = "") -> int:
+    def shrink(self, data: Content, draws: list[float] | None, where: str = "") -> int:
         """The factor by which a JPEG may be decoded smaller: 1, 2, 4 or 8.
 
         A random crop at least that many times as large as `size` is then the same up to rounding,

@@ -21,8 +21,7 @@ from training.data.batches import Data, DataInfo, held_out, rows_of
 from training.data.layouts import DataError
 from training.data.layouts.decoding import MOST_PIXELS, decode, resize
 from training.data.layouts.files import faults_named
-from training.data.layouts.workers import results
-from training.data.stores import Pick
+from training.data.stores import Pick, Work, made
 
 NYU, LABELLED, SPLITS = "nyu_depth_v2", "nyu_depth_v2_labeled.mat", "splits.mat"
 TRAIN, TEST = 795, 654  # pictures of its official split
@@ -142,9 +141,7 @@ class Store:
 
     def examples(self, picks: Iterable[Pick]) -> Iterator[tuple[Tree, Tree, Pick]]:
         """See training.data.stores.Store."""
-        pin = self.device.type == "cuda"
-        read = results(self.dataset, picks, self.config.workers, self.config.name, pin=pin)
-        for pictures, depths, pick in read:
+        for (pictures, depths), pick in made(self.dataset, picks, self.config, self.device):
             pick = pick.to(self.device)
             x, y = (t.to(self.device, non_blocking=True) for t in (pictures, depths))
             x = (x.float() - self.mean) / self.std
@@ -154,16 +151,16 @@ class Store:
             yield x, y, pick
 
 
-class _Resized(Dataset[tuple[Tensor, Tensor, Pick]]):
-    """Work of a worker: from a pick to pictures, uint8 (n, 3, …), and distances (n, 1, …)."""
+class _Resized(Dataset[tuple[Tensor, Tensor]]):
+    """Work of a worker: to pictures, uint8 (n, 3, …), and distances (n, 1, …)."""
 
     def __init__(self, pairs: Pairs, sides: tuple[int, int], targets: tuple[int, int]) -> None:
         self.pairs, self.sides, self.targets = pairs, sides, targets
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor, Pick]:
-        pairs = [resized(self.pairs.pair(r), self.sides, self.targets) for r in pick.rows.tolist()]
+    def __getitem__(self, work: Work) -> tuple[Tensor, Tensor]:
+        pairs = [resized(self.pairs.pair(r), self.sides, self.targets) for r in work[0]]
         pictures, depths = (torch.stack(each) for each in zip(*pairs, strict=True))
-        return pictures, depths, pick
+        return pictures, depths
 
 
 def resized(pair: Pair, sides: tuple[int, int], targets: tuple[int, int]) -> Pair:

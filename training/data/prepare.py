@@ -22,6 +22,7 @@ from training.data.facts import facts_of
 from training.data.layouts import prepared
 from training.data.layouts.decoding import decode, portable, resize
 from training.data.layouts.kinds import (
+    Content,
     DataError,
     Encoded,
     Pixels,
@@ -104,16 +105,17 @@ class _Shards(Dataset[tuple[str, str]]):
             # USTAR: no extended headers, so the bytes follow from names and contents alone
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for row in rows:
-                    kind, data = self._encode(source.read([row])[0], source.where(row))
+                    (content,) = source.read([row])
+                    kind, data = self._encode(content, source.where(row))
                     label = str(int(source.labels[row])).encode()
-                    for suffix, content in ((kind, data), ("cls", label)):
+                    for suffix, part in ((kind, data), ("cls", label)):
                         member = tarfile.TarInfo(f"{row:08}.{suffix}")  # time 0, no owner
-                        member.size = len(content)
-                        tar.addfile(member, io.BytesIO(content))
+                        member.size = len(part)
+                        tar.addfile(member, io.BytesIO(part))
             file.flush()
             os.fsync(file.fileno())
 
-    def _encode(self, data: bytes, where: str) -> tuple[str, bytes]:
+    def _encode(self, data: Content, where: str) -> tuple[str, Content]:
         image = decode(data, self.manifest.channels, where)
         height, width = image.shape[1:]
         short, side = min(height, width), self.manifest.short_side

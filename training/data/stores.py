@@ -1,5 +1,6 @@
 """Two ways to hold a split: pixels on the device, or encoded and decoded while training runs."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -23,8 +24,9 @@ from training.data.layouts import (
 )
 from training.data.layouts.decoding import common_shape, decode, decode_all
 from training.data.layouts.files import faults_named
-from training.data.layouts.workers import results
+from training.data.layouts.workers import Rooms, results
 
+Work = tuple[list[int], list[list[float]] | None]  # for a worker: rows, and their draws
 Filled = tuple[dict[str, "ImageStore"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
 
@@ -36,12 +38,32 @@ class Pick(NamedTuple):
     draws: Tensor | None
     global_count: int
 
+    def work(self) -> Work:
+        """The rows and draws as plain numbers."""
+        return self.rows.tolist(), None if self.draws is None else self.draws.tolist()
+
     def to(self, device: torch.device) -> "Pick":
         """On the device, with the draws that are needed there."""
         draws = (
             None if self.draws is None else self.draws[:, :ON_DEVICE].to(device, non_blocking=True)
         )
         return Pick(self.rows.to(device, non_blocking=True), draws, self.global_count)
+
+
+def made(
+    dataset: Dataset[Any], picks: Iterable[Pick], config: DataConfig, device: torch.device
+) -> Iterator[tuple[Any, Pick]]:
+    """Items that workers make of picks' work, good until the next one, and the picks."""
+    waiting: deque[Pick] = deque()  # for their items
+
+    def order() -> Iterator[Work]:
+        for pick in picks:
+            waiting.append(pick)
+            yield pick.work()
+
+    pin = device.type == "cuda"
+    for item in results(dataset, order(), config.workers, config.name, pin=pin):
+        yield item, waiting.popleft()
 
 
 class Store(Protocol):
@@ -64,7 +86,10 @@ class ImageStore(Protocol):
     finishing: Finishing
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
-        """Windows (n, C, H, W), uint8 on the device, and their pick there, in the picks' order."""
+        """Windows (n, C, H, W), uint8 on the device, and their pick there, in the picks' order.
+
+        They are good until the next ones are asked for.
+        """
         ...
 
     def examples(self, picks: Iterable[Pick]) -> Iterator[tuple[Tree, Tree, Pick]]:
@@ -106,7 +131,7 @@ class Streamed(ImageStore):
             gpu_decoder.check(device)
         self.source, self.channels, self.crops = source, channels, Crops(size, config.augment)
         self.dataset: Dataset[Any] = (
-            _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops)
+            _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops, config.name)
         )
         self.config, self.device = config, device
         self.finishing = finishing(config, channels, device)
@@ -114,10 +139,8 @@ class Streamed(ImageStore):
 
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store. Workers are ahead by two batches each."""
-        workers, pin = self.config.workers, self.device.type == "cuda"
-        batches = results(self.dataset, picks, workers, self.config.name, pin=pin)
         padding, flip = self.config.augment.crop_padding, self.config.augment.flip
-        for batch, pick in batches:
+        for batch, pick in made(self.dataset, picks, self.config, self.device):
             if self.on_gpu:
                 crops = self._decoded(batch, pick)
             else:
@@ -140,39 +163,40 @@ class Streamed(ImageStore):
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
-class _Decoded(Dataset[tuple[Tensor, Pick]]):
-    """Work of a CPU worker: from a pick to crops, uint8 (n, C, size, size) channels_last.
+class _Decoded(Dataset[Tensor]):
+    """Work of a CPU worker: to crops, uint8 (n, C, size, size) channels_last.
 
     Decoders give pixels with their channels together; kept so, nothing is transposed on the way.
     """
 
-    def __init__(self, source: Encoded, channels: int, crops: Crops) -> None:
+    def __init__(self, source: Encoded, channels: int, crops: Crops, place: str) -> None:
         self.source, self.channels, self.crops = source, channels, crops
+        self.rooms = Rooms(place)
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Pick]:
-        rows = pick.rows.tolist()
-        shape = (len(rows), self.channels, self.crops.size, self.crops.size)
-        batch = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    def __getitem__(self, work: Work) -> Tensor:
+        rows, draws = work
+        size = self.crops.size
+        batch = self.rooms.next((len(rows), self.channels, size, size))
         for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
-            draws = None if pick.draws is None else pick.draws[place].tolist()
+            drawn = None if draws is None else draws[place]
             where = self.source.where(row)
-            shrink = self.crops.shrink(data, draws, where)
+            shrink = self.crops.shrink(data, drawn, where)
             image = decode(data, self.channels, where, shrink=shrink)
-            batch[place] = self.crops.crop(image, draws, where)
-        return batch, pick
+            batch[place] = self.crops.crop(image, drawn, where)
+        return batch
 
 
-class _Joined(Dataset[tuple[tuple[Tensor, list[int]], Pick]]):
+class _Joined(Dataset[tuple[Tensor, list[int]]]):
     """Work of a worker for a GPU that decodes: a batch's bytes, and the number of each image's."""
 
     def __init__(self, source: Encoded) -> None:
         self.source = source
 
-    def __getitem__(self, pick: Pick) -> tuple[tuple[Tensor, list[int]], Pick]:
-        contents = self.source.read(pick.rows.tolist())
+    def __getitem__(self, work: Work) -> tuple[Tensor, list[int]]:
+        contents = list(self.source.read(work[0]))
         # one tensor for the batch: each takes a handle of shared memory, and those are few
         joined = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8)
-        return (joined, [len(data) for data in contents]), pick
+        return joined, [len(data) for data in contents]
 
 
 def fill_stores(config: DataConfig, splits: Splits, device: torch.device) -> Filled:

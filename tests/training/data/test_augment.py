@@ -57,6 +57,17 @@ def test_cutout_blanks_a_square_that_may_cross_the_edge():
     assert finish(images, None, AugmentConfig(cutout=4), colour).min() == 7
 
 
+@pytest.mark.parametrize("last", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("count", [1, 5])  # 256 × 400 pixels in colour exceed IN_CACHE
+def test_images_are_normalised_a_few_at_a_time_as_all_at_once(count, last):
+    source = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 256, 400), dtype=torch.uint8, generator=source)
+    mean, std = torch.tensor([[123.7, 116.3, 103.5], [58.4, 57.1, 57.4]]).view(2, 1, 3, 1, 1)
+    out = finish(images.contiguous(memory_format=last), None, AugmentConfig(), (mean, std))
+    assert torch.equal(out, (images.float() - mean) / std)
+    assert out.is_contiguous(memory_format=last)
+
+
 @pytest.mark.parametrize(("drawn", "quarters"), [(0.0, -1), (0.5, 0), (0.75, 0.5), (1.0, 1)])
 def test_rotation_by_quarter_turns_moves_pixels_exactly(drawn, quarters):
     table = torch.zeros(1, 6)

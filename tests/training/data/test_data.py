@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -239,16 +237,6 @@ def test_known_data_sets_are_described_without_their_files(tmp_path, monkeypatch
         assert (about.train_images, about.validation_images) == (facts.train - 100, 100)
         assert (about.height, about.targets.outputs) == (64, facts.num_classes)
     assert info(DataConfig(name="imagenet", image_size=160)).example.sizes == (3, 160, 160)
-
-
-@pytest.mark.slow
-def test_importing_the_module_imports_nothing_slow():
-    code = (
-        "import sys, training.data;"
-        "print([m for m in ('torchvision', 'datasets', 'sklearn', 'pandas') if m in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
 
 
 def test_a_generator_is_a_function_of_all_its_arguments():

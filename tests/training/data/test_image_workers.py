@@ -10,7 +10,7 @@ from tests.support.image_files import opened, write_folders, write_photographs
 from tests.support.refusals import refused
 from training.data.data import DataError
 from training.data.layouts.folders import Files
-from training.data.layouts.workers import results
+from training.data.layouts.workers import AHEAD, results
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def no_memory(*_):
 def test_shared_memory_that_is_full_is_a_fault_and_no_wait_for_ever(tmp_path, monkeypatch):
     write_photographs(tmp_path / "set")
     data = opened(tmp_path / "set", image_size=32, workers=1)
-    monkeypatch.setattr(torch.Tensor, "share_memory_", no_memory)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", no_memory)  # and so in its workers
     message = r"set: no shared memory left for batches \(.*No space \(28\)\); .*--shm-size"
     with pytest.raises(DataError, match=message):
         list(data.train_batches(0, 4))
@@ -52,6 +52,28 @@ class Full(torch.utils.data.Dataset):
 def test_a_worker_says_that_shared_memory_is_full():
     with pytest.raises(DataError, match="here: no shared memory left for batches"):
         list(results(Full(), range(2), 1, "here"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_needs_no_more_memory_than_for_what_is_ahead(tmp_path, monkeypatch, workers):
+    """Its batches, of which many lie in the same memory, are those that one process makes."""
+    write_photographs(tmp_path / "set", per_class=10)
+    options = {"image_size": 32, "augment": {"random_resized_crop": (0.3, 1), "flip": True}}
+    options |= {"drop_last": False}  # 30 images, so the last of 8 batches is smaller
+    expected = list(opened(tmp_path / "set", workers=0, **options).train_batches(0, 4))
+    data = opened(tmp_path / "set", workers=workers, **options)
+    make, made = torch.UntypedStorage._new_shared, []
+
+    def limited(size):
+        made.append(size)
+        return make(size) if len(made) <= AHEAD + 1 else no_memory()
+
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", limited)
+    batches = data.train_batches(0, 4)
+    for batch, other in zip(batches, expected, strict=True):
+        assert all(map(torch.equal, batch[:2], other[:2]))
+    assert not made  # each worker has a list of its own
+    assert len(expected) == 8
 
 
 def test_processes_that_cannot_be_started(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from training.data.layouts.cache import kept
 from training.data.layouts.kinds import (
+    Content,
     DataError,
     Encoded,
     Pixels,
@@ -33,7 +34,7 @@ MOST_PIXELS = 2**28 // 3  # 256 MiB in colour: Pillow warns of larger ones
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, struct.error)
 
 
-def decode(data: bytes, channels: int, where: str, *, shrink: int = 1) -> Tensor:
+def decode(data: Content, channels: int, where: str, *, shrink: int = 1) -> Tensor:
     """JPEG, PNG, WebP, GIF, BMP or PPM to uint8 (C, H, W); grey or colour as `channels` (1 or 3).
 
     With `shrink` 2, 4 or 8 a JPEG comes at that fraction of its size, rounded up: the decoder drops
@@ -51,7 +52,7 @@ def decode(data: bytes, channels: int, where: str, *, shrink: int = 1) -> Tensor
     return _pillow(data, channels, where)
 
 
-def jpeg_size(data: bytes | memoryview, where: str = "") -> tuple[int, int] | None:
+def jpeg_size(data: Content, where: str = "") -> tuple[int, int] | None:
     """Height and width of a JPEG from its header; None for other images, and for CMYK.
 
     Raises:
@@ -69,7 +70,7 @@ def jpeg_size(data: bytes | memoryview, where: str = "") -> tuple[int, int] | No
     return None if colours in ("CMYK", "YCCK") else (height, width)
 
 
-def _jpeg(data: bytes, channels: int, where: str, shrink: int) -> Tensor:
+def _jpeg(data: Content, channels: int, where: str, shrink: int) -> Tensor:
     """libjpeg-turbo through simplejpeg: Pillow's pixels in nine tenths of its time."""
     size = jpeg_size(data, where)
     if size is None:
@@ -87,7 +88,7 @@ def _jpeg(data: bytes, channels: int, where: str, shrink: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _pillow(data: bytes, channels: int, where: str) -> Tensor:
+def _pillow(data: Content, channels: int, where: str) -> Tensor:
     """Any of FORMATS through Pillow, which raises where torchvision's PNG decoder ends the process.
 
     There one flipped bit is a segmentation fault. The price of safety, CPU time of an image,
@@ -111,7 +112,7 @@ def _pillow(data: bytes, channels: int, where: str) -> Tensor:
 
 
 @contextmanager
-def _opened(data: bytes, where: str) -> Iterator[ImageFile.ImageFile]:
+def _opened(data: Content, where: str) -> Iterator[ImageFile.ImageFile]:
     """The image, of which only the header has been read; faults met inside are named too."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -126,7 +127,7 @@ def _opened(data: bytes, where: str) -> Iterator[ImageFile.ImageFile]:
         raise _unreadable(data, where) from None
 
 
-def _is_whole(png: bytes) -> bool:
+def _is_whole(png: Content) -> bool:
     """True if all chunks of a PNG fit their checksums; Pillow skips those of the pixels."""
     view, place = memoryview(png), len(PNG)
     while place + 12 <= len(png):
@@ -146,10 +147,12 @@ def portable(image: Tensor) -> bytes:
     return header + image.permute(1, 2, 0).contiguous().numpy().tobytes()
 
 
-def _portable(data: bytes, header: re.Match[bytes], channels: int, where: str) -> Tensor:
+def _portable(data: Content, header: re.Match[bytes], channels: int, where: str) -> Tensor:
     """The pixels of `portable` as they lie in the file; Pillow reads the format's other forms."""
     try:
-        pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header.end())
+        # torch warns of tensors on memory that cannot be written
+        content = bytearray(data) if isinstance(data, bytes) else data
+        pixels = torch.frombuffer(content, dtype=torch.uint8, offset=header.end())
         return pixels.view(int(header[3]), int(header[2]), channels).permute(2, 0, 1)
     except (RuntimeError, ValueError, TypeError):  # no pixels, not as many, sides of 50 digits
         raise _unreadable(data, where) from None
@@ -172,7 +175,7 @@ def _resize_in_float(images: Tensor, height: int, width: int) -> Tensor:
     return precise.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _unreadable(data: bytes, where: str) -> DataError:
+def _unreadable(data: Content, where: str) -> DataError:
     return DataError(f"{where}: not a readable image ({len(data)} bytes); copy it again")
 
 

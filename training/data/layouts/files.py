@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from training.data.layouts.kinds import DataError
 
 MOST_BYTES = 2**30  # of one encoded image; uncompressed, the largest that is decoded has a quarter
@@ -54,6 +56,22 @@ def contents(path: str | Path, most: int | None = MOST_BYTES) -> bytes:
             # checked and read through one descriptor: the path may lead elsewhere a moment later
             with open(descriptor, "rb", closefd=False) as file:
                 return file.read()
+        finally:
+            os.close(descriptor)
+
+
+def part(path: str, offset: int, size: int) -> memoryview:
+    """So many bytes of a file from `offset` on, in memory of their own; fewer where it ends.
+
+    Raises:
+        DataError: the file is gone or cannot be read.
+    """
+    # not a bytearray, which would be filled with zeros first
+    content = np.empty(size, np.uint8).data
+    with faults_named(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return content[: os.preadv(descriptor, [content], offset)]
         finally:
             os.close(descriptor)
 

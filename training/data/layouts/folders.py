@@ -12,7 +12,7 @@ from torch import Tensor
 
 from schema.data import DataConfig
 from training.data.layouts.files import contents
-from training.data.layouts.kinds import DataError, Splits
+from training.data.layouts.kinds import Content, DataError, Splits
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm")
 TEST_NAMES = ("test", "validation", "valid", "val", "dev")
@@ -30,9 +30,9 @@ class Files:
         """The file of one image."""
         return os.path.join(self.root, os.fsdecode(bytes(self.names[row])))
 
-    def read(self, rows: Sequence[int]) -> list[bytes]:
+    def read(self, rows: Sequence[int]) -> Iterator[Content]:
         """The files' bytes."""
-        return [contents(self.path(row)) for row in rows]
+        return (contents(self.path(row)) for row in rows)
 
     def where(self, row: int) -> str:
         """The file's path."""

@@ -3,7 +3,7 @@
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.data.facts import DATASETS
 from training.data.layouts.cache import cache_folder
 from training.data.layouts.files import contents
 from training.data.layouts.files import size as bytes_in
-from training.data.layouts.kinds import DataError, Splits
+from training.data.layouts.kinds import Content, DataError, Splits
 from training.data.layouts.labels import MOST_CLASSES, checked
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Rows:
     labels: Tensor
     place: Place
 
-    def read(self, rows: Sequence[int]) -> list[bytes]:
+    def read(self, rows: Sequence[int]) -> Iterable[Content]:
         """The bytes in the table, or of the file that it names.
 
         Raises:

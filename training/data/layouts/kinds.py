@@ -1,11 +1,13 @@
 """The two kinds of images: pixels in memory, and encoded files that are still to be decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+
+Content = bytes | memoryview  # of an encoded image
 
 
 class DataError(ValueError):
@@ -28,8 +30,12 @@ class Encoded(Protocol):
         """int64 (N,)."""
         ...
 
-    def read(self, rows: Sequence[int]) -> list[bytes]:
-        """The encoded images of these rows."""
+    def read(self, rows: Sequence[int]) -> Iterable[Content]:
+        """The encoded images of these rows, each read when it is asked for where that is as fast.
+
+        It is then decoded while it is in the cache of a processor. A memoryview is the caller's to
+        keep, and to write.
+        """
         ...
 
     def where(self, row: int) -> str:
