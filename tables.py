@@ -155,6 +155,15 @@ def write_zoo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def write_records(arguments: argparse.Namespace) -> int:
+    """Write all records as one CSV, a line a run."""
+    from reporting.tables.every_run import every_run
+
+    arguments.output.write_text(every_run(recorded(arguments)))
+    print(arguments.output)
+    return 0
+
+
 def write_readme(arguments: argparse.Namespace) -> int:
     """Rewrite the results between the markers of README and docs."""
     from reporting.pages.sources import documents, regenerate
@@ -247,6 +256,7 @@ COMMANDS = {
     "collect": collect_runs,
     "report": write_report,
     "zoo": write_zoo,
+    "records": write_records,
     "readme": write_readme,
 }
 

@@ -23,6 +23,7 @@ from reporting.pages.looks import MARKERS
 from reporting.pages.palette import COLOURS
 from reporting.records import Job, Record, standard_error
 
+FOLDER = "bep/short"
 SIZES = {"95K": "80%", "24K": "90%"}  # channels removed
 PARAMETERS = {"95K": "96.189%", "24K": "99.020%"}  # removed, of networks that size their own layers
 SHORT = ("training.duration=8ep", "training.channels_last=true")  # the second is faster on CPUs
@@ -66,7 +67,8 @@ def job(method: str, size: str, seed: int) -> Job:
     amount = f"pruning.channels={SIZES[size]}"
     if method in ("PFS", "EagleEye"):
         amount = f"pruning.params={PARAMETERS[size]}"
-    return Job(row, f"recipes/bep/{recipe}.yaml", (amount,), (*SHORT, *settings), seed)
+    study = None if row else f"{FOLDER}/{recipe}-{size}"
+    return Job(row, f"recipes/bep/{recipe}.yaml", (amount,), (*SHORT, *settings), seed, study)
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
@@ -147,11 +149,11 @@ def show(records: list[Record], folder: Path) -> str | None:
     return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"
         " the paper); mean ± standard error over seeds; from records in"
-        " `results/bep/3` and `results/other`, by `studies/early.py show`.\n\n"
+        " `results/bep/3` and beside this page, by `studies/early.py show`.\n\n"
         + table(records_of)
         + f"\n![{caption}](accuracy_cost.png)\n"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, "bep/short", jobs, show)))
+    sys.exit(carry_out(Study(__doc__, FOLDER, jobs, show)))

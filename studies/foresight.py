@@ -20,6 +20,7 @@ from reporting.jobs.study import Study, carry_out
 from reporting.pages.palette import BLACK, OKABE_ITO
 from reporting.records import Job, Record
 
+FOLDER = "foresight/mnist_cnn"
 RATIOS = (1, 2, 4, 8, 16, 32, 64)
 LAYER = "pruning.scope=layer"
 STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -45,10 +46,11 @@ Groups = dict[str, dict[int, list[Record]]]
 def job(strategy: str, ratio: int, seed: int) -> Job:
     """One training of the study; ratio 1 is the dense network of all strategies."""
     if ratio == 1:
-        return Job(None, "recipes/base/mnist/mnist_cnn.yaml", seed=seed)
-    name, settings = STRATEGIES[strategy]
+        return Job(None, "recipes/base/mnist/mnist_cnn.yaml", seed=seed, study=f"{FOLDER}/dense")
+    recipe, settings = STRATEGIES[strategy]
     settings = (*settings, f"pruning.compression_ratio={ratio}")
-    return Job(None, f"recipes/foresight/{name}.yaml", settings, seed=seed)
+    name = f"{FOLDER}/{strategy}-{ratio}x"
+    return Job(None, f"recipes/foresight/{recipe}.yaml", settings, seed=seed, study=name)
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
@@ -139,7 +141,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     draw(groups, folder / "compression.png")
     return (
         "# MNIST CNN: accuracy against compression\n\nTest accuracy in %, 5 epochs, learning rate"
-        " 1e-4 (thesis, section 4.2.3); from records in `results/other`, by"
+        " 1e-4 (thesis, section 4.2.3); from the records beside this page, by"
         " `studies/foresight.py show`.\n\n"
         + table(groups)
         + "\n![accuracy against compression, and compression error](compression.png)\n"
@@ -147,4 +149,4 @@ def show(records: list[Record], folder: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, "foresight/mnist_cnn", jobs, show)))
+    sys.exit(carry_out(Study(__doc__, FOLDER, jobs, show)))

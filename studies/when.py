@@ -34,6 +34,7 @@ DIGITS = (
     "pruning.schedule.every=2it",
     "pruning.schedule.rounds=8",
 )
+FOLDER = "pat/digits"
 KINDS = {"PaT": "fixed_epoch", "lottery ticket": "lottery_ticket", "EPI": "epi"}
 COLOURS = {"PaT": GREEN, "lottery ticket": "#777777", "EPI": VERMILION}
 QUIET = ("log.tracker=none", "log.every=10ep", "checkpoint.every=40ep")
@@ -55,7 +56,9 @@ def job(kind: str, ratio: float, epoch: int, seed: int) -> Job:
     """One training of the study; EPI chooses its own epoch."""
     start = () if kind == "EPI" else (f"pruning.schedule.start={epoch}ep",)
     settings = (*DIGITS, f"pruning.channels={ratio:g}", *start)
-    return Job(None, f"recipes/pat/{KINDS[kind]}.yaml", settings, seed=seed)
+    when = "" if kind == "EPI" else f"-epoch{epoch}"
+    name = f"{FOLDER}/{KINDS[kind]}-{100 * ratio:g}{when}"
+    return Job(None, f"recipes/pat/{KINDS[kind]}.yaml", settings, seed=seed, study=name)
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
@@ -234,7 +237,7 @@ def show(records: Sequence[Record], folder: Path) -> str | None:
     return (
         "# Digits: accuracy against pruning epoch\n\nPaT's figure 3 (arXiv:2110.12007) on 8×8"
         " digits with a small CNN; test accuracy in %, mean ± standard error over seeds;"
-        " from records in `results/other`, by `studies/when.py show`.\n\n"
+        " from the records beside this page, by `studies/when.py show`.\n\n"
         + grid_table(points)
         + "\nTest accuracy minus the best epoch's, points:\n\n"
         + policy_table(points)
@@ -243,4 +246,4 @@ def show(records: Sequence[Record], folder: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, "pat/digits", jobs, show, seeds=(0, 1, 2), local=QUIET)))
+    sys.exit(carry_out(Study(__doc__, FOLDER, jobs, show, seeds=(0, 1, 2), local=QUIET)))

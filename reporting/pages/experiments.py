@@ -103,6 +103,10 @@ COSTS = (
 )
 
 
+# Studies whose runs are on pages of their own: hundreds to a network, or of another first state
+APART = ("benchmark/", "foresight/xavier/")
+
+
 def setting(record: Record) -> str:
     """The dense network, data and task that make runs comparable."""
     network, data = (str(record.summary.get(f"{what}/name")) for what in ("model", "data"))
@@ -113,12 +117,9 @@ def setting(record: Record) -> str:
 
 
 def by_setting(records: Iterable[Record]) -> dict[str, list[Experiment]]:
-    """Experiments by network and data, the largest group first, named by what differs in it.
-
-    Named trainings of a study are left out: hundreds to a network, they have a page of their own.
-    """
+    """Experiments by network and data, the largest group first, named by what differs in it."""
     groups: dict[str, dict[tuple[object, ...], list[Record]]] = defaultdict(dict)
-    for record in (r for r in records if r.job.study is None):
+    for record in (r for r in records if not r.job.place.startswith(APART)):
         groups[setting(record)].setdefault(record.experiment, []).append(record)
     named = {name: _named([*by_experiment.values()]) for name, by_experiment in groups.items()}
     return dict(sorted(named.items(), key=lambda item: -len(item[1])))

@@ -59,7 +59,7 @@ def page(
     template = Template((Path(__file__).parent / "page.html").read_text())
     return template.substitute(
         title="Pruning while training: accuracy and cost",
-        lead=_lead(compared, records, settings),
+        lead=_lead(compared, settings),
         nav=" ".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in parts.items()),
         filters=_filters(settings),
         legend=legend(looks),
@@ -70,14 +70,13 @@ def page(
     )
 
 
-def _lead(
-    compared: Mapping[str, Sequence[Comparison]], records: Sequence[Record], settings: Settings
-) -> str:
+def _lead(compared: Mapping[str, Sequence[Comparison]], settings: Settings) -> str:
     ran = sum(bool(row.records) for rows in compared.values() for row in rows)
     rows = sum(len(rows) for rows in compared.values())
-    experiments = sum(map(len, settings.values()))
+    experiments = [e for group in settings.values() for e in group]
+    runs = sum(len(e.records) for e in experiments)
     return (
-        f"{len(records)} runs of {experiments} experiments; {ran} of {rows} rows of"
+        f"{runs} runs of {len(experiments)} experiments; {ran} of {rows} rows of"
         f" {len(compared)} tables of papers have evidence, and the others say that they were not"
         " run. Each number is from a run's record or from a paper. ± is the standard error over"
         " seeds. Accuracy is that of test images, measured once, after training."

@@ -55,6 +55,8 @@ def parse(arguments: Sequence[str] | None, commands: Commands) -> argparse.Names
     parsers["collect"].add_argument("--weights", help="download URL of its model.safetensors")
     _report(parsers["report"])
     parsers["zoo"].add_argument("--output", type=Path, default=ROOT / "docs" / "zoo.md")
+    records = ROOT / "results" / "records.csv"
+    parsers["records"].add_argument("--output", type=Path, default=records)
     return parser.parse_args(arguments)
 
 

@@ -121,7 +121,7 @@ def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
     writer = csv.writer(out, lineterminator="\n")
 
     def write(line: Sequence[str]) -> None:
-        writer.writerow([_plain_cell(text) for text in line])
+        writer.writerow([plain_cell(text) for text in line])
 
     added = [f"{kind}_{c.name}" for c in extra for kind in ("ours", "ours_se", "difference")]
     again = list(recompute(table, rows[0].row)) if rows else []
@@ -141,7 +141,7 @@ def as_csv(table: Table, rows: Sequence[Comparison]) -> str:
     return out.getvalue()
 
 
-def _plain_cell(text: str) -> str:
+def plain_cell(text: str) -> str:
     """A cell that no spreadsheet takes for a formula; numbers stay numbers."""
     text = text.replace("\r", " ")  # which csv leaves unquoted
     begins = text.lstrip()[:1] in FORMULA or text[:1] == "\t"

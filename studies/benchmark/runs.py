@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reporting.records import Record
 from studies.benchmark.rows import DENSE, Row
-from studies.benchmark.trainings import SETTINGS, Length, Setting, Training, planned
+from studies.benchmark.trainings import FOLDER, SETTINGS, Length, Setting, Training, planned
 
 ACCURACY = "eval/top1_percent"
 COSTS = {
@@ -104,7 +104,7 @@ class Runs:
     """All runs, by setting, point, row and length."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        ours = [record for record in records if record.job.study is not None]
+        ours = [record for record in records if record.job.place.startswith(f"{FOLDER}/")]
         seeds = 1 + max((record.job.seed for record in ours), default=0)
         self.planned = planned(seeds)
         places = {training.job.name: training for training in self.planned}

@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 
@@ -9,6 +10,7 @@ from reporting.claims import find_claims
 from reporting.pages.sources import documents, regenerate, unsupported
 from reporting.pages.zoo import zoo_page
 from reporting.records import Job, collect, load_records
+from reporting.tables.every_run import every_run
 from tests.support.synthetic_runs import make_run
 
 DOCUMENTS = documents(tables.ROOT)
@@ -37,6 +39,17 @@ def test_every_number_in_the_findings_is_in_a_source_of_its_section():
 def test_the_model_zoo_is_what_the_records_say():
     page = (tables.ROOT / "docs/zoo.md").read_text()
     assert page == zoo_page(load_records(tables.ROOT / "results")), "run tables.py zoo"
+
+
+def test_the_table_of_all_runs_is_what_the_records_say():
+    path = tables.ROOT / "results/records.csv"
+    records = load_records(tables.ROOT / "results")
+    assert path.read_text() == every_run(records), "run tables.py records"
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["record"] for line in lines] == [record.path for record in records]
+    for line, record in zip(lines, records, strict=True):
+        assert float(line["cost/wall_hours"]) == record.summary["cost/wall_hours"]
 
 
 def test_committed_records_tell_how_they_came_about():
