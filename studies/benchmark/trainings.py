@@ -178,10 +178,11 @@ def _job(setting: Setting, row: Row, point: int, budget: int, name: str, seed: i
 def planned(seeds: int = 3) -> list[Training]:
     """All trainings in the order to run them, so that what there is so far is of use.
 
-    Each setting's middle point comes first, seed by seed at equal epochs, then at equal cost; the
-    other points follow. Dense runs are listed once.
+    The core on the first network comes first. Then each setting's middle point, seed by seed at
+    equal epochs, then at equal cost; the other points follow. Dense runs are listed once.
     """
-    order: list[Training] = []
+    first = [t for seed in range(seeds) for t in _block(SETTINGS[0], MIDDLE, LENGTHS[0], seed)]
+    order = [t for t in first if t.row.name in (DENSE, SMALL, *CORE)]
     for length in LENGTHS:
         for setting in SETTINGS:
             for seed in range(seeds):
@@ -190,7 +191,7 @@ def planned(seeds: int = 3) -> list[Training]:
         for point in setting.points[1:]:
             for seed in range(seeds):
                 order += _block(setting, point, "equal epochs", seed)
-    return order
+    return list(dict.fromkeys(order))
 
 
 def _block(setting: Setting, point: int, length: Length, seed: int) -> list[Training]:

@@ -147,13 +147,16 @@ def test_the_network_small_from_the_start_has_about_the_macs_of_each_point(setti
         assert left == pytest.approx(1 - REMOVED["channels"][point] / 100, abs=0.015)
 
 
-def test_the_plan_begins_with_all_rows_at_one_point_and_one_seed():
+def test_the_plan_begins_with_the_core_at_one_point_and_equal_epochs():
     order = planned(3)
-    first = order[: len(RESNET.rows())]
-    assert {(t.setting.name, t.point, t.length, t.seed) for t in first} == {
-        (RESNET.name, MIDDLE, "equal epochs", 0)
-    }
-    assert [t.row for t in first] == RESNET.rows()
+    core = [row for row in RESNET.rows() if row.name in (DENSE, SMALL, *CORE)]
+    places = [(t.setting.name, t.point, t.length, t.seed, t.row) for t in order]
+    at = (RESNET.name, MIDDLE, "equal epochs")
+    first = [(*at, seed, row) for seed in range(3) for row in core]
+    assert places[: len(first)] == first
+    rest = [row for row in RESNET.rows() if row not in core]
+    then = [(*at, seed, row) for seed in range(3) for row in rest]
+    assert places[len(first) : len(first) + len(then)] == then
     assert len(set(order)) == len(order)
     assert sum(t.row.name == DENSE for t in order) == 3 * len(SETTINGS)
 

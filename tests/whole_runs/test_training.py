@@ -162,6 +162,7 @@ TWICE = {
         "plain": (),
         "BatchNorm": NORMED,
         "pruned": (*NORMED, "model.options.option=B", OFTEN),
+        "shuffled": (*NORMED, "model.options.option=B", OFTEN, "pruning.sanity=shuffle"),
         # one image is left for the laboratory's second batch of validation, and none for rank 1
         "laboratory": (HELD_OUT, "data.validation=17"),
     }.items()
@@ -189,7 +190,7 @@ def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
     same += ["prune/hash", "prune/layers", "model/macs", "model/params"]
     for key in same:
         assert first.get(key) == second.get(key)
-    assert ("prune/hash" in first) == (name == "pruned")
+    assert ("prune/hash" in first) == (name in ("pruned", "shuffled"))
     ours, theirs = (load_file(f / "model.safetensors") for f in (alone, two))
     for key, tensor in ours.items():
         torch.testing.assert_close(theirs[key], tensor, rtol=1e-9, atol=1e-11)
