@@ -4,9 +4,10 @@ python benchmarks/cpu_settings.py [--quick] [-k EXPRESSION] [--only "as it comes
 
 Each setting keeps a library from what this CPU has and others have not, so that kernels and orders
 of sums are those of another machine. The six hold every pair of two libraries' limits, and every
-limit with one thread and with two. What was run at this state of the code is not run again, so a
-series that was cut goes on, also on another day from a checkout of the same commit; its results are
-in results/benchmarks/cpu_settings.jsonl. The whole series (no option) is written to
+limit with one thread and with two. A series
+that was cut goes on, also on another day: a setting with a line in
+results/benchmarks/cpu_settings.jsonl is not run again, unless the line is removed, and the table
+names the commit of each. The whole series (no option) is written to
 results/benchmarks/cpu_settings.txt. Exit status 1 if a test failed.
 """
 
@@ -79,17 +80,18 @@ def run(setting: str, choice: list[str]) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> list[str]:
     """One line a setting, and below it the tests that failed."""
-    lines = [f"{'setting':29} threads  passed  failed  skipped  seconds"]
+    lines = [f"{'setting':29} threads  passed  failed  skipped  seconds  commit"]
     for result in results:
         counts = f"{result['passed']:6}  {len(result['failed']):6}  {result['skipped']:7}"
         lines.append(
             f"{result['setting']:29} {result['threads']:7}  {counts}  {result['seconds']:7}"
+            f"  {result['at']}"
         )
         lines += [f"  failed: {name}" for name in result["failed"]]
     return lines
 
 
-def heading(at: str) -> list[str]:
+def heading() -> list[str]:
     """Header of the record: command, machine, versions, settings."""
     limits = [
         f"#   {name}: {' '.join(f'{k}={v}' for k, v in limits.items()) or 'no limit'}"
@@ -99,7 +101,7 @@ def heading(at: str) -> list[str]:
     today = datetime.date.today().isoformat()
     return [
         f"# python {' '.join(['benchmarks/cpu_settings.py', *sys.argv[1:]])}",
-        f"# {machine}, torch {torch.__version__}, {today}, commit {at}",
+        f"# {machine}, torch {torch.__version__}, {today}",
         "# each: OMP_NUM_THREADS=<threads> python -m pytest -n <cores>, threads sleep, under",
         *limits,
     ]
@@ -114,16 +116,16 @@ def main() -> int:
     choice = ["-m", "not slow"] if arguments.quick else []
     choice += ["-k", arguments.k] if arguments.k else []
     RECORD.touch()
-    at, results = state(), []
+    results: list[dict[str, Any]] = []
     earlier = [json.loads(line) for line in RECORD.read_text().splitlines()]
     for setting in arguments.only:
-        key = {"at": at, "choice": choice, "setting": setting}
+        key = {"choice": choice, "setting": setting}
         matches = [result for result in earlier if key.items() <= result.items()]
-        results.append(matches[-1] if matches else key | run(setting, choice))
+        results.append(matches[-1] if matches else key | {"at": state()} | run(setting, choice))
         if not matches:
             with RECORD.open("a") as file:
                 file.write(json.dumps(results[-1]) + "\n")
-    lines = [*heading(at), *table(results)]
+    lines = [*heading(), *table(results)]
     print("\n".join(lines))
     if len(results) == len(SETTINGS) and not choice:
         TABLE.write_text("\n".join(lines) + "\n")
