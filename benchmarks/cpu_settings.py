@@ -4,10 +4,9 @@ python benchmarks/cpu_settings.py [--quick] [-k EXPRESSION] [--only "as it comes
 
 Each setting keeps a library from what this CPU has and others have not, so that kernels and orders
 of sums are those of another machine. The six hold every pair of two libraries' limits, and every
-limit with one thread and with two. A series
-that was cut goes on, also on another day: a setting with a line in
-results/benchmarks/cpu_settings.jsonl is not run again, unless the line is removed, and the table
-names the commit of each. The whole series (no option) is written to
+limit with one thread and with two. A series that was cut goes on, also on another day: a setting
+with a line in results/benchmarks/cpu_settings.jsonl is not run again unless the line is removed,
+and the table names the commit of each. The whole series (no option) is written to
 results/benchmarks/cpu_settings.txt. Exit status 1 if a test failed.
 """
 
