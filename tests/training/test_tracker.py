@@ -155,9 +155,11 @@ def test_wandb_without_a_key_leaves_something_to_upload(started, tmp_path, monke
     tracker.close()
     assert line.startswith("W&B offline, as it did not start online (UsageError: No API key ")
     assert line.endswith(f"; to upload: wandb sync {tmp_path}/wandb/offline-run-*")
+    # as at the end of a process: W&B's own one ends once all is written; and this test's variables
+    # are forgotten
+    wandb.teardown()
     (piece,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert piece.stat().st_size > 1000
-    wandb.teardown()  # which forgets this test's variables
 
 
 @pytest.mark.slow
