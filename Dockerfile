@@ -39,6 +39,6 @@ RUN mkdir -p data runs && chmod 1777 runs \
 USER 10001
 VOLUME ["/app/data", "/app/runs"]
 # python is the container's first process: docker stop reaches the training, and its exit status comes back; with several
-# GPUs: --entrypoint python, and after the image -m training.ranks.torchrun --standalone --nproc_per_node 8 train.py
+# GPUs: --entrypoint python, and after the image -m prunezoo.training.ranks.torchrun --standalone --nproc_per_node 8 train.py
 ENTRYPOINT ["python", "train.py"]
 CMD ["--recipe", "recipes/quickstart.yaml"]

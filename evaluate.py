@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from schema.command_line import Arguments
+from prunezoo.schema.command_line import Arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = parse(arguments)
         os.environ.setdefault("HF_HUB_OFFLINE", "0" if command.online else "1")
-        from training.evaluation import measure
-        from training.trained import Trained, find, recipe_of
+        from prunezoo.training.evaluation import measure
+        from prunezoo.training.trained import Trained, find, recipe_of
 
         found = find(command.model)
         recipe = recipe_of(command.model, found, command.recipe, command.data, command.set)
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             show(command.model, about | figures, as_json=command.json)
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        from training.ending import end
+        from prunezoo.training.ending import end
 
         whole = "--traceback" in (sys.argv if arguments is None else arguments)
         return end(error, None, show_traceback=whole)
@@ -82,6 +82,6 @@ def show(model: str, figures: dict[str, Any], *, as_json: bool) -> None:
 
 if __name__ == "__main__":
     status = main()
-    from training.ending import leave
+    from prunezoo.training.ending import leave
 
     leave(status)

@@ -10,9 +10,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from reporting.answer import answer
-from schema.command_line import Arguments
-from schema.recipe import RecipeError
+from prunezoo.reporting.answer import answer
+from prunezoo.schema.command_line import Arguments
+from prunezoo.schema.recipe import RecipeError
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2"}
 RUNTIMES = {"onnx": "ONNX Runtime", "torch": "torch.export"}
@@ -63,11 +63,11 @@ def pixels(text: str) -> int:
 
 def export(arguments: argparse.Namespace) -> int:
     """Write the file, and print its size and speed next to the dense network's."""
-    from models.count import count as sizes_of
-    from models.export import export_onnx, export_program
-    from reporting.release.speed import BATCH, speed_grid
-    from reporting.tables.printing import print_grid
-    from training.trained import find
+    from prunezoo.models.count import count as sizes_of
+    from prunezoo.models.export import export_onnx, export_program
+    from prunezoo.reporting.release.speed import BATCH, speed_grid
+    from prunezoo.reporting.tables.printing import print_grid
+    from prunezoo.training.trained import find
 
     found = find(arguments.model)
     found.model.float()  # as runtimes elsewhere expect
@@ -90,7 +90,7 @@ def output_of(arguments: argparse.Namespace) -> Path:
     Raises:
         RecipeError: the model is elsewhere.
     """
-    from models.files.places import is_hub, located
+    from prunezoo.models.files.places import is_hub, located
 
     if arguments.output:
         return arguments.output
@@ -101,8 +101,8 @@ def output_of(arguments: argparse.Namespace) -> Path:
 
 def publish(arguments: argparse.Namespace) -> int:
     """Write a release's folder, or send it to the hub."""
-    from reporting.release.folder import release
-    from reporting.release.hub import send
+    from prunezoo.reporting.release.folder import release
+    from prunezoo.reporting.release.hub import send
 
     folder, license = Path(arguments.model), arguments.license
     if arguments.hub.startswith("hf:"):

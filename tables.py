@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from reporting import papers, records
-from reporting.answer import answer
-from reporting.claims import Claim, find_claims
-from reporting.errors import ReportingError
-from reporting.jobs.epoch_grid import amount_of, epoch_grid
-from reporting.jobs.launch import (
+from prunezoo.reporting import papers, records
+from prunezoo.reporting.answer import answer
+from prunezoo.reporting.claims import Claim, find_claims
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.jobs.epoch_grid import amount_of, epoch_grid
+from prunezoo.reporting.jobs.launch import (
     Places,
     check_recipes,
     missing,
@@ -27,14 +27,14 @@ from reporting.jobs.launch import (
     run_here,
     run_jobs,
 )
-from reporting.papers import Table
-from reporting.tables.command_line import parse
-from reporting.tables.compare import compare
-from reporting.tables.grid import grid
-from reporting.tables.oracle import group
-from reporting.tables.printing import SUFFIX, print_grid, render
-from reporting.tables.recipe_grid import recipe_grid
-from reporting.tables.side_by_side import side_by_side
+from prunezoo.reporting.papers import Table
+from prunezoo.reporting.tables.command_line import parse
+from prunezoo.reporting.tables.compare import compare
+from prunezoo.reporting.tables.grid import grid
+from prunezoo.reporting.tables.oracle import group
+from prunezoo.reporting.tables.printing import SUFFIX, print_grid, render
+from prunezoo.reporting.tables.recipe_grid import recipe_grid
+from prunezoo.reporting.tables.side_by_side import side_by_side
 
 ROOT = Path(__file__).resolve().parent
 
@@ -76,7 +76,7 @@ def run_tables(arguments: argparse.Namespace) -> int:
     check_recipes(todo, places)
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do", flush=True)
     if arguments.submit == "slurm":
-        from reporting.jobs.slurm_array import run_array
+        from prunezoo.reporting.jobs.slurm_array import run_array
 
         ended = run_array(todo, places, arguments.jobs, dict(arguments.slurm))
     else:
@@ -94,7 +94,7 @@ def run_tables(arguments: argparse.Namespace) -> int:
 
 def plan_tables(arguments: argparse.Namespace) -> int:
     """Print what the missing runs will take, each and in total."""
-    from reporting.jobs.cost_forecast import (
+    from prunezoo.reporting.jobs.cost_forecast import (
         PlanError,
         Rates,
         benchmark,
@@ -133,12 +133,12 @@ def collect_runs(arguments: argparse.Namespace) -> int:
 
 def write_report(arguments: argparse.Namespace) -> int:
     """Write the HTML report and its figures, or the W&B payload."""
-    from reporting.pages.html import write
+    from prunezoo.reporting.pages.html import write
 
     runs, claims = recorded(arguments), claimed(arguments)
     compared = {t.address: compare(t, claims, runs) for t in papers.tables().values()}
     if arguments.wandb:
-        from reporting.pages.wandb import write_payload
+        from prunezoo.reporting.pages.wandb import write_payload
 
         where = {"entity": arguments.entity, "project": arguments.project}
         print(write_payload(compared, runs, arguments.output, **where))
@@ -148,7 +148,7 @@ def write_report(arguments: argparse.Namespace) -> int:
 
 def write_zoo(arguments: argparse.Namespace) -> int:
     """Write the model zoo page."""
-    from reporting.pages.zoo import zoo_page
+    from prunezoo.reporting.pages.zoo import zoo_page
 
     arguments.output.write_text(zoo_page(recorded(arguments)))
     print(arguments.output)
@@ -157,7 +157,7 @@ def write_zoo(arguments: argparse.Namespace) -> int:
 
 def write_records(arguments: argparse.Namespace) -> int:
     """Write all records as one CSV, a line a run."""
-    from reporting.tables.every_run import every_run
+    from prunezoo.reporting.tables.every_run import every_run
 
     arguments.output.write_text(every_run(recorded(arguments)))
     print(arguments.output)
@@ -166,7 +166,7 @@ def write_records(arguments: argparse.Namespace) -> int:
 
 def write_readme(arguments: argparse.Namespace) -> int:
     """Rewrite the results between the markers of README and docs."""
-    from reporting.pages.sources import documents, regenerate
+    from prunezoo.reporting.pages.sources import documents, regenerate
 
     runs, claims = recorded(arguments), claimed(arguments)
     for path in documents(ROOT):

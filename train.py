@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from schema.command_line import Arguments
+from prunezoo.schema.command_line import Arguments
 
 INTERRUPTS: list[int] = []  # signals that came before or after training
 
@@ -26,21 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = parse(arguments)
         os.environ.setdefault("HF_HUB_OFFLINE", "0" if command.online else "1")
-        from schema.recipe import load
+        from prunezoo.schema.recipe import load
 
         recipe, source = load(command.recipe, command.set)
         if command.dry_run:
-            from training.dry_run import plan
+            from prunezoo.training.dry_run import plan
 
             print(plan(recipe, source, processes=command.processes or 1), flush=True)
             return 0
-        from reporting.conventions import conventions
-        from training.best import evaluate_best
-        from training.console import Report
-        from training.evaluation import evaluate
-        from training.loop import train_until_due
-        from training.pruning_event import prune
-        from training.start import start
+        from prunezoo.reporting.conventions import conventions
+        from prunezoo.training.best import evaluate_best
+        from prunezoo.training.console import Report
+        from prunezoo.training.evaluation import evaluate
+        from prunezoo.training.loop import train_until_due
+        from prunezoo.training.pruning_event import prune
+        from prunezoo.training.start import start
 
         gc.enable()
         options = {"output": command.output, "resume": command.resume, "stem": command.recipe.stem}
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             report.finish(evaluate(run, "test") | evaluate_best(run), conventions)
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        from training.ending import end
+        from prunezoo.training.ending import end
 
         whole = "--traceback" in (sys.argv if arguments is None else arguments)
         return end(error, run, interrupted=bool(INTERRUPTS), show_traceback=whole)
@@ -125,6 +125,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupt)
     gc.disable()  # until all is imported: what imports make stays, and going through it takes time
     status = main()
-    from training.ending import leave
+    from prunezoo.training.ending import leave
 
     leave(status)

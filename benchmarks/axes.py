@@ -27,8 +27,8 @@ import torch
 import torch_pruning
 from torch import Tensor, nn
 
-from models.axes.find import axes, shrink
-from models.axes.trace import named_tensors
+from prunezoo.models.axes.find import axes, shrink
+from prunezoo.models.axes.trace import named_tensors
 
 NAMES = (
     "resnet18 resnet50 resnext50_32x4d seresnet50 resnest14d wide_resnet50_2 resnetblur50"

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.loop import Ours, advance, seconds, wait
-from training.run import Run
+from prunezoo.training.run import Run
 
 
 def saved(run: Run, meanwhile: bool) -> None:

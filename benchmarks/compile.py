@@ -72,9 +72,9 @@ def trained(name: str, backend: str | None, folder: Path) -> dict[str, Any]:
     from torch._dynamo.utils import counters
 
     import train
-    from training import build, start
-    from training.folder.log import read
-    from pruning import channel_pruning  # isort: skip  after what imports it in its own order
+    from prunezoo.training import build, start
+    from prunezoo.training.folder.log import read
+    from prunezoo.pruning import channel_pruning  # isort: skip  after what imports it in its own order
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from training.folder.environment import cpu_name
+from prunezoo.training.folder.environment import cpu_name
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 SAME = {"MKL_CBWR": "COMPATIBLE"}

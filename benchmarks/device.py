@@ -37,14 +37,14 @@ from torchvision import transforms
 from benchmarks.input_path import AS_TENSOR, Transformed
 from benchmarks.loop import CUDA, advance, seconds
 from benchmarks.loop import recipe as synthetic
-from models.axes.find import axes
-from models.count import Count, count
-from pruning.application.surgery import prune_channels
-from schema.recipe import Recipe
-from training.build import make_accelerator
-from training.loop import rest_of_training, train_step, train_until_due
-from training.run import Run
-from training.segment import begin_segment, end_segment
+from prunezoo.models.axes.find import axes
+from prunezoo.models.count import Count, count
+from prunezoo.pruning.application.surgery import prune_channels
+from prunezoo.schema.recipe import Recipe
+from prunezoo.training.build import make_accelerator
+from prunezoo.training.loop import rest_of_training, train_step, train_until_due
+from prunezoo.training.run import Run
+from prunezoo.training.segment import begin_segment, end_segment
 
 PASSES, BYTES = 14, 2 if CUDA else 4
 PEAKS = {"H200": (989, 4.8), "H100": (989, 3.35), "A100": (312, 2.04)}  # bf16 TFLOP/s, TB/s

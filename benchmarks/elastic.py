@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from benchmarks.every_method import METHODS
 from benchmarks.kill import SMALL, command, finish, kill, kill_all, start
 from benchmarks.sessions import Session, launch, session
-from training.folder.log import read
+from prunezoo.training.folder.log import read
 
 TOLERANCE = 1e-9
 DIGITS = "base/digits/digits_cnn"

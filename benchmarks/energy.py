@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.loop import CUDA, Ours
-from schema.training import CostConfig
-from training.cost import Meter, own_gpus
+from prunezoo.schema.training import CostConfig
+from prunezoo.training.cost import Meter, own_gpus
 
 JOULES = 3.6e6  # of a kWh
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.kill import command, finish, kill_all, same, start
-from training.folder.log import read
+from prunezoo.training.folder.log import read
 
 ALGORITHM_1 = (
     "pruning.schedule.wait=1it",

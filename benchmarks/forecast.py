@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruning.selection.bep.algorithm import Plan
-from pruning.selection.bep.forecast import Forecast, Inference, fit
+from prunezoo.pruning.selection.bep.algorithm import Plan
+from prunezoo.pruning.selection.bep.forecast import Forecast, Inference, fit
 
 # Channel groups of ResNet-50: stem, two convolutions per block, and one per stage.
 WIDTHS = [64] + [64] * 6 + [128] * 8 + [256] * 12 + [512] * 6 + [256, 512, 1024, 2048]

@@ -11,20 +11,20 @@ import yaml
 from hypothesis import strategies as st
 
 from benchmarks import fuzz_words as words
-from reporting import papers
-from schema.options import registry
-from schema.source import resolve
-from schema.values import Percent
+from prunezoo.reporting import papers
+from prunezoo.schema.options import registry
+from prunezoo.schema.source import resolve
+from prunezoo.schema.values import Percent
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted(str(path) for path in (ROOT / "recipes").rglob("*.yaml"))
 REGISTRIES = {
-    "criterion": ("pruning.criteria", "CRITERIA"),
-    "trigger": ("pruning.schedule.triggers", "TRIGGERS"),
-    "selection": ("pruning.selection.selections", "SELECTIONS"),
-    "compensation": ("pruning.compensation.compensations", "COMPENSATIONS"),
-    "regrow": ("pruning.selection.regrow", "REGROWTHS"),
-    "penalty": ("pruning.application.penalty", "PENALTIES"),
+    "criterion": ("prunezoo.pruning.criteria", "CRITERIA"),
+    "trigger": ("prunezoo.pruning.schedule.triggers", "TRIGGERS"),
+    "selection": ("prunezoo.pruning.selection.selections", "SELECTIONS"),
+    "compensation": ("prunezoo.pruning.compensation.compensations", "COMPENSATIONS"),
+    "regrow": ("prunezoo.pruning.selection.regrow", "REGROWTHS"),
+    "penalty": ("prunezoo.pruning.application.penalty", "PENALTIES"),
 }
 
 

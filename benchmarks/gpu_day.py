@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 import psutil
 import torch
 
-from training.folder.environment import cpu_name, write_text
+from prunezoo.training.folder.environment import cpu_name, write_text
 
 LEAST = 2.0  # minutes for which a table is begun
 TO_SAVE = 60  # seconds that trainings have to save their state

@@ -19,11 +19,11 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import models
-from pruning.application.penalty import _SumOfNorms
-from schema.seeds import seed_of
-from training.average import Average
-from training.random import generator, seed_layers
+from prunezoo import models
+from prunezoo.pruning.application.penalty import _SumOfNorms
+from prunezoo.schema.seeds import seed_of
+from prunezoo.training.average import Average
+from prunezoo.training.random import generator, seed_layers
 
 NETWORKS = {
     "resnet18_cifar": {"width": 1 / 16},

@@ -30,11 +30,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from schema.data import AugmentConfig
-from training.data.data import DataConfig, open_data
-from training.data.prepare import main as prepare
-from training.data.stores import InMemory
-from training.random import generator
+from prunezoo.schema.data import AugmentConfig
+from prunezoo.training.data.data import DataConfig, open_data
+from prunezoo.training.data.prepare import main as prepare
+from prunezoo.training.data.stores import InMemory
+from prunezoo.training.random import generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AS_TENSOR = (transforms.ToTensor(), transforms.Normalize(MEAN, STD))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import psutil
 
-from training.folder.log import read, steady
+from prunezoo.training.folder.log import read, steady
 
 SMALL = [
     "training.duration=12ep",

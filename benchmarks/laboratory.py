@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from models import build
-from models.axes.find import axes
-from pruning.laboratory.bench import Bench
-from pruning.laboratory.laboratory import Laboratory
-from schema.laboratory import SCORES, LaboratoryConfig
+from prunezoo.models import build
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.laboratory.bench import Bench
+from prunezoo.pruning.laboratory.laboratory import Laboratory
+from prunezoo.schema.laboratory import SCORES, LaboratoryConfig
 
 
 def draw(batches: int, batch_size: int, *, stream: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
-from schema.recipe import Recipe
-from training.build import make_accelerator
-from training.loop import after_step, rest_of_training, timed, train_step
-from training.run import Run
-from training.segment import begin_segment
+from prunezoo import models
+from prunezoo.schema.recipe import Recipe
+from prunezoo.training.build import make_accelerator
+from prunezoo.training.loop import after_step, rest_of_training, timed, train_step
+from prunezoo.training.run import Run
+from prunezoo.training.segment import begin_segment
 
 CUDA = torch.cuda.is_available()
 PIXELS = {"resnet50": 224}

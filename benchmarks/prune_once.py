@@ -29,11 +29,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from models.count import count
-from models.files.tensor_files import load_tensors, save_tensors
-from pruning import prune_once
-from schema.data import DataConfig
-from training.data.layouts.opening import open_splits
+from prunezoo.models.count import count
+from prunezoo.models.files.tensor_files import load_tensors, save_tensors
+from prunezoo.pruning import prune_once
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.layouts.opening import open_splits
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results/benchmarks/prune_once.txt"

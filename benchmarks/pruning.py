@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import models
-from models.axes.find import axes
-from models.axes.labels import masks
-from models.axes.removal import shrink
-from models.count import count
-from pruning.application.masks import Hold
-from pruning.once import prune_once
+from prunezoo import models
+from prunezoo.models.axes.find import axes
+from prunezoo.models.axes.labels import masks
+from prunezoo.models.axes.removal import shrink
+from prunezoo.models.count import count
+from prunezoo.pruning.application.masks import Hold
+from prunezoo.pruning.once import prune_once
 
 
 def seconds(do: Callable[[], object]) -> float:

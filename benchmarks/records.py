@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reporting.claims import find_claims
-from reporting.jobs.launch import plan_jobs
-from reporting.papers import find_table
+from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.jobs.launch import plan_jobs
+from prunezoo.reporting.papers import find_table
 
 TABLE, IMAGES_PER_SECOND = "foresight/4.2", "--images-per-second=1000"
 

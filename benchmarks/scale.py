@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import models
-from models.axes.find import axes
-from pruning.amount.budget import Ask, select_channels
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
-from pruning.application.surgery import prune_channels
-from pruning.criteria import CRITERIA
+from prunezoo import models
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.amount.budget import Ask, select_channels
+from prunezoo.pruning.amount.scope import floors
+from prunezoo.pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.application.surgery import prune_channels
+from prunezoo.pruning.criteria import CRITERIA
 
 WIDTHS = (0.25, 0.5, 1, 2, 4, 6)
 DEPTHS = (20, 56, 110, 218, 434, 866)
@@ -128,9 +128,9 @@ def picture(rows: dict[str, list[dict[str, Any]]], folder: Path) -> None:
     """Seconds of each stage against parameters, and a line for growth in proportion."""
     from matplotlib.axes import Axes
 
-    from reporting.pages.drawing import LINE, draw, few_ticks, legend
-    from reporting.pages.looks import MARKERS
-    from reporting.pages.palette import COLOURS
+    from prunezoo.reporting.pages.drawing import LINE, draw, few_ticks, legend
+    from prunezoo.reporting.pages.looks import MARKERS
+    from prunezoo.reporting.pages.palette import COLOURS
 
     def paint(plot: Axes) -> None:
         for family, marker in zip(rows, MARKERS, strict=False):

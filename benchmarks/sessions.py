@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 from accelerate.state import AcceleratorState, GradientState
 
 import train
-from training import loop
-from training.ending import leave
+from prunezoo.training import loop
+from prunezoo.training.ending import leave
 
 QUIET = ("log.tracker=none", "cost.tracker=none")
 Session = dict[str, Any]

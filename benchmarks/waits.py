@@ -23,11 +23,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 import train
+from prunezoo.training import loop
 from tests.support.gpu_recipes import BETWEEN, RECIPES, SMALL, WAITING, between
 from tests.support.pretend_gpu import PretendGPU
 from tests.support.pretend_machine import pretended_gpu
 from tests.support.runs import DIGITS
-from training import loop
 
 QUIET = ("log.tracker=none", "cost.tracker=none", "data.validation=10%")
 

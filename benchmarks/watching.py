@@ -19,10 +19,10 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.loop import CUDA, advance, seconds
-from schema.recipe import Recipe, load
-from training.build import make_accelerator
-from training.run import Run
-from training.segment import begin_segment
+from prunezoo.schema.recipe import Recipe, load
+from prunezoo.training.build import make_accelerator
+from prunezoo.training.run import Run
+from prunezoo.training.segment import begin_segment
 
 stopwatch = partial(seconds, clock=time.perf_counter if CUDA else time.process_time)
 SYNTHETIC = [

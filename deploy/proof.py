@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.elastic import TOLERANCE, distance
 from benchmarks.kill import same
-from training.folder.log import read
+from prunezoo.training.folder.log import read
 
 EXACT = ["training.precision=fp64", "training.sync_batchnorm=on"]  # on any number of processes
 QUIET = ["log.every=5it", "log.tracker=none", "cost.tracker=none", "checkpoint.every=7it"]

@@ -31,7 +31,7 @@ import psutil
 from benchmarks.kill import kill_all
 from deploy.proof import EXACT, QUIET, judge, judge_elastic, lines, step, until, words
 
-LAUNCH = [sys.executable, "-m", "training.ranks.torchrun", "--nproc_per_node=1"]
+LAUNCH = [sys.executable, "-m", "prunezoo.training.ranks.torchrun", "--nproc_per_node=1"]
 LAUNCH += ["--max_restarts=3", "--rdzv_backend=c10d", "--rdzv_id=two", "--local_addr=127.0.0.1"]
 
 

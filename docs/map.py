@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/map.md"
 FOLDERS = {
     "": "",
+    "prunezoo": "the folders below as one package",
     "schema": "what a recipe may say",
     "models": "networks, their channels, costs and files",
     "tasks": "losses, metrics and what a model must output",

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pruning.application.penalty import PENALTIES
-from pruning.compensation.compensations import COMPENSATIONS
-from pruning.criteria import CRITERIA, Criterion
-from pruning.schedule.triggers import TRIGGERS
-from pruning.selection.regrow import REGROWTHS
-from pruning.selection.selections import SELECTIONS
-from reporting.claims import find_claims
-from schema import options
-from schema.pruning import (
+from prunezoo.pruning.application.penalty import PENALTIES
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS
+from prunezoo.pruning.criteria import CRITERIA, Criterion
+from prunezoo.pruning.schedule.triggers import TRIGGERS
+from prunezoo.pruning.selection.regrow import REGROWTHS
+from prunezoo.pruning.selection.selections import SELECTIONS
+from prunezoo.reporting.claims import find_claims
+from prunezoo.schema import options
+from prunezoo.schema.pruning import (
     Choice,
     CompensationConfig,
     CriterionConfig,
@@ -29,7 +29,7 @@ from schema.pruning import (
     SelectionConfig,
     TriggerConfig,
 )
-from schema.recipe import load
+from prunezoo.schema.recipe import load
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/methods.md"

@@ -7,22 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.errors import ModelError
-    from models.files.model_file import header, load, load_into, save
-    from models.layers import initialise
-    from models.zoo import MODELS, build
+    from prunezoo.models.errors import ModelError
+    from prunezoo.models.files.model_file import header, load, load_into, save
+    from prunezoo.models.layers import initialise
+    from prunezoo.models.zoo import MODELS, build
 
 __all__ = ["MODELS", "ModelError", "build", "header", "initialise", "load", "load_into", "save"]
 
 _HOME = {
-    "MODELS": "models.zoo",
-    "ModelError": "models.errors",
-    "build": "models.zoo",
-    "header": "models.files.model_file",
-    "initialise": "models.layers",
-    "load": "models.files.model_file",
-    "load_into": "models.files.model_file",
-    "save": "models.files.model_file",
+    "MODELS": "prunezoo.models.zoo",
+    "ModelError": "prunezoo.models.errors",
+    "build": "prunezoo.models.zoo",
+    "header": "prunezoo.models.files.model_file",
+    "initialise": "prunezoo.models.layers",
+    "load": "prunezoo.models.files.model_file",
+    "load_into": "prunezoo.models.files.model_file",
+    "save": "prunezoo.models.files.model_file",
 }
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.pooling import _MaxPoolNd
 
-from models.modes import evaluating
-from models.trees import Tree
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 

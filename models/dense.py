@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.layers import conv_bn_relu, named, scaled
-from models.timm_networks import from_timm
+from prunezoo.models.errors import ModelError
+from prunezoo.models.layers import conv_bn_relu, named, scaled
+from prunezoo.models.timm_networks import from_timm
 
 TRUNKS = ("resnet18", "resnet34", "resnet50")
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.files.disk import whole_file
-from models.options import first_line
-from models.timm_networks import FAULTS
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.disk import whole_file
+from prunezoo.models.options import first_line
+from prunezoo.models.timm_networks import FAULTS
 
 # Of the largest output. Other kernels add the same float32 terms in another order, which shows as
 # 1e-6 to 1e-5 in the last layer of a deep network; a wrong operator shows as 1e-2 or more.

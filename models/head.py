@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.zoo import build
+from prunezoo.models.errors import ModelError
+from prunezoo.models.zoo import build
 
 
 def renew_head(model: nn.Module, num_classes: int) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.nn import init
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from models.errors import ModelError
+from prunezoo.models.errors import ModelError
 
 _SCHEME = "_initialisation"  # kept on the network; no name that a network has a use for
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.layers import conv_bn_relu, named, scaled
+from prunezoo.models.layers import conv_bn_relu, named, scaled
 
 # (channels, stride) of each depthwise-separable block
 BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.errors import ModelError
+from prunezoo.models.errors import ModelError
 
 LARGEST = 1_000_000  # no width, depth, image side or number of classes is larger
 NODES = 10_000  # values in one option, nested ones too

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.count import layer_weights
+from prunezoo.models.count import layer_weights
 
 
 def earlycrop_weight_sparsity(model: nn.Module, dense: nn.Module) -> float:

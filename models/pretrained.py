@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from models.errors import ModelError
-from models.timm_networks import tagged
-from models.torchvision_networks import weights_of
-from models.zoo import constructor_of
+from prunezoo.models.errors import ModelError
+from prunezoo.models.timm_networks import tagged
+from prunezoo.models.torchvision_networks import weights_of
+from prunezoo.models.zoo import constructor_of
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.layers import GridMean, conv_bn_relu, initialise, named, scaled
+from prunezoo.models.errors import ModelError
+from prunezoo.models.layers import GridMean, conv_bn_relu, initialise, named, scaled
 
 
 class PadShortcut(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.layers import conv_bn_relu, conv_relu, named, output_units, scaled
+from prunezoo.models.layers import conv_bn_relu, conv_relu, named, output_units, scaled
 
 
 def digits_cnn(num_classes: int, in_channels: int, *, width: float = 1.0) -> nn.Sequential:

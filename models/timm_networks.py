@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from models.errors import ModelError
-from models.options import check_timm_options, first_line, shown
+from prunezoo.models.errors import ModelError
+from prunezoo.models.options import check_timm_options, first_line, shown
 
 # Errors of timm's constructors for options that do not fit; they check few of them.
 FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.errors import ModelError
-from models.options import check_torchvision_options, first_line, shown
-from models.timm_networks import FAULTS, unlike_inplace
+from prunezoo.models.errors import ModelError
+from prunezoo.models.options import check_torchvision_options, first_line, shown
+from prunezoo.models.timm_networks import FAULTS, unlike_inplace
 
 WITH_AUXILIARY = {"googlenet", "inception_v3"}  # their weights also want another normalisation
 

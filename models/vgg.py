@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from models.layers import GridMean, conv_relu, initialise, named, output_units, scaled
+from prunezoo.models.layers import GridMean, conv_relu, initialise, named, output_units, scaled
 
 Layers = list[nn.Module]
 

@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from models.errors import ModelError
+from prunezoo.models.errors import ModelError
 
 _ORIGINAL = "_orig_mod"  # where torch.compile keeps what it compiled
 

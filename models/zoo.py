@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from models.dense import fcrn, small_unet
-from models.errors import ModelError
-from models.files.bounds import bounded
-from models.layers import initialise
-from models.mobilenet import mobilenet_v1
-from models.options import check_options, check_size, first_line, shown
-from models.resnet import earlycrop_resnet18, resnet18_cifar, resnet56
-from models.small import (
+from prunezoo.models.dense import fcrn, small_unet
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.bounds import bounded
+from prunezoo.models.layers import initialise
+from prunezoo.models.mobilenet import mobilenet_v1
+from prunezoo.models.options import check_options, check_size, first_line, shown
+from prunezoo.models.resnet import earlycrop_resnet18, resnet18_cifar, resnet56
+from prunezoo.models.small import (
     alexnet,
     bep_small_cnn,
     digits_cnn,
@@ -26,9 +26,9 @@ from models.small import (
     mnist_cnn,
     small_conv,
 )
-from models.timm_networks import from_timm
-from models.torchvision_networks import from_torchvision
-from models.vgg import bep_vgg16, earlycrop_vgg16, vgg_11, vgg_bn_drop
+from prunezoo.models.timm_networks import from_timm
+from prunezoo.models.torchvision_networks import from_torchvision
+from prunezoo.models.vgg import bep_vgg16, earlycrop_vgg16, vgg_11, vgg_bn_drop
 
 
 def build(

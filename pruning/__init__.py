@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning.amount.budget import Sizes, select_channels
-    from pruning.amount.granularity import channel_scores
-    from pruning.amount.latency import latency_table
-    from pruning.amount.scope import keep_exactly, select_weights
-    from pruning.application.masks import Hold
-    from pruning.application.surgery import prune_channels
-    from pruning.criteria import CRITERIA, Criterion
-    from pruning.errors import BudgetError, PruningError
-    from pruning.once import Pruned, prune_once
-    from pruning.pruner import Pruner
-    from schema.pruning import PruningConfig
+    from prunezoo.pruning.amount.budget import Sizes, select_channels
+    from prunezoo.pruning.amount.granularity import channel_scores
+    from prunezoo.pruning.amount.latency import latency_table
+    from prunezoo.pruning.amount.scope import keep_exactly, select_weights
+    from prunezoo.pruning.application.masks import Hold
+    from prunezoo.pruning.application.surgery import prune_channels
+    from prunezoo.pruning.criteria import CRITERIA, Criterion
+    from prunezoo.pruning.errors import BudgetError, PruningError
+    from prunezoo.pruning.once import Pruned, prune_once
+    from prunezoo.pruning.pruner import Pruner
+    from prunezoo.schema.pruning import PruningConfig
 
 __all__ = [
     "CRITERIA",
@@ -39,22 +39,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "CRITERIA": "pruning.criteria",
-    "BudgetError": "pruning.errors",
-    "Criterion": "pruning.criteria",
-    "Hold": "pruning.application.masks",
-    "Pruned": "pruning.once",
-    "Pruner": "pruning.pruner",
-    "PruningConfig": "schema.pruning",
-    "PruningError": "pruning.errors",
-    "Sizes": "pruning.amount.budget",
-    "channel_scores": "pruning.amount.granularity",
-    "keep_exactly": "pruning.amount.scope",
-    "latency_table": "pruning.amount.latency",
-    "prune_channels": "pruning.application.surgery",
-    "prune_once": "pruning.once",
-    "select_channels": "pruning.amount.budget",
-    "select_weights": "pruning.amount.scope",
+    "CRITERIA": "prunezoo.pruning.criteria",
+    "BudgetError": "prunezoo.pruning.errors",
+    "Criterion": "prunezoo.pruning.criteria",
+    "Hold": "prunezoo.pruning.application.masks",
+    "Pruned": "prunezoo.pruning.once",
+    "Pruner": "prunezoo.pruning.pruner",
+    "PruningConfig": "prunezoo.schema.pruning",
+    "PruningError": "prunezoo.pruning.errors",
+    "Sizes": "prunezoo.pruning.amount.budget",
+    "channel_scores": "prunezoo.pruning.amount.granularity",
+    "keep_exactly": "prunezoo.pruning.amount.scope",
+    "latency_table": "prunezoo.pruning.amount.latency",
+    "prune_channels": "prunezoo.pruning.application.surgery",
+    "prune_once": "prunezoo.pruning.once",
+    "select_channels": "prunezoo.pruning.amount.budget",
+    "select_weights": "prunezoo.pruning.amount.scope",
 }
 
 

@@ -5,20 +5,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import trees
-from models.axes.find import axes, masks
-from models.axes.removal import left
-from pruning.amount.scope import check_floors, floors, keep_best, kept
-from pruning.application.surgery import prune_channels, rehearse_surgery
-from pruning.criteria import CRITERIA
-from pruning.criteria.from_recipe import left_alone
-from pruning.errors import BudgetError, PruningError
-from pruning.schedule.schedule import cubic
-from pruning.stateful import Stored
-from pruning.training_view import State, digest, valueless
-from pruning.types import Keep, Masks
-from pruning.weight_pruning import WeightPruning
-from schema.pruning import PruningConfig
+from prunezoo.models import trees
+from prunezoo.models.axes.find import axes, masks
+from prunezoo.models.axes.removal import left
+from prunezoo.pruning.amount.scope import check_floors, floors, keep_best, kept
+from prunezoo.pruning.application.surgery import prune_channels, rehearse_surgery
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.from_recipe import left_alone
+from prunezoo.pruning.errors import BudgetError, PruningError
+from prunezoo.pruning.schedule.schedule import cubic
+from prunezoo.pruning.stateful import Stored
+from prunezoo.pruning.training_view import State, digest, valueless
+from prunezoo.pruning.types import Keep, Masks
+from prunezoo.pruning.weight_pruning import WeightPruning
+from prunezoo.schema.pruning import PruningConfig
 
 
 class AmenableChannels(WeightPruning):

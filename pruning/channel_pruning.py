@@ -6,21 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import trees
-from models.axes.find import Axes, axes, masks
-from models.axes.labels import cuts, take
-from models.axes.removal import left
-from pruning.amount.budget import Ask, BudgetError, check_floor, per_saving
-from pruning.amount.granularity import normalised
-from pruning.amount.latency import Latency, latency_table
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
-from pruning.application.masks import check_zero, hold_everywhere
-from pruning.application.surgery import prune_channels, rehearse_surgery
-from pruning.application.values import Values
-from pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
-from pruning.criteria.accumulated import Accumulator
-from pruning.criteria.from_recipe import (
+from prunezoo.models import trees
+from prunezoo.models.axes.find import Axes, axes, masks
+from prunezoo.models.axes.labels import cuts, take
+from prunezoo.models.axes.removal import left
+from prunezoo.pruning.amount.budget import Ask, BudgetError, check_floor, per_saving
+from prunezoo.pruning.amount.granularity import normalised
+from prunezoo.pruning.amount.latency import Latency, latency_table
+from prunezoo.pruning.amount.scope import floors
+from prunezoo.pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.application.masks import check_zero, hold_everywhere
+from prunezoo.pruning.application.surgery import prune_channels, rehearse_surgery
+from prunezoo.pruning.application.values import Values
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
+from prunezoo.pruning.criteria.accumulated import Accumulator
+from prunezoo.pruning.criteria.from_recipe import (
     check_complete,
     check_positive,
     check_ranks,
@@ -29,13 +29,13 @@ from pruning.criteria.from_recipe import (
     rehearse_scores,
     unit_scores,
 )
-from pruning.rounds import Rounds, means
-from pruning.selection.sanity import Choice, sanity_check
-from pruning.selection.selections import SELECTIONS, ChannelRound, Selection
-from pruning.stateful import Stored, pack, unpack
-from pruning.training_view import State, digest, valueless
-from pruning.types import Counts, Keep, Masks, Scores
-from schema.pruning import PruningConfig
+from prunezoo.pruning.rounds import Rounds, means
+from prunezoo.pruning.selection.sanity import Choice, sanity_check
+from prunezoo.pruning.selection.selections import SELECTIONS, ChannelRound, Selection
+from prunezoo.pruning.stateful import Stored, pack, unpack
+from prunezoo.pruning.training_view import State, digest, valueless
+from prunezoo.pruning.types import Counts, Keep, Masks, Scores
+from prunezoo.schema.pruning import PruningConfig
 
 MEASURES = ("channels", "nodes", "params", "weights", "macs", "activation_bytes")
 

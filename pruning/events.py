@@ -3,10 +3,10 @@
 from itertools import groupby
 from typing import Any
 
-from pruning.errors import NoEffect
-from pruning.schedule.schedule import Schedule
-from pruning.selection.selections import SELECTIONS
-from schema.pruning import PruningConfig
+from prunezoo.pruning.errors import NoEffect
+from prunezoo.pruning.schedule.schedule import Schedule
+from prunezoo.pruning.selection.selections import SELECTIONS
+from prunezoo.schema.pruning import PruningConfig
 
 Record = dict[str, Any]
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from models import trees
-from models.trees import Tree
-from pruning.errors import PruningError
-from pruning.types import Batches, identity
-from tasks.task import Task
+from prunezoo.models import trees
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches, identity
+from prunezoo.tasks.task import Task
 
 
 class Moment:

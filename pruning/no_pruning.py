@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pruning.observer import Observer
+from prunezoo.pruning.observer import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.training_view import State
+    from prunezoo.pruning.training_view import State
 
 
 class NoPruning(Observer):

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pruning.training_view import State
+    from prunezoo.pruning.training_view import State
 
 
 class Observer:

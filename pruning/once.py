@@ -9,24 +9,24 @@ from pydantic import ValidationError
 from torch import nn
 from torch.optim import Optimizer
 
-from models.axes.labels import Axes
-from models.axes.trace import named_tensors
-from models.trees import Tree
-from models.wrappers import check_bare
-from pruning.amount.budget import leads
-from pruning.amount.latency import Latency
-from pruning.channel_pruning import ChannelPruning
-from pruning.compensation.compensations import COMPENSATIONS
-from pruning.criteria import Criterion
-from pruning.criteria.from_recipe import OwnCriterion
-from pruning.errors import NoEffect, PruningError
-from pruning.moment import Images, Moment
-from pruning.types import Batches, Counts, Keep, Scores
-from schema.problems import sentence
-from schema.pruning import PruningConfig
-from schema.pruning_rules import SIZES
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models.axes.labels import Axes
+from prunezoo.models.axes.trace import named_tensors
+from prunezoo.models.trees import Tree
+from prunezoo.models.wrappers import check_bare
+from prunezoo.pruning.amount.budget import leads
+from prunezoo.pruning.amount.latency import Latency
+from prunezoo.pruning.channel_pruning import ChannelPruning
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS
+from prunezoo.pruning.criteria import Criterion
+from prunezoo.pruning.criteria.from_recipe import OwnCriterion
+from prunezoo.pruning.errors import NoEffect, PruningError
+from prunezoo.pruning.moment import Images, Moment
+from prunezoo.pruning.types import Batches, Counts, Keep, Scores
+from prunezoo.schema.problems import sentence
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.pruning_rules import SIZES
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 Amount = float | str  # a fraction: 0.5 or "50%"
 Named = str | Mapping[str, Any] | Criterion | Callable[..., Scores]

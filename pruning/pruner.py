@@ -5,22 +5,22 @@ from functools import cache, partial
 
 from torch import Tensor
 
-from pruning.amenable_channels import AmenableChannels
-from pruning.application.masks import freeze_but_gates
-from pruning.application.penalty import PENALTIES, Penalty
-from pruning.channel_pruning import ChannelPruning
-from pruning.compensation.rewind import Snapshot
-from pruning.criteria.from_recipe import run_arguments
-from pruning.errors import PruningError
-from pruning.events import Record, check_effect, record, target_of
-from pruning.rounds import Holder, Rounds
-from pruning.schedule.schedule import Schedule
-from pruning.schedule.triggers import TRIGGERS, Trigger, WouldKeep
-from pruning.stateful import Stateful, Stored, pack, unpack
-from pruning.training_view import State, agree, digest
-from pruning.types import Keep
-from pruning.weight_pruning import WeightPruning
-from schema.pruning import PruningConfig
+from prunezoo.pruning.amenable_channels import AmenableChannels
+from prunezoo.pruning.application.masks import freeze_but_gates
+from prunezoo.pruning.application.penalty import PENALTIES, Penalty
+from prunezoo.pruning.channel_pruning import ChannelPruning
+from prunezoo.pruning.compensation.rewind import Snapshot
+from prunezoo.pruning.criteria.from_recipe import run_arguments
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.events import Record, check_effect, record, target_of
+from prunezoo.pruning.rounds import Holder, Rounds
+from prunezoo.pruning.schedule.schedule import Schedule
+from prunezoo.pruning.schedule.triggers import TRIGGERS, Trigger, WouldKeep
+from prunezoo.pruning.stateful import Stateful, Stored, pack, unpack
+from prunezoo.pruning.training_view import State, agree, digest
+from prunezoo.pruning.types import Keep
+from prunezoo.pruning.weight_pruning import WeightPruning
+from prunezoo.schema.pruning import PruningConfig
 
 
 class Pruner:

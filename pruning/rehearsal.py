@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from models import trees
-from models.axes.find import axes
-from models.eager import step_eagerly
-from models.trees import Tree
-from pruning.compensation.mean_replacement import measure, propagate
-from pruning.criteria.activations import mean_replacement_scores
-from pruning.errors import PruningError
-from pruning.laboratory.laboratory import check_times
-from pruning.laboratory.removal import axes_of
-from pruning.pruner import Pruner
-from pruning.training_view import valueless
-from pruning.types import Batches
-from schema.laboratory import LaboratoryConfig
-from schema.pruning import PruningConfig
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models import trees
+from prunezoo.models.axes.find import axes
+from prunezoo.models.eager import step_eagerly
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.compensation.mean_replacement import measure, propagate
+from prunezoo.pruning.criteria.activations import mean_replacement_scores
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.laboratory.laboratory import check_times
+from prunezoo.pruning.laboratory.removal import axes_of
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.training_view import valueless
+from prunezoo.pruning.types import Batches
+from prunezoo.schema.laboratory import LaboratoryConfig
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 ROOM = 2**40  # bytes of images at once that no machine is asked for
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.axes.labels import Axes
-from pruning.amount.budget import Ask, Sizes
-from pruning.amount.scope import keep_beyond, select_weights
-from pruning.application.masks import Hold
-from pruning.selection.base import Selection
-from pruning.types import Counts, Keep, Masks, Scores
+from prunezoo.models.axes.labels import Axes
+from prunezoo.pruning.amount.budget import Ask, Sizes
+from prunezoo.pruning.amount.scope import keep_beyond, select_weights
+from prunezoo.pruning.application.masks import Hold
+from prunezoo.pruning.selection.base import Selection
+from prunezoo.pruning.types import Counts, Keep, Masks, Scores
 
 if TYPE_CHECKING:
-    from pruning.stateful import Stored
-    from pruning.training_view import State
+    from prunezoo.pruning.stateful import Stored
+    from prunezoo.pruning.training_view import State
 
 
 NO_AXES = Axes({}, {}, {}, {}, {}, (), frozenset())  # of single weights

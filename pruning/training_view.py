@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models import trees
-from models.trees import Tree
-from pruning.errors import PruningError
-from pruning.types import Batches
-from schema.seeds import seed_of
-from tasks import Task
+from prunezoo.models import trees
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches
+from prunezoo.schema.seeds import seed_of
+from prunezoo.tasks import Task
 
 
 class State(Protocol):

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from models.axes.labels import Keep, Masks
-from models.axes.passes import LAYERS
-from models.trees import Tree
+from prunezoo.models.axes.labels import Keep, Masks
+from prunezoo.models.axes.passes import LAYERS
+from prunezoo.models.trees import Tree
 
 __all__ = ["LAYERS", "Batches", "Counts", "Keep", "Masks", "Reduce", "Scores", "identity"]
 

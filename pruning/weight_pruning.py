@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import (
+from prunezoo.pruning.amount.scope import (
     best_in_groups,
     check_floors,
     floors,
@@ -17,32 +17,32 @@ from pruning.amount.scope import (
     layer_counts,
     select_weights,
 )
-from pruning.application.masks import check_zero, hold_average, hold_everywhere
-from pruning.application.straight_through import StraightThrough, hide, reveal
-from pruning.application.values import Values
-from pruning.compensation.compensations import COMPENSATIONS, compensate
-from pruning.criteria import CRITERIA
-from pruning.criteria.from_recipe import (
+from prunezoo.pruning.application.masks import check_zero, hold_average, hold_everywhere
+from prunezoo.pruning.application.straight_through import StraightThrough, hide, reveal
+from prunezoo.pruning.application.values import Values
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS, compensate
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.from_recipe import (
     calibration,
     check_complete,
     check_ranks,
     left_alone,
     scores,
 )
-from pruning.criteria.measuring import layer_weights
-from pruning.errors import BudgetError, NoEffect, PruningError, bounded
-from pruning.rounds import Holder, Rounds, WeightRound, means
-from pruning.selection.regrow import REGROWTHS
-from pruning.selection.sanity import Choice, sanity_check
-from pruning.stateful import Stored, unpack
-from pruning.training_view import (
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.errors import BudgetError, NoEffect, PruningError, bounded
+from prunezoo.pruning.rounds import Holder, Rounds, WeightRound, means
+from prunezoo.pruning.selection.regrow import REGROWTHS
+from prunezoo.pruning.selection.sanity import Choice, sanity_check
+from prunezoo.pruning.stateful import Stored, unpack
+from prunezoo.pruning.training_view import (
     State,
     digest,
     stream_seed,
     valueless,
 )
-from pruning.types import Counts, Masks, Scores
-from schema.pruning import PruningConfig, pattern
+from prunezoo.pruning.types import Counts, Masks, Scores
+from prunezoo.schema.pruning import PruningConfig, pattern
 
 
 class WeightPruning(Rounds):

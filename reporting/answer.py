@@ -6,9 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from models.errors import ModelError
-from reporting.errors import ReportingError
-from schema.source import RecipeError
+from prunezoo.models.errors import ModelError
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.schema.source import RecipeError
 
 
 def answer(do: Callable[[], int], *, rest: bool = False) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reporting import papers
-from reporting.errors import ReportingError
+from prunezoo.reporting import papers
+from prunezoo.reporting.errors import ReportingError
 
 BASE: type[yaml.BaseLoader] = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # C is ten times faster
 

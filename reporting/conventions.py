@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from training.history import Summary
+from prunezoo.training.history import Summary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,8 +79,8 @@ def earlycrop(summary: Summary, model: "nn.Module", dense: "nn.Module") -> Summa
     end, not the peak; None without. Next to disk_megabits, which the tables print as MB,
     model/stored_bytes is what the tensors take in a file.
     """
-    from models import paper_counts  # torch, which tables do without
-    from models.count import stored_bytes
+    from prunezoo.models import paper_counts  # torch, which tables do without
+    from prunezoo.models.count import stored_bytes
 
     batches = summary["cost/timed_steps"] + summary["cost/evaluation_batches"]
     seconds = summary["cost/train_seconds"] + summary["cost/evaluate_seconds"]

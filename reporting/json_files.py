@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from reporting.errors import RecordError
+from prunezoo.reporting.errors import RecordError
 
 # strict: pydantic would take "3" and true for numbers
 STRICT = ConfigDict(extra="forbid", strict=True)

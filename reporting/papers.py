@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from reporting.errors import ReportingError
+from prunezoo.reporting.errors import ReportingError
 
 FOLDER = Path(__file__).resolve().parent.parent / "papers"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

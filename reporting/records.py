@@ -10,19 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reporting import papers
-from reporting.claims import Claim
-from reporting.conventions import bep_inference
-from reporting.errors import RecordError
-from reporting.json_files import (
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import Claim
+from prunezoo.reporting.conventions import bep_inference
+from prunezoo.reporting.errors import RecordError
+from prunezoo.reporting.json_files import (
     RecordFile,
     SummaryFile,
     check,
     parse_object,
     read_object,
 )
-from schema.headline import Headline
-from training.history import Event, History, Summary, history
+from prunezoo.schema.headline import Headline
+from prunezoo.training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
 OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
@@ -198,7 +198,7 @@ def collect(
 
 def _compact(source: Path, target: Path) -> None:
     # imports torch, which most commands here need not wait for
-    from pruning.laboratory.table import compact
+    from prunezoo.pruning.laboratory.table import compact
 
     try:
         compact(source, target)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from schema.options import checked
+from prunezoo.schema.options import checked
 
 
 class Choice(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schema.section import Named, Section, Word
+from prunezoo.schema.section import Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Classes = Annotated[int, Field(gt=0, le=1_000_000)]

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from schema.duration import Duration
-from schema.section import Section
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.section import Section
 
 Score = Literal["rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"]
 MOST = 1_000_000  # units, images, steps

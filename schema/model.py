@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from schema.section import Named, Word
+from prunezoo.schema.section import Named, Word
 
 Pretrained = Annotated[str, Field(pattern=r"^[\w.-]+$")]
 NO_OPTIONS = ("name", "num_classes", "in_channels", "pretrained")

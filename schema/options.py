@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from schema.section import check_switch
+from prunezoo.schema.section import check_switch
 
 ROOT = Path(__file__).parent.parent
 LARGEST = 2**31  # of whole numbers; a seed may be that large
@@ -34,7 +34,7 @@ Options = dict[str, Option]
 
 @cache
 def registry(module: str, name: str) -> dict[str, Options]:
-    """Options by key of the dictionary `name` that a module such as `pruning.criteria` defines.
+    """Options by key of the dictionary `name` of a module such as `prunezoo.pruning.criteria`.
 
     Values are functions or classes, `f` or `module.f`, defined there or imported from this project,
     or calls whose first argument is one; `**OTHER` takes another such dictionary in.
@@ -112,7 +112,7 @@ def _typed(key: str, option: str, annotation: str, value: Any) -> Any:
 
 @cache
 def _parsed(module: str) -> ast.Module:
-    place = ROOT / module.replace(".", "/")
+    place = ROOT / module.removeprefix("prunezoo.").replace(".", "/")
     file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8"))
 

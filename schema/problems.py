@@ -6,7 +6,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from schema.source import (
+from prunezoo.schema.source import (
     Key,
     Source,
 )

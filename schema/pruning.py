@@ -12,11 +12,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from schema.choice import Choice
-from schema.duration import Duration
-from schema.options import traits
-from schema.pruning_rules import NONE, SIZES, check_rules
-from schema.section import Fraction, Section
+from prunezoo.schema.choice import Choice
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.options import traits
+from prunezoo.schema.pruning_rules import NONE, SIZES, check_rules
+from prunezoo.schema.section import Fraction, Section
 
 AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
 
@@ -59,7 +59,7 @@ Scope = Annotated[str, AfterValidator(_scope), WithJsonSchema(SCOPE_SCHEMA)]
 class CriterionConfig(Choice):
     """Scores; options are the keyword arguments of the function in pruning/criteria/."""
 
-    registry = ("pruning.criteria", "CRITERIA")
+    registry = ("prunezoo.pruning.criteria", "CRITERIA")
 
     @property
     def traits(self) -> dict[str, Any]:
@@ -76,37 +76,37 @@ class CriterionConfig(Choice):
 class TriggerConfig(Choice):
     """Start of rounds by watching; options as in pruning/schedule/triggers.py."""
 
-    registry = ("pruning.schedule.triggers", "TRIGGERS")
+    registry = ("prunezoo.pruning.schedule.triggers", "TRIGGERS")
 
 
 class SelectionConfig(Choice):
     """Who stays; options as in pruning/selection/selections.py."""
 
-    registry = ("pruning.selection.selections", "SELECTIONS")
+    registry = ("prunezoo.pruning.selection.selections", "SELECTIONS")
 
 
 class CompensationConfig(Choice):
     """What is done to the survivors after an event; options: COMPENSATIONS."""
 
-    registry = ("pruning.compensation.compensations", "COMPENSATIONS")
+    registry = ("prunezoo.pruning.compensation.compensations", "COMPENSATIONS")
 
 
 class RegrowConfig(Choice):
     """Return of removed weights; options as in pruning/selection/regrow.py."""
 
-    registry = ("pruning.selection.regrow", "REGROWTHS")
+    registry = ("prunezoo.pruning.selection.regrow", "REGROWTHS")
 
 
 class SanityConfig(Choice):
     """A check of what a method keeps; options as in pruning/selection/sanity.py."""
 
-    registry = ("pruning.selection.sanity", "SANITY_CHECKS")
+    registry = ("prunezoo.pruning.selection.sanity", "SANITY_CHECKS")
 
 
 class PenaltyConfig(Choice):
     """What is added to the loss until pruning is over; options: PENALTIES."""
 
-    registry = ("pruning.application.penalty", "PENALTIES")
+    registry = ("prunezoo.pruning.application.penalty", "PENALTIES")
 
 
 class ScheduleConfig(Section):

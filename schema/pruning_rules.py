@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from schema.duration import Duration
+from prunezoo.schema.duration import Duration
 
 # schema.pruning imports this file, so it can be imported here for types alone
 if TYPE_CHECKING:
-    from schema.pruning import PruningConfig
+    from prunezoo.schema.pruning import PruningConfig
 
 NONE = Duration(0, "it")
 SIZES = ("channels", "nodes", "params", "macs", "activation_bytes", "latency")

@@ -7,20 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from schema.data import DataConfig
-from schema.laboratory import LaboratoryConfig
-from schema.model import ModelConfig
-from schema.problems import problem
-from schema.pruning import PruningConfig
-from schema.section import Section
-from schema.source import (
+from prunezoo.schema.data import DataConfig
+from prunezoo.schema.laboratory import LaboratoryConfig
+from prunezoo.schema.model import ModelConfig
+from prunezoo.schema.problems import problem
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.section import Section
+from prunezoo.schema.source import (
     RecipeError,
     Source,
     brief,
     resolve,
 )
-from schema.task import TaskConfig
-from schema.training import (
+from prunezoo.schema.task import TaskConfig
+from prunezoo.schema.training import (
     CheckpointConfig,
     CostConfig,
     EvaluationConfig,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schema.values import (
+from prunezoo.schema.values import (
     BYTES,
     DEPTH,
     Key,

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from schema.duration import Duration
-from schema.section import Fraction, Named, Section, Word
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.section import Fraction, Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=10_000_000)]
 DENSE = "dense"

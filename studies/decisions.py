@@ -19,9 +19,9 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from pruning.selection.bep.algorithm import BestSets, Plan
-from pruning.selection.bep.forecast import RANGE, Forecast, ForecastName, Scaling, fit
-from reporting.pages.palette import OKABE_ITO
+from prunezoo.pruning.selection.bep.algorithm import BestSets, Plan
+from prunezoo.pruning.selection.bep.forecast import RANGE, Forecast, ForecastName, Scaling, fit
+from prunezoo.reporting.pages.palette import OKABE_ITO
 from studies.saliency import History, read, save
 
 EPOCHS, SEED, STEP = 150.0, 20.0, 10.0  # the paper's T, T0 and T_step

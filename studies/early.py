@@ -17,11 +17,11 @@ sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
 
-from reporting.jobs.study import Study, carry_out
-from reporting.pages.drawing import draw
-from reporting.pages.looks import MARKERS
-from reporting.pages.palette import COLOURS
-from reporting.records import Job, Record, standard_error
+from prunezoo.reporting.jobs.study import Study, carry_out
+from prunezoo.reporting.pages.drawing import draw
+from prunezoo.reporting.pages.looks import MARKERS
+from prunezoo.reporting.pages.palette import COLOURS
+from prunezoo.reporting.records import Job, Record, standard_error
 
 FOLDER = "bep/short"
 SIZES = {"95K": "80%", "24K": "90%"}  # channels removed

@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from reporting.jobs.study import Study, carry_out
-from reporting.pages.palette import BLACK, OKABE_ITO
-from reporting.records import Job, Record
+from prunezoo.reporting.jobs.study import Study, carry_out
+from prunezoo.reporting.pages.palette import BLACK, OKABE_ITO
+from prunezoo.reporting.records import Job, Record
 
 FOLDER = "foresight/mnist_cnn"
 RATIOS = (1, 2, 4, 8, 16, 32, 64)

@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reporting.pages.palette import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
+from prunezoo.reporting.pages.palette import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 from studies.penalty_records import (
     NotRunError,
     ever_selected,

@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from models.files.tensor_files import load_tensors
-from pruning.selection.bep.exact import decay_kernel
-from pruning.selection.bep.forecast import Forecast, Inference, fit
-from reporting.pages.palette import BLACK, BLUE, OKABE_ITO, SKY, VERMILION
-from reporting.records import standard_error
+from prunezoo.models.files.tensor_files import load_tensors
+from prunezoo.pruning.selection.bep.exact import decay_kernel
+from prunezoo.pruning.selection.bep.forecast import Forecast, Inference, fit
+from prunezoo.reporting.pages.palette import BLACK, BLUE, OKABE_ITO, SKY, VERMILION
+from prunezoo.reporting.records import standard_error
 
 matplotlib.use("agg")
 SEEN, HELD_OUT, FORECAST = BLACK, SKY, VERMILION

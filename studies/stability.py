@@ -29,17 +29,17 @@ sys.path.insert(0, str(ROOT))
 
 from torch import Tensor
 
-import models
-from schema.recipe import Recipe, RecipeError, load
-from schema.source import Source
-from training import run_state
-from training.ending import end, leave
-from training.evaluation import evaluate
-from training.folder import checkpoint
-from training.folder.environment import cpu_name
-from training.loop import train_until_due
-from training.run import MODEL, Run
-from training.start import start
+from prunezoo import models
+from prunezoo.schema.recipe import Recipe, RecipeError, load
+from prunezoo.schema.source import Source
+from prunezoo.training import run_state
+from prunezoo.training.ending import end, leave
+from prunezoo.training.evaluation import evaluate
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.environment import cpu_name
+from prunezoo.training.loop import train_until_due
+from prunezoo.training.run import MODEL, Run
+from prunezoo.training.start import start
 
 State = dict[str, Tensor]
 

@@ -20,9 +20,9 @@ from scipy.stats import t as student
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from reporting.jobs.study import Study, carry_out
-from reporting.pages.palette import GREEN, VERMILION
-from reporting.records import Job, Record, standard_error
+from prunezoo.reporting.jobs.study import Study, carry_out
+from prunezoo.reporting.pages.palette import GREEN, VERMILION
+from prunezoo.reporting.records import Job, Record, standard_error
 
 RATIOS = (0.5, 0.8)
 EPOCHS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32)  # of 40

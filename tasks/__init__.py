@@ -1,8 +1,8 @@
 """Tasks: what losses and metrics make of outputs and targets; a line each."""
 
-from tasks.classification import Classification
-from tasks.regression import Regression
-from tasks.task import Targets, Task, TaskError
+from prunezoo.tasks.classification import Classification
+from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.task import Targets, Task, TaskError
 
 __all__ = ["TASKS", "Targets", "Task", "TaskError"]
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from schema.headline import ACCURACY
-from schema.training import TrainingConfig
-from tasks.task import Sums, Targets, Task, TaskError, shown
+from prunezoo.schema.headline import ACCURACY
+from prunezoo.schema.training import TrainingConfig
+from prunezoo.tasks.task import Sums, Targets, Task, TaskError, shown
 
 
 class Classification(Task):

@@ -5,9 +5,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from schema.headline import Headline
-from schema.training import TrainingConfig
-from tasks.task import Sums, Targets, Task, TaskError, shown
+from prunezoo.schema.headline import Headline
+from prunezoo.schema.training import TrainingConfig
+from prunezoo.tasks.task import Sums, Targets, Task, TaskError, shown
 
 NEAR = 1.25  # a distance is near the true one within this factor: δ1
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.trees import Shape
-from schema.headline import Headline
-from schema.training import TrainingConfig
+from prunezoo.models.trees import Shape
+from prunezoo.schema.headline import Headline
+from prunezoo.schema.training import TrainingConfig
 
 Sums = dict[str, Tensor]  # what adds up over batches and ranks; `examples` is always among them
 

@@ -10,7 +10,8 @@ from accelerate.state import AcceleratorState, GradientState
 from hypothesis import settings
 
 import train
-from reporting.records import Job, collect
+from prunezoo.reporting.records import Job, collect
+from prunezoo.training import loop
 from tests.support.runs import DIGITS, Crash
 from tests.support.synthetic_runs import (
     CLAIMS,
@@ -18,7 +19,6 @@ from tests.support.synthetic_runs import (
     make_recipe,
     make_run,
 )
-from training import loop
 
 ROOT = Path(__file__).parent.parent
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]

@@ -5,10 +5,10 @@ import sys
 import torch
 from torch import Tensor
 
-import models
-from training.evaluation import evaluate
-from training.ranks.collectives import gather_rows
-from training.run import Run
+from prunezoo import models
+from prunezoo.training.evaluation import evaluate
+from prunezoo.training.ranks.collectives import gather_rows
+from prunezoo.training.run import Run
 
 BEST = "model.best.safetensors"
 

@@ -16,24 +16,24 @@ from accelerate.utils import (
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-import models
-from models import trees
-from models.eager import step_eagerly
-from models.errors import ModelError
-from models.head import renew_head
-from models.options import first_line
-from models.pretrained import pretrained_for
-from models.timm_networks import FAULTS
-from models.trees import Tree
-from schema.model import ModelConfig
-from schema.recipe import Recipe, RecipeError
-from schema.task import TaskConfig
-from schema.training import OptimizerConfig, TrainingConfig
-from tasks import TASKS, Task, TaskError
-from training.average import Average
-from training.data.data import DataInfo
-from training.random import generator
-from training.ranks.launcher import check_launcher, launched_processes
+from prunezoo import models
+from prunezoo.models import trees
+from prunezoo.models.eager import step_eagerly
+from prunezoo.models.errors import ModelError
+from prunezoo.models.head import renew_head
+from prunezoo.models.options import first_line
+from prunezoo.models.pretrained import pretrained_for
+from prunezoo.models.timm_networks import FAULTS
+from prunezoo.models.trees import Tree
+from prunezoo.schema.model import ModelConfig
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.schema.task import TaskConfig
+from prunezoo.schema.training import OptimizerConfig, TrainingConfig
+from prunezoo.tasks import TASKS, Task, TaskError
+from prunezoo.training.average import Average
+from prunezoo.training.data.data import DataInfo
+from prunezoo.training.random import generator
+from prunezoo.training.ranks.launcher import check_launcher, launched_processes
 
 DEVICES = Path("/dev")  # where the driver lists its GPUs
 

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from training.display import Display, clock
-from training.folder.environment import write_json
-from training.folder.log import Record, read
-from training.folder.run_folder import SUMMARY
-from training.history import History, Summary, derived, history
-from training.ranks.faults import together
-from training.run import Run
-from training.summary import dense_size, device_name, size, summarize
+from prunezoo.training.display import Display, clock
+from prunezoo.training.folder.environment import write_json
+from prunezoo.training.folder.log import Record, read
+from prunezoo.training.folder.run_folder import SUMMARY
+from prunezoo.training.history import History, Summary, derived, history
+from prunezoo.training.ranks.faults import together
+from prunezoo.training.run import Run
+from prunezoo.training.summary import dense_size, device_name, size, summarize
 
 Conventions = Callable[[Summary, nn.Module, nn.Module], Summary]
 

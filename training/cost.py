@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schema.training import CostConfig
-from training.phases import PHASES, TRAINING_PHASES
+from prunezoo.schema.training import CostConfig
+from prunezoo.training.phases import PHASES, TRAINING_PHASES
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
 CPU_TIMES = ("cpu_seconds", "training_cpu_seconds")

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.folder.log import Record
-from training.run import Run
+from prunezoo.training.folder.log import Record
+from prunezoo.training.run import Run
 
 SHORT = 5.0  # seconds that short epochs share a line: a log holds hours of them
 LONG = 180.0  # seconds without a line in an epoch that takes hours

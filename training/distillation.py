@@ -8,21 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
-from models import trees
-from models.count import count
-from models.errors import ModelError
-from models.files.places import located
-from models.options import first_line
-from models.timm_networks import FAULTS
-from models.trees import Tree
-from schema.recipe import Recipe, RecipeError
-from schema.training import DENSE
-from training.build import placed
-from training.data.data import DataInfo
+from prunezoo import models
+from prunezoo.models import trees
+from prunezoo.models.count import count
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.places import located
+from prunezoo.models.options import first_line
+from prunezoo.models.timm_networks import FAULTS
+from prunezoo.models.trees import Tree
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.schema.training import DENSE
+from prunezoo.training.build import placed
+from prunezoo.training.data.data import DataInfo
 
 if TYPE_CHECKING:
-    from training.run import Run
+    from prunezoo.training.run import Run
 
 
 class Teacher:

@@ -1,15 +1,15 @@
 """Description of what a recipe would do, without data or GPU."""
 
-from models import trees
-from schema.recipe import Recipe
-from schema.source import Source
-from schema.training import DENSE
-from training.data.data import DataInfo, info
-from training.distillation import rehearse_teacher
-from training.limits import check_settings
-from training.memory import estimate
-from training.rehearsal import rehearse, steps_per_epoch
-from training.start import resolved
+from prunezoo.models import trees
+from prunezoo.schema.recipe import Recipe
+from prunezoo.schema.source import Source
+from prunezoo.schema.training import DENSE
+from prunezoo.training.data.data import DataInfo, info
+from prunezoo.training.distillation import rehearse_teacher
+from prunezoo.training.limits import check_settings
+from prunezoo.training.memory import estimate
+from prunezoo.training.rehearsal import rehearse, steps_per_epoch
+from prunezoo.training.start import resolved
 
 
 def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
@@ -55,6 +55,6 @@ def _teacher(recipe: Recipe, about: DataInfo, dense_macs: int, images: int) -> s
 def _events(recipe: Recipe, per_epoch: int, total: int) -> list[str]:
     if recipe.pruning is None:
         return ["none"]
-    from pruning.events import plan_events
+    from prunezoo.pruning.events import plan_events
 
     return plan_events(recipe.pruning, per_epoch, total)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from schema.source import RecipeError, brief
-from training.out_of_memory import is_memory, remedy
+from prunezoo.schema.source import RecipeError, brief
+from prunezoo.training.out_of_memory import is_memory, remedy
 
 if TYPE_CHECKING:
-    from training.run import Run
+    from prunezoo.training.run import Run
 
 ROOT = Path(__file__).parent.parent
 UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
@@ -81,12 +81,12 @@ def _answer(error: BaseException, run: "Run | None") -> tuple[str, int]:
 
 def _foreseen(error: BaseException) -> int | None:
     """Return the exit status of an error that has its own sentence; None of any other."""
-    from models.errors import ModelError
-    from pruning.errors import PruningError
-    from training.data.layouts import DataError
-    from training.folder.checkpoint import CheckpointError
-    from training.folder.run_folder import Finished
-    from training.run import STOPPED, NotFinite, Stopped
+    from prunezoo.models.errors import ModelError
+    from prunezoo.pruning.errors import PruningError
+    from prunezoo.training.data.layouts import DataError
+    from prunezoo.training.folder.checkpoint import CheckpointError
+    from prunezoo.training.folder.run_folder import Finished
+    from prunezoo.training.run import STOPPED, NotFinite, Stopped
 
     table: dict[type | tuple[type, ...], int] = {
         Finished: 0,
@@ -104,7 +104,7 @@ def _said(error: BaseException, run: "Run | None") -> str:
     if is_memory(error):
         return f"out of memory ({_first_line(error)}); {remedy(error, run, ROOT)}"
     if isinstance(error, OSError):
-        from training.folder.run_folder import remedy as mended
+        from prunezoo.training.folder.run_folder import remedy as mended
 
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or _first_line(error)}; {mended(error)}"
@@ -124,8 +124,8 @@ def _left(folder: Path | None) -> Iterator[str]:
     """Yield the places of the log and of the last good checkpoint."""
     if folder is None:
         return
-    from training.folder import checkpoint
-    from training.run_state import CHECKPOINTS
+    from prunezoo.training.folder import checkpoint
+    from prunezoo.training.run_state import CHECKPOINTS
 
     yield f"log: {folder / 'log.jsonl'}"
     with contextlib.suppress(OSError):

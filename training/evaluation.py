@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from models import trees
-from tasks.task import added, over_ranks
-from training.ranks.collectives import sum_over_ranks
-from training.run import Run
+from prunezoo.models import trees
+from prunezoo.tasks.task import added, over_ranks
+from prunezoo.training.ranks.collectives import sum_over_ranks
+from prunezoo.training.run import Run
 
 if TYPE_CHECKING:
-    from training.trained import Trained
+    from prunezoo.training.trained import Trained
 
 Split = Literal["validation", "test"]
 

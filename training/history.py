@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NotRequired, TypedDict
 
-from schema.headline import Headline
+from prunezoo.schema.headline import Headline
 
 Event = dict[str, Any]  # a line of the log: `step`, `images`, and figures by flat keys with units
 Summary = dict[str, Any]  # a run's figures by flat keys with units

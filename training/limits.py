@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
-from models.errors import ModelError
-from models.options import first_line, shown
-from models.pretrained import pretrained_for
-from models.timm_networks import FAULTS
-from schema.data import DataConfig
-from schema.recipe import ModelConfig, Recipe, RecipeError
-from schema.training import TrainingConfig
-from training.build import build_optimizer, on_cpu
-from training.data.data import DataInfo
-from training.data.facts import facts_of
-from training.distillation import check_distillation
+from prunezoo import models
+from prunezoo.models.errors import ModelError
+from prunezoo.models.options import first_line, shown
+from prunezoo.models.pretrained import pretrained_for
+from prunezoo.models.timm_networks import FAULTS
+from prunezoo.schema.data import DataConfig
+from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
+from prunezoo.schema.training import TrainingConfig
+from prunezoo.training.build import build_optimizer, on_cpu
+from prunezoo.training.data.data import DataInfo
+from prunezoo.training.data.facts import facts_of
+from prunezoo.training.distillation import check_distillation
 
 
 def check_settings(recipe: Recipe) -> None:

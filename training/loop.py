@@ -8,18 +8,18 @@ from itertools import islice
 
 import torch
 
-from models import trees
-from schema.seeds import seed_of
-from training import lr
-from training.best import keep_best
-from training.data.data import Batch
-from training.evaluation import evaluate
-from training.folder.log import Record, TrainingLine
-from training.mixing import mixed
-from training.random import seed_layers
-from training.ranks.shares import portions
-from training.run import Run
-from training.segment import (
+from prunezoo.models import trees
+from prunezoo.schema.seeds import seed_of
+from prunezoo.training import lr
+from prunezoo.training.best import keep_best
+from prunezoo.training.data.data import Batch
+from prunezoo.training.evaluation import evaluate
+from prunezoo.training.folder.log import Record, TrainingLine
+from prunezoo.training.mixing import mixed
+from prunezoo.training.random import seed_layers
+from prunezoo.training.ranks.shares import portions
+from prunezoo.training.run import Run
+from prunezoo.training.segment import (
     begin_segment,
     end_segment,
     measure_penalties,

@@ -2,7 +2,7 @@
 
 import math
 
-from schema.training import LrScheduleConfig
+from prunezoo.schema.training import LrScheduleConfig
 
 
 def factor(config: LrScheduleConfig, position: int, *, total: int, steps_per_epoch: int) -> float:

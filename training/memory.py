@@ -3,12 +3,12 @@
 import psutil
 import torch
 
-from models.count import Count
-from schema.recipe import Recipe, RecipeError
-from schema.training import DENSE
-from training.build import on_cpu
-from training.data.data import DataInfo
-from training.data.facts import facts_of
+from prunezoo.models.count import Count
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.schema.training import DENSE
+from prunezoo.training.build import on_cpu
+from prunezoo.training.data.data import DataInfo
+from prunezoo.training.data.facts import facts_of
 
 LARGEST = 2**40  # bytes, more than any process has
 KEPT = {"adam": 2, "adamw": 2, "rmsprop": 1}  # least tensors a weight that an optimizer keeps

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.trees import Tree
-from training.random import generator
-from training.ranks.shares import portions, reversed_rows
-from training.run import Run
+from prunezoo.models.trees import Tree
+from prunezoo.training.random import generator
+from prunezoo.training.ranks.shares import portions, reversed_rows
+from prunezoo.training.run import Run
 
 
 def mixed(run: Run, images: Tree, labels: Tree, count: int) -> tuple[Tree, Tree]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
-    from training.run import Run
+    from prunezoo.training.run import Run
 
 FAULTS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 SPARE = 0.9  # of the room: large blocks leave gaps between them that small ones do not
@@ -132,7 +132,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _pass(run: "Run", network: "nn.Module", images: int) -> None:
     """A training step without the optimizer's, on black images."""
-    from models import trees
+    from prunezoo.models import trees
 
     black = run.formatted(trees.mapped(lambda t: t.expand(images, *t.shape[1:]), run.example_input))
     targets = trees.zeros(run.task.targets.shape, images, trees.device(black))
@@ -150,7 +150,7 @@ def _bytes(network: "nn.Module") -> int:
 
 def _still_to_come(run: "Run") -> int:
     """Bytes of the optimizer's states, which it makes at its first step."""
-    from training.memory import USUAL
+    from prunezoo.training.memory import USUAL
 
     if run.optimizer.state:
         return 0

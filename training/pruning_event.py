@@ -1,8 +1,8 @@
 """One pruning of a run, and where the recipe asks for it the headline just before and after."""
 
-from training.evaluation import evaluate
-from training.folder.log import Record
-from training.run import Run
+from prunezoo.training.evaluation import evaluate
+from prunezoo.training.folder.log import Record
+from prunezoo.training.run import Run
 
 
 def prune(run: Run) -> Record:

@@ -2,7 +2,7 @@
 
 import torch
 
-from schema.seeds import seed_of
+from prunezoo.schema.seeds import seed_of
 
 
 def generator(

@@ -6,21 +6,21 @@ from functools import partial
 import torch
 from torch import nn
 
-import models
-from models import trees
-from models.count import Count, count
-from models.errors import ModelError
-from models.options import first_line
-from models.timm_networks import FAULTS
-from pruning.errors import PruningError
-from schema.recipe import Recipe, RecipeError
-from tasks import Task
-from training.build import build_optimizer, build_task, check_head, load_start
-from training.data.data import DataInfo, known
-from training.data.facts import facts_of
-from training.distillation import rehearse_teacher
-from training.limits import check_settings, check_sizes
-from training.memory import LARGEST, check_memory, machine_memory
+from prunezoo import models
+from prunezoo.models import trees
+from prunezoo.models.count import Count, count
+from prunezoo.models.errors import ModelError
+from prunezoo.models.options import first_line
+from prunezoo.models.timm_networks import FAULTS
+from prunezoo.pruning.errors import PruningError
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.tasks import Task
+from prunezoo.training.build import build_optimizer, build_task, check_head, load_start
+from prunezoo.training.data.data import DataInfo, known
+from prunezoo.training.data.facts import facts_of
+from prunezoo.training.distillation import rehearse_teacher
+from prunezoo.training.limits import check_settings, check_sizes
+from prunezoo.training.memory import LARGEST, check_memory, machine_memory
 
 SIDES = (16, 32, 64, 96, 128, 192, 224, 256, 299, 384)  # pixels of usual images
 TRIED = 2**37  # multiply-accumulates an image of networks that are tried with values too
@@ -179,7 +179,7 @@ def _rehearse_pruning(
     tried: bool,
 ) -> None:
     """The last round of pruning and a measurement of the laboratory; `tried`: with values too."""
-    from pruning.rehearsal import check, check_laboratory
+    from prunezoo.pruning.rehearsal import check, check_laboratory
 
     make = partial(build_optimizer, recipe.training)
 

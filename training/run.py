@@ -12,37 +12,43 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-import models
-from models import trees
-from models.count import count
-from models.trees import Tree
-from pruning.errors import PruningError
-from pruning.no_pruning import NoPruning
-from pruning.pruner import Pruner
-from schema.recipe import Recipe, RecipeError
-from training import run_state
-from training.build import build_averager, build_model, build_optimizer, build_task, formatted
-from training.cost import Cost
-from training.data.data import Batches, Data, open_data
-from training.data.expected import expected
-from training.distillation import Teacher
-from training.folder import checkpoint
-from training.folder.log import Log, Record
-from training.folder.writer import Writer
-from training.progress import Progress, Watch
-from training.ranks.collectives import (
+from prunezoo import models
+from prunezoo.models import trees
+from prunezoo.models.count import count
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.no_pruning import NoPruning
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.training import run_state
+from prunezoo.training.build import (
+    build_averager,
+    build_model,
+    build_optimizer,
+    build_task,
+    formatted,
+)
+from prunezoo.training.cost import Cost
+from prunezoo.training.data.data import Batches, Data, open_data
+from prunezoo.training.data.expected import expected
+from prunezoo.training.distillation import Teacher
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.log import Log, Record
+from prunezoo.training.folder.writer import Writer
+from prunezoo.training.progress import Progress, Watch
+from prunezoo.training.ranks.collectives import (
     AnyRank,
     broadcast_buffers,
     gather_rows,
     mean_over_ranks,
     sum_over_ranks,
 )
-from training.ranks.faults import together
-from training.rehearsal import rehearse, rehearse_early
-from training.segment import Segment, Wrapped, note_steps
+from prunezoo.training.ranks.faults import together
+from prunezoo.training.rehearsal import rehearse, rehearse_early
+from prunezoo.training.segment import Segment, Wrapped, note_steps
 
 if TYPE_CHECKING:
-    from pruning.laboratory.laboratory import Row
+    from prunezoo.pruning.laboratory.laboratory import Row
 
 MODEL = "model.safetensors"
 STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)

@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from models.count import count
-from models.files.model_file import reshape, widths
-from pruning.application.surgery import stateful
-from pruning.stateful import Stored, pack
-from schema.recipe import Recipe, RecipeError
-from training import stored
-from training.build import build_averager, build_optimizer
-from training.cost import RETIRED, Totals
-from training.folder import checkpoint
-from training.folder.checkpoint import Checkpoint, CheckpointError
-from training.folder.environment import write_json
-from training.folder.log import Log
-from training.progress import Progress
-from training.ranks.collectives import gather_rows
-from training.ranks.faults import together
-from training.stored import RunValues
+from prunezoo.models.count import count
+from prunezoo.models.files.model_file import reshape, widths
+from prunezoo.pruning.application.surgery import stateful
+from prunezoo.pruning.stateful import Stored, pack
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.training import stored
+from prunezoo.training.build import build_averager, build_optimizer
+from prunezoo.training.cost import RETIRED, Totals
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.checkpoint import Checkpoint, CheckpointError
+from prunezoo.training.folder.environment import write_json
+from prunezoo.training.folder.log import Log
+from prunezoo.training.progress import Progress
+from prunezoo.training.ranks.collectives import gather_rows
+from prunezoo.training.ranks.faults import together
+from prunezoo.training.stored import RunValues
 
 LABORATORY = "laboratory.parquet"
 CHECKPOINTS = "checkpoints"
@@ -33,8 +33,8 @@ UNFIT = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeErr
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pruning.laboratory.laboratory import Row
-    from training.run import Run
+    from prunezoo.pruning.laboratory.laboratory import Row
+    from prunezoo.training.run import Run
 
 
 def save(run: "Run") -> None:
@@ -165,7 +165,7 @@ def _lay_out_states(optimizer: Optimizer) -> None:
 
 def _laboratory_rows(run: "Run") -> "list[Row]":
     """The rows that were measured up to the checkpoint; the file may hold later ones."""
-    from pruning.laboratory import table
+    from prunezoo.pruning.laboratory import table
 
     path = run.folder / LABORATORY
     try:

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from models.axes.find import axes
-from models.count import count
-from models.files.tensor_files import save_tensors
-from models.trees import Tree
-from training.ranks import buckets
-from training.ranks.faults import together
-from training.ranks.sync_batchnorm import release, synchronize
-from training.run_state import LABORATORY
+from prunezoo.models.axes.find import axes
+from prunezoo.models.count import count
+from prunezoo.models.files.tensor_files import save_tensors
+from prunezoo.models.trees import Tree
+from prunezoo.training.ranks import buckets
+from prunezoo.training.ranks.faults import together
+from prunezoo.training.ranks.sync_batchnorm import release, synchronize
+from prunezoo.training.run_state import LABORATORY
 
 if TYPE_CHECKING:
-    from pruning.laboratory.laboratory import Laboratory
-    from training.run import Run
+    from prunezoo.pruning.laboratory.laboratory import Laboratory
+    from prunezoo.training.run import Run
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _laboratory(run: "Run") -> "Laboratory | None":
     config = run.recipe.laboratory
     if config is None:
         return None
-    from pruning.laboratory.laboratory import Laboratory
+    from prunezoo.pruning.laboratory.laboratory import Laboratory
 
     laboratory = Laboratory(
         config,
@@ -159,7 +159,7 @@ def measure_penalties(run: "Run") -> None:
     laboratory = run.segment.laboratory
     if laboratory is None or not laboratory.due(run.work):
         return
-    from pruning.laboratory import table
+    from prunezoo.pruning.laboratory import table
 
     with run.cost.phase("laboratory"):
         run.sync_buffers()

@@ -10,18 +10,18 @@ import yaml
 from accelerate import PartialState
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from schema.recipe import Recipe
-from schema.source import Source
-from training import run_state as state
-from training.best import load_best
-from training.build import make_accelerator, on_cpu
-from training.folder import checkpoint
-from training.folder.checkpoint import CheckpointError
-from training.folder.environment import environment, write_json, write_text
-from training.folder.run_folder import give_back, take
-from training.ranks.faults import from_main, together
-from training.ranks.launcher import end_with_launcher
-from training.run import Run
+from prunezoo.schema.recipe import Recipe
+from prunezoo.schema.source import Source
+from prunezoo.training import run_state as state
+from prunezoo.training.best import load_best
+from prunezoo.training.build import make_accelerator, on_cpu
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.checkpoint import CheckpointError
+from prunezoo.training.folder.environment import environment, write_json, write_text
+from prunezoo.training.folder.run_folder import give_back, take
+from prunezoo.training.ranks.faults import from_main, together
+from prunezoo.training.ranks.launcher import end_with_launcher
+from prunezoo.training.run import Run
 
 FEW_IMAGES = (
     32  # below, statistics of batches cost accuracy: Wu & He 2018, arXiv:1803.08494, fig. 1

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from training.cost import RETIRED, Totals
-from training.folder.checkpoint import CheckpointError, number
-from training.progress import Progress
+from prunezoo.training.cost import RETIRED, Totals
+from prunezoo.training.folder.checkpoint import CheckpointError, number
+from prunezoo.training.progress import Progress
 
 if TYPE_CHECKING:
-    from training.run import Run
+    from prunezoo.training.run import Run
 
 REMEDY = "move it away to go on from the checkpoint before, or choose another --output"
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)

@@ -2,10 +2,10 @@
 
 import torch
 
-from models.count import count, weight_sparsity
-from training.folder.environment import cpu_name
-from training.history import Summary
-from training.run import Run
+from prunezoo.models.count import count, weight_sparsity
+from prunezoo.training.folder.environment import cpu_name
+from prunezoo.training.history import Summary
+from prunezoo.training.run import Run
 
 
 def summarize(run: Run, result: dict[str, float]) -> Summary:

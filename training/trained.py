@@ -7,26 +7,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-import models
-from models import trees
-from models.count import count
-from models.errors import ModelError
-from models.files.places import from_hub, is_hub, located
-from models.modes import evaluating
-from models.options import first_line, shown
-from models.pretrained import pretrained_for
-from models.timm_networks import FAULTS
-from models.trees import Tree
-from schema.data import DataConfig
-from schema.recipe import Recipe, RecipeError, checked, load
-from schema.source import Source, override, resolve
-from training.build import build_task, formatted, make_accelerator, placed
-from training.data.data import open_data
-from training.data.expected import Expected, colour, noted
-from training.data.facts import DATASETS, facts_of
-from training.history import Summary
-from training.start import RESOLVED, set_numerics
-from training.summary import device_name
+from prunezoo import models
+from prunezoo.models import trees
+from prunezoo.models.count import count
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.places import from_hub, is_hub, located
+from prunezoo.models.modes import evaluating
+from prunezoo.models.options import first_line, shown
+from prunezoo.models.pretrained import pretrained_for
+from prunezoo.models.timm_networks import FAULTS
+from prunezoo.models.trees import Tree
+from prunezoo.schema.data import DataConfig
+from prunezoo.schema.recipe import Recipe, RecipeError, checked, load
+from prunezoo.schema.source import Source, override, resolve
+from prunezoo.training.build import build_task, formatted, make_accelerator, placed
+from prunezoo.training.data.data import open_data
+from prunezoo.training.data.expected import Expected, colour, noted
+from prunezoo.training.data.facts import DATASETS, facts_of
+from prunezoo.training.history import Summary
+from prunezoo.training.start import RESOLVED, set_numerics
+from prunezoo.training.summary import device_name
 
 ALONE = {"duration": "1ep", "batch_size": 100}  # of a model without a recipe: fp32, in hundreds
 QUIET = ["processes=null", "log.tracker=none"]  # a test may run on other machines than training

@@ -12,14 +12,14 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from models.axes.labels import STAYS, Axes, Keep, Labels, Masks, masks
-from models.axes.layer_rules import LAYER_RULES
-from models.axes.passes import watch
-from models.axes.removal import shrink
-from models.axes.rules import RULES
-from models.axes.trace import Trace, Vectors, classes, named_tensors
-from models.axes.trial import Risks, tried
-from models.trees import Tree
+from prunezoo.models.axes.labels import STAYS, Axes, Keep, Labels, Masks, masks
+from prunezoo.models.axes.layer_rules import LAYER_RULES
+from prunezoo.models.axes.passes import watch
+from prunezoo.models.axes.removal import shrink
+from prunezoo.models.axes.rules import RULES
+from prunezoo.models.axes.trace import Trace, Vectors, classes, named_tensors
+from prunezoo.models.axes.trial import Risks, tried
+from prunezoo.models.trees import Tree
 
 __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 

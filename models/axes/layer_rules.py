@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from models.axes.rules import Rule, combine, describes
-from models.axes.trace import Operation, Trace
+from prunezoo.models.axes.rules import Rule, combine, describes
+from prunezoo.models.axes.trace import Operation, Trace
 
 LAYER_RULES: dict[str, Rule] = {}
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 
-from models import trees
-from models.axes.trace import Pass, Trace, named_tensors
-from models.axes.twins import repeatable, twin
-from models.errors import ModelError
-from models.modes import evaluating
-from models.trees import Tree
+from prunezoo.models import trees
+from prunezoo.models.axes.trace import Pass, Trace, named_tensors
+from prunezoo.models.axes.twins import repeatable, twin
+from prunezoo.models.errors import ModelError
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from models.axes.labels import GONE, Axes, Cut, Keep, cuts, kept_units, relabel, take
-from models.axes.trace import named_tensors
-from models.axes.widths import fit, follow, layer_widths
+from prunezoo.models.axes.labels import GONE, Axes, Cut, Keep, cuts, kept_units, relabel, take
+from prunezoo.models.axes.trace import named_tensors
+from prunezoo.models.axes.widths import fit, follow, layer_widths
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from models.axes.trace import (
+from prunezoo.models.axes.trace import (
     Operation,
     Trace,
     Vectors,

@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-import models.eager  # noqa: F401  or the first operator that is seen imports PyTorch's compiler
-from models.errors import ModelError
+import prunezoo.models.eager  # noqa: F401  or the first operator that is seen imports PyTorch's compiler
+from prunezoo.models.errors import ModelError
 
 Vectors = tuple[Tensor | None, ...]
 

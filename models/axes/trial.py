@@ -14,8 +14,8 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from models import trees
-from models.axes.labels import (
+from prunezoo.models import trees
+from prunezoo.models.axes.labels import (
     STAYS,
     Axes,
     Cut,
@@ -24,16 +24,16 @@ from models.axes.labels import (
     relabel,
     take,
 )
-from models.axes.removal import cut_out, left
-from models.axes.rules import RESHAPES
-from models.axes.trace import DRAWS, Pass, named_tensors
-from models.axes.twins import (
+from prunezoo.models.axes.removal import cut_out, left
+from prunezoo.models.axes.rules import RESHAPES
+from prunezoo.models.axes.trace import DRAWS, Pass, named_tensors
+from prunezoo.models.axes.twins import (
     Log,
     random_twin,
     repeatable,
     twin,
 )
-from models.trees import Tree
+from prunezoo.models.trees import Tree
 
 Passes = dict[bool, Pass]  # by mode: training or not
 Risks = list[tuple[str, list[str]]]  # code that may hold sizes, the axes it handles

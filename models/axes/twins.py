@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.axes.trace import DRAWS, Call, named_tensors
-from models.errors import ModelError
+from prunezoo.models.axes.trace import DRAWS, Call, named_tensors
+from prunezoo.models.errors import ModelError
 
 
 def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -8,7 +8,7 @@ import psutil
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from models.errors import ModelError
+from prunezoo.models.errors import ModelError
 
 TENSORS = 10_000  # five times those of the largest network of timm
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from models.errors import ModelError
-from models.files.tensor_files import load_tensors, metadata_of
-from models.options import LARGEST, shown
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.tensor_files import load_tensors, metadata_of
+from prunezoo.models.options import LARGEST, shown
 
 FORMAT = 1
 ENTRY = "prunezoo"  # one, because safetensors writes several in an order that changes

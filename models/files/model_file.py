@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.files.description import (
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.description import (
     ENTRY,
     Description,
     Structure,
@@ -20,13 +20,13 @@ from models.files.description import (
     read,
     read_description,
 )
-from models.files.own_modules import all_or_nothing, check_layers, layer_kinds, tensors_of
-from models.files.places import located
-from models.files.shapes import fill, placed, reshape, widths
-from models.files.tensor_files import save_tensors
-from models.options import shown
-from models.wrappers import check_bare
-from models.zoo import build
+from prunezoo.models.files.own_modules import all_or_nothing, check_layers, layer_kinds, tensors_of
+from prunezoo.models.files.places import located
+from prunezoo.models.files.shapes import fill, placed, reshape, widths
+from prunezoo.models.files.tensor_files import save_tensors
+from prunezoo.models.options import shown
+from prunezoo.models.wrappers import check_bare
+from prunezoo.models.zoo import build
 
 __all__ = ["header", "load", "load_into", "reshape", "save", "widths"]
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from models.bias_map import MappedConv2d
-from models.errors import ModelError
-from models.files.shapes import held
-from models.options import shown
+from prunezoo.models.bias_map import MappedConv2d
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.shapes import held
+from prunezoo.models.options import shown
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from models.errors import ModelError
-from models.options import shown
+from prunezoo.models.errors import ModelError
+from prunezoo.models.options import shown
 
 MODEL = "model.safetensors"  # in a run's folder, a release's folder and a repository
 HUB = "hf://"

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from models.axes.labels import memory_format
-from models.axes.removal import hold
-from models.axes.widths import follow, layer_widths
-from models.bias_map import MappedConv2d, add_bias_map
-from models.errors import ModelError
-from models.options import shown
+from prunezoo.models.axes.labels import memory_format
+from prunezoo.models.axes.removal import hold
+from prunezoo.models.axes.widths import follow, layer_widths
+from prunezoo.models.bias_map import MappedConv2d, add_bias_map
+from prunezoo.models.errors import ModelError
+from prunezoo.models.options import shown
 
 SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
 WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")

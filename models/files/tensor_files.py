@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.files.disk import whole_file
+from prunezoo.models.files.disk import whole_file
 
 
 def save_tensors(

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.amount.scope import keep_best, kept
-from pruning.amount.sizes import Array, Sizes
-from pruning.errors import BudgetError, NoEffect, PruningError
-from pruning.types import Counts, Keep
+from prunezoo.pruning.amount.scope import keep_best, kept
+from prunezoo.pruning.amount.sizes import Array, Sizes
+from prunezoo.pruning.errors import BudgetError, NoEffect, PruningError
+from prunezoo.pruning.types import Counts, Keep
 
 __all__ = ["Ask", "BudgetError", "Keep", "Sizes", "per_saving", "select_channels"]
 

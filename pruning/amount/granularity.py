@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pruning.errors import PruningError
+from prunezoo.pruning.errors import PruningError
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.types import Keep
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.types import Keep
 
 Reduction = Literal["sum", "mean", "l2", "rms", "max", "first"]
 Members = Literal["sum", "mean", "max", "first", "concat"]

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.modes import evaluating
-from models.trees import Tree
-from pruning.errors import PruningError
-from pruning.types import LAYERS
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import LAYERS
 
 Array = np.ndarray
 

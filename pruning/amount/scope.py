@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pruning.errors import BudgetError, PruningError
-from pruning.types import Counts, Keep, Masks, Scores
-from schema.pruning import pattern
+from prunezoo.pruning.errors import BudgetError, PruningError
+from prunezoo.pruning.types import Counts, Keep, Masks, Scores
+from prunezoo.schema.pruning import pattern
 
 
 def keep_exactly(scores: Tensor, k: int) -> Tensor:

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.count import count
-from models.trees import Tree
-from pruning.errors import PruningError
-from pruning.types import Keep
+from prunezoo.models.count import count
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Keep
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.amount.latency import Latency
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.amount.latency import Latency
 
 Array = np.ndarray
 

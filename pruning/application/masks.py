@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from pruning.errors import PruningError
-from pruning.types import Masks
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Masks
 
 if TYPE_CHECKING:
-    from pruning.training_view import State
+    from prunezoo.pruning.training_view import State
 
 
 class Hold:

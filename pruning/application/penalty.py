@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pruning.criteria.groups import Member, group_squares, members
-from pruning.criteria.measuring import scoring
-from pruning.errors import PruningError, bounded
-from pruning.stateful import Stateful
+from prunezoo.pruning.criteria.groups import Member, group_squares, members
+from prunezoo.pruning.criteria.measuring import scoring
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.stateful import Stateful
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.training_view import State
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.training_view import State
 
 
 class Penalty(Stateful):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning.application.masks import hold_average
-from pruning.types import Masks, Scores
+from prunezoo.pruning.application.masks import hold_average
+from prunezoo.pruning.types import Masks, Scores
 
 Weights = dict[str, Tensor]
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from models.axes.labels import (
+from prunezoo.models.axes.labels import (
     Axes,
     Cut,
     Keep,
     cuts,
     take,
 )
-from models.axes.removal import check, shrink
-from pruning.errors import PruningError
+from prunezoo.models.axes.removal import check, shrink
+from prunezoo.pruning.errors import PruningError
 
 
 def prune_channels(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pruning.training_view import State
+from prunezoo.pruning.training_view import State
 
 
 class Values:

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from models.axes.labels import Axes
-from models.layers import initialise, own_scheme
-from models.modes import evaluating
-from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.compensation.least_squares import least_squares
-from pruning.compensation.mean_replacement import measure, propagate
-from pruning.compensation.woodfisher import woodfisher
-from pruning.criteria.from_recipe import calibration, run_arguments
-from pruning.errors import PruningError
-from pruning.training_view import State
-from pruning.types import Batches, Keep, Reduce, identity
-from schema.pruning import PruningConfig
+from prunezoo.models.axes.labels import Axes
+from prunezoo.models.layers import initialise, own_scheme
+from prunezoo.models.modes import evaluating
+from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
+from prunezoo.pruning.compensation.least_squares import least_squares
+from prunezoo.pruning.compensation.mean_replacement import measure, propagate
+from prunezoo.pruning.compensation.woodfisher import woodfisher
+from prunezoo.pruning.criteria.from_recipe import calibration, run_arguments
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.training_view import State
+from prunezoo.pruning.types import Batches, Keep, Reduce, identity
+from prunezoo.schema.pruning import PruningConfig
 
 
 @dataclass(frozen=True)

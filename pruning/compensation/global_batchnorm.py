@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pruning.types import Reduce
+from prunezoo.pruning.types import Reduce
 
 
 def normalised(

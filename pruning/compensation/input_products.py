@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import trees
-from models.bias_map import MappedConv2d
-from models.modes import evaluating
-from pruning.errors import PruningError
-from pruning.types import Batches, Reduce, identity
+from prunezoo.models import trees
+from prunezoo.models.bias_map import MappedConv2d
+from prunezoo.models.modes import evaluating
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches, Reduce, identity
 
 IMAGES = 16  # of a batch at once: their columns are as many as a kernel has weights, in float64
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.modes import evaluating
-from models.trees import Tree
-from pruning.errors import PruningError
-from pruning.types import Reduce
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Reduce
 
 if TYPE_CHECKING:
-    from models.axes.labels import Axes
+    from prunezoo.models.axes.labels import Axes
 
 
 class ColumnStatistics:

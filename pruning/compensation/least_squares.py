@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.axes.labels import Axes, masks
-from pruning.compensation.input_products import augmented, input_products
-from pruning.compensation.quadratic import constrained_minimum, damped
-from pruning.criteria.measuring import layers
-from pruning.errors import bounded
-from pruning.types import Batches, Keep, Reduce, identity
+from prunezoo.models.axes.labels import Axes, masks
+from prunezoo.pruning.compensation.input_products import augmented, input_products
+from prunezoo.pruning.compensation.quadratic import constrained_minimum, damped
+from prunezoo.pruning.criteria.measuring import layers
+from prunezoo.pruning.errors import bounded
+from prunezoo.pruning.types import Batches, Keep, Reduce, identity
 
 
 def least_squares(

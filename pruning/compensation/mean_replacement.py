@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import trees
-from models.axes.labels import Axes
-from models.bias_map import MappedConv2d, add_bias_map
-from models.modes import evaluating
-from pruning.compensation.layer_inputs import (
+from prunezoo.models import trees
+from prunezoo.models.axes.labels import Axes
+from prunezoo.models.bias_map import MappedConv2d, add_bias_map
+from prunezoo.models.modes import evaluating
+from prunezoo.pruning.compensation.layer_inputs import (
     ColumnStatistics,
     norms,
     readers,
     recorded_inputs,
     recorded_outputs,
 )
-from pruning.errors import PruningError
-from pruning.types import Batches, Keep, Reduce, identity
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches, Keep, Reduce, identity
 
 Padding = Literal["paper", "mean", "exact"]
 Value = Literal["post", "column", "pre"]

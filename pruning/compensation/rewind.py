@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from pruning.errors import PruningError
-from pruning.stateful import Stateful
-from pruning.training_view import State
-from schema.pruning import RewindConfig
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.stateful import Stateful
+from prunezoo.pruning.training_view import State
+from prunezoo.schema.pruning import RewindConfig
 
 Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from models.axes.labels import Axes
-from pruning.compensation.quadratic import constrained_minimum
-from pruning.criteria.brain_surgeon import fisher_blocks, in_blocks
-from pruning.criteria.measuring import layer_weights
-from pruning.errors import PruningError
-from pruning.types import Batches, Keep, Reduce, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models.axes.labels import Axes
+from prunezoo.pruning.compensation.quadratic import constrained_minimum
+from prunezoo.pruning.criteria.brain_surgeon import fisher_blocks, in_blocks
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches, Keep, Reduce, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 
 def woodfisher(

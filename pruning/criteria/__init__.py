@@ -1,6 +1,6 @@
 """All criteria: pure functions (model, batches, **options) → Scores, higher = keep; a line each."""
 
-from pruning.criteria import (
+from prunezoo.pruning.criteria import (
     activations,
     brain_surgeon,
     curvature,
@@ -12,7 +12,7 @@ from pruning.criteria import (
     walks,
     weights,
 )
-from pruning.criteria.criterion import Criterion
+from prunezoo.pruning.criteria.criterion import Criterion
 
 __all__ = ["CRITERIA", "Criterion"]
 

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models import trees
-from models.trees import Tree
-from pruning.compensation import layer_inputs
-from pruning.criteria.maps import norms
-from pruning.criteria.measuring import scoring
-from pruning.errors import PruningError
-from pruning.stateful import Stateful
+from prunezoo.models import trees
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.compensation import layer_inputs
+from prunezoo.pruning.criteria.maps import norms
+from prunezoo.pruning.criteria.measuring import scoring
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.stateful import Stateful
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.criteria.criterion import Criterion
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.criteria.criterion import Criterion
 
 
 class Accumulator(Stateful):

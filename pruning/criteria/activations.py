@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.trees import Tree
-from pruning.criteria.maps import POINTWISE, POOLING, Maps
-from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
-from pruning.criteria.weights import channel_norm, random
-from pruning.types import Batches, Reduce, Scores, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.criteria.maps import POINTWISE, POOLING, Maps
+from prunezoo.pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
+from prunezoo.pruning.criteria.weights import channel_norm, random
+from prunezoo.pruning.types import Batches, Reduce, Scores, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 Statistics = Callable[[str, Tensor, Tensor], dict[str, Tensor]]
 Absolute = Literal["inside", "after"]

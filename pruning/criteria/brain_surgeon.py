@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import trees
-from models.trees import Tree
-from pruning.compensation.input_products import augmented, input_products
-from pruning.compensation.quadratic import damped
-from pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
-from pruning.errors import PruningError, bounded
-from pruning.types import Batches, Reduce, Scores, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models import trees
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.compensation.input_products import augmented, input_products
+from prunezoo.pruning.compensation.quadratic import damped
+from prunezoo.pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.types import Batches, Reduce, Scores, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 ENTRIES = 2**25  # of inverses held at once, 256 MiB in float64
 

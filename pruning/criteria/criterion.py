@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from pruning.amount.granularity import Absolute, Members, Reduction, channel_scores
-from pruning.types import Batches, Scores
+from prunezoo.pruning.amount.granularity import Absolute, Members, Reduction, channel_scores
+from prunezoo.pruning.types import Batches, Scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.axes.find import Axes
+    from prunezoo.models.axes.find import Axes
 
 
 @dataclass(frozen=True)

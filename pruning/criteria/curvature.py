@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from models import trees
-from models.trees import Tree
-from pruning.criteria.measuring import (
+from prunezoo.models import trees
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.criteria.measuring import (
     check_temperature,
     gates,
     layer_weights,
@@ -18,10 +18,10 @@ from pruning.criteria.measuring import (
     mean_over_images,
     scoring,
 )
-from pruning.errors import PruningError, bounded
-from pruning.types import Batches, Reduce, Scores, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.types import Batches, Reduce, Scores, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 
 def grasp(

@@ -6,12 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.trees import Tree
-from pruning.criteria.measuring import layer_weights, mean_curvature, mean_gradient, scoring
-from pruning.errors import bounded
-from pruning.types import Batches, Reduce, Scores, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.criteria.measuring import (
+    layer_weights,
+    mean_curvature,
+    mean_gradient,
+    scoring,
+)
+from prunezoo.pruning.errors import bounded
+from prunezoo.pruning.types import Batches, Reduce, Scores, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 Point = dict[str, Tensor]  # a value for every parameter
 Loss = dict[str, Any]  # `reduce` and `task`

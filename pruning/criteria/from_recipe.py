@@ -9,13 +9,13 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from models.axes.find import Axes
-from pruning.criteria import CRITERIA, Criterion
-from pruning.criteria.measuring import layer_weights
-from pruning.errors import PruningError
-from pruning.training_view import State, stream_seed, valueless
-from pruning.types import Batches, Scores
-from schema.pruning import CriterionConfig, PruningConfig
+from prunezoo.models.axes.find import Axes
+from prunezoo.pruning.criteria import CRITERIA, Criterion
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.training_view import State, stream_seed, valueless
+from prunezoo.pruning.types import Batches, Scores
+from prunezoo.schema.pruning import CriterionConfig, PruningConfig
 
 
 class OwnCriterion(CriterionConfig):

@@ -8,14 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models import trees
-from models.trees import Tree
-from pruning.criteria.maps import norms
-from pruning.criteria.measuring import NO_IMAGES, gates, layer_weights, mean_gradient, scoring
-from pruning.errors import PruningError
-from pruning.types import Batches, Reduce, Scores, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models import trees
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.criteria.maps import norms
+from prunezoo.pruning.criteria.measuring import (
+    NO_IMAGES,
+    gates,
+    layer_weights,
+    mean_gradient,
+    scoring,
+)
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches, Reduce, Scores, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 
 def snip(

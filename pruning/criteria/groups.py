@@ -5,11 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models import trees
-from models.axes.find import Axes
-from models.axes.find import axes as axes_of
-from pruning.criteria.measuring import layer_weights
-from pruning.types import Batches, Scores
+from prunezoo.models import trees
+from prunezoo.models.axes.find import Axes
+from prunezoo.models.axes.find import axes as axes_of
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.types import Batches, Scores
 
 Member = tuple[str, int, Tensor]  # parameter, dimension, unit of each index along it
 

@@ -5,12 +5,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models import trees
-from models.axes.find import Axes
-from models.axes.find import axes as axes_of
-from pruning.criteria.maps import norms
-from pruning.criteria.measuring import layer_weights, scoring
-from pruning.types import Batches, Scores
+from prunezoo.models import trees
+from prunezoo.models.axes.find import Axes
+from prunezoo.models.axes.find import axes as axes_of
+from prunezoo.pruning.criteria.maps import norms
+from prunezoo.pruning.criteria.measuring import layer_weights, scoring
+from prunezoo.pruning.types import Batches, Scores
 
 
 def lookahead(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models import trees
-from pruning.criteria.measuring import first_of, layers
-from pruning.errors import PruningError
-from pruning.types import Batches
+from prunezoo.models import trees
+from prunezoo.pruning.criteria.measuring import first_of, layers
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Batches
 
 # fmt: off
 POINTWISE = frozenset({

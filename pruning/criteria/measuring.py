@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models import trees
-from models.modes import modes_kept
-from models.trees import Tree
-from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.errors import PruningError, bounded
-from pruning.types import LAYERS, Batches, Reduce, identity
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models import trees
+from prunezoo.models.modes import modes_kept
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.types import LAYERS, Batches, Reduce, identity
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 Key = TypeVar("Key")
 NO_IMAGES = "no images to score with: give the criterion at least one batch"

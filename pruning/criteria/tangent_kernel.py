@@ -7,12 +7,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from models import trees
-from models.layers import initialise
-from models.trees import Tree
-from pruning.criteria.measuring import layer_weights, scoring
-from pruning.errors import PruningError, bounded
-from pruning.types import Batches, Scores
+from prunezoo.models import trees
+from prunezoo.models.layers import initialise
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.criteria.measuring import layer_weights, scoring
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.types import Batches, Scores
 
 
 def ntk_sap(

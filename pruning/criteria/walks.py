@@ -5,12 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from models import trees
-from models.axes.find import Axes
-from models.axes.find import axes as axes_of
-from pruning.criteria.measuring import layer_weights
-from pruning.errors import PruningError, bounded
-from pruning.types import Batches, Scores
+from prunezoo.models import trees
+from prunezoo.models.axes.find import Axes
+from prunezoo.models.axes.find import axes as axes_of
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.types import Batches, Scores
 
 AT_ONCE = 64  # walks in each direction between two looks at how much they have visited
 PATIENCE = 100  # looks at which nothing new was visited

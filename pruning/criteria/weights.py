@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pruning.criteria.maps import norms
-from pruning.criteria.measuring import layer_weights, layers, scoring
-from pruning.errors import PruningError, bounded
-from pruning.types import Batches, Scores
+from prunezoo.pruning.criteria.maps import norms
+from prunezoo.pruning.criteria.measuring import layer_weights, layers, scoring
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.types import Batches, Scores
 
 
 def magnitude(model: nn.Module, batches: Batches) -> Scores:

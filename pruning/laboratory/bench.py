@@ -7,16 +7,16 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from models import trees
-from models.axes.labels import Axes, masks
-from models.modes import evaluating
-from models.trees import Tree
-from pruning.application.masks import Hold
-from pruning.compensation.layer_inputs import ColumnStatistics, norms, recorded_inputs
-from pruning.compensation.mean_replacement import Measured, Padding, propagate, stand_ins
-from pruning.types import Batches, Keep, Reduce
-from tasks.classification import CLASSES
-from tasks.task import Task, added, over_ranks
+from prunezoo.models import trees
+from prunezoo.models.axes.labels import Axes, masks
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.application.masks import Hold
+from prunezoo.pruning.compensation.layer_inputs import ColumnStatistics, norms, recorded_inputs
+from prunezoo.pruning.compensation.mean_replacement import Measured, Padding, propagate, stand_ins
+from prunezoo.pruning.types import Batches, Keep, Reduce
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task, added, over_ranks
 
 
 class Bench:

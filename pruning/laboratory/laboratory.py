@@ -13,18 +13,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from models.axes.labels import Axes
-from pruning.amount.granularity import channel_scores
-from pruning.compensation.layer_inputs import unit_squares
-from pruning.criteria.activations import mean_replacement_scores
-from pruning.errors import PruningError
-from pruning.laboratory.bench import Bench
-from pruning.laboratory.removal import axes_of, described, packed, rounds, without_lowest
-from pruning.types import Batches, Keep, Reduce, identity
-from schema.duration import Duration
-from schema.laboratory import IterativeConfig, LaboratoryConfig
-from tasks.classification import CLASSES
-from tasks.task import Task
+from prunezoo.models.axes.labels import Axes
+from prunezoo.pruning.amount.granularity import channel_scores
+from prunezoo.pruning.compensation.layer_inputs import unit_squares
+from prunezoo.pruning.criteria.activations import mean_replacement_scores
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.laboratory.bench import Bench
+from prunezoo.pruning.laboratory.removal import axes_of, described, packed, rounds, without_lowest
+from prunezoo.pruning.types import Batches, Keep, Reduce, identity
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.laboratory import IterativeConfig, LaboratoryConfig
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.task import Task
 
 Row = dict[str, Any]
 UnitScores = dict[str, dict[str, Tensor]]  # score → axis → (width,)

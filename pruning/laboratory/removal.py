@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.axes.labels import Axes
-from pruning.amount.scope import keep_exactly
-from pruning.errors import PruningError
-from pruning.types import Keep
+from prunezoo.models.axes.labels import Axes
+from prunezoo.pruning.amount.scope import keep_exactly
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.types import Keep
 
 
 def axes_of(model: nn.Module, axes: Axes, layers: str) -> list[str]:

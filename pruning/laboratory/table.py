@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from models.files.disk import whole_file
+from prunezoo.models.files.disk import whole_file
 
 Row = dict[str, Any]
 

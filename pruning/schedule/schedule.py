@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pruning.errors import PruningError
-from schema.duration import Duration
-from schema.pruning import PruningConfig, ScheduleConfig
+from prunezoo.pruning.errors import PruningError
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.pruning import PruningConfig, ScheduleConfig
 
 
 def constant(target: float, i: int, n: int) -> float:

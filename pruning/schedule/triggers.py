@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pruning.errors import PruningError, bounded
-from pruning.stateful import Stateful
-from pruning.types import Keep
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.stateful import Stateful
+from prunezoo.pruning.types import Keep
 
 # Fraction removed → the units or weights that would stay if pruning happened now; None where none
 # can. Scores once for all fractions, at the first call.

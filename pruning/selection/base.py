@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from pruning.observer import Observer
-from pruning.stateful import Stateful
-from pruning.types import Keep
+from prunezoo.pruning.observer import Observer
+from prunezoo.pruning.stateful import Stateful
+from prunezoo.pruning.types import Keep
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.rounds import ChannelRound
-    from pruning.training_view import State
-    from schema.pruning import PruningConfig
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.rounds import ChannelRound
+    from prunezoo.pruning.training_view import State
+    from prunezoo.schema.pruning import PruningConfig
 
 
 class Selection(Stateful, Observer):

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pruning.amount.budget import blocks, check_near, too_small
-from pruning.amount.sizes import Array
-from pruning.criteria.from_recipe import check_positive
-from pruning.errors import PruningError, bounded
-from pruning.rounds import ChannelRound
-from pruning.selection.base import Selection
-from pruning.types import Keep
+from prunezoo.pruning.amount.budget import blocks, check_near, too_small
+from prunezoo.pruning.amount.sizes import Array
+from prunezoo.pruning.criteria.from_recipe import check_positive
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.rounds import ChannelRound
+from prunezoo.pruning.selection.base import Selection
+from prunezoo.pruning.types import Keep
 
 if TYPE_CHECKING:
-    from pruning.training_view import State
-    from schema.pruning import PruningConfig
+    from prunezoo.pruning.training_view import State
+    from prunezoo.schema.pruning import PruningConfig
 
 
 class Knapsack(Selection):

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-from pruning.amount.scope import floors, keep_among, keep_best
-from pruning.rounds import WeightRound
-from pruning.types import Masks, Scores
+from prunezoo.pruning.amount.scope import floors, keep_among, keep_best
+from prunezoo.pruning.rounds import WeightRound
+from prunezoo.pruning.types import Masks, Scores
 
 
 def score(round: WeightRound) -> Masks:

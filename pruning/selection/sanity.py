@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from pruning.amount.scope import keep_among, share
-from pruning.errors import PruningError, bounded
-from pruning.schedule.triggers import similarity as psi
-from pruning.types import Counts, Keep, Scores
-from schema.pruning import PruningConfig
-from schema.seeds import seed_of
+from prunezoo.pruning.amount.scope import keep_among, share
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.schedule.triggers import similarity as psi
+from prunezoo.pruning.types import Counts, Keep, Scores
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.seeds import seed_of
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.axes.labels import Axes
-from models.axes.removal import shrink
-from models.modes import evaluating
-from models.trees import Tree
-from pruning.amount.budget import BudgetError, select_channels
-from pruning.compensation.compensations import bn_recalibrate
-from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.criteria.measuring import scoring
-from pruning.errors import PruningError, bounded
-from pruning.rounds import ChannelRound
-from pruning.selection.base import Selection
-from pruning.training_view import stream_seed
-from pruning.types import Batches, Keep
-from tasks.task import added, over_ranks
+from prunezoo.models.axes.labels import Axes
+from prunezoo.models.axes.removal import shrink
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.amount.budget import BudgetError, select_channels
+from prunezoo.pruning.compensation.compensations import bn_recalibrate
+from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
+from prunezoo.pruning.criteria.measuring import scoring
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.rounds import ChannelRound
+from prunezoo.pruning.selection.base import Selection
+from prunezoo.pruning.training_view import stream_seed
+from prunezoo.pruning.types import Batches, Keep
+from prunezoo.tasks.task import added, over_ranks
 
 Images = list[tuple[Tree, Tree]]
 AT_ONCE = 10  # batches of images in memory while gates learn

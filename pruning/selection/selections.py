@@ -5,15 +5,15 @@ A selection may watch training like a trigger; what it remembers goes into check
 
 import math
 
-from pruning.amount.budget import select_channels
-from pruning.amount.scope import keep_best
-from pruning.errors import bounded
-from pruning.rounds import ChannelRound
-from pruning.selection.base import Selection
-from pruning.selection.bep.selection import BayesianEarlyPruning
-from pruning.selection.knapsack import Knapsack
-from pruning.selection.search import EagleEye, PruneFromScratch
-from pruning.types import Keep
+from prunezoo.pruning.amount.budget import select_channels
+from prunezoo.pruning.amount.scope import keep_best
+from prunezoo.pruning.errors import bounded
+from prunezoo.pruning.rounds import ChannelRound
+from prunezoo.pruning.selection.base import Selection
+from prunezoo.pruning.selection.bep.selection import BayesianEarlyPruning
+from prunezoo.pruning.selection.knapsack import Knapsack
+from prunezoo.pruning.selection.search import EagleEye, PruneFromScratch
+from prunezoo.pruning.types import Keep
 
 __all__ = ["SELECTIONS", "ChannelRound", "Selection", "Threshold", "TopK"]
 

@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reporting.errors import ReportingError
-from reporting.records import Job, Record, numbers
-from reporting.tables.grid import Grid
-from schema.data import DataConfig
-from schema.duration import Duration
-from schema.source import resolve
-from training.data.facts import DATASETS
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.records import Job, Record, numbers
+from prunezoo.reporting.tables.grid import Grid
+from prunezoo.schema.data import DataConfig
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.source import resolve
+from prunezoo.training.data.facts import DATASETS
 
 
 class PlanError(ReportingError):
@@ -112,7 +112,7 @@ def this_device() -> str:
     # here: tables that are only printed need no torch
     import torch
 
-    from training.folder.environment import cpu_name
+    from prunezoo.training.folder.environment import cpu_name
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else cpu_name()
 
@@ -143,10 +143,10 @@ def _images_per_second(
 ) -> float:
     import torch
 
-    import models
-    from models import trees
-    from tasks import TASKS
-    from training.data.images import described
+    from prunezoo import models
+    from prunezoo.models import trees
+    from prunezoo.tasks import TASKS
+    from prunezoo.training.data.images import described
 
     data, size, target = described_by
     facts = DATASETS[data]

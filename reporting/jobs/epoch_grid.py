@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reporting.errors import ReportingError
-from reporting.records import Job
-from reporting.tables.oracle import OF_GRID, START, group
-from schema.pruning import PruningConfig
-from schema.recipe import RecipeError, load
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.records import Job
+from prunezoo.reporting.tables.oracle import OF_GRID, START, group
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.recipe import RecipeError, load
 
 Hosts = Mapping[tuple[object, ...], Job]  # by group: the job whose row has the grid
 

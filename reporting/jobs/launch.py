@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from reporting.claims import Claim
-from reporting.papers import Table
-from reporting.records import Job, collect, is_finished, split_row
-from schema.recipe import load
+from prunezoo.reporting.claims import Claim
+from prunezoo.reporting.papers import Table
+from prunezoo.reporting.records import Job, collect, is_finished, split_row
+from prunezoo.schema.recipe import load
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from submitit import AutoExecutor
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
-from reporting.errors import ReportingError
-from reporting.jobs.launch import Places, run, start_here
-from reporting.records import Job
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.jobs.launch import Places, run, start_here
+from prunezoo.reporting.records import Job
 
 REQUEUES = 1000  # how often a training that reaches its time limit is queued again
 WARNING_SECONDS = 120  # before the limit: enough to write a checkpoint

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from reporting.answer import answer
-from reporting.jobs.launch import (
+from prunezoo.reporting.answer import answer
+from prunezoo.reporting.jobs.launch import (
     Places,
     missing,
     run_here,
     run_jobs,
 )
-from reporting.records import Job, Record, load_records
-from reporting.tables.command_line import count, seed
+from prunezoo.reporting.records import Job, Record, load_records
+from prunezoo.reporting.tables.command_line import count, seed
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,7 +21,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy import clip, log10
 
-from reporting.pages.palette import INK, LINE
+from prunezoo.reporting.pages.palette import INK, LINE
 
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--", "**")
 TIP = re.compile(r'<g id="tip-(m\d*)-([^"]*)">')

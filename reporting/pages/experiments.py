@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reporting.pages import words
-from reporting.papers import find_table
-from reporting.records import LOCAL, Record, numbers, split_row, standard_error
-from schema.headline import ACCURACY, Headline
+from prunezoo.reporting.pages import words
+from prunezoo.reporting.papers import find_table
+from prunezoo.reporting.records import LOCAL, Record, numbers, split_row, standard_error
+from prunezoo.schema.headline import ACCURACY, Headline
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
 DENSE = "not pruned"  # in place of a method

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from reporting.pages.drawing import (
+from prunezoo.reporting.pages.drawing import (
     HATCHES,
     Drawn,
     draw,
@@ -21,7 +21,7 @@ from reporting.pages.drawing import (
     stretch,
     tip,
 )
-from reporting.pages.experiments import (
+from prunezoo.reporting.pages.experiments import (
     COSTS,
     FLOPS,
     HOURS,
@@ -33,13 +33,13 @@ from reporting.pages.experiments import (
     points,
     ranks,
 )
-from reporting.pages.looks import Looks
-from reporting.pages.palette import INK, LINE, ramp
-from reporting.pages.pruning_epoch import pruning_epoch_figure
-from reporting.pages.shrinking import shrinking_figures
-from schema.headline import Headline
-from training.history import Event
-from training.phases import PHASES
+from prunezoo.reporting.pages.looks import Looks
+from prunezoo.reporting.pages.palette import INK, LINE, ramp
+from prunezoo.reporting.pages.pruning_epoch import pruning_epoch_figure
+from prunezoo.reporting.pages.shrinking import shrinking_figures
+from prunezoo.schema.headline import Headline
+from prunezoo.training.history import Event
+from prunezoo.training.phases import PHASES
 
 
 def accuracy_figures(

@@ -6,16 +6,16 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from reporting.pages import figures, words
-from reporting.pages.experiments import Experiment, by_setting
-from reporting.pages.figures import Drawn
-from reporting.pages.looks import Looks, legend, looks_of, swatch
-from reporting.pages.stability import stability_figures
-from reporting.pages.verdicts import sentences, verdicts
-from reporting.papers import find_table, number
-from reporting.records import Record
-from reporting.tables.compare import Comparison
-from reporting.tables.grid import Grid, grid
+from prunezoo.reporting.pages import figures, words
+from prunezoo.reporting.pages.experiments import Experiment, by_setting
+from prunezoo.reporting.pages.figures import Drawn
+from prunezoo.reporting.pages.looks import Looks, legend, looks_of, swatch
+from prunezoo.reporting.pages.stability import stability_figures
+from prunezoo.reporting.pages.verdicts import sentences, verdicts
+from prunezoo.reporting.papers import find_table, number
+from prunezoo.reporting.records import Record
+from prunezoo.reporting.tables.compare import Comparison
+from prunezoo.reporting.tables.grid import Grid, grid
 
 NOTHING = "<p>No run yet.</p>"
 DIFFERS = "what differs"

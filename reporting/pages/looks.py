@@ -9,8 +9,8 @@ from html import escape
 from itertools import cycle
 from typing import Any, NamedTuple
 
-from reporting.pages.experiments import DENSE
-from reporting.pages.palette import COLOURS, INK
+from prunezoo.reporting.pages.experiments import DENSE
+from prunezoo.reporting.pages.palette import COLOURS, INK
 
 MARKERS = "osD^vPXp<>h"  # their number and that of the colours have no divisor in common
 FILLS = ("full", "none", "left", "bottom")

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from reporting.pages.drawing import Drawn, draw, of, slug, tip
-from reporting.pages.experiments import Experiment
-from reporting.pages.looks import Looks
-from reporting.tables.oracle import ratio_of
+from prunezoo.reporting.pages.drawing import Drawn, draw, of, slug, tip
+from prunezoo.reporting.pages.experiments import Experiment
+from prunezoo.reporting.pages.looks import Looks
+from prunezoo.reporting.tables.oracle import ratio_of
 
 FEWEST = 3  # epochs that make a line
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from reporting.pages.drawing import Drawn, draw, slug
-from reporting.pages.experiments import Experiment
-from reporting.pages.looks import Look, Looks
-from reporting.pages.palette import LINE
-from training.history import Layers, LayerSizes
+from prunezoo.reporting.pages.drawing import Drawn, draw, slug
+from prunezoo.reporting.pages.experiments import Experiment
+from prunezoo.reporting.pages.looks import Look, Looks
+from prunezoo.reporting.pages.palette import LINE
+from prunezoo.training.history import Layers, LayerSizes
 
 NAMED = 24  # layers that all have a name; of more every k-th has
 HIGH = 48  # rows of the tallest picture

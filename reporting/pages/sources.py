@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reporting import papers
-from reporting.claims import Claim
-from reporting.records import Record
-from reporting.tables.compare import compare
-from reporting.tables.grid import Grid, grid, markdown
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import Claim
+from prunezoo.reporting.records import Record
+from prunezoo.reporting.tables.compare import compare
+from prunezoo.reporting.tables.grid import Grid, grid, markdown
 
 BLOCK = re.compile(r"(<!-- results:(\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)

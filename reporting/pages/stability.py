@@ -12,10 +12,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from reporting.pages.drawing import Drawn, draw, legend, slug
-from reporting.pages.experiments import Experiment
-from reporting.pages.palette import INK, ramp
-from training.history import Event
+from prunezoo.reporting.pages.drawing import Drawn, draw, legend, slug
+from prunezoo.reporting.pages.experiments import Experiment
+from prunezoo.reporting.pages.palette import INK, ramp
+from prunezoo.training.history import Event
 
 EPI, STRUCTURE = "epi/removed_", "epi/structure_"
 Curve = list[tuple[int, float]]  # epochs trained, value

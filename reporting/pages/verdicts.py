@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from reporting.pages.experiments import DENSE, FLOPS, Experiment
+from prunezoo.reporting.pages.experiments import DENSE, FLOPS, Experiment
 
 GAP = 1.3  # of the parts that are left: experiments further apart are no longer of one size
 

@@ -15,14 +15,14 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from reporting.errors import ReportingError
-from reporting.pages.experiments import COSTS, by_setting
-from reporting.pages.html import runs_grid
-from reporting.papers import Table, find_table
-from reporting.records import Record
-from reporting.tables.compare import Comparison
-from reporting.tables.grid import grid, markdown
-from schema.headline import ACCURACY, Headline
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.pages.experiments import COSTS, by_setting
+from prunezoo.reporting.pages.html import runs_grid
+from prunezoo.reporting.papers import Table, find_table
+from prunezoo.reporting.records import Record
+from prunezoo.reporting.tables.compare import Comparison
+from prunezoo.reporting.tables.grid import grid, markdown
+from prunezoo.schema.headline import ACCURACY, Headline
 
 # columns of every project, behind its headlines
 FIRST = ("model/params", "model/macs", "model/sparsity", "cost/training_flops",

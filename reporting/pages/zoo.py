@@ -3,9 +3,9 @@
 import shlex
 from collections.abc import Sequence
 
-from reporting.pages.experiments import UNSAID, Experiment, by_setting
-from reporting.records import Record
-from reporting.tables.grid import Grid, markdown
+from prunezoo.reporting.pages.experiments import UNSAID, Experiment, by_setting
+from prunezoo.reporting.records import Record
+from prunezoo.reporting.tables.grid import Grid, markdown
 
 HEAD = """# Model zoo
 

@@ -7,11 +7,11 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from models import build
-from models.files.model_file import widths
-from reporting.records import Record
-from schema.recipe import Recipe
-from training.data.facts import facts_of
+from prunezoo.models import build
+from prunezoo.models.files.model_file import widths
+from prunezoo.reporting.records import Record
+from prunezoo.schema.recipe import Recipe
+from prunezoo.training.data.facts import facts_of
 
 LIBRARY = "prunezoo"
 TASK = "image-classification"
@@ -21,7 +21,7 @@ USE = """## Use
 From a checkout of prunezoo; the file holds weights and structure, and nothing in it is run.
 
 ```python
-import models
+from prunezoo import models
 
 model = models.load("{address}")  # in evaluation mode, on the CPU
 ```

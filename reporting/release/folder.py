@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from models import header
-from models.files.places import MODEL
-from reporting.errors import ReportingError
-from reporting.records import Record, collect, load_record
-from reporting.release.card import card
-from schema.recipe import Recipe, load
-from training.start import RESOLVED
+from prunezoo.models import header
+from prunezoo.models.files.places import MODEL
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.records import Record, collect, load_record
+from prunezoo.reporting.release.card import card
+from prunezoo.schema.recipe import Recipe, load
+from prunezoo.training.start import RESOLVED
 
 RECORD, CARD = "record.json", "README.md"
 FILES = (MODEL, RESOLVED, RECORD, CARD)

@@ -3,9 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from models.files.places import HUB, repository
-from reporting.errors import ReportingError
-from reporting.release.folder import FILES, release
+from prunezoo.models.files.places import HUB, repository
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.release.folder import FILES, release
 
 
 def send(run: Path, address: str, license: str) -> str:

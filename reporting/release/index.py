@@ -1,9 +1,9 @@
-"""Write zoo/README.md, a line for each release there: `python -m reporting.release.index`."""
+"""Write zoo/README.md, a line for each release: `python -m prunezoo.reporting.release.index`."""
 
 from pathlib import Path
 
-from models.files.places import MODEL
-from reporting.release.folder import RECORD, released_record
+from prunezoo.models.files.places import MODEL
+from prunezoo.reporting.release.folder import RECORD, released_record
 
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
 HEAD = """# Weights

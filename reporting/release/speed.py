@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.count import count
-from models.export import Exported
-from models.speed import medians
-from reporting.tables.grid import Grid
-from training.folder.environment import cpu_name
+from prunezoo.models.count import count
+from prunezoo.models.export import Exported
+from prunezoo.models.speed import medians
+from prunezoo.reporting.tables.grid import Grid
+from prunezoo.training.folder.environment import cpu_name
 
 Export = Callable[[nn.Module, Path], Exported]
 BATCH = 32  # of images per second, where a file takes batches of any size

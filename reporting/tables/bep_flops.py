@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reporting.claims import Claim
-from reporting.papers import Table
-from schema.duration import Duration
-from schema.source import Source, override, resolve
-from training.data.facts import DATASETS
+from prunezoo.reporting.claims import Claim
+from prunezoo.reporting.papers import Table
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.source import Source, override, resolve
+from prunezoo.training.data.facts import DATASETS
 
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from schema.command_line import Arguments
-from schema.duration import Duration
+from prunezoo.schema.command_line import Arguments
+from prunezoo.schema.duration import Duration
 
 ROOT = Path(__file__).resolve().parents[2]
 RATES = {

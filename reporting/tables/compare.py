@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reporting import papers
-from reporting.claims import Claim
-from reporting.papers import Cell, Column, Table
-from reporting.records import Record, numbers, standard_error
-from reporting.tables.oracle import RATIOS, with_changes
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import Claim
+from prunezoo.reporting.papers import Cell, Column, Table
+from prunezoo.reporting.records import Record, numbers, standard_error
+from prunezoo.reporting.tables.oracle import RATIOS, with_changes
 
 
 @dataclass(frozen=True)

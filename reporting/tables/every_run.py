@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from reporting.records import Record
-from reporting.tables.grid import plain_cell
+from prunezoo.reporting.records import Record
+from prunezoo.reporting.tables.grid import plain_cell
 
 JOB = ("record", "row", "study", "recipe", "settings", "seed")
 

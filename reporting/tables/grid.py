@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reporting.papers import Cell, Column, Table
-from reporting.tables.bep_flops import agreement, recompute
-from reporting.tables.compare import Comparison, Measured
+from prunezoo.reporting.papers import Cell, Column, Table
+from prunezoo.reporting.tables.bep_flops import agreement, recompute
+from prunezoo.reporting.tables.compare import Comparison, Measured
 
 CONVENTION = "†"  # marks headings of figures counted in a paper's own way
 SLIP = "‡"  # marks figures that contradict others of their paper

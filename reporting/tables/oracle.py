@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from reporting import papers
-from reporting.papers import Table
-from reporting.records import Job, Record, split_row
+from prunezoo.reporting import papers
+from prunezoo.reporting.papers import Table
+from prunezoo.reporting.records import Job, Record, split_row
 
 CHANGE, RATIOS = "grid/abs_top1_change", "grid/removed_percent"  # keys of a policy's summary
 START, POLICY = "pruning.schedule.start=", "policy"

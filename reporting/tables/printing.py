@@ -8,11 +8,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from reporting.papers import Table
-from reporting.tables import grid as show
-from reporting.tables.compare import Comparison
-from reporting.tables.grid import Grid
-from reporting.tables.layout import parts
+from prunezoo.reporting.papers import Table
+from prunezoo.reporting.tables import grid as show
+from prunezoo.reporting.tables.compare import Comparison
+from prunezoo.reporting.tables.grid import Grid
+from prunezoo.reporting.tables.layout import parts
 
 SUFFIX = {"json": ".json", "csv": ".csv", "markdown": ".md", "text": ".txt"}
 

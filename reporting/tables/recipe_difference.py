@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from schema.source import read
+from prunezoo.schema.source import read
 
 RECIPE = "recipe.resolved.yaml"  # every value of a run, and where it is from
 ELSEWHERE = ("log.", "checkpoint.", "data.path", "data.workers")  # no part of a result

@@ -4,10 +4,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from reporting.records import Record
-from reporting.tables.grid import Grid
-from reporting.tables.oracle import best_epochs, changes, epoch_of, group, is_point, ratio_of
-from schema.headline import ACCURACY
+from prunezoo.reporting.records import Record
+from prunezoo.reporting.tables.grid import Grid
+from prunezoo.reporting.tables.oracle import (
+    best_epochs,
+    changes,
+    epoch_of,
+    group,
+    is_point,
+    ratio_of,
+)
+from prunezoo.schema.headline import ACCURACY
 
 
 def recipe_grid(recipe: str, amount: str, records: Iterable[Record]) -> Grid:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reporting.errors import RecordError
-from reporting.json_files import SummaryFile, check, read_object
-from reporting.tables.grid import Grid
-from reporting.tables.recipe_difference import RECIPE, differences
-from schema.headline import Headline
-from training.history import Summary
+from prunezoo.reporting.errors import RecordError
+from prunezoo.reporting.json_files import SummaryFile, check, read_object
+from prunezoo.reporting.tables.grid import Grid
+from prunezoo.reporting.tables.recipe_difference import RECIPE, differences
+from prunezoo.schema.headline import Headline
+from prunezoo.training.history import Summary
 
 Line = tuple[str, str, Callable[[Any], str]]
 REMEDY = "give a folder that train.py has finished"

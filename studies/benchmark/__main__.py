@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from reporting.answer import answer
-from reporting.jobs.launch import Places, missing, run_here, run_jobs
-from reporting.records import Job, load_records
-from reporting.tables.command_line import count
+from prunezoo.reporting.answer import answer
+from prunezoo.reporting.jobs.launch import Places, missing, run_here, run_jobs
+from prunezoo.reporting.records import Job, load_records
+from prunezoo.reporting.tables.command_line import count
 from studies.benchmark.estimate import seconds
 from studies.benchmark.page import page
 from studies.benchmark.picture import draw

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from reporting.pages.drawing import INK, LINE, STYLE, few_ticks
-from reporting.pages.experiments import Point, pareto
-from reporting.pages.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from prunezoo.reporting.pages.drawing import INK, LINE, STYLE, few_ticks
+from prunezoo.reporting.pages.experiments import Point, pareto
+from prunezoo.reporting.pages.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from studies.benchmark.rows import DENSE, Moment
 from studies.benchmark.runs import COSTS, Group, Runs
 from studies.benchmark.tables import mean

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reporting.records import Record
+from prunezoo.reporting.records import Record
 from studies.benchmark.rows import DENSE, Row
 from studies.benchmark.trainings import FOLDER, SETTINGS, Length, Setting, Training, planned
 

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from reporting.pages.experiments import Point, pareto
+from prunezoo.reporting.pages.experiments import Point, pareto
 from studies.benchmark.comparison import at_cost, half_width, holm, p_value, paired, ranks
 from studies.benchmark.rows import DENSE, FIXED, ORACLE, RANDOM_ERK, SMALL, Kind, Row, fixed_name
 from studies.benchmark.runs import COSTS, Group, Run, Runs

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
-from reporting.records import Job
+from prunezoo.reporting.records import Job
 from studies.benchmark.rows import CHANNELS, CORE, DENSE, SMALL, WEIGHTS, Kind, Moment, Row
 
 Length = Literal["equal epochs", "equal cost"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from models.count import count
-from models.zoo import MODELS
-from reporting.jobs.launch import Places
-from reporting.records import Record, load_records
-from schema.recipe import load
+from prunezoo.models.count import count
+from prunezoo.models.zoo import MODELS
+from prunezoo.reporting.jobs.launch import Places
+from prunezoo.reporting.records import Record, load_records
+from prunezoo.schema.recipe import load
 from studies.benchmark import __main__ as benchmark
 from studies.benchmark import comparison, page, tables
 from studies.benchmark.picture import draw

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pruning.selection.bep.forecast import Forecast
+from prunezoo.pruning.selection.bep.forecast import Forecast
 from studies.decisions import BY, REMOVED, Layer, Task, _judge, main, promises, replay
 from studies.saliency import read
 

@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 
 import train
 from deploy.proof import until
-from schema.recipe import load
+from prunezoo.schema.recipe import load
 from studies import scaling
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ CONSTRAINTS = dict(
 def test_the_job_names_a_recipe_that_divides_over_its_processes():
     (container,) = POD["containers"]
     launcher = get_args_parser().parse_args([*container["command"][3:], *container["args"]])
-    assert container["command"][:3] == ["python", "-m", "training.ranks.torchrun"]
+    assert container["command"][:3] == ["python", "-m", "prunezoo.training.ranks.torchrun"]
     arguments = train.parse(launcher.training_script_args)
     recipe, _ = load(ROOT / arguments.recipe)
     policy, each = JOB["spec"]["elasticPolicy"], int(JOB["spec"]["nprocPerNode"])
@@ -73,7 +73,7 @@ def test_shell_scripts_are_whole(name):
 @pytest.mark.parametrize("name", ["slurm/train.sbatch", "two_machines.py"])
 def test_launchers_are_given_options_that_they_have(name):
     text = (ROOT / "deploy" / name).read_text()
-    launch = text[text.index("training.ranks.torchrun") :].split("train.py")[0]
+    launch = text[text.index("prunezoo.training.ranks.torchrun") :].split("train.py")[0]
     options = {word for action in get_args_parser()._actions for word in action.option_strings}
     given = set(re.findall(r"--\w+(?==)", launch))
     assert "--max_restarts" in given

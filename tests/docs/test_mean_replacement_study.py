@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pruning.laboratory.table import compact, write
+from prunezoo.pruning.laboratory.table import compact, write
 from studies import mean_replacement as study
 from studies import penalty_records as records
 

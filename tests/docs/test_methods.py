@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from docs import methods
-from pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria import CRITERIA
 
 ROOT = Path(__file__).parents[2]
 

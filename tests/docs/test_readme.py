@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from models.count import count
-from training.folder.environment import VERSION
+from prunezoo import __version__
+from prunezoo.models.count import count
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,5 +58,5 @@ def test_pages_and_recipes_fit_a_screen():
 
 
 def test_one_version_everywhere():
-    assert f"\n## {VERSION}" in (ROOT / "CHANGELOG.md").read_text()
-    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

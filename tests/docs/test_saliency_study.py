@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
-from pruning.selection.bep.forecast import fit
+from prunezoo.pruning.selection.bep.forecast import fit
 from studies import saliency
 from studies.saliency import CHOICES, LATEST, MODELS, main, read, seen
 

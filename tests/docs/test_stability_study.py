@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from schema.recipe import RecipeError
+from prunezoo.schema.recipe import RecipeError
 from studies.stability import Line, between, measure, table
 from tests.support.runs import DIGITS, ROOT
 

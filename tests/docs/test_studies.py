@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from reporting.claims import find_claims
-from reporting.jobs import study as of
-from reporting.jobs.launch import Places
-from reporting.jobs.study import Study, carry_out
-from reporting.records import Job, Record
-from schema.recipe import load
+from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.jobs import study as of
+from prunezoo.reporting.jobs.launch import Places
+from prunezoo.reporting.jobs.study import Study, carry_out
+from prunezoo.reporting.records import Job, Record
+from prunezoo.schema.recipe import load
 from studies import early, foresight, when
 
 CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "papers/claims")}

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import MODELS, build
-from models.axes.find import axes, masks, shrink
-from models.axes.trace import named_tensors
-from models.count import count
-from models.errors import ModelError
+from prunezoo.models import MODELS, build
+from prunezoo.models.axes.find import axes, masks, shrink
+from prunezoo.models.axes.trace import named_tensors
+from prunezoo.models.count import count
+from prunezoo.models.errors import ModelError
 from tests.support.tiers import slow_but
 
 

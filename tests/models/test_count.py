@@ -3,19 +3,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import MODELS, build
-from models.count import (
+from prunezoo.models import MODELS, build
+from prunezoo.models.count import (
     LayerCount,
     count,
     stored_bytes,
     weight_sparsity,
 )
-from models.paper_counts import (
+from prunezoo.models.paper_counts import (
     earlycrop_compressed_bits,
     earlycrop_node_sparsity,
     earlycrop_weight_sparsity,
 )
-from reporting.conventions import bep_flops, bep_weight_flops
+from prunezoo.reporting.conventions import bep_flops, bep_weight_flops
 
 
 def on_meta(name: str, classes: int, **options) -> nn.Module:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.eager import step_eagerly
+from prunezoo.models.eager import step_eagerly
 
 OPTIMIZERS = {
     "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from models import ModelError, export, speed
-from models.export import TOLERANCE, export_onnx, export_program
-from pruning import prune_once
+from prunezoo.models import ModelError, export, speed
+from prunezoo.models.export import TOLERANCE, export_onnx, export_program
+from prunezoo.pruning import prune_once
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NETWORKS = {

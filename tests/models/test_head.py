@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models.axes.find import axes
-from models.axes.removal import shrink
-from models.errors import ModelError
-from models.head import renew_head
+from prunezoo import models
+from prunezoo.models.axes.find import axes
+from prunezoo.models.axes.removal import shrink
+from prunezoo.models.errors import ModelError
+from prunezoo.models.head import renew_head
 from tests.support.tiers import slow_but
 
 NETWORKS = {

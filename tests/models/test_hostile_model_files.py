@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from models import ModelError, build, header, load
-from models.files.description import FORMAT
+from prunezoo.models import ModelError, build, header, load
+from prunezoo.models.files.description import FORMAT
 
 LAST = "classifier.weight"
 FIRST = "features.0.weight"
@@ -247,7 +247,7 @@ def test_tensors_that_are_missing(tmp_path):
 LIMITED = """
 import resource, sys
 import timm
-import models.files
+from prunezoo import models
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 for path in sys.argv[1:]:

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models import ModelError, build, header, load, save
-from models.bias_map import add_bias_map
-from models.files.description import FORMAT
+from prunezoo.models import ModelError, build, header, load, save
+from prunezoo.models.bias_map import add_bias_map
+from prunezoo.models.files.description import FORMAT
 
 LAST = "classifier.weight"
 
@@ -112,7 +112,7 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatc
         Path(filename).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("models.files.tensor_files.save_file", full_disk)
+    monkeypatch.setattr("prunezoo.models.files.tensor_files.save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(model, path)
     assert path.read_bytes() == before

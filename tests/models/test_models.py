@@ -9,11 +9,11 @@ import timm
 import torch
 from torch import nn
 
-from models import MODELS, ModelError, build, initialise
-from models.dense import unpooled
-from models.layers import GridMean
-from models.resnet import PadShortcut
-from schema.recipe import load
+from prunezoo.models import MODELS, ModelError, build, initialise
+from prunezoo.models.dense import unpooled
+from prunezoo.models.layers import GridMean
+from prunezoo.models.resnet import PadShortcut
+from prunezoo.schema.recipe import load
 
 OURS = [n for n, entry in MODELS.items() if "width" in entry.parameters and not entry.dense]
 LAST = "classifier.weight"

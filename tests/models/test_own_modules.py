@@ -10,10 +10,10 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models import ModelError, build, header, load, load_into, save
-from models.axes.find import axes, shrink
-from models.bias_map import add_bias_map
-from pruning import prune_once
+from prunezoo.models import ModelError, build, header, load, load_into, save
+from prunezoo.models.axes.find import axes, shrink
+from prunezoo.models.bias_map import add_bias_map
+from prunezoo.pruning import prune_once
 from tests.support.tiers import slow_but
 
 
@@ -339,7 +339,7 @@ def header_text(path):
 
 
 def signed(raw, tensors):
-    from models.files.description import digest
+    from prunezoo.models.files.description import digest
 
     return raw | {"sha256": digest(raw, tensors)}
 

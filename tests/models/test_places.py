@@ -6,7 +6,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from models import ModelError, build, header, load, save
+from prunezoo.models import ModelError, build, header, load, save
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 IMAGE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -8,15 +8,15 @@ import torch
 import torchvision
 from huggingface_hub import constants
 
-from models import ModelError, build, load, save
-from models.pretrained import pretrained_for
-from schema.recipe import Recipe, RecipeError
-from schema.recipe import load as load_recipe
+from prunezoo.models import ModelError, build, load, save
+from prunezoo.models.pretrained import pretrained_for
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.schema.recipe import load as load_recipe
+from prunezoo.training.build import build_model
+from prunezoo.training.data.data import info
+from prunezoo.training.rehearsal import rehearse
+from prunezoo.training.trained import find
 from tests.support.runs import DIGITS, ROOT
-from training.build import build_model
-from training.data.data import info
-from training.rehearsal import rehearse
-from training.trained import find
 
 NAME = "torchvision/squeezenet1_1"
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -11,12 +11,12 @@ from timm.models.byobnet import MobileOneBlock
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from models.axes.find import axes, masks, shrink
-from models.axes.labels import cuts, take
-from models.axes.trace import named_tensors
-from models.errors import ModelError
-from models.files.shapes import reshape, widths
-from pruning import PruningError, prune_once
+from prunezoo.models.axes.find import axes, masks, shrink
+from prunezoo.models.axes.labels import cuts, take
+from prunezoo.models.axes.trace import named_tensors
+from prunezoo.models.errors import ModelError
+from prunezoo.models.files.shapes import reshape, widths
+from prunezoo.pruning import PruningError, prune_once
 from tests.support.tiers import slow_but
 
 IMAGES = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

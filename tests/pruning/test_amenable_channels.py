@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from pruning.amount.scope import kept
-from pruning.errors import BudgetError
-from pruning.pruner import Pruner
-from pruning.rounds import WeightRound
-from pruning.selection.regrow import global_gradient
+from prunezoo.pruning.amount.scope import kept
+from prunezoo.pruning.errors import BudgetError
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rounds import WeightRound
+from prunezoo.pruning.selection.regrow import global_gradient
 from tests.support.small_training import Training, images, recipe
 from tests.support.tiers import slow_but
 

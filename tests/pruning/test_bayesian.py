@@ -8,17 +8,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import models
 from benchmarks.kill import outcome
-from models.axes.find import axes
-from pruning.amount.budget import Ask
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
-from pruning.criteria import CRITERIA
-from pruning.selection.bep.forecast import fit
-from pruning.selection.bep.past_forecasts import PastForecasts
-from pruning.selection.bep.saliency import History, Taps
-from pruning.selection.bep.sizes import final_sizes
+from prunezoo import models
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.amount.budget import Ask
+from prunezoo.pruning.amount.scope import floors
+from prunezoo.pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.selection.bep.forecast import fit
+from prunezoo.pruning.selection.bep.past_forecasts import PastForecasts
+from prunezoo.pruning.selection.bep.saliency import History, Taps
+from prunezoo.pruning.selection.bep.sizes import final_sizes
+from prunezoo.training.folder.log import read
 from tests.support.runs import (
     DIGITS,
     SYNTHETIC,
@@ -26,7 +27,6 @@ from tests.support.runs import (
     losses,
 )
 from tests.support.tiers import slow_but
-from training.folder.log import read
 
 SMALL = (
     "training.duration=4ep",

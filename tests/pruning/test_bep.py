@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from pruning.selection.bep.algorithm import (
+from prunezoo.pruning.selection.bep.algorithm import (
     BestSets,
     Plan,
     dynamic_penalty,

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning.compensation.compensations import COMPENSATIONS
-from pruning.criteria import CRITERIA
-from pruning.criteria.brain_surgeon import fisher_blocks, in_blocks, removal_costs
-from pruning.errors import PruningError
-from pruning.pruner import Pruner
-from pruning.rounds import NO_AXES
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.brain_surgeon import fisher_blocks, in_blocks, removal_costs
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rounds import NO_AXES
 from tests.pruning.test_compensation import images, seeded
 from tests.support.small_training import Training, recipe
 from tests.support.small_training import images as drawn
@@ -71,7 +71,7 @@ def test_rows_in_parts_cost_the_same(monkeypatch):
     root = torch.randn(9, 4, generator=stream, dtype=torch.float64)
     inverse = torch.linalg.inv(root.T @ root)
     whole = removal_costs(w, inverse, 4)
-    monkeypatch.setattr("pruning.criteria.brain_surgeon.ENTRIES", 32)
+    monkeypatch.setattr("prunezoo.pruning.criteria.brain_surgeon.ENTRIES", 32)
     assert torch.equal(removal_costs(w, inverse, 4), whole)
 
 

@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.axes.find import axes, shrink
-from models.count import count, layer_weights
-from models.paper_counts import earlycrop_node_sparsity
-from pruning.amount.budget import (
+from prunezoo.models import build
+from prunezoo.models.axes.find import axes, shrink
+from prunezoo.models.count import count, layer_weights
+from prunezoo.models.paper_counts import earlycrop_node_sparsity
+from prunezoo.pruning.amount.budget import (
     Ask,
     BudgetError,
     per_saving,
     select_channels,
 )
-from pruning.amount.latency import Latency, latency_table
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.amount.latency import Latency, latency_table
+from prunezoo.pruning.amount.scope import floors
+from prunezoo.pruning.amount.sizes import Sizes, positions
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 

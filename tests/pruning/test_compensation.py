@@ -4,13 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from models.axes.find import axes, shrink
-from models.bias_map import MappedConv2d
-from pruning.compensation.compensations import COMPENSATIONS, bn_recalibrate, mean_replacement
-from pruning.compensation.mean_replacement import measure, propagate
-from pruning.errors import PruningError
-from schema.options import registry
+from prunezoo.models import build
+from prunezoo.models.axes.find import axes, shrink
+from prunezoo.models.bias_map import MappedConv2d
+from prunezoo.pruning.compensation.compensations import (
+    COMPENSATIONS,
+    bn_recalibrate,
+    mean_replacement,
+)
+from prunezoo.pruning.compensation.mean_replacement import measure, propagate
+from prunezoo.pruning.errors import PruningError
+from prunezoo.schema.options import registry
 from tests.support.compensation import axes_for, bare, images, masked, seeded
 
 
@@ -351,7 +355,7 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
         "woodfisher": "before",
         "reinitialise": "last",
     }
-    options = registry("pruning.compensation.compensations", "COMPENSATIONS")
+    options = registry("prunezoo.pruning.compensation.compensations", "COMPENSATIONS")
     assert set(options["mean_replacement"]) == {"padding", "value"}
     assert not options["none"]
 

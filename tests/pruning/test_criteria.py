@@ -9,13 +9,13 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from models import build
-from models.axes.find import axes
-from pruning.amount.granularity import channel_scores
-from pruning.criteria import CRITERIA, Criterion
-from pruning.criteria.measuring import layer_weights
-from pruning.errors import PruningError
-from schema.options import traits
+from prunezoo.models import build
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.amount.granularity import channel_scores
+from prunezoo.pruning.criteria import CRITERIA, Criterion
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.errors import PruningError
+from prunezoo.schema.options import traits
 from tests.support.criteria_networks import (
     NETS,
     data,
@@ -40,7 +40,7 @@ def test_a_criterion_is_a_function_and_a_line():
 
 
 def test_a_recipe_is_checked_by_the_traits_that_pruning_goes_by():
-    stated = traits("pruning.criteria", "CRITERIA")
+    stated = traits("prunezoo.pruning.criteria", "CRITERIA")
     assert stated.keys() == CRITERIA.keys()
     for name, criterion in CRITERIA.items():
         assert criterion == Criterion(criterion.function, **stated[name])

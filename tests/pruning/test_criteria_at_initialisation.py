@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from models import build
-from pruning.criteria import CRITERIA
-from pruning.criteria.measuring import layer_weights
-from pruning.criteria.walks import Stage, _walks
-from pruning.errors import PruningError
+from prunezoo.models import build
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.criteria.walks import Stage, _walks
+from prunezoo.pruning.errors import PruningError
 from tests.support.criteria_networks import NETS, data, differences, equal, tiny_network
 
 

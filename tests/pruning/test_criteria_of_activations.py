@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.axes.find import axes
-from pruning.compensation.mean_replacement import measure
-from pruning.criteria import CRITERIA
-from pruning.criteria.activations import mean_activations, mean_replacement_scores
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.compensation.mean_replacement import measure
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.activations import mean_activations, mean_replacement_scores
 from tests.support.criteria_networks import (
     data,
     differences,

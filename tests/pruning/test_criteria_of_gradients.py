@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning.criteria import CRITERIA
-from pruning.criteria.measuring import (
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.measuring import (
     gates,
     layer_weights,
     mean_gradient,
     scoring,
 )
-from pruning.errors import PruningError
+from prunezoo.pruning.errors import PruningError
 from tests.support.criteria_networks import (
     NETS,
     data,

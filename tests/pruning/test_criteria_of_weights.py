@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria import CRITERIA
 from tests.support.criteria_networks import (
     NETS,
     data,

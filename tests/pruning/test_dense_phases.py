@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from pruning.amount.scope import kept, select_weights
-from pruning.errors import PruningError
-from pruning.events import plan_events
-from pruning.pruner import Pruner
-from pruning.schedule.schedule import Schedule
+from prunezoo.pruning.amount.scope import kept, select_weights
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.events import plan_events
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.schedule.schedule import Schedule
 from tests.support.small_training import Training, recipe
 
 SCHEDULE = {"start": "4it", "rounds": 3, "every": "7it", "dense": "3it", "curve": "constant"}

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pruning.selection.bep.exact import (
+from prunezoo.pruning.selection.bep.exact import (
     Exact,
     Prior,
     decay_kernel,
@@ -11,7 +11,7 @@ from pruning.selection.bep.exact import (
     starting_prior,
     time_basis,
 )
-from pruning.selection.bep.forecast import Scaling, fit
+from prunezoo.pruning.selection.bep.forecast import Scaling, fit
 from tests.support.histories import generator, history, prior
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pruning.selection.bep.exact import Exact, decay_kernel, fit_prior
-from pruning.selection.bep.forecast import Scaling, fit
+from prunezoo.pruning.selection.bep.exact import Exact, decay_kernel, fit_prior
+from prunezoo.pruning.selection.bep.forecast import Scaling, fit
 from tests.support.histories import generator, history, prior
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")

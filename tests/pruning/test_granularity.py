@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch_pruning as tp
 
-from pruning.amount.granularity import channel_scores, normalised
-from pruning.criteria import CRITERIA
+from prunezoo.pruning.amount.granularity import channel_scores, normalised
+from prunezoo.pruning.criteria import CRITERIA
 from tests.support.criteria_networks import data, tiny_network
 
 

@@ -7,10 +7,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from models import build
-from models.axes.find import axes
-from pruning.application.penalty import GrowingGroupNorm
-from pruning.criteria import CRITERIA
+from prunezoo.models import build
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.application.penalty import GrowingGroupNorm
+from prunezoo.pruning.criteria import CRITERIA
 from tests.support.small_training import Training
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.axes.find import axes
-from pruning.amount.budget import Ask, BudgetError
-from pruning.amount.latency import Latency
-from pruning.amount.sizes import Sizes, positions
-from pruning.errors import PruningError
-from pruning.pruner import Pruner
-from pruning.rounds import ChannelRound
-from pruning.selection.knapsack import Knapsack, Shelf, solutions
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.amount.budget import Ask, BudgetError
+from prunezoo.pruning.amount.latency import Latency
+from prunezoo.pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rounds import ChannelRound
+from prunezoo.pruning.selection.knapsack import Knapsack, Shelf, solutions
 from tests.support.small_training import CHANNEL, Training, recipe
 
 WIDTHS = (8, 16, 24)  # of the layers of `Training` whose channels can go

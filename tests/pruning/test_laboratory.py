@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from models.axes.find import axes, masks
-from pruning.compensation.compensations import mean_replacement
-from pruning.criteria import CRITERIA
-from pruning.laboratory import table as laboratory_table
-from pruning.laboratory.bench import Bench
-from pruning.laboratory.laboratory import Laboratory
-from pruning.laboratory.removal import axes_of, without_lowest
-from schema.laboratory import SCORES, LaboratoryConfig
+from prunezoo.models.axes.find import axes, masks
+from prunezoo.pruning.compensation.compensations import mean_replacement
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.laboratory import table as laboratory_table
+from prunezoo.pruning.laboratory.bench import Bench
+from prunezoo.pruning.laboratory.laboratory import Laboratory
+from prunezoo.pruning.laboratory.removal import axes_of, without_lowest
+from prunezoo.schema.laboratory import SCORES, LaboratoryConfig
 
 
 class Net(nn.Module):

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.axes.find import axes
-from pruning.compensation.compensations import COMPENSATIONS
-from pruning.compensation.input_products import input_products
-from pruning.compensation.least_squares import least_squares
-from pruning.compensation.quadratic import constrained_minimum
-from pruning.errors import PruningError
-from pruning.pruner import Pruner
-from pruning.rounds import NO_AXES
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS
+from prunezoo.pruning.compensation.input_products import input_products
+from prunezoo.pruning.compensation.least_squares import least_squares
+from prunezoo.pruning.compensation.quadratic import constrained_minimum
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rounds import NO_AXES
 from tests.pruning.test_compensation import images, masked, seeded
 from tests.support.runs import DIGITS
 from tests.support.small_training import Training, recipe

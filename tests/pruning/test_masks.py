@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruning.application.masks import Hold
+from prunezoo.pruning.application.masks import Hold
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),

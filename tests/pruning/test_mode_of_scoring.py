@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from models import build
-from pruning.criteria import CRITERIA
-from pruning.criteria.measuring import layers
-from schema.recipe import load
+from prunezoo.models import build
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.measuring import layers
+from prunezoo.schema.recipe import load
 
 ROOT = Path(__file__).parents[2]
 TRAIN = {

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-import models.zoo
 from benchmarks.kill import outcome
-from models.axes.find import shrink
-from pruning.compensation.compensations import mean_replacement
+from prunezoo.models import zoo
+from prunezoo.models.axes.find import shrink
+from prunezoo.pruning.compensation.compensations import mean_replacement
 from tests.support.compensation import axes_for, bare, images, masked, seeded
 from tests.support.runs import DIGITS
 from tests.support.tiers import slow_but
@@ -57,7 +57,7 @@ class Bare(nn.Module):
 def test_a_run_that_goes_on_gives_each_bias_its_own_momentum(
     run_recipe, crash, monkeypatch, decays
 ):
-    monkeypatch.setitem(models.zoo.MODELS, "bare", models.zoo.Entry(Bare))
+    monkeypatch.setitem(zoo.MODELS, "bare", zoo.Entry(Bare))
     settings = (
         "model=bare",
         "training.duration=2ep",

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import build
-from models.count import count
-from models.errors import ModelError
-from pruning import Criterion, PruningError, latency_table, prune_once
-from pruning.amount.latency import Latency
-from pruning.criteria import CRITERIA
-from pruning.errors import BudgetError, NoEffect
-from pruning.pruner import Pruner
+from prunezoo.models import build
+from prunezoo.models.count import count
+from prunezoo.models.errors import ModelError
+from prunezoo.pruning import Criterion, PruningError, latency_table, prune_once
+from prunezoo.pruning.amount.latency import Latency
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.errors import BudgetError, NoEffect
+from prunezoo.pruning.pruner import Pruner
 from tests.support.small_training import Training, images, network, recipe
 
 IMAGE = torch.zeros(1, 1, 8, 8)

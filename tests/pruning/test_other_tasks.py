@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.trees import Shape
-from pruning import prune_once
-from pruning.criteria import CRITERIA
-from pruning.errors import PruningError
-from tasks.classification import CLASSES
-from tasks.regression import Regression
-from tasks.task import Targets
+from prunezoo.models.trees import Shape
+from prunezoo.pruning import prune_once
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.errors import PruningError
+from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.task import Targets
 from tests.support.criteria_networks import tiny_network
 
 TASK = Regression(Targets(3, Shape((3,))))

@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.count import count
-from pruning import channel_pruning
-from pruning.application.penalty import _SumOfNorms
-from pruning.criteria import CRITERIA
-from pruning.errors import BudgetError, NoEffect, PruningError
-from pruning.events import plan_events
-from pruning.no_pruning import NoPruning
-from pruning.pruner import Pruner
-from pruning.training_view import stream_seed
+from prunezoo.models.count import count
+from prunezoo.pruning import channel_pruning
+from prunezoo.pruning.application.penalty import _SumOfNorms
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.errors import BudgetError, NoEffect, PruningError
+from prunezoo.pruning.events import plan_events
+from prunezoo.pruning.no_pruning import NoPruning
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.training_view import stream_seed
+from prunezoo.training.random import generator
 from tests.support.small_training import (
     AVERAGED,
     CHANNEL,
@@ -28,7 +29,6 @@ from tests.support.small_training import (
     recipe,
 )
 from tests.support.tiers import slow_but
-from training.random import generator
 
 ONE_SHOT = {"start": "2ep"}
 ITERATIVE = {"start": "1ep", "rounds": 5}

@@ -8,16 +8,16 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import train
-from pruning.application.penalty import GroupLasso, L1Bn
-from pruning.criteria import CRITERIA, Criterion
-from pruning.criteria.measuring import layer_weights
-from pruning.errors import BudgetError, NoEffect, PruningError
-from pruning.events import SHOWN, plan_events
-from pruning.pruner import Pruner
-from pruning.schedule.triggers import Epi, MaskDistance, RandomEpoch
-from pruning.selection.bep.selection import BayesianEarlyPruning
-from pruning.selection.search import EagleEye, PruneFromScratch
-from pruning.selection.selections import Threshold
+from prunezoo.pruning.application.penalty import GroupLasso, L1Bn
+from prunezoo.pruning.criteria import CRITERIA, Criterion
+from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.errors import BudgetError, NoEffect, PruningError
+from prunezoo.pruning.events import SHOWN, plan_events
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.schedule.triggers import Epi, MaskDistance, RandomEpoch
+from prunezoo.pruning.selection.bep.selection import BayesianEarlyPruning
+from prunezoo.pruning.selection.search import EagleEye, PruneFromScratch
+from prunezoo.pruning.selection.selections import Threshold
 from tests.support.runs import DIGITS
 from tests.support.small_training import (
     AVERAGED,

@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pruning.amount.scope import kept, select_weights
-from pruning.pruner import Pruner
-from pruning.rounds import WeightRound
-from pruning.schedule.schedule import Schedule
-from pruning.selection.regrow import gradient, random
+from prunezoo.pruning.amount.scope import kept, select_weights
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rounds import WeightRound
+from prunezoo.pruning.schedule.schedule import Schedule
+from prunezoo.pruning.selection.regrow import gradient, random
 from tests.support.small_training import Training, recipe
 
 

@@ -11,25 +11,28 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import models.zoo
-from models.axes.find import axes
-from pruning import rehearsal
-from pruning.amount.budget import (
+from prunezoo.models import zoo
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning import rehearsal
+from prunezoo.pruning.amount.budget import (
     Ask,
     BudgetError,
     check_floor,
     select_channels,
 )
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
-from pruning.compensation.compensations import COMPENSATIONS
-from pruning.criteria import CRITERIA, Criterion
-from pruning.errors import PruningError
-from pruning.pruner import Pruner
-from pruning.rehearsal import check_laboratory
-from schema.laboratory import LaboratoryConfig
-from schema.pruning import PruningConfig
-from schema.recipe import RecipeError, load
+from prunezoo.pruning.amount.scope import floors
+from prunezoo.pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.compensation.compensations import COMPENSATIONS
+from prunezoo.pruning.criteria import CRITERIA, Criterion
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rehearsal import check_laboratory
+from prunezoo.schema.laboratory import LaboratoryConfig
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.training.data.data import info
+from prunezoo.training.ranks.shares import portions
+from prunezoo.training.rehearsal import _smallest_share, rehearse
 from tests.support.runs import DIGITS, ROOT
 from tests.support.small_training import (
     STEPS,
@@ -39,9 +42,6 @@ from tests.support.small_training import (
     recipe,
 )
 from tests.support.tiers import slow_but
-from training.data.data import info
-from training.ranks.shares import portions
-from training.rehearsal import _smallest_share, rehearse
 
 check = partial(rehearsal.check, steps_per_epoch=STEPS, total_steps=4 * STEPS)
 
@@ -230,7 +230,7 @@ def test_axes_that_only_values_show_to_be_fixed_are_judged_with_values(monkeypat
     assert "bn_scale has no score for second" in (rehearsed(config, Written()) or "")
     assert rehearsed(config, Written(), "cpu") is None
     assert really(config, Written()) is None
-    monkeypatch.setitem(models.zoo.MODELS, "written", models.zoo.Entry(Written))
+    monkeypatch.setitem(zoo.MODELS, "written", zoo.Entry(Written))
     prunes = "pruning={criterion: bn_scale, granularity: channel, channels: 50%}"
     stated, _ = load(ROOT / DIGITS, ["model=written", prunes])
     rehearse(stated, info(stated.data))

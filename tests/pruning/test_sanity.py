@@ -9,10 +9,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.layers import initialise
-from pruning.pruner import Pruner
-from pruning.schedule.triggers import similarity
-from pruning.selection.sanity import SANITY_CHECKS, Choice, Invert, Restructure, Shuffle
+from prunezoo.models.layers import initialise
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.schedule.triggers import similarity
+from prunezoo.pruning.selection.sanity import SANITY_CHECKS, Choice, Invert, Restructure, Shuffle
 from tests.support.small_training import AVERAGED, CHANNEL, Training, recipe
 
 WEIGHT: dict[str, Any] = {"criterion": "snip", "sparsity": 0.8}

@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from pruning.amount.scope import keep_exactly, kept
-from pruning.schedule.schedule import CURVES, Schedule
-from pruning.schedule.triggers import (
+from prunezoo.pruning.amount.scope import keep_exactly, kept
+from prunezoo.pruning.schedule.schedule import CURVES, Schedule
+from prunezoo.pruning.schedule.triggers import (
     Drift,
     Epi,
     MaskDistance,
@@ -17,7 +17,7 @@ from pruning.schedule.triggers import (
     WouldKeep,
     similarity,
 )
-from schema.pruning import PruningConfig, ScheduleConfig
+from prunezoo.schema.pruning import PruningConfig, ScheduleConfig
 
 
 def no_scores(removed: float) -> dict[str, torch.Tensor]:

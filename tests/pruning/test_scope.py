@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.amount.scope import (
+from prunezoo.pruning.amount.scope import (
     floors,
     keep_best,
     keep_beyond,
@@ -13,8 +13,8 @@ from pruning.amount.scope import (
     select_weights,
     share,
 )
-from pruning.errors import BudgetError
-from pruning.pruner import Pruner
+from prunezoo.pruning.errors import BudgetError
+from prunezoo.pruning.pruner import Pruner
 from tests.support.small_training import Training, recipe
 
 

@@ -11,26 +11,26 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from models.axes.find import axes, shrink
-from models.count import count
-from pruning.amount.budget import Ask, BudgetError
-from pruning.amount.granularity import channel_scores
-from pruning.amount.scope import floors
-from pruning.amount.sizes import Sizes, positions
-from pruning.compensation.compensations import bn_recalibrate
-from pruning.compensation.global_batchnorm import WholeBatch
-from pruning.criteria import CRITERIA
-from pruning.pruner import Pruner
-from pruning.rounds import ChannelRound
-from pruning.selection.search import (
+from prunezoo.models.axes.find import axes, shrink
+from prunezoo.models.count import count
+from prunezoo.pruning.amount.budget import Ask, BudgetError
+from prunezoo.pruning.amount.granularity import channel_scores
+from prunezoo.pruning.amount.scope import floors
+from prunezoo.pruning.amount.sizes import Sizes, positions
+from prunezoo.pruning.compensation.compensations import bn_recalibrate
+from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.rounds import ChannelRound
+from prunezoo.pruning.selection.search import (
     EagleEye,
     PruneFromScratch,
     gated,
     readers,
 )
-from pruning.training_view import stream_seed
-from schema.pruning import PruningConfig
-from tasks.classification import CLASSES
+from prunezoo.pruning.training_view import stream_seed
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.tasks.classification import CLASSES
 from tests.pruning.test_criteria import state as everything
 from tests.support.criteria_networks import (
     Residual,

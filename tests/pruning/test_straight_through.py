@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pruning.amount.scope import keep_n_of_m, select_weights
-from pruning.errors import PruningError
-from pruning.pruner import Pruner
+from prunezoo.pruning.amount.scope import keep_n_of_m, select_weights
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
 from tests.support.small_training import Training, images, recipe
 
 SR_STE = {"scope": "2:4", "application": "straight_through", "refine": 0.5}

@@ -14,9 +14,9 @@ from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from models import build
-from models.axes.find import axes, masks
-from pruning.application.surgery import prune_channels
+from prunezoo.models import build
+from prunezoo.models.axes.find import axes, masks
+from prunezoo.pruning.application.surgery import prune_channels
 from tests.support.tiers import slow_but
 
 IMAGE = torch.zeros(1, 3, 32, 32, dtype=torch.float64)

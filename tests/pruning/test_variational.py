@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pruning.selection.bep.exact import Exact, Prior
-from pruning.selection.bep.forecast import Scaling, fit
+from prunezoo.pruning.selection.bep.exact import Exact, Prior
+from prunezoo.pruning.selection.bep.forecast import Scaling, fit
 from tests.support.histories import generator, history
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarni
 @pytest.mark.slow
 def test_variational_posterior_nears_the_exact_one_at_its_optimum():
     """For one latent: between several it keeps no covariance, which the exact one has."""
-    from pruning.selection.bep.variational import fit_variational
+    from prunezoo.pruning.selection.bep.variational import fit_variational
 
     times, S, _ = history(n=12, elements=3, noise=0.3)
     scaled = Scaling.fit(times, S).apply(S)
@@ -27,7 +27,7 @@ def test_variational_posterior_nears_the_exact_one_at_its_optimum():
 
 @pytest.mark.parametrize("kernel", ["decay", "decay_constant"])
 def test_variational_kernel_is_the_same_function(kernel):
-    from pruning.selection.bep.variational import ExponentialDecayKernel
+    from prunezoo.pruning.selection.bep.variational import ExponentialDecayKernel
 
     alpha, beta = torch.tensor([0.5, 2.0]).double(), torch.tensor([1.0, 30.0]).double()
     times = torch.linspace(0, 20, 7, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_variational_kernel_is_the_same_function(kernel):
 
 
 def test_a_variational_fit_depends_on_no_random_numbers_and_takes_none():
-    from pruning.selection.bep.variational import fit_variational
+    from prunezoo.pruning.selection.bep.variational import fit_variational
 
     times, S, _ = history(n=12, elements=3)
 
@@ -59,7 +59,7 @@ def test_a_variational_fit_depends_on_no_random_numbers_and_takes_none():
 @pytest.mark.slow
 def test_variational_fit_goes_on_until_it_has_converged():
     """Twice as many steps find the same hyper-parameters' evidence; a few hundred fall short."""
-    from pruning.selection.bep.variational import fit_variational
+    from prunezoo.pruning.selection.bep.variational import fit_variational
 
     times, S, _ = history(n=16, elements=6, noise=0.3)
     scaled = Scaling.fit(times, S).apply(S)

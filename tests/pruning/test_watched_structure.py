@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from pruning.errors import PruningError
-from pruning.pruner import Pruner
-from schema.pruning import PruningConfig
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.training.folder.log import read
 from tests.support.runs import DIGITS, SYNTHETIC, launch_several
 from tests.support.small_training import AVERAGED, STEPS, Training, recipe
-from training.folder.log import read
 
 NORMED = AVERAGED | {"granularity": "channel"}  # 48 units in layers of 8, 16 and 24
 UNITS = {

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from pruning.events import plan_events
-from pruning.pruner import Pruner
-from reporting.conventions import earlycrop
-from schema.recipe import load
+from prunezoo import models
+from prunezoo.pruning.events import plan_events
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.reporting.conventions import earlycrop
+from prunezoo.schema.recipe import load
+from prunezoo.training import loop
+from prunezoo.training.lr import factor
 from tests.support.runs import DIGITS, ROOT, TINY
 from tests.support.small_training import (
     AVERAGED,
@@ -20,8 +22,6 @@ from tests.support.small_training import (
     network,
     recipe,
 )
-from training import loop
-from training.lr import factor
 
 # ── rounds, triggers and rates ───────────────────────────────────────────────────────────────────
 EPI = {"name": "epi", "r": 1, "tau": 0.0, "ratios": [0.5]}

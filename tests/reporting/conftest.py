@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from reporting import papers
-from reporting.pages.html import write
-from reporting.records import load_records
-from reporting.tables.compare import compare
+from prunezoo.reporting import papers
+from prunezoo.reporting.pages.html import write
+from prunezoo.reporting.records import load_records
+from prunezoo.reporting.tables.compare import compare
 from tests.support.synthetic_runs import make_results
 
 

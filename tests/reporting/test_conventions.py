@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import tables
-from models import build
-from models.count import count
-from reporting.conventions import bep_flops, bep_inference, bep_weight_flops, spent
-from reporting.records import Record, load_records
+from prunezoo.models import build
+from prunezoo.models.count import count
+from prunezoo.reporting.conventions import bep_flops, bep_inference, bep_weight_flops, spent
+from prunezoo.reporting.records import Record, load_records
 
 RECORDS = [
     record

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from reporting.pages.experiments import COSTS, Point, by_setting, pareto, points
-from reporting.pages.html import page, runs_grid
-from reporting.pages.zoo import zoo_page
-from reporting.records import Job, collect, load_records
-from reporting.tables.oracle import best_epochs
-from reporting.tables.side_by_side import side_by_side
-from schema.headline import Headline
+from prunezoo.reporting.pages.experiments import COSTS, Point, by_setting, pareto, points
+from prunezoo.reporting.pages.html import page, runs_grid
+from prunezoo.reporting.pages.zoo import zoo_page
+from prunezoo.reporting.records import Job, collect, load_records
+from prunezoo.reporting.tables.oracle import best_epochs
+from prunezoo.reporting.tables.side_by_side import side_by_side
+from prunezoo.schema.headline import Headline
 from tests.support.synthetic_runs import make_run
 
 RMSE = Headline("rmse_m", "lower", 0.0, "RMSE [m]")

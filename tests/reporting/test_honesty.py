@@ -5,12 +5,12 @@ import re
 import pytest
 
 import tables
-from reporting import papers
-from reporting.claims import find_claims
-from reporting.pages.sources import documents, regenerate, unsupported
-from reporting.pages.zoo import zoo_page
-from reporting.records import Job, collect, load_records
-from reporting.tables.every_run import every_run
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.pages.sources import documents, regenerate, unsupported
+from prunezoo.reporting.pages.zoo import zoo_page
+from prunezoo.reporting.records import Job, collect, load_records
+from prunezoo.reporting.tables.every_run import every_run
 from tests.support.synthetic_runs import make_run
 
 DOCUMENTS = documents(tables.ROOT)

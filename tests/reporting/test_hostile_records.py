@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from reporting import papers
-from reporting.errors import RecordError
-from reporting.pages.drawing import slug
-from reporting.pages.html import write
-from reporting.pages.zoo import zoo_page
-from reporting.records import Job, collect, load_records
-from reporting.tables import grid as show
-from reporting.tables.compare import compare
+from prunezoo.reporting import papers
+from prunezoo.reporting.errors import RecordError
+from prunezoo.reporting.pages.drawing import slug
+from prunezoo.reporting.pages.html import write
+from prunezoo.reporting.pages.zoo import zoo_page
+from prunezoo.reporting.records import Job, collect, load_records
+from prunezoo.reporting.tables import grid as show
+from prunezoo.reporting.tables.compare import compare
 from tests.support.synthetic_runs import make_run, said
 from tests.support.tiers import slow_but
 

@@ -6,24 +6,24 @@ from pathlib import Path
 import pytest
 
 import tables
-from reporting import papers
-from reporting.claims import find_claims
-from reporting.jobs.cost_forecast import (
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.jobs.cost_forecast import (
     PlanError,
     Rates,
     benchmark,
     forecast,
     summed,
 )
-from reporting.jobs.launch import (
+from prunezoo.reporting.jobs.launch import (
     Places,
     missing,
     plan_jobs,
     run_here,
     run_jobs,
 )
-from reporting.records import Job, load_records
-from reporting.tables.command_line import seeds
+from prunezoo.reporting.records import Job, load_records
+from prunezoo.reporting.tables.command_line import seeds
 from tests.support.synthetic_runs import ROW, make_recipe, make_run
 
 # ── run ──────────────────────────────────────────────────────────────────────────────────────────

@@ -8,13 +8,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import tables
-from reporting import papers
-from reporting.claims import find_claims
-from reporting.records import load_records
-from reporting.tables import printing
-from reporting.tables.compare import compare
-from reporting.tables.grid import Grid, grid
-from reporting.tables.printing import print_grid
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.records import load_records
+from prunezoo.reporting.tables import printing
+from prunezoo.reporting.tables.compare import compare
+from prunezoo.reporting.tables.grid import Grid, grid
+from prunezoo.reporting.tables.printing import print_grid
 
 CLAIMS = find_claims(tables.ROOT / "papers/claims")
 RECORDS = load_records(tables.ROOT / "results")

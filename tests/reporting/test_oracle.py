@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import tables
-from reporting import papers
-from reporting.errors import ReportingError
-from reporting.jobs.epoch_grid import epoch_grid
-from reporting.jobs.launch import plan_jobs
-from reporting.records import Job, Record
-from reporting.tables.compare import compare
-from reporting.tables.oracle import CHANGE, best_epochs, changes, group, is_point
+from prunezoo.reporting import papers
+from prunezoo.reporting.errors import ReportingError
+from prunezoo.reporting.jobs.epoch_grid import epoch_grid
+from prunezoo.reporting.jobs.launch import plan_jobs
+from prunezoo.reporting.records import Job, Record
+from prunezoo.reporting.tables.compare import compare
+from prunezoo.reporting.tables.oracle import CHANGE, best_epochs, changes, group, is_point
 from tests.support.runs import ROOT
 
 ROW = "pat/1/gradient,ResNet50,"

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from reporting.pages.experiments import Experiment
-from reporting.pages.looks import looks_of
-from reporting.pages.pruning_epoch import Line, Place, places, pruning_epoch_figure
-from reporting.records import Job, Record, collect, load_records
+from prunezoo.reporting.pages.experiments import Experiment
+from prunezoo.reporting.pages.looks import looks_of
+from prunezoo.reporting.pages.pruning_epoch import Line, Place, places, pruning_epoch_figure
+from prunezoo.reporting.records import Job, Record, collect, load_records
 from tests.support.synthetic_runs import make_run
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import tables
-from pruning.laboratory import table as laboratory_table
-from reporting import papers
-from reporting.claims import find_claims
-from reporting.pages.experiments import by_setting
-from reporting.records import Job, RecordError, collect, load_records
-from reporting.tables import grid as show
-from reporting.tables.compare import compare, measured
+from prunezoo.pruning.laboratory import table as laboratory_table
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.pages.experiments import by_setting
+from prunezoo.reporting.records import Job, RecordError, collect, load_records
+from prunezoo.reporting.tables import grid as show
+from prunezoo.reporting.tables.compare import compare, measured
 from tests.support.synthetic_runs import (
     ROW,
     SUMMARY,

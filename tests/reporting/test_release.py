@@ -12,13 +12,13 @@ import yaml
 from huggingface_hub import ModelCard, constants
 
 import export
-import models
-from models import build, load, save
-from models.speed import medians
-from reporting.release import folder as releases
-from reporting.release.folder import release, without_folders
-from reporting.release.index import ZOO, index_page
-from schema.recipe import load as load_recipe
+from prunezoo import models
+from prunezoo.models import build, load, save
+from prunezoo.models.speed import medians
+from prunezoo.reporting.release import folder as releases
+from prunezoo.reporting.release.folder import release, without_folders
+from prunezoo.reporting.release.index import ZOO, index_page
+from prunezoo.schema.recipe import load as load_recipe
 from tests.support.runs import ROOT
 from tests.support.synthetic_runs import make_run
 
@@ -138,8 +138,8 @@ def test_of_a_path_from_the_root_the_last_part_stays(text, kept):
     ],
 )
 def test_an_export_is_shown_next_to_the_dense_network(words, rows, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("models.speed.LEAST", 1)
-    monkeypatch.setattr("reporting.release.speed.medians", partial(medians, seconds=0.0))
+    monkeypatch.setattr("prunezoo.models.speed.LEAST", 1)
+    monkeypatch.setattr("prunezoo.reporting.release.speed.medians", partial(medians, seconds=0.0))
     output = tmp_path / "model.file"
     assert export.main([str(ZOO / "digits_pruned"), *words, "--output", str(output)]) == 0
     out = capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_a_refusal_shows_no_token(run, hub, capsys, monkeypatch, kind):
 
 def test_the_index_of_the_weights_is_current():
     assert (ZOO / "README.md").read_text() == index_page(ZOO), (
-        "write it again with python -m reporting.release.index"
+        "write it again with python -m prunezoo.reporting.release.index"
     )
 
 

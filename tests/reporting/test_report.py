@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from reporting import papers
-from reporting.pages.drawing import HATCHES
-from reporting.pages.experiments import (
+from prunezoo.reporting import papers
+from prunezoo.reporting.pages.drawing import HATCHES
+from prunezoo.reporting.pages.experiments import (
     COSTS,
     DENSE,
     HOURS,
@@ -16,15 +16,15 @@ from reporting.pages.experiments import (
     points,
     ranks,
 )
-from reporting.pages.figures import accuracy_figures, equal_costs, inside_figures
-from reporting.pages.html import write
-from reporting.pages.looks import FILLS, looks_of
-from reporting.pages.palette import COLOURS, INK
-from reporting.pages.verdicts import sentences, verdicts
-from reporting.records import Job, collect, load_records
-from reporting.tables.compare import compare
+from prunezoo.reporting.pages.figures import accuracy_figures, equal_costs, inside_figures
+from prunezoo.reporting.pages.html import write
+from prunezoo.reporting.pages.looks import FILLS, looks_of
+from prunezoo.reporting.pages.palette import COLOURS, INK
+from prunezoo.reporting.pages.verdicts import sentences, verdicts
+from prunezoo.reporting.records import Job, collect, load_records
+from prunezoo.reporting.tables.compare import compare
+from prunezoo.training.phases import PHASES
 from tests.support.synthetic_runs import METHODS, SIZES, make_run
-from training.phases import PHASES
 
 SETTING = "synthetic-cnn-1-250-858-parameters-on-cifar-10"
 

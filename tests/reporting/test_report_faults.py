@@ -8,9 +8,9 @@ import sys
 import pytest
 
 import tables
-from reporting import papers
-from reporting.answer import answer
-from reporting.papers import AddressError
+from prunezoo.reporting import papers
+from prunezoo.reporting.answer import answer
+from prunezoo.reporting.papers import AddressError
 from tests.support.synthetic_runs import said
 
 ADDRESSES = [

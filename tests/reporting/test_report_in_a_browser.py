@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reporting import papers
-from reporting.pages.palette import COLOURS
+from prunezoo.reporting import papers
+from prunezoo.reporting.pages.palette import COLOURS
 from tests.support.synthetic_runs import SIZES
 
 BROWSER = next(

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from reporting.tables.side_by_side import side_by_side
-from schema.recipe import load
-from schema.source import RecipeError
+from prunezoo.reporting.tables.side_by_side import side_by_side
+from prunezoo.schema.recipe import load
+from prunezoo.schema.source import RecipeError
+from prunezoo.training.start import RESOLVED, resolved
 from tests.support.runs import DIGITS, ROOT
 from tests.support.synthetic_runs import make_run
-from training.start import RESOLVED, resolved
 
 QUICK = "recipes/quickstart.yaml"
 

@@ -10,9 +10,9 @@ from submitit.helpers import DelayedSubmission
 from submitit.local.local import LocalJob
 
 import tables
-from reporting.jobs.launch import Places, run_jobs
-from reporting.jobs.slurm_array import Task
-from reporting.records import Job
+from prunezoo.reporting.jobs.launch import Places, run_jobs
+from prunezoo.reporting.jobs.slurm_array import Task
+from prunezoo.reporting.records import Job
 
 TRAIN = """
 import json, pathlib, sys

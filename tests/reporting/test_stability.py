@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from reporting.errors import RecordError
-from reporting.pages.experiments import by_setting
-from reporting.pages.stability import indicators, layers, stability_figures
-from reporting.records import Record, collect, load_records
+from prunezoo.reporting.errors import RecordError
+from prunezoo.reporting.pages.experiments import by_setting
+from prunezoo.reporting.pages.stability import indicators, layers, stability_figures
+from prunezoo.reporting.records import Record, collect, load_records
 from tests.support.synthetic_runs import make_run
 
 COUNTS = [[8, 10, 6], [9, 9, 6], [9, 10, 5]]

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 import pytest
 
 import tables
-from reporting import papers
-from reporting.claims import ClaimError, find_claims
-from reporting.jobs.launch import plan_jobs
-from reporting.tables.bep_flops import (
+from prunezoo.reporting import papers
+from prunezoo.reporting.claims import ClaimError, find_claims
+from prunezoo.reporting.jobs.launch import plan_jobs
+from prunezoo.reporting.tables.bep_flops import (
     NETWORKS,
     agreement,
     bep_cnn,

@@ -16,10 +16,10 @@ from wandb.proto import wandb_internal_pb2 as proto
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 import train
-from reporting import papers
-from schema.recipe import load
+from prunezoo.reporting import papers
+from prunezoo.schema.recipe import load
+from prunezoo.training.folder.log import read
 from tests.support.runs import DIGITS, ROOT
-from training.folder.log import read
 
 MISSING = {  # without a GPU or a meter of energy
     "cost/emissions_kgco2e",

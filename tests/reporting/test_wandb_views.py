@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 import tables
-from reporting import papers
-from reporting.pages.experiments import COSTS
-from reporting.pages.wandb import (
+from prunezoo.reporting import papers
+from prunezoo.reporting.pages.experiments import COSTS
+from prunezoo.reporting.pages.wandb import (
     ACCURACY,
     build_report,
     build_workspace,
     payload,
     write_payload,
 )
-from reporting.records import load_records
+from prunezoo.reporting.records import load_records
 
 
 def test_the_wandb_payload_is_what_the_librarys_own_models_read_back(compared, results, tmp_path):

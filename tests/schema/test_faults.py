@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-import models
 import train
-from schema.recipe import RecipeError, load
+from prunezoo import models
+from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.training.data.data import info
+from prunezoo.training.folder.lock import give_back
+from prunezoo.training.folder.run_folder import take
+from prunezoo.training.memory import check_memory
+from prunezoo.training.rehearsal import rehearse, rehearse_early
 from tests.support.runs import DIGITS
-from training.data.data import info
-from training.folder.lock import give_back
-from training.folder.run_folder import take
-from training.memory import check_memory
-from training.rehearsal import rehearse, rehearse_early
 
 ROOT = Path(__file__).parents[2]
 QUICK = "recipes/quickstart.yaml"

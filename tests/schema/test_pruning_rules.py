@@ -5,8 +5,8 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from schema.pruning import PruningConfig
-from schema.pruning_rules import RULES
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.pruning_rules import RULES
 
 WEIGHTS = {"criterion": "magnitude", "sparsity": 0.5}
 UNITS = {"criterion": "magnitude", "granularity": "channel", "channels": 0.5}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from reporting.claims import find_claims
-from schema import source
-from schema.pruning import PruningConfig
-from schema.recipe import RecipeError, load, schema
-from schema.source import scalar
+from prunezoo.reporting.claims import find_claims
+from prunezoo.schema import source
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.schema.recipe import RecipeError, load, schema
+from prunezoo.schema.source import scalar
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -184,7 +184,7 @@ def test_the_hash_ignores_defaults_and_what_changes_no_result(tmp_path):
 
 def test_the_checked_in_schema_is_current():
     stored = json.loads((ROOT / "recipes" / "schema.json").read_text())
-    assert stored == schema(), "run: python -m schema.recipe > recipes/schema.json"
+    assert stored == schema(), "run: python -m prunezoo.schema.recipe > recipes/schema.json"
 
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from models.axes.find import axes, masks
+from prunezoo.models.axes.find import axes, masks
 
 
 def images(*shape, batches=2, seed=0, dtype=torch.float64):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.criteria.measuring import layer_weights
 
 
 class Residual(nn.Module):

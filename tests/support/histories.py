@@ -2,7 +2,7 @@
 
 import torch
 
-from pruning.selection.bep.exact import Prior
+from prunezoo.pruning.selection.bep.exact import Prior
 
 RATES = torch.tensor([0.0, 0.01, 0.03, 0.08, 0.2, 0.5], dtype=torch.float64)
 

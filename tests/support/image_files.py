@@ -9,10 +9,10 @@ import tarfile
 import torch
 from PIL import Image
 
-from schema.data import DataConfig
-from training.data.data import open_data
-from training.data.layouts import raw_files
-from training.random import generator
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.data import open_data
+from prunezoo.training.data.layouts import raw_files
+from prunezoo.training.random import generator
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cow")

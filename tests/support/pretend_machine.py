@@ -10,6 +10,7 @@ import torch
 import torch._dynamo  # before anything is replaced
 from torch import Tensor, nn
 
+from prunezoo.training.folder import checkpoint
 from tests.support.pretend_gpu import (
     CUDA,
     OnGPU,
@@ -20,7 +21,6 @@ from tests.support.pretend_gpu import (
     note,
     target,
 )
-from training.folder import checkpoint
 
 NAME = "Pretended GPU"
 ANSWERS = {

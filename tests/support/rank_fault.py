@@ -6,8 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train
-from training import loop
-from training.ending import leave
+from prunezoo.training import loop
+from prunezoo.training.ending import leave
 
 after = loop.after_step
 

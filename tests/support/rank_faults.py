@@ -11,9 +11,9 @@ sys.path.insert(0, str(ROOT))
 
 from accelerate import PartialState  # noqa: E402
 
-from schema.recipe import RecipeError  # noqa: E402
-from training.ending import leave  # noqa: E402
-from training.ranks.faults import FAULTS, from_main, together  # noqa: E402
+from prunezoo.schema.recipe import RecipeError  # noqa: E402
+from prunezoo.training.ending import leave  # noqa: E402
+from prunezoo.training.ranks.faults import FAULTS, from_main, together  # noqa: E402
 
 
 def refuse() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from prunezoo.training.data.data import DataError
 from tests.support.image_files import opened, pictures, png
-from training.data.data import DataError
 
 PNG = png(pictures(1)[0])
 STREAMED = {"stream": True, "image_size": 8, "workers": 0}

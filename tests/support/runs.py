@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from training.folder.log import read
+from prunezoo.training.folder.log import read
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "recipes/base/digits/digits_cnn.yaml"

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
 import train  # noqa: E402
-from training.ending import leave  # noqa: E402
+from prunezoo.training.ending import leave  # noqa: E402
 
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
 

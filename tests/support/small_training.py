@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.pruner import Pruner
-from schema.pruning import PruningConfig
-from tasks.classification import CLASSES
+from prunezoo.pruning.pruner import Pruner
+from prunezoo.schema.pruning import PruningConfig
+from prunezoo.tasks.classification import CLASSES
 
 STEPS = 10  # of an epoch
 CHANNEL = {"granularity": "channel", "criterion": "taylor", "channels": 0.5}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import tables
-from reporting.records import Job, collect
-from training.history import derived, history
+from prunezoo.reporting.records import Job, collect
+from prunezoo.training.history import derived, history
 
 ROW = "CIFAR-10,95K,BEP,1e-4"
 CLAIMS = f"""- recipe: {{"bep/3/{ROW}": recipes/bep/a.yaml}}

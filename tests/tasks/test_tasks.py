@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from models import trees
-from models.trees import Shape
-from schema.headline import ACCURACY, Headline
-from schema.training import TrainingConfig
-from tasks import TASKS, Targets, TaskError
-from tasks.classification import CLASSES, Classification
-from tasks.regression import Regression
-from tasks.task import added, over_ranks
+from prunezoo.models import trees
+from prunezoo.models.trees import Shape
+from prunezoo.schema.headline import ACCURACY, Headline
+from prunezoo.schema.training import TrainingConfig
+from prunezoo.tasks import TASKS, Targets, TaskError
+from prunezoo.tasks.classification import CLASSES, Classification
+from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.task import added, over_ranks
 
 LABELS = Targets(7)
 VECTOR = Targets(2, Shape((2,)), unit="points", scale=10.0)

@@ -5,10 +5,10 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-import models
-from models.axes.find import axes
-from pruning.application.surgery import prune_channels
-from training.average import Average
+from prunezoo import models
+from prunezoo.models.axes.find import axes
+from prunezoo.pruning.application.surgery import prune_channels
+from prunezoo.training.average import Average
 
 
 @torch.no_grad()

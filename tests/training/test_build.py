@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from prunezoo.training import build
 from tests.support.runs import DIGITS
-from training import build
 
 
 @pytest.mark.parametrize("device", ["nvidia0", "nvidia3"])

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-import models
-from training.folder import checkpoint
-from training.folder.checkpoint import Checkpoint, CheckpointError
+from prunezoo import models
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.checkpoint import Checkpoint, CheckpointError
 
 STATE = Checkpoint({"model/w": torch.arange(6.0).reshape(2, 3)}, {"step": 3, "names": ["a", None]})
 

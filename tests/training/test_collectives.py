@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training.ranks import collectives
-from training.ranks.collectives import AnyRank
+from prunezoo.training.ranks import collectives
+from prunezoo.training.ranks.collectives import AnyRank
 
 
 @pytest.fixture

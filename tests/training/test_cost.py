@@ -5,8 +5,8 @@ import pytest
 import torch
 from codecarbon.external.hardware import GPU
 
-from schema.training import CostConfig
-from training.cost import Cost, Meter, Totals
+from prunezoo.schema.training import CostConfig
+from prunezoo.training.cost import Cost, Meter, Totals
 
 
 def sizes(macs: int) -> dict[str, int]:
@@ -41,7 +41,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("training.cost.time", clock)
+    monkeypatch.setattr("prunezoo.training.cost.time", clock)
     return clock
 
 

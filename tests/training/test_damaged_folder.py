@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import models
 from benchmarks.kill import outcome
+from prunezoo import models
+from prunezoo.training.folder.log import read
 from tests.support.runs import DIGITS, SYNTHETIC, TINY
 from tests.training.test_run_folder import contents
-from training.folder.log import read
 
 pytestmark = pytest.mark.slow
 PRUNED = (

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from schema.headline import ACCURACY
+from prunezoo.schema.headline import ACCURACY
+from prunezoo.training import display
+from prunezoo.training.display import LONG, SHORT, Bar, Display
 from tests.support.runs import DIGITS, TINY
-from training import display
-from training.display import LONG, SHORT, Bar, Display
 
 
 @pytest.fixture

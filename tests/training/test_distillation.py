@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import models
 from benchmarks.kill import outcome
-from schema.recipe import RecipeError, load
+from prunezoo import models
+from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.training.distillation import distance
+from prunezoo.training.dry_run import plan
+from prunezoo.training.folder.checkpoint import load as load_checkpoint
+from prunezoo.training.folder.log import read
 from tests.support.runs import DIGITS, ROOT, SYNTHETIC, launch_several, losses
 from tests.support.tiers import slow_but
-from training.distillation import distance
-from training.dry_run import plan
-from training.folder.checkpoint import load as load_checkpoint
-from training.folder.log import read
 
 SHORT = ("training.duration=3ep", "checkpoint.every=8it", "model.options.width=0.5")
 DENSE = "training.distillation=dense"

@@ -9,11 +9,11 @@ import torch
 from benchmarks.elastic import TOLERANCE, distance, recipe_and_settings
 from benchmarks.kill import same
 from benchmarks.sessions import Session, launch, run, session
+from prunezoo.training.cost import RETIRED
+from prunezoo.training.folder.checkpoint import latest, load, number, save
+from prunezoo.training.progress import Watch
+from prunezoo.training.ranks.shares import reversed_rows
 from tests.support.runs import ROOT
-from training.cost import RETIRED
-from training.folder.checkpoint import latest, load, number, save
-from training.progress import Watch
-from training.ranks.shares import reversed_rows
 
 CPU = torch.device("cpu")
 # What a run sums up lies in other parts of its state in each of these.

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import train
+from prunezoo.training import ending, loop
 from tests.support.runs import DIGITS
-from training import ending, loop
 
 ROOT = Path(__file__).parents[2]
 PLAN = ["--recipe", str(ROOT / DIGITS), "--dry-run"]
@@ -27,7 +27,7 @@ def test_an_unforeseen_error_leaves_one_line_and_a_way_on(run_recipe, monkeypatc
         if run.work == 30:
             run.nothing["x"]
 
-    monkeypatch.setattr("training.run.Run.nothing", {}, raising=False)
+    monkeypatch.setattr("prunezoo.training.run.Run.nothing", {}, raising=False)
     settings = ("training.duration=2ep", "checkpoint.every=1ep")
     with monkeypatch.context() as patched:
         patched.setattr(loop, "after_step", broken)
@@ -45,7 +45,7 @@ def test_an_unforeseen_error_leaves_one_line_and_a_way_on(run_recipe, monkeypatc
 
 
 def test_the_traceback_is_there_for_who_asks(monkeypatch, capsys):
-    monkeypatch.setattr("training.dry_run.plan", lambda *_, **__: {}["x"])
+    monkeypatch.setattr("prunezoo.training.dry_run.plan", lambda *_, **__: {}["x"])
     assert train.main(PLAN) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("unexpected KeyError: 'x' (tests/training/test_ending.py:")
@@ -98,7 +98,7 @@ def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.dry_run.plan", interrupted)
+    monkeypatch.setattr("prunezoo.training.dry_run.plan", interrupted)
     assert train.main(PLAN) == 130
     assert capsys.readouterr().err == "interrupted; nothing was trained; start it again\n"
 
@@ -126,7 +126,7 @@ def test_a_folder_s_name_is_no_markup(run_recipe, capsys):
 LEAVING = """
 import atexit, sys
 from torch import distributed
-from training.ending import leave
+from prunezoo.training.ending import leave
 
 class Held:
     def __del__(self):

@@ -7,11 +7,11 @@ import yaml
 from accelerate.state import AcceleratorState, GradientState
 
 import evaluate
-import models
-from schema.recipe import RecipeError
+from prunezoo import models
+from prunezoo.schema.recipe import RecipeError
+from prunezoo.training.folder.run_folder import SUMMARY
+from prunezoo.training.trained import find, recipe_of
 from tests.support.runs import DIGITS, ROOT, TINY, torchrun
-from training.folder.run_folder import SUMMARY
-from training.trained import find, recipe_of
 
 PRUNED = (*TINY, "pruning={criterion: magnitude, granularity: channel, macs: 40%}")
 PRUNED += ("pruning.tolerance=5%", "pruning.application=surgery", "pruning.schedule.start=50%")

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from prunezoo.training import loop, start
 from tests.support.runs import DIGITS, losses
-from training import loop, start
 
 SETTINGS = (
     "training.duration=20it",

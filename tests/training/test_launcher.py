@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from schema.recipe import RecipeError, load
+from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.training.ranks import launcher
 from tests.support.runs import DIGITS
-from training.ranks import launcher
 
 ROOT = Path(__file__).parents[2]
 

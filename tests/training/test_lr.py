@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.optim import SGD, Adam, lr_scheduler
 
-from schema.duration import Duration
-from schema.training import LrScheduleConfig
-from training.lr import factor, momentum
+from prunezoo.schema.duration import Duration
+from prunezoo.schema.training import LrScheduleConfig
+from prunezoo.training.lr import factor, momentum
 
 EPOCH, TOTAL = 10, 100
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import models
+from prunezoo import models
+from prunezoo.training import loop
+from prunezoo.training.data.layouts.cache import kept
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.checkpoint import Checkpoint
 from tests.support.runs import DIGITS
-from training import loop
-from training.data.layouts.cache import kept
-from training.folder import checkpoint
-from training.folder.checkpoint import Checkpoint
 
 ODD = {f"{width}": torch.randn(width) for width in (1, 5, 17, 33)}  # nothing falls on 64 bytes
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.axes.labels import take
+from prunezoo.models.axes.labels import take
+from prunezoo.training import loop
 from tests.support.runs import DIGITS, losses
-from training import loop
 
 SETTINGS = (
     "training.duration=2ep",

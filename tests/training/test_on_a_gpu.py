@@ -9,15 +9,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import models
-from pruning.application.masks import Hold
+from prunezoo import models
+from prunezoo.pruning.application.masks import Hold
+from prunezoo.training import loop
+from prunezoo.training.random import seed_layers
 from tests.support.gpu_recipes import BETWEEN, RECIPES, SMALL, WAITING, between
 from tests.support.pretend_gpu import Layout, Mixed, OnGPU
 from tests.support.pretend_machine import NAME, pretended_gpu
 from tests.support.runs import DIGITS, Crash, losses
 from tests.support.tiers import slow_but
-from training import loop
-from training.random import seed_layers
 
 RESUMED = ("dense", "adam", "fp16, adam", "masks", "surgery", "accumulated", "epi", "bep, buckets")
 

@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import models
-from pruning.criteria import CRITERIA
-from schema.recipe import load
+from prunezoo import models
+from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.schema.recipe import load
+from prunezoo.training import loop, out_of_memory
+from prunezoo.training.build import build_task
+from prunezoo.training.data.data import info
+from prunezoo.training.distillation import Teacher
+from prunezoo.training.ending import end
+from prunezoo.training.evaluation import evaluate
+from prunezoo.training.out_of_memory import _share_that_fits, advice, remedy
 from tests.support.runs import DIGITS, ROOT
-from training import loop, out_of_memory
-from training.build import build_task
-from training.data.data import info
-from training.distillation import Teacher
-from training.ending import end
-from training.evaluation import evaluate
-from training.out_of_memory import _share_that_fits, advice, remedy
 
 FAULT = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 1 GiB free.\nmore"
 LOWER = "lower training.batch_size, or raise training.accumulation, which computes it in parts"

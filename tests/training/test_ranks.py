@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from torch import nn
 
+from prunezoo.training.start import _small_share
 from tests.support.runs import DIGITS, SYNTHETIC, launch_several, losses
-from training.start import _small_share
 
 SINGLE = (*SYNTHETIC, "training.precision=fp32", "log.every=1it")
 

@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.files.tensor_files import save_tensors
-from pruning.laboratory import table as laboratory_table
-from schema.recipe import RecipeError, load
+from prunezoo.models.files.tensor_files import save_tensors
+from prunezoo.pruning.laboratory import table as laboratory_table
+from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.training import loop
+from prunezoo.training.folder import lock
+from prunezoo.training.folder import run_folder as folder
+from prunezoo.training.folder.environment import write_json
+from prunezoo.training.folder.log import read
+from prunezoo.training.folder.run_folder import Finished
 from tests.support.runs import (
     DIGITS,
     ROOT,
     TINY,
     losses,
 )
-from training import loop
-from training.folder import lock
-from training.folder import run_folder as folder
-from training.folder.environment import write_json
-from training.folder.log import read
-from training.folder.run_folder import Finished
 
 SMALL = (*TINY, "training.duration=3ep", "checkpoint.every=2it")
 
@@ -132,7 +132,7 @@ def test_a_place_that_is_no_folder_is_one_line(at, output):
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from training.folder import lock
+from prunezoo.training.folder import lock
 lock.take(Path(sys.argv[1]))
 forked = sys.argv[2] == "fork" and os.fork() == 0
 os.write(1, b"%s %d\\n" % (b"forked" if forked else b"held", os.getpid()))

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from pruning import channel_pruning
+from prunezoo.pruning import channel_pruning
+from prunezoo.training import build, loop
+from prunezoo.training.build import build_model
 from tests.support.runs import DIGITS, losses
-from training import build, loop
-from training.build import build_model
 
 SMALL = ("training.duration=2ep", "training.batch_size=192", "model.options.width=0.5")
 CHANNELS = "granularity: channel, channels: 50%, application: surgery"

@@ -11,10 +11,10 @@ from accelerate import Accelerator, tracking
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import GeneralTracker
 
-from schema.training import LogConfig
+from prunezoo.schema.training import LogConfig
+from prunezoo.training.folder.log import read
+from prunezoo.training.folder.tracker import Tracker
 from tests.support.runs import DIGITS
-from training.folder.log import read
-from training.folder.tracker import Tracker
 
 KNOWN = [tracking.LoggerType(name) for name in ("tensorboard", "wandb", "mlflow", "trackio")]
 VALUES = {"seed": 0, "model": {"name": "digits_cnn", "weights": None}, "log": {"tags": ["a"]}}

@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from benchmarks.kill import outcome
+from prunezoo.training import loop
+from prunezoo.training import run_state as state
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.checkpoint import Checkpoint, CheckpointError
+from prunezoo.training.folder.log import read
+from prunezoo.training.folder.writer import Writer
 from tests.support.runs import (
     DIGITS,
     ROOT,
     TINY,
     launch,
 )
-from training import loop
-from training import run_state as state
-from training.folder import checkpoint
-from training.folder.checkpoint import Checkpoint, CheckpointError
-from training.folder.log import read
-from training.folder.writer import Writer
 
 SMALL = (*TINY, "training.duration=4ep", "checkpoint.every=2it")
 

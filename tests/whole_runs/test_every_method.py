@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from benchmarks.every_method import METHODS, reached_amount
 from benchmarks.kill import outcome
+from prunezoo.training.folder.log import read
 from tests.support.runs import TINY, launch_several
 from tests.support.tiers import slow_but
-from training.folder.log import read
 
 BASE = "extends=../base/digits/digits_cnn.yaml"
 

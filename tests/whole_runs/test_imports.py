@@ -56,7 +56,7 @@ assert statuses == [0, 2, 2, 2, 0, 2, 0], statuses"""
 def test_training_without_trackers_needs_neither_compiler_nor_other_libraries(tmp_path):
     quiet = [*QUICKSTART, *QUIET, "--output", str(tmp_path / "run")]
     code = f"""gc, torch, train
-from pruning.selection.bep.forecast import fit
+from prunezoo.pruning.selection.bep.forecast import fit
 assert train.main({[*QUICKSTART, "--dry-run"]}) == 0
 gc.disable()  # as the script does while it imports
 assert train.main({quiet}) == 0

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.kill import outcome
+from prunezoo.training.folder.log import read
 from tests.support.runs import launch_several, losses
-from training.folder.log import read
 
 DIABETES = "recipes/base/diabetes/mlp.yaml"
 UNET = "recipes/base/cifar10/colour_unet.yaml"

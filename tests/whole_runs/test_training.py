@@ -13,8 +13,11 @@ import torch._dynamo.utils as dynamo
 from safetensors.torch import load_file
 from torch import nn
 
-import models
 from benchmarks.kill import outcome
+from prunezoo import models
+from prunezoo.training import loop
+from prunezoo.training.folder import checkpoint
+from prunezoo.training.folder.log import read
 from tests.support.runs import (
     DIGITS,
     ROOT,
@@ -23,9 +26,6 @@ from tests.support.runs import (
     losses,
 )
 from tests.support.tiers import slow_but
-from training import loop
-from training.folder import checkpoint
-from training.folder.log import read
 
 SHORT = ("training.duration=3ep", "checkpoint.every=8it", "model.options.width=0.5")
 PRUNED = (

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from schema.data import AugmentConfig
+from prunezoo.schema.data import AugmentConfig
 
 # Columns of the table of draws, fixed: switching one augmentation on leaves the others' draws alone
 TOP, LEFT, FLIP, CUT_Y, CUT_X, ANGLE = range(6)

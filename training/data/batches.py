@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from models.trees import Shape, Tree
-from schema.data import DataConfig
-from tasks.task import Targets
-from training.data.augment import draws
-from training.data.layouts import DataError
-from training.data.stores import Pick, Store
-from training.random import generator
-from training.ranks.shares import check_equal, portions
+from prunezoo.models.trees import Shape, Tree
+from prunezoo.schema.data import DataConfig
+from prunezoo.tasks.task import Targets
+from prunezoo.training.data.augment import draws
+from prunezoo.training.data.layouts import DataError
+from prunezoo.training.data.stores import Pick, Store
+from prunezoo.training.random import generator
+from prunezoo.training.ranks.shares import check_equal, portions
 
 Batches = Iterable[tuple[Tree, Tree]]
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from schema.data import AugmentConfig
-from training.data.augment import FLIP, ON_DEVICE, crop_box
-from training.data.layouts import DataError
-from training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
-from training.data.layouts.kinds import Content
+from prunezoo.schema.data import AugmentConfig
+from prunezoo.training.data.augment import FLIP, ON_DEVICE, crop_box
+from prunezoo.training.data.layouts import DataError
+from prunezoo.training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
+from prunezoo.training.data.layouts.kinds import Content
 
 EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from schema.data import AugmentConfig, ColumnsConfig, DataConfig
-from training.data import depth, images, tables
-from training.data.batches import Batch, Batches, Data, DataInfo
-from training.data.layouts import DataError
+from prunezoo.schema.data import AugmentConfig, ColumnsConfig, DataConfig
+from prunezoo.training.data import depth, images, tables
+from prunezoo.training.data.batches import Batch, Batches, Data, DataInfo
+from prunezoo.training.data.layouts import DataError
 
 __all__ = [
     "AugmentConfig",

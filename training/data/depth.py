@@ -13,15 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.trees import Shape, Tree
-from schema.data import AugmentConfig, DataConfig
-from tasks.task import Targets
-from training.data.augment import FLIP
-from training.data.batches import Data, DataInfo, held_out, rows_of
-from training.data.layouts import DataError
-from training.data.layouts.decoding import MOST_PIXELS, decode, resize
-from training.data.layouts.files import faults_named
-from training.data.stores import Pick, Work, made
+from prunezoo.models.trees import Shape, Tree
+from prunezoo.schema.data import AugmentConfig, DataConfig
+from prunezoo.tasks.task import Targets
+from prunezoo.training.data.augment import FLIP
+from prunezoo.training.data.batches import Data, DataInfo, held_out, rows_of
+from prunezoo.training.data.layouts import DataError
+from prunezoo.training.data.layouts.decoding import MOST_PIXELS, decode, resize
+from prunezoo.training.data.layouts.files import faults_named
+from prunezoo.training.data.stores import Pick, Work, made
 
 NYU, LABELLED, SPLITS = "nyu_depth_v2", "nyu_depth_v2_labeled.mat", "splits.mat"
 TRAIN, TEST = 795, 654  # pictures of its official split

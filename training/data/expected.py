@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from models.errors import ModelError
-from schema.data import Colour, DataConfig, Deviation, Mean, Pixels
-from training.data.facts import facts_of
+from prunezoo.models.errors import ModelError
+from prunezoo.schema.data import Colour, DataConfig, Deviation, Mean, Pixels
+from prunezoo.training.data.facts import facts_of
 
 if TYPE_CHECKING:
-    from training.data.batches import DataInfo
+    from prunezoo.training.data.batches import DataInfo
 
 
 class Expected(TypedDict):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from schema.data import Colour, DataConfig
+from prunezoo.schema.data import Colour, DataConfig
 
 
 @dataclass(frozen=True)

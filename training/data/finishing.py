@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schema.data import AugmentConfig, DataConfig
-from training.data.augment import finish
-from training.data.expected import colour
-from training.data.layouts import DataError
+from prunezoo.schema.data import AugmentConfig, DataConfig
+from prunezoo.training.data.augment import finish
+from prunezoo.training.data.expected import colour
+from prunezoo.training.data.layouts import DataError
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as in JPEG and PIL
 

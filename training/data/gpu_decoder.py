@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.data.layouts import DataError
-from training.data.layouts.decoding import decode, jpeg_size
+from prunezoo.training.data.layouts import DataError
+from prunezoo.training.data.layouts.decoding import decode, jpeg_size
 
 
 def check(device: torch.device) -> None:

@@ -2,13 +2,13 @@
 
 import torch
 
-from models.trees import Shape
-from schema.data import DataConfig
-from tasks.task import Targets
-from training.data.batches import Data, DataInfo, held_out, rows_of
-from training.data.facts import Facts, facts_of
-from training.data.layouts import DataError, Splits, open_splits
-from training.data.stores import fill_stores
+from prunezoo.models.trees import Shape
+from prunezoo.schema.data import DataConfig
+from prunezoo.tasks.task import Targets
+from prunezoo.training.data.batches import Data, DataInfo, held_out, rows_of
+from prunezoo.training.data.facts import Facts, facts_of
+from prunezoo.training.data.layouts import DataError, Splits, open_splits
+from prunezoo.training.data.stores import fill_stores
 
 
 def known(config: DataConfig) -> DataInfo | None:

@@ -1,6 +1,6 @@
 """Write a data set's images resized, once, as tar shards that training reads several times faster.
 
-python -m training.data.prepare imagenet --path /data/imagenet --output data/imagenet-256
+python -m prunezoo.training.data.prepare imagenet --path /data/imagenet --output data/imagenet-256
 """
 
 import argparse
@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from schema.data import DataConfig
-from training.data.facts import facts_of
-from training.data.layouts import prepared
-from training.data.layouts.decoding import decode, portable, resize
-from training.data.layouts.kinds import (
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.facts import facts_of
+from prunezoo.training.data.layouts import prepared
+from prunezoo.training.data.layouts.decoding import decode, portable, resize
+from prunezoo.training.data.layouts.kinds import (
     Content,
     DataError,
     Encoded,
     Pixels,
     Splits,
 )
-from training.data.layouts.opening import open_splits
-from training.data.layouts.prepared import Manifest
-from training.data.layouts.workers import results
+from prunezoo.training.data.layouts.opening import open_splits
+from prunezoo.training.data.layouts.prepared import Manifest
+from prunezoo.training.data.layouts.workers import results
 
 
 def prepare(splits: Splits, folder: Path, manifest: Manifest, workers: int) -> Iterator[str]:

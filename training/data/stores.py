@@ -9,22 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.trees import Tree
-from schema.data import AugmentConfig, DataConfig
-from training.data import gpu_decoder
-from training.data.augment import ON_DEVICE, window
-from training.data.crops import Crops
-from training.data.facts import facts_of
-from training.data.finishing import Finishing, finishing
-from training.data.layouts import (
+from prunezoo.models.trees import Tree
+from prunezoo.schema.data import AugmentConfig, DataConfig
+from prunezoo.training.data import gpu_decoder
+from prunezoo.training.data.augment import ON_DEVICE, window
+from prunezoo.training.data.crops import Crops
+from prunezoo.training.data.facts import facts_of
+from prunezoo.training.data.finishing import Finishing, finishing
+from prunezoo.training.data.layouts import (
     DataError,
     Encoded,
     Pixels,
     Splits,
 )
-from training.data.layouts.decoding import common_shape, decode, decode_all
-from training.data.layouts.files import faults_named
-from training.data.layouts.workers import Rooms, results
+from prunezoo.training.data.layouts.decoding import common_shape, decode, decode_all
+from prunezoo.training.data.layouts.files import faults_named
+from prunezoo.training.data.layouts.workers import Rooms, results
 
 Work = tuple[list[int], list[list[float]] | None]  # for a worker: rows, and their draws
 Filled = tuple[dict[str, "ImageStore"], tuple[int, int]]

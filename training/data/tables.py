@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.trees import Shape, Tree
-from schema.data import DataConfig
-from tasks.task import Targets
-from training.data.batches import Data, DataInfo, held_out, rows_of
-from training.data.stores import Pick
-from training.random import generator
+from prunezoo.models.trees import Shape, Tree
+from prunezoo.schema.data import DataConfig
+from prunezoo.tasks.task import Targets
+from prunezoo.training.data.batches import Data, DataInfo, held_out, rows_of
+from prunezoo.training.data.stores import Pick
+from prunezoo.training.random import generator
 
 PATIENTS, MEASURES, TESTED = 442, 10, 88
 SPREAD = 77.0  # one unit of the targets in points: about the deviation of the patients' progress

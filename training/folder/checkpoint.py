@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from models.files.disk import flush, whole_file
-from models.files.tensor_files import load_tensors, save_tensors
-from pruning.stateful import Stored, unpack
-from training.folder.run_folder import remedy
+from prunezoo.models.files.disk import flush, whole_file
+from prunezoo.models.files.tensor_files import load_tensors, save_tensors
+from prunezoo.pruning.stateful import Stored, unpack
+from prunezoo.training.folder.run_folder import remedy
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d+)(?:_save_(\d+))?\.safetensors")

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from models.files.disk import whole_file
-
-VERSION = "0.1.0"  # of this project; CHANGELOG.md says what it brought
+from prunezoo import __version__
+from prunezoo.models.files.disk import whole_file
 
 
 def cpu_name() -> str:
@@ -43,7 +42,7 @@ def environment() -> dict[str, object]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {"prunezoo": VERSION} | {name: version(name) for name in names},
+        "packages": {"prunezoo": __version__} | {name: version(name) for name in names},
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cpu": cpu_name(),

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from schema.source import RecipeError
+from prunezoo.schema.source import RecipeError
 
 NAME = "lock"  # in the run folder; says who holds it
 _TAKEN = (errno.EACCES, errno.EAGAIN)

@@ -10,9 +10,9 @@ from typing import Any, NotRequired, TypedDict
 
 from accelerate import Accelerator
 
-from models.files.disk import flush, whole_file
-from training.folder.tracker import Record, Tracker
-from training.ranks.faults import together
+from prunezoo.models.files.disk import flush, whole_file
+from prunezoo.training.folder.tracker import Record, Tracker
+from prunezoo.training.ranks.faults import together
 
 # keys that differ between two equal runs
 VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")

@@ -6,8 +6,8 @@ import json
 import re
 from pathlib import Path
 
-from schema.recipe import Recipe, RecipeError
-from training.folder import lock
+from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.training.folder import lock
 
 RUNS = Path("runs")
 SUMMARY = "summary.json"

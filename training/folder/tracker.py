@@ -16,8 +16,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from models.options import first_line
-from schema.training import LogConfig
+from prunezoo.models.options import first_line
+from prunezoo.schema.training import LogConfig
 
 Record = Mapping[str, object]  # a line of the log: flat keys with units
 Numbers = dict[str, int | float]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from training.folder.checkpoint import CheckpointError
+from prunezoo.training.folder.checkpoint import CheckpointError
 
 
 class Writer:

@@ -9,9 +9,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather, gather_object
 from torch import Tensor
 
-from schema.recipe import RecipeError
-from training.folder.checkpoint import CheckpointError
-from training.folder.run_folder import Finished
+from prunezoo.schema.recipe import RecipeError
+from prunezoo.training.folder.checkpoint import CheckpointError
+from prunezoo.training.folder.run_folder import Finished
 
 T = TypeVar("T")
 FAULTS = (OSError, RecipeError, CheckpointError, Finished)

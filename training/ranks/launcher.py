@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from schema.recipe import Recipe, RecipeError
+from prunezoo.schema.recipe import Recipe, RecipeError
 
 HALF = ("bf16", "fp16", "fp8")
 ENGINES = {

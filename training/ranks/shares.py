@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.data.layouts import DataError
+from prunezoo.training.data.layouts import DataError
 
 
 def portions(count: int, rank: int, ranks: int, parts: int = 1) -> list[Tensor]:

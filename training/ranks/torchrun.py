@@ -1,6 +1,7 @@
-"""torchrun that ends with the training's exit status, where its own is 1 for each but 0.
+r"""torchrun that ends with the training's exit status, where its own is 1 for each but 0.
 
-python -m training.ranks.torchrun --nproc_per_node=8 --max_restarts=3 train.py --recipe R.yaml
+python -m prunezoo.training.ranks.torchrun --nproc_per_node=8 --max_restarts=3 \
+    train.py --recipe R.yaml
 """
 
 import os

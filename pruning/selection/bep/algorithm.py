@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.errors import PruningError
+from prunezoo.pruning.errors import PruningError
 
 
 class BestSets:

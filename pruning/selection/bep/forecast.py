@@ -18,9 +18,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from pruning.errors import PruningError
-from pruning.selection.bep.exact import Exact, fit_prior
-from pruning.selection.bep.walk import random_walks
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.selection.bep.exact import Exact, fit_prior
+from prunezoo.pruning.selection.bep.walk import random_walks
 
 ForecastName = Literal["mogp", "gp", "latest", "smoothed"]
 Inference = Literal["exact", "variational"]
@@ -209,7 +209,7 @@ def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Pos
         return _exact
     if name == "variational":
         # Imported here: GPyTorch takes seconds to import, and exact inference does without.
-        from pruning.selection.bep.variational import fit_variational
+        from prunezoo.pruning.selection.bep.variational import fit_variational
 
         return lambda times, S, latents, options: fit_variational(times, S, latents, **options)
     raise ValueError(f"inference {name!r} is unknown; write exact or variational")

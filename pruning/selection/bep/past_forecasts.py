@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.selection.bep.forecast import RANGE, Forecast
-from pruning.stateful import Stateful
-from pruning.types import Keep
+from prunezoo.pruning.selection.bep.forecast import RANGE, Forecast
+from prunezoo.pruning.stateful import Stateful
+from prunezoo.pruning.types import Keep
 
 
 class PastForecasts(Stateful):

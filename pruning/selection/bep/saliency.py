@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from models.modes import evaluating
-from models.trees import Tree
-from pruning.criteria.maps import Maps
-from pruning.errors import PruningError
-from pruning.stateful import Stateful
-from pruning.types import Keep
+from prunezoo.models.modes import evaluating
+from prunezoo.models.trees import Tree
+from prunezoo.pruning.criteria.maps import Maps
+from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.stateful import Stateful
+from prunezoo.pruning.types import Keep
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.training_view import State
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.training_view import State
 
 
 class History(Stateful):

@@ -10,38 +10,38 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from pruning.amount.scope import keep_best, keep_exactly
-from pruning.criteria.from_recipe import (
+from prunezoo.pruning.amount.scope import keep_best, keep_exactly
+from prunezoo.pruning.criteria.from_recipe import (
     by_unit,
     check_complete,
     check_positive,
     rehearse_scores,
     unit_scores,
 )
-from pruning.errors import PruningError, bounded
-from pruning.rounds import ChannelRound
-from pruning.schedule.schedule import Schedule
-from pruning.selection.base import Selection
-from pruning.selection.bep.algorithm import Decision, Plan
-from pruning.selection.bep.forecast import fit
-from pruning.selection.bep.past_forecasts import PastForecasts
-from pruning.selection.bep.saliency import (
+from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.rounds import ChannelRound
+from prunezoo.pruning.schedule.schedule import Schedule
+from prunezoo.pruning.selection.base import Selection
+from prunezoo.pruning.selection.bep.algorithm import Decision, Plan
+from prunezoo.pruning.selection.bep.forecast import fit
+from prunezoo.pruning.selection.bep.past_forecasts import PastForecasts
+from prunezoo.pruning.selection.bep.saliency import (
     History,
     Taps,
     first_bucket,
     pause_due,
     second_pause,
 )
-from pruning.selection.bep.sizes import final_sizes, permissive_sizes
-from pruning.stateful import Stateful, Stored, pack, unpack
-from pruning.training_view import stream_seed
-from pruning.types import Keep
-from schema.pruning import CriterionConfig
+from prunezoo.pruning.selection.bep.sizes import final_sizes, permissive_sizes
+from prunezoo.pruning.stateful import Stateful, Stored, pack, unpack
+from prunezoo.pruning.training_view import stream_seed
+from prunezoo.pruning.types import Keep
+from prunezoo.schema.pruning import CriterionConfig
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
-    from pruning.training_view import State
-    from schema.pruning import PruningConfig
+    from prunezoo.models.axes.find import Axes
+    from prunezoo.pruning.training_view import State
+    from prunezoo.schema.pruning import PruningConfig
 
 _TAPPED = "activation_taylor"
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pruning.amount.budget import Ask, select_channels
-from pruning.amount.scope import kept
-from pruning.amount.sizes import Sizes
-from pruning.selection.bep.algorithm import permissive_size
-from pruning.types import Counts
+from prunezoo.pruning.amount.budget import Ask, select_channels
+from prunezoo.pruning.amount.scope import kept
+from prunezoo.pruning.amount.sizes import Sizes
+from prunezoo.pruning.selection.bep.algorithm import permissive_size
+from prunezoo.pruning.types import Counts
 
 if TYPE_CHECKING:
-    from models.axes.find import Axes
+    from prunezoo.models.axes.find import Axes
 
 
 def final_sizes(sizes: Sizes, ask: Ask, axes: Axes, stages: float | None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from gpytorch.variational import (
 )
 from torch import Tensor, nn
 
-from pruning.selection.bep.exact import KernelName, Prior, starting_prior, with_constant
+from prunezoo.pruning.selection.bep.exact import KernelName, Prior, starting_prior, with_constant
 
 _WINDOW = 100  # steps between checks of convergence
 _GAIN = 1e-3  # nats an observation that a window must add to the bound

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pruning.selection.bep.exact import NOISE_FLOOR
+from prunezoo.pruning.selection.bep.exact import NOISE_FLOOR
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from schema.data import AugmentConfig
-from training.data.augment import (
+from prunezoo.schema.data import AugmentConfig
+from prunezoo.training.data.augment import (
     ANGLE,
     CUT_X,
     CUT_Y,
@@ -17,7 +17,7 @@ from training.data.augment import (
     finish,
     window,
 )
-from training.random import generator
+from prunezoo.training.random import generator
 
 
 def test_a_window_is_a_slice_of_the_padded_image_mirrored_or_not():

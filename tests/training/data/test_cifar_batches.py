@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts.cifar import NoBatch, read
 from tests.support.image_files import opened, write, write_cifar
-from training.data.data import DataError
-from training.data.layouts.cifar import NoBatch, read
 
 ROWS = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
 
@@ -145,7 +145,7 @@ def test_bytes_that_are_no_batch(data, message):
 
 
 def test_a_file_of_millions_of_parts_is_refused(monkeypatch):
-    monkeypatch.setattr("training.data.layouts.cifar.MOST_STEPS", 1000)
+    monkeypatch.setattr("prunezoo.training.data.layouts.cifar.MOST_STEPS", 1000)
     with pytest.raises(NoBatch, match="too many parts"):
         read(b"\x80\x02(" + b"K\x01" * 1000 + b"l.")
 

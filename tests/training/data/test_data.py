@@ -4,12 +4,12 @@ from collections import Counter
 import pytest
 import torch
 
-from schema.data import AugmentConfig, DataConfig
-from training.data.augment import finish
-from training.data.data import DataError, info, open_data
-from training.data.facts import DATASETS
-from training.random import generator
-from training.ranks.shares import portions
+from prunezoo.schema.data import AugmentConfig, DataConfig
+from prunezoo.training.data.augment import finish
+from prunezoo.training.data.data import DataError, info, open_data
+from prunezoo.training.data.facts import DATASETS
+from prunezoo.training.random import generator
+from prunezoo.training.ranks.shares import portions
 
 CPU = torch.device("cpu")
 EVERYTHING = {"crop_padding": 2, "flip": True, "rotation": 20, "resize": 24, "cutout": 5}

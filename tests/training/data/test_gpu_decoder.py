@@ -6,6 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from prunezoo.training.data import gpu_decoder
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts import decoding
 from tests.support.image_files import (
     CLASSES,
     CPU,
@@ -15,9 +18,6 @@ from tests.support.image_files import (
     png,
     write,
 )
-from training.data import gpu_decoder
-from training.data.data import DataError
-from training.data.layouts import decoding
 
 OPTIONS = {
     "image_size": 56,

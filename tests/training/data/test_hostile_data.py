@@ -7,6 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts import cache as keeping
+from prunezoo.training.data.layouts import labels
 from tests.support.image_files import (
     CLASSES,
     opened,
@@ -23,9 +26,6 @@ from tests.support.refusals import (
     read_all,
     refused,
 )
-from training.data.data import DataError
-from training.data.layouts import cache as keeping
-from training.data.layouts import labels
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_what_the_system_refuses_is_named(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(13, "Permission denied", "x/train")
 
-    monkeypatch.setattr("training.data.layouts.folders._class_folders", denied)
+    monkeypatch.setattr("prunezoo.training.data.layouts.folders._class_folders", denied)
     write_folders(tmp_path / "set")
     refused(tmp_path / "set", r"^x/train: Permission denied; let this user read it$")
 

@@ -10,6 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from prunezoo.training.data.crops import centre_crop
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts.decoding import PNG, common_shape, decode
+from prunezoo.training.data.layouts.folders import Files
 from tests.support.image_files import (
     encoded,
     jpeg,
@@ -19,10 +23,6 @@ from tests.support.image_files import (
     write,
     write_photographs,
 )
-from training.data.crops import centre_crop
-from training.data.data import DataError
-from training.data.layouts.decoding import PNG, common_shape, decode
-from training.data.layouts.folders import Files
 
 PICTURE = pictures(1, 24)[0]
 

@@ -113,7 +113,7 @@ def manifest(**other):
 def test_prepared_shards_hold_labels_of_their_classes(tmp_path, monkeypatch):
     shard(tmp_path / "set", ("9.png", PNG), ("9.cls", b"7"))
     write(tmp_path / "set" / "prepared.json", manifest())
-    monkeypatch.setattr("training.data.layouts.prepared.Manifest.check", lambda *_: None)
+    monkeypatch.setattr("prunezoo.training.data.layouts.prepared.Manifest.check", lambda *_: None)
     refused(tmp_path / "set", "train.tar, byte .*: label 7 is not a whole number from 0 to 2")
 
 

@@ -3,15 +3,15 @@ import time
 
 import pytest
 
-from schema.data import DataConfig
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts import hub, open_splits
 from tests.support.image_files import (
     CLASSES,
     opened,
     pictures,
     png,
 )
-from training.data.data import DataError
-from training.data.layouts import hub, open_splits
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from schema.data import DataConfig
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.data import DataError
 from tests.support.image_files import (
     idx,
     jpeg,
@@ -19,7 +20,6 @@ from tests.support.image_files import (
     write_photographs,
     write_shards,
 )
-from training.data.data import DataError
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,11 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 from torchvision.transforms.v2.functional import _geometry
 
-from schema.data import AugmentConfig
+from prunezoo.schema.data import AugmentConfig
+from prunezoo.training.data.augment import crop_box
+from prunezoo.training.data.crops import Crops, centre_crop
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts import decoding, raw_files
 from tests.support.image_files import (
     CLASSES,
     encoded,
@@ -25,10 +29,6 @@ from tests.support.image_files import (
     write_photographs,
     write_shards,
 )
-from training.data.augment import crop_box
-from training.data.crops import Crops, centre_crop
-from training.data.data import DataError
-from training.data.layouts import decoding, raw_files
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,11 @@ import signal
 import pytest
 import torch
 
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts.folders import Files
+from prunezoo.training.data.layouts.workers import AHEAD, results
 from tests.support.image_files import opened, write_folders, write_photographs
 from tests.support.refusals import refused
-from training.data.data import DataError
-from training.data.layouts.folders import Files
-from training.data.layouts.workers import AHEAD, results
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from schema.data import AugmentConfig, DataConfig
-from training.data.data import DataError, info, open_data
-from training.data.depth import resized
-from training.data.finishing import LUMA
+from prunezoo.schema.data import AugmentConfig, DataConfig
+from prunezoo.training.data.data import DataError, info, open_data
+from prunezoo.training.data.depth import resized
+from prunezoo.training.data.finishing import LUMA
 
 CPU = torch.device("cpu")
 

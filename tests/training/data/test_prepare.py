@@ -6,7 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from schema.data import DataConfig
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.data import DataError
+from prunezoo.training.data.layouts import open_splits
+from prunezoo.training.data.layouts.decoding import decode, portable, resize
+from prunezoo.training.data.layouts.folders import image_folders
+from prunezoo.training.data.prepare import main, manifest_of, prepare
 from tests.support.image_files import (
     CLASSES,
     jpeg,
@@ -16,11 +21,6 @@ from tests.support.image_files import (
     write,
     write_photographs,
 )
-from training.data.data import DataError
-from training.data.layouts import open_splits
-from training.data.layouts.decoding import decode, portable, resize
-from training.data.layouts.folders import image_folders
-from training.data.prepare import main, manifest_of, prepare
 
 FORM = {"short_side": 64, "encoding": "jpeg", "quality": 90, "shard_images": 5}
 CROPS = {"image_size": 32, "augment": {"random_resized_crop": (0.2, 1), "flip": True}}

@@ -1,11 +1,11 @@
 """Sources of images: any usual layout of files, the hub, or generated ones."""
 
-from training.data.layouts.kinds import (
+from prunezoo.training.data.layouts.kinds import (
     DataError,
     Encoded,
     Pixels,
     Splits,
 )
-from training.data.layouts.opening import open_splits
+from prunezoo.training.data.layouts.opening import open_splits
 
 __all__ = ["DataError", "Encoded", "Pixels", "Splits", "open_splits"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from models.files.tensor_files import load_tensors, save_tensors
+from prunezoo.models.files.tensor_files import load_tensors, save_tensors
 
 VERSION = 2  # of what is kept; raise it when the same files would give other tensors
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from training.data.layouts.cache import kept
-from training.data.layouts.kinds import (
+from prunezoo.training.data.layouts.cache import kept
+from prunezoo.training.data.layouts.kinds import (
     Content,
     DataError,
     Encoded,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.layouts.kinds import DataError
+from prunezoo.training.data.layouts.kinds import DataError
 
 MOST_BYTES = 2**30  # of one encoded image; uncompressed, the largest that is decoded has a quarter
 REMEDIES = {

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schema.data import DataConfig
-from training.data.layouts.files import contents
-from training.data.layouts.kinds import Content, DataError, Splits
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.layouts.files import contents
+from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm")
 TEST_NAMES = ("test", "validation", "valid", "val", "dev")

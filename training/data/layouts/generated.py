@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from schema.data import DataConfig
-from training.data.facts import facts_of
-from training.data.layouts.kinds import Pixels, Splits
-from training.random import generator
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.facts import facts_of
+from prunezoo.training.data.layouts.kinds import Pixels, Splits
+from prunezoo.training.random import generator
 
 
 def digits(config: DataConfig) -> Splits:

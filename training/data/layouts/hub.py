@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from schema.data import DataConfig
-from training.data.facts import DATASETS
-from training.data.layouts.cache import cache_folder
-from training.data.layouts.files import contents
-from training.data.layouts.files import size as bytes_in
-from training.data.layouts.kinds import Content, DataError, Splits
-from training.data.layouts.labels import MOST_CLASSES, checked
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.facts import DATASETS
+from prunezoo.training.data.layouts.cache import cache_folder
+from prunezoo.training.data.layouts.files import contents
+from prunezoo.training.data.layouts.files import size as bytes_in
+from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
+from prunezoo.training.data.layouts.labels import MOST_CLASSES, checked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from training.data.layouts.kinds import DataError
+from prunezoo.training.data.layouts.kinds import DataError
 
 MOST_CLASSES = 1_000_000  # where the largest label tells how many there are
 

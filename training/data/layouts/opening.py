@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-from schema.data import DataConfig
-from training.data.facts import DATASETS
-from training.data.layouts import (
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.facts import DATASETS
+from prunezoo.training.data.layouts import (
     folders,
     generated,
     hub,
     raw_files,
     shards,
 )
-from training.data.layouts.files import faults_named
-from training.data.layouts.kinds import DataError, Splits
+from prunezoo.training.data.layouts.files import faults_named
+from prunezoo.training.data.layouts.kinds import DataError, Splits
 
 GENERATED = {"digits": generated.digits, "synthetic": generated.synthetic}
 LAYOUTS = (

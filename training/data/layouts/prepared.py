@@ -6,8 +6,8 @@ import reprlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from training.data.layouts.files import contents
-from training.data.layouts.kinds import DataError
+from prunezoo.training.data.layouts.files import contents
+from prunezoo.training.data.layouts.kinds import DataError
 
 MANIFEST, SUMS = "prepared.json", "SHA256SUMS"
 MOST_SHARDS = 1_000_000
@@ -52,8 +52,8 @@ class Manifest:
         if missing:
             raise DataError(
                 f"{folder}: {len(missing)} of {len(self.rows())} shards are missing, the first"
-                f" {missing[0]}; run the same `python -m training.data.prepare` again, which"
-                " goes on where it stopped"
+                f" {missing[0]}; run the same `python -m prunezoo.training.data.prepare` again,"
+                " which goes on where it stopped"
             )
 
     def write(self, folder: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from schema.data import DataConfig
-from training.data.layouts import cifar
-from training.data.layouts.files import contents
-from training.data.layouts.kinds import DataError, Pixels, Splits
-from training.data.layouts.labels import checked
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.layouts import cifar
+from prunezoo.training.data.layouts.files import contents
+from prunezoo.training.data.layouts.kinds import DataError, Pixels, Splits
+from prunezoo.training.data.layouts.labels import checked
 
 IDX_NAMES = (
     "train-images-idx3-ubyte",

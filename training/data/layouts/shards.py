@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schema.data import DataConfig
-from training.data.layouts import files, prepared
-from training.data.layouts.cache import kept
-from training.data.layouts.folders import IMAGE_SUFFIXES
-from training.data.layouts.kinds import Content, DataError, Splits
-from training.data.layouts.labels import MOST_CLASSES, checked
+from prunezoo.schema.data import DataConfig
+from prunezoo.training.data.layouts import files, prepared
+from prunezoo.training.data.layouts.cache import kept
+from prunezoo.training.data.layouts.folders import IMAGE_SUFFIXES
+from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
+from prunezoo.training.data.layouts.labels import MOST_CLASSES, checked
 
 TEST_PARTS = ("test", "valid", "val")  # `validation` contains the second
 NUMBER = re.compile(rb"\s*\d{1,18}\s*")  # one that fits int64; int() also reads 1_0 and +1
@@ -82,8 +82,8 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
         numbers = " and ".join(str(len(s.labels)) for s in splits)
         raise DataError(
             f"{folder}: {numbers} images where {manifest.train} and {manifest.test} were written;"
-            " find the damaged shard with `python -m training.data.prepare --verify --output"
-            f" {folder}`"
+            " find the damaged shard with `python -m prunezoo.training.data.prepare --verify"
+            f" --output {folder}`"
         )
     if manifest is None:
         return Splits(*splits, num_classes=int(max(s.labels.max() for s in splits)) + 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from training.data.layouts.kinds import DataError
+from prunezoo.training.data.layouts.kinds import DataError
 
 T = TypeVar("T")
 AHEAD = 2  # batches that a worker makes before they are asked for

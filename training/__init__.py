@@ -1,0 +1,1 @@
+"""Trainings: their data, steps, checkpoints and costs."""
