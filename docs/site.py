@@ -7,7 +7,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-ENDINGS = (".md", ".png", ".svg", ".json", ".yaml", ".csv", ".txt", "LICENSE")  # no code
+ENDINGS = (".md", ".png", ".svg", ".json", ".yaml", ".csv", ".txt", ".ipynb", "LICENSE")  # no code
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

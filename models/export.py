@@ -8,6 +8,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from prunezoo.models.timm_networks import FAULTS
 # 1e-6 to 1e-5 in the last layer of a deep network; a wrong operator shows as 1e-2 or more.
 TOLERANCE = 1e-4
 BATCHES = (1, 3)  # that a file for any batch is compared on: one image is a special case of export
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
 NOTES = "prunezoo"  # the key of the file's own metadata
 
 
@@ -56,8 +58,10 @@ def export_onnx(
     `dynamic_batch`: for a batch of any size. `notes` go into the file's metadata.
 
     Raises:
-        ModelError: torch cannot export the network, or the file computes something else.
+        ModelError: a package is missing, torch cannot export the network, or the file computes
+            something else.
     """
+    _check_installed()
     import onnx
 
     network, example = _ready(model, image, dynamic_batch=dynamic_batch)
@@ -138,6 +142,12 @@ def _ready(model: nn.Module, image: Tensor, *, dynamic_batch: bool) -> tuple[nn.
         raise ModelError(f"{type(model).__name__} gives no single tensor; export a part that does")
     # two of them: from one alone torch concludes that there is always one
     return network, torch.cat([image, image]) if dynamic_batch else image
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ModelError(f"ONNX needs {', '.join(missing)}; pip install 'prunezoo[export]'")
 
 
 def _shapes(*, dynamic_batch: bool) -> tuple[dict[int, Any]] | None:

@@ -175,12 +175,13 @@ def test_the_image_holds_every_folder_that_is_imported():
     kept = set(re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(), re.M))
     code = [
         p
-        for n in ("schema", "training", "pruning", "reporting", "models")
+        for n in ("prunezoo", "schema", "tasks", "training", "pruning", "reporting", "models")
         for p in ROOT.glob(f"{n}/**/*.py")
     ]
     text = "\n".join(path.read_text() for path in code)
-    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", text, re.M))
-    assert imported & {p.name for p in ROOT.iterdir() if p.is_dir()} <= kept
+    imported = set(re.findall(r"^\s*(?:from|import) prunezoo(?:\.| import )(\w+)", text, re.M))
+    assert "tasks" in imported
+    assert {"prunezoo", *imported} & {p.name for p in ROOT.iterdir() if p.is_dir()} <= kept
     assert {"recipes", "papers"} <= kept
 
 

@@ -117,6 +117,13 @@ def test_what_cannot_be_exported_is_one_line(model, image, line, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    known = export.find_spec
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnx" else known(name))
+    with pytest.raises(ModelError, match=r"^ONNX needs onnx; pip install 'prunezoo\[export\]'$"):
+        export_onnx(nn.Flatten(), tmp_path / "m.onnx", torch.zeros(1, 1, 8, 8))
+
+
 def test_times_are_medians_of_rounds_in_turns(monkeypatch):
     """A clock that only the calls move; the machine slows down in the middle of it."""
     now, order = [0.0], []

@@ -1,8 +1,10 @@
 import math
+import sys
 
 import pytest
 import torch
 
+from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.selection.bep.exact import (
     Exact,
     Prior,
@@ -282,3 +284,10 @@ def test_dead_constant_and_short_histories_forecast_what_they_show():
 def test_errors_say_what_to_write(times, S, options, message):
     with pytest.raises(ValueError, match=message):
         fit(torch.tensor(times), torch.tensor(S), **options)
+
+
+def test_variational_inference_without_gpytorch_names_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "prunezoo.pruning.selection.bep.variational", raising=False)
+    monkeypatch.setitem(sys.modules, "gpytorch", None)
+    with pytest.raises(PruningError, match=r"needs gpytorch; pip install 'prunezoo\[train\]'"):
+        fit(torch.arange(5.0), torch.rand(5, 3), inference="variational")

@@ -209,7 +209,13 @@ def _inference(name: str) -> Callable[[Tensor, Tensor, int, dict[str, Any]], Pos
         return _exact
     if name == "variational":
         # Imported here: GPyTorch takes seconds to import, and exact inference does without.
-        from prunezoo.pruning.selection.bep.variational import fit_variational
+        try:
+            from prunezoo.pruning.selection.bep.variational import fit_variational
+        except ModuleNotFoundError as error:
+            raise PruningError(
+                f"inference: variational needs {error.name}; pip install 'prunezoo[train]', or"
+                " write exact"
+            ) from error
 
         return lambda times, S, latents, options: fit_variational(times, S, latents, **options)
     raise ValueError(f"inference {name!r} is unknown; write exact or variational")
