@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import ModelError, build, initialise
+from models import ModelError, build, initialise, load, save
 from models.axes.find import axes, shrink
 from models.count import count
 from models.language import Lstm, PointerSentinelLstm
@@ -133,6 +133,17 @@ def test_a_unit_is_four_gates_and_all_that_reads_it(name):
         assert sizes.of(measure, keep) == counted
     assert sizes.of("activation_bytes", keep) == after.activation_bytes
     assert sizes.of("weights", keep) == after.weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_smaller_one_is_saved_and_loaded(tmp_path, name):
+    model, words = network(name).float(), row(2, 6)
+    channels = axes(model, words[:1])
+    shrink(model, channels, {a: torch.arange(w) % 3 > 0 for a, w in channels.widths.items()})
+    save(model, tmp_path / "small.safetensors")
+    loaded = load(tmp_path / "small.safetensors")
+    assert torch.equal(loaded(words), model(words))
+    assert loaded.get_submodule("embedding").out_features < 15
 
 
 class Near(nn.Module):
