@@ -217,4 +217,7 @@ def test_trees_of_tensors():
 def test_keys_around_a_pruning_end_with_the_unit():
     assert ACCURACY.around("before") == "prune/validation_top1_before_percent"
     assert Regression(VECTOR).headline.around("after") == "prune/validation_rmse_after_points"
+    line = Language(WORDS).headline
+    assert line.around("after") == "prune/validation_log_perplexity_after_nats"
+    assert line.shown(4.3264) == "4.326 nats"
     assert Headline("rmse", "lower", 0.0, "RMSE").around("after") == "prune/validation_rmse_after"
