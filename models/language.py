@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import Words, scaled
+from prunezoo.models.layers import Words, scaled
 
 
 class Lstm(nn.Module):

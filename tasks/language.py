@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schema.headline import Headline
-from tasks.task import Sums, Task, TaskError, shown
+from prunezoo.schema.headline import Headline
+from prunezoo.tasks.task import Sums, Task, TaskError, shown
 
 UNASKED = -1  # a target of a place where no word is asked for
 

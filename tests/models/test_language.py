@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import ModelError, build, initialise, load, save
-from models.axes.find import axes, shrink
-from models.count import count
-from models.language import Lstm, PointerSentinelLstm
-from models.layers import Words
-from pruning.amount.latency import latency_table
-from pruning.amount.sizes import Sizes, positions
+from prunezoo.models import ModelError, build, initialise, load, save
+from prunezoo.models.axes.find import axes, shrink
+from prunezoo.models.count import count
+from prunezoo.models.language import Lstm, PointerSentinelLstm
+from prunezoo.models.layers import Words
+from prunezoo.pruning.amount.latency import latency_table
+from prunezoo.pruning.amount.sizes import Sizes, positions
 
 NAMES = ("small_lstm", "pointer_sentinel_lstm")
 

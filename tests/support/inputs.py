@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.zoo import Entry
+from prunezoo.models.zoo import Entry
 
 VOCABULARY = 7  # words that `inputs` draws from; networks of tests have as many outputs
 

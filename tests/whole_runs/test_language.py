@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.kill import outcome
+from prunezoo.training.folder.log import read
 from tests.support.runs import launch_several, losses
-from training.folder.log import read
 
 SMALL = "recipes/base/python_text/small_lstm.yaml"
 POINTER = "recipes/base/python_text/pointer_sentinel_lstm.yaml"

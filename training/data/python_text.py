@@ -1,6 +1,6 @@
 """Write a text that every machine has: what Python's documentation says, as three files.
 
-python -m training.data.python_text data/python_text
+python -m prunezoo.training.data.python_text data/python_text
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from training.data.texts import NAMES
+from prunezoo.training.data.texts import NAMES
 
 LEFT_OUT = {"test", "site-packages", "idlelib", "tkinter", "lib2to3", "distutils", "turtledemo"}
 EVERY = 20  # of so many documents one is for validation, and one for the test

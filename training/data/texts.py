@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.trees import Shape
-from schema.data import DataConfig
-from tasks.language import UNASKED
-from tasks.task import Targets
-from training.data.batches import Data, DataInfo, rows_of
-from training.data.layouts import DataError
-from training.data.layouts.files import contents, faults_named
-from training.data.tables import Rows
+from prunezoo.models.trees import Shape
+from prunezoo.schema.data import DataConfig
+from prunezoo.tasks.language import UNASKED
+from prunezoo.tasks.task import Targets
+from prunezoo.training.data.batches import Data, DataInfo, rows_of
+from prunezoo.training.data.layouts import DataError
+from prunezoo.training.data.layouts.files import contents, faults_named
+from prunezoo.training.data.tables import Rows
 
 PTB = "penn_treebank"
 PTB_WORDS, PTB_VOCABULARY = {"train": 929_589, "validation": 73_760, "test": 82_430}, 10_000

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from schema.data import DataConfig
-from tasks.language import UNASKED
-from training.data import texts
-from training.data.data import DataError, info, known, open_data
-from training.data.python_text import lines, main
-from training.data.texts import cut
+from prunezoo.schema.data import DataConfig
+from prunezoo.tasks.language import UNASKED
+from prunezoo.training.data import texts
+from prunezoo.training.data.data import DataError, info, known, open_data
+from prunezoo.training.data.python_text import lines, main
+from prunezoo.training.data.texts import cut
 
 TRAIN = "a b c a\nb a d\n"  # a b c a <eos> b a d <eos>
 OTHER = "a x\n"
@@ -145,8 +145,8 @@ def test_words_of_a_documentation():
 
 def test_pythons_documentation_becomes_three_texts(tmp_path, monkeypatch, capsys):
     chapters = [f"Chapter {'x' * n}\n\nIts words." for n in range(1, 41)]
-    monkeypatch.setattr("training.data.python_text._strings", lambda library: chapters * 2)
-    monkeypatch.setattr("training.data.python_text.topics", {"b": "of b", "a": "of a"})
+    monkeypatch.setattr("prunezoo.training.data.python_text._strings", lambda library: chapters * 2)
+    monkeypatch.setattr("prunezoo.training.data.python_text.topics", {"b": "of b", "a": "of a"})
     folder = tmp_path / "text"
     assert main([str(folder)]) == 0
     train, valid = ((folder / f"python.{part}.txt").read_text() for part in ("train", "valid"))
