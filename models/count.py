@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.pooling import _MaxPoolNd
 
+from prunezoo.models.layers import Words
 from prunezoo.models.modes import evaluating
 from prunezoo.models.trees import Tree
 
@@ -19,7 +20,8 @@ class LayerCount:
     """One convolution or linear layer, for one image.
 
     `positions` are those at which the weights are applied (H·W of a convolution's output, 1 for a
-    linear layer), so macs = positions · weights, groups or not. `outputs` = positions · channels.
+    linear layer), so macs = positions · weights, groups or not; 0 where vectors of words are looked
+    up. `outputs` = positions · channels.
     """
 
     params: int
@@ -101,7 +103,8 @@ def count(model: nn.Module, example_input: Tree) -> Count:
 def _layer_count(layer: Weighted, outputs: int) -> LayerCount:
     positions = outputs // layer.weight.shape[0]
     params = sum(parameter.numel() for parameter in layer.parameters())
-    return LayerCount(params, positions * layer.weight.numel(), positions, outputs)
+    multiplied = 0 if isinstance(layer, Words) else positions
+    return LayerCount(params, multiplied * layer.weight.numel(), positions, outputs)
 
 
 def _output_sizes(model: nn.Module, example_input: Tree) -> dict[str, int]:

@@ -51,6 +51,29 @@ class GridMean(nn.Module):
         return str(self.cells)
 
 
+class Words(nn.Linear):
+    """A vector for each word: a linear layer of words as ones among zeros, which are not made.
+
+    Its weight is (units, words), a column a word, so that criteria, masks and surgery treat it as
+    any linear layer's. A look-up multiplies nothing, and starts at U(−0.1, 0.1) by any scheme.
+    """
+
+    def __init__(self, words: int, units: int) -> None:
+        super().__init__(words, units, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew."""
+        _draw_words(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…) words as whole numbers → (…, units)."""
+        return F.embedding(input, self.weight.t())
+
+
+def _draw_words(weight: Tensor, generator: Generator | None = None) -> Tensor:
+    return init.uniform_(weight, -0.1, 0.1, generator=generator)
+
+
 def conv_relu(in_channels: int, channels: int, kernel: int, **options: Any) -> list[nn.Module]:
     """Convolution with bias, ReLU."""
     return [nn.Conv2d(in_channels, channels, kernel, **options), nn.ReLU()]
@@ -116,6 +139,9 @@ def initialise(
     for layer in layers:
         device = layer.weight.device if generator is None else generator.device
         weight = torch.empty(layer.weight.shape, device=device)
+        if isinstance(layer, Words):
+            layer.weight.copy_(_draw_words(weight, generator))
+            continue
         layer.weight.copy_(_draw(weight, scheme, layer is layers[-1], generator))
         if layer.bias is not None:
             fan_in = layer.weight[0].numel()

@@ -66,7 +66,9 @@ def check_options(name: str, constructor: Callable[..., Any], given: dict[str, A
         # by type, as isinstance takes True for a whole number
         if type(value) not in KINDS[kind][1]:
             raise ModelError(f"{name}: {option} {shown(value)} is not {KINDS[kind][0]}")
-        if kind in (int, float) and not 0 < value <= LARGEST:
+        if option == "dropout" and not _is_rate(value):
+            raise ModelError(f"{name}: {option} {shown(value)} is not a rate from 0 to 1")
+        if kind in (int, float) and option != "dropout" and not 0 < value <= LARGEST:
             raise ModelError(
                 f"{name}: {option} {shown(value)} is not above 0 and at most {LARGEST:,}"
             )

@@ -12,6 +12,7 @@ from torch import nn
 from prunezoo.models.dense import fcrn, small_unet
 from prunezoo.models.errors import ModelError
 from prunezoo.models.files.bounds import bounded
+from prunezoo.models.language import pointer_sentinel_lstm, small_lstm
 from prunezoo.models.layers import initialise
 from prunezoo.models.mobilenet import mobilenet_v1
 from prunezoo.models.options import check_options, check_size, first_line, shown
@@ -135,17 +136,21 @@ class Entry:
     """A network's constructor(num_classes, in_channels, **options), and the images that it takes.
 
     `size`: pixels a side, the fewest that the network is meant for; tests use images of this size.
-    0: it takes vectors of `channels` numbers. `dense`: it gives numbers for each pixel.
+    0: it takes vectors of `channels` numbers. `dense`: it gives numbers for each pixel. `words`:
+    it takes rows of so many words, and gives numbers for each word.
     """
 
     constructor: Callable[..., nn.Module]
     channels: int = 3
     size: int = 32
     dense: bool = False
+    words: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of an input."""
+        if self.words:
+            return (self.words,)
         return (self.channels, self.size, self.size) if self.size else (self.channels,)
 
     @property
@@ -169,6 +174,8 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry(mlp, channels=10, size=0),
     "small_unet": Entry(small_unet, channels=1, size=16, dense=True),
     "fcrn": Entry(fcrn, size=64, dense=True),
+    "small_lstm": Entry(small_lstm, words=8),
+    "pointer_sentinel_lstm": Entry(pointer_sentinel_lstm, words=8),
     "bep_small_cnn": Entry(bep_small_cnn),
     "bep_vgg16": Entry(bep_vgg16),
     "small_conv": Entry(small_conv),

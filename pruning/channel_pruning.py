@@ -94,6 +94,11 @@ class ChannelPruning(Rounds):
             accumulator.tensors["skipped"] = self.accumulator.tensors["skipped"]
         return accumulator
 
+    @property
+    def timed(self) -> list[str]:
+        """The weights that a latency table has times of: those that something is multiplied by."""
+        return [name for name, at in self._positions.items() if at.multiplied]
+
     def _sizes(self) -> Sizes:
         return Sizes(
             self.axes,

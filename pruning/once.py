@@ -190,7 +190,7 @@ def _check_table(config: PruningConfig, method: ChannelPruning, table: Latency |
             "latency_table: nothing is asked of latency; write latency=0.5 in place of"
             f' {method.amount}, or importance={{"per": "latency"}}'
         )
-    table.check({name: method.axes.shape(name) for name in method.axes.weights})
+    table.check({name: method.axes.shape(name) for name in method.timed})
 
 
 def _pruned(method: ChannelPruning) -> Pruned:

@@ -9,6 +9,8 @@ from prunezoo.schema.section import Named, Section, Word
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Classes = Annotated[int, Field(gt=0, le=1_000_000)]
 Pixels = Annotated[int, Field(gt=0, le=65_535)]  # a side; JPEG counts no further
+Places = Annotated[int, Field(ge=2, le=100_000)]  # one alone would have no history
+Words = Annotated[int, Field(ge=2, le=1_000_000)]
 Border = Annotated[int, Field(ge=0, le=65_535)]
 Mean = tuple[Annotated[float, Field(ge=0, le=1)], ...]
 # images are divided by it
@@ -53,8 +55,8 @@ class DataConfig(Named):
     """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic,
-        diabetes, nyu_depth_v2; or a local folder; or a data set's id on the Hugging Face hub
-        (`owner/name`).
+        diabetes, nyu_depth_v2, penn_treebank; or a local folder; or a data set's id on the Hugging
+        Face hub (`owner/name`).
     path: the folder of a data set known by name; without it `data/<name>`, then the hub.
     revision: commit or tag on the hub. configuration: the hub data set's configuration.
     validation: number or fraction of training images that are held out (0: none).
@@ -62,9 +64,13 @@ class DataConfig(Named):
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
     decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
-    target: what is to be found: each image's label, its colour from the image in grey, or the depth
-        of its pixels (nyu_depth_v2, or a folder of pairs).
+    target: what is to be found: each image's label, its colour from the image in grey, the depth
+        of its pixels (nyu_depth_v2, or a folder of pairs), or the next word (penn_treebank, or a
+        folder of texts).
     sides, target_sides: height and width of pictures and depths (default: 228×304, 128×160).
+    length, context, vocabulary: of texts, in words: places of a row where the next word is asked
+        for (80), places before them that are read alone (0), words that are told apart, the most
+        frequent (all that are in the training text).
     num_classes, channels, train_images, test_images: of `synthetic` only.
     """
 
@@ -74,9 +80,12 @@ class DataConfig(Named):
     configuration: Word | None = None
     columns: ColumnsConfig = ColumnsConfig()
     test_split: Word | None = None
-    target: Literal["label", "colour", "depth"] = "label"
+    target: Literal["label", "colour", "depth", "next_word"] = "label"
     sides: tuple[Pixels, Pixels] | None = None
     target_sides: tuple[Pixels, Pixels] | None = None
+    length: Places | None = None
+    context: Annotated[int, Field(ge=0, le=100_000)] = 0
+    vocabulary: Words | None = None
     validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
     train_subset: Images | None = None
     image_size: Pixels | None = None
@@ -102,6 +111,8 @@ class DataConfig(Named):
             )
         if (self.sides or self.target_sides) and not self.has_depth:
             raise ValueError("sides and target_sides are of pictures with depth; remove them")
+        if (self.length or self.context or self.vocabulary) and not self.is_text:
+            raise ValueError("length, context and vocabulary are of texts; remove them")
         # below 1 it is a fraction, from 1 on a number of images
         if self.validation >= 1 and self.validation != int(self.validation):
             raise ValueError("validation is a whole number of images, or a fraction such as 10%")
@@ -115,3 +126,8 @@ class DataConfig(Named):
     def has_depth(self) -> bool:
         """True if the pictures come with the distance of their pixels."""
         return self.target == "depth" or self.name == "nyu_depth_v2"
+
+    @property
+    def is_text(self) -> bool:
+        """True if rows are of words, and the next one is to be found."""
+        return self.target == "next_word" or self.name == "penn_treebank"

@@ -40,8 +40,9 @@ class Headline:
 
     def around(self, moment: str) -> str:
         """Its key just before or after a pruning: `prune/validation_top1_after_percent`."""
-        name, _, unit = self.key.partition("_")
-        return "_".join(filter(None, ("prune/validation", name, moment, unit)))
+        # the unit is the last word; a metric without one is a single word
+        name, *unit = self.key.rsplit("_", 1)
+        return "_".join(("prune/validation", name, moment, *unit))
 
     @property
     def short(self) -> str:

@@ -49,7 +49,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _validates(self) -> "Recipe":
-        if self.evaluation.around_pruning and not self.data.validation:
+        if self.evaluation.around_pruning and not (self.data.validation or self.data.is_text):
             raise ValueError(
                 "evaluation.around_pruning measures validation images; write data.validation: 10%"
             )

@@ -1,6 +1,7 @@
 """Tasks: what losses and metrics make of outputs and targets; a line each."""
 
 from prunezoo.tasks.classification import Classification
+from prunezoo.tasks.language import Language
 from prunezoo.tasks.regression import Regression
 from prunezoo.tasks.task import Targets, Task, TaskError
 
@@ -9,4 +10,5 @@ __all__ = ["TASKS", "Targets", "Task", "TaskError"]
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "regression": Regression,
+    "language": Language,
 }

@@ -73,7 +73,7 @@ class Classification(Task):
         if getattr(shape, "sizes", None) != () or shape.dtype.is_floating_point:
             raise TaskError(
                 f"task: classification needs a label for each example, and the targets of {data}"
-                " are numbers; write task: regression"
+                f" are {self.targets.meant}"
             )
 
     def misfit(self, outputs: Any, count: int) -> str:

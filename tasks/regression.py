@@ -84,7 +84,7 @@ class Regression(Task):
         if not getattr(shape, "sizes", None) or not shape.dtype.is_floating_point:
             raise TaskError(
                 f"task: regression needs numbers to come near to, and the targets of {data} are"
-                " labels of classes; write task: classification, or data.target: colour"
+                f" {self.targets.meant}"
             )
 
     def misfit(self, outputs: Any, count: int) -> str:

@@ -36,6 +36,17 @@ class Targets:
     scale: float = 1.0
     distances: bool = False
 
+    @property
+    def meant(self) -> str:
+        """What they are, and what a recipe says for them, for a sentence."""
+        if not isinstance(self.shape, Shape):
+            return "of another kind; remove task, which is then the data's own"
+        if self.shape.dtype.is_floating_point:
+            return "numbers; write task: regression"
+        if self.shape.sizes:
+            return "words; write task: language"
+        return "labels of classes; write task: classification, or data.target: colour"
+
 
 class Task:
     """Losses of examples, sums and metrics of one task. It sees outputs and targets, no more.

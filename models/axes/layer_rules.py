@@ -86,13 +86,39 @@ def _product(trace: Trace, op: Operation) -> None:
     name = trace.weight(b, right[-1], right[-2])
     if name in trace.parameters:
         _read(trace, name, left[-1], right[-2])
+    elif left[-1] is not None and right[-2] is not None and any(map(trace.is_silent, (a, b))):
+        # a masked pair adds nothing to the sum, as if it had been removed
+        trace.tie([left[-1], right[-2]])
+        trace.risk("product", [left[-1]])
     else:
         trace.fix([left[-1], right[-2]], "a product sums over channels")
+    silent = (trace.is_silent(a) or not any(v is not None for v in left[:-1])) and (
+        trace.is_silent(b) or (right[-1] is None and not any(v is not None for v in right[:-2]))
+    )
     batch = [trace.tie(pair) for pair in zip(left[:-2], right[:-2], strict=True)]
     trace.carry(op.output, (*batch, left[-2], right[-1]))
     if op.name in ("addmm", "baddbmm"):
         added = [op.arguments["self"], op.output]
         trace.carry(op.output, combine(trace, added, op.output.dim()))
+        silent = silent and trace.is_silent(op.arguments["self"])
+    if silent:
+        trace.silence([op.output])
+
+
+@_rule("embedding")
+def _look_up(trace: Trace, op: Operation) -> None:
+    """Columns of a linear layer of words, whose weight (units, words) is given transposed."""
+    weight, words = op.arguments["weight"], op.arguments["indices"]
+    rows, units = trace.vectors(weight)
+    trace.fix([rows], "words are looked up by their number")
+    name = trace.weight(weight, units, rows)
+    if name is None:
+        trace.fix([units], "looked up in what is no linear layer's weight")
+    else:
+        trace.runs(name)
+    trace.carry(op.output, (*[None] * words.dim(), units))
+    if trace.is_silent(weight):
+        trace.silence([op.output])
 
 
 @_rule(

@@ -79,8 +79,10 @@ def watch(model: nn.Module, example_input: Tree, rules: dict[str, Any]) -> tuple
 
 
 def _channels(inputs: Tree) -> int:
-    """Channels of images; 1 of a tree, as nothing is known of what its tensors hold."""
-    return inputs.shape[1] if isinstance(inputs, Tensor) and inputs.dim() > 1 else 1
+    """Channels of images; 1 of a tree, or of words, of which nothing is known to be channels."""
+    if isinstance(inputs, Tensor) and inputs.dim() > 1 and inputs.is_floating_point():
+        return inputs.shape[1]
+    return 1
 
 
 def _layer_weights(model: nn.Module) -> set[str]:

@@ -62,9 +62,30 @@ def _elementwise(trace: Trace, op: Operation) -> None:
         vectors = combine(trace, op.tensors(), output.dim())
         alone = op.tensors()[0] if len(op.tensors()) == 1 and op.name in _SAME else None
         trace.carry(output, vectors, like=alone)
+    if _keeps_zero(trace, op):
+        trace.silence(op.outputs())
+
+
+def _keeps_zero(trace: Trace, op: Operation) -> bool:
+    """Return True if zeros of masked units give zeros: f(0) = 0, a product with them, their sum."""
+    tensors = op.tensors()
+    if op.name == "mul":
+        silent = set().union(*(_dims(trace, t) for t in tensors if trace.is_silent(t)))
+        return silent == set().union(*(_dims(trace, t) for t in tensors))
+    if op.name in ("add", "sub"):
+        alike = len({frozenset(_dims(trace, t)) for t in tensors}) == 1
+        return len(tensors) == 2 and alike and all(map(trace.is_silent, tensors))
+    return op.name in _SAME | _ZERO_AT_ZERO and trace.is_silent(tensors[0])
+
+
+def _dims(trace: Trace, tensor: Tensor) -> set[int]:
+    """Dimensions with channels, counted from the last one."""
+    vectors = trace.vectors(tensor)
+    return {d - len(vectors) for d, vector in enumerate(vectors) if vector is not None}
 
 
 _SAME = {"detach", "alias", "lift_fresh", "clone", "_to_copy"}  # values stay what they were
+_ZERO_AT_ZERO = {"tanh", "relu", "gelu", "silu", "neg", "native_dropout"}
 
 
 @_rule("zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full")
@@ -101,6 +122,8 @@ def _move(trace: Trace, op: Operation) -> None:
             trace.risk(op.name, [vector])
     for output, vectors in zip(op.outputs(), carried, strict=True):
         trace.carry(output, vectors, like=source)
+    if trace.is_silent(source):
+        trace.silence(op.outputs())
     if op.name in ("split", "split_with_sizes"):
         _tie_pieces(trace, carried)
 
@@ -188,6 +211,8 @@ def _join(trace: Trace, op: Operation) -> None:
     if op.name == "stack":
         vectors.insert(op.arguments["dim"] % (dims + 1), None)
     trace.carry(op.output, vectors)
+    if all(map(trace.is_silent, tensors)):
+        trace.silence([op.output])
 
 
 def _or_constant(trace: Trace, tensor: Tensor, d: int) -> Tensor:

@@ -89,6 +89,7 @@ class Trace(TorchDispatchMode):
             WeakIdKeyDictionary()
         )  # tensor → name of the parameter or buffer it shows
         self._noise: Any = WeakIdKeyDictionary()  # tensors of independent random numbers
+        self._silent: Any = WeakIdKeyDictionary()  # tensors that are zero where a unit is masked
         self._used: set[str] = set()  # parameters and buffers
         self.parameters = {n for n, t in tensors.items() if isinstance(t, nn.Parameter)}
         self.own = {name: tuple(map(self._atoms, t.shape)) for name, t in tensors.items()}
@@ -100,6 +101,8 @@ class Trace(TorchDispatchMode):
             # a network may make a buffer in its first pass, which is none of those it had
             if name in self.own:
                 self._vectors[tensor], self._views[tensor] = self.own[name], name
+                if name in self.parameters:
+                    self._silent[tensor] = True  # as masks are of parameters
 
     def _atoms(self, size: int) -> Tensor | None:
         """New atoms, one per index; a dimension of size 1 has no channels to choose from."""
@@ -131,6 +134,15 @@ class Trace(TorchDispatchMode):
     def is_noise(self, tensor: Tensor) -> bool:
         """Return True if the tensor may meet channels as a single number would."""
         return tensor in self._noise
+
+    def silence(self, tensors: Iterable[Tensor]) -> None:
+        """Note tensors that are zero along every dimension wherever a unit is masked."""
+        for tensor in tensors:
+            self._silent[tensor] = True
+
+    def is_silent(self, tensor: Tensor) -> bool:
+        """Return True if what a masked unit gives is zero here; so is what has no channels."""
+        return tensor in self._silent or not any(map(_has_channels, self.vectors(tensor)))
 
     def weight(self, tensor: Tensor, out: Tensor | None, into: Tensor | None) -> str | None:
         """The parameter or buffer whose dimensions 0 and 1 are whole in `out` and `into`."""

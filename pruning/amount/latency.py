@@ -1,5 +1,6 @@
 """Times of layers at other widths, measured on the device at hand."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunezoo.models.layers import Words
 from prunezoo.models.modes import evaluating
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.errors import PruningError
@@ -74,9 +76,10 @@ def latency_table(
     median of at least `seconds` of runs each. Layers of equal shape are measured once. A wider
     layer counts as no faster than a narrower one, so that budgets have one answer. Inputs have the
     memory format of the layer's weight and, under autocast, its type, as in training.
-    Normalisation, activations and pooling are not in the table.
+    A layer that runs several times in a pass counts as often. Normalisation, activations, pooling
+    and look-ups of words are not in the table.
     """
-    shapes = _input_shapes(model, example_input)
+    shapes, runs = _inputs(model, example_input)
     by_shape: dict[str, tuple[Array, Array, Array]] = {}
     grids = {}
     for name, shape in shapes.items():
@@ -85,23 +88,33 @@ def latency_table(
         if key not in by_shape:
             sample = layer.get_parameter("weight").new_zeros(batch_size, *shape)
             by_shape[key] = _measured(layer, sample, points, seconds)
-        grids[f"{name}.weight"] = by_shape[key]
+        outputs, inputs, times = by_shape[key]
+        grids[f"{name}.weight"] = (outputs, inputs, runs[name] * times)
     return Latency(grids)
 
 
-def _input_shapes(model: nn.Module, example_input: Tree) -> dict[str, tuple[int, ...]]:
+def _inputs(
+    model: nn.Module, example_input: Tree
+) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
+    """The shape of every layer's inputs, without the batch, and how often it runs."""
     shapes: dict[str, tuple[int, ...]] = {}
-    names: dict[nn.Module, str] = {m: n for n, m in model.named_modules() if isinstance(m, LAYERS)}
+    runs: Counter[str] = Counter()
+    names: dict[nn.Module, str] = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, LAYERS) and not isinstance(module, Words)
+    }
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         shapes[names[module]] = tuple(inputs[0].shape[1:])
+        runs[names[module]] += 1
 
     handles = [module.register_forward_pre_hook(record) for module in names]
     with evaluating(model):
         model(example_input)
     for handle in handles:
         handle.remove()
-    return shapes
+    return shapes, runs
 
 
 def _measured(

@@ -1,7 +1,7 @@
 """Sizes of a network as a function of the channels that stay, without building it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,22 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-def positions(model: nn.Module, example_input: Tree) -> dict[str, int]:
+class Positions(NamedTuple):
+    """Where a layer's weight is applied, for one image; `multiplied`: 0 if it is only looked up."""
+
+    applied: int
+    multiplied: int
+
+
+def positions(model: nn.Module, example_input: Tree) -> dict[str, Positions]:
     """Name of each convolution and linear weight → positions it is applied at, for one image."""
-    return {f"{n}.weight": c.positions for n, c in count(model, example_input).layers.items()}
+    return {
+        f"{name}.weight": Positions(layer.positions, layer.positions if layer.macs else 0)
+        for name, layer in count(model, example_input).layers.items()
+    }
+
+
+NO_LAYER = Positions(0, 0)
 
 
 class Sizes:
@@ -37,7 +50,7 @@ class Sizes:
     def __init__(
         self,
         axes: "Axes",
-        positions: Mapping[str, int],
+        positions: Mapping[str, Positions],
         *,
         left_out: Callable[[str], bool] = lambda axis: False,
         latency: "Latency | None" = None,
@@ -49,7 +62,8 @@ class Sizes:
         self._terms = _Terms()
         for name, shape in axes.shapes.items():
             if name not in axes.buffers:
-                self._terms.add(name, shape, axes.labels.get(name, ()), positions.get(name, 0))
+                labels, places = axes.labels.get(name, ()), positions.get(name, NO_LAYER)
+                self._terms.add(name, shape, labels, places)
         self.kinds, self._per_kind = self._terms.kinds(sum(self.widths.values()), self.spans)
         self._fixed = np.array(self._terms.fixed)
         prunable = np.zeros(len(self.kinds), dtype=bool)
@@ -157,15 +171,20 @@ class _Terms:
     def __init__(self) -> None:
         self.fixed: list[int] = [1]
         self._units: list[tuple[Array, Array]] = [(np.zeros(0, int), np.zeros(0, int))]
-        self._rows: list[tuple[str, int, int, int, int]] = []  # name, constant, lengths, positions
+        # name, constant, lengths, positions
+        self._rows: list[tuple[str, int, int, int, Positions]] = []
         self._tables: dict[str, Array] = {}
 
     def add(
-        self, name: str, shape: tuple[int, ...], labels: tuple[Tensor | None, ...], positions: int
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        labels: tuple[Tensor | None, ...],
+        positions: Positions,
     ) -> None:
-        """Takes in one parameter; `positions` is 0 for all but conv and linear weights."""
+        """Takes in one parameter; `positions` are none for all but conv and linear weights."""
         pruned = {d for d, label in enumerate(labels) if label is not None}
-        dims = sorted(pruned | ({0, 1} if positions else set()))
+        dims = sorted(pruned | ({0, 1} if positions.applied else set()))
         assert len(dims) <= 2, f"{name}: channels lie along at most two dimensions"
         lengths, constant = [0, 0], 1
         for i, d in enumerate(dims):
@@ -210,20 +229,20 @@ class _Terms:
 
     def _products(self, measure: str) -> Iterator[tuple[int, int, int]]:
         if measure == "nodes":
-            hidden = [first for _, _, first, _, positions in self._rows if positions][:-1]
+            hidden = [first for _, _, first, _, places in self._rows if places.applied][:-1]
             yield from ((1, first, 0) for first in hidden)
             return
-        for _, constant, first, second, positions in self._rows:
+        for _, constant, first, second, places in self._rows:
             if measure == "params":
                 yield constant, first, second
             elif measure == "weights":
-                yield constant if positions else 0, first, second
+                yield constant if places.applied else 0, first, second
             elif measure == "macs":
-                yield constant * positions, first, second
+                yield constant * places.multiplied, first, second
             else:
                 assert measure == "activation_bytes", measure
-                yield 4 * positions, first, 0
+                yield 4 * places.applied, first, 0
 
     def layers(self) -> Iterator[tuple[str, int, int]]:
-        """Name, length of the outputs and of the inputs of every layer's weight."""
-        return ((n, out, into) for n, _, out, into, positions in self._rows if positions)
+        """Name, length of the outputs and of the inputs of every weight that is multiplied by."""
+        return ((n, out, into) for n, _, out, into, places in self._rows if places.multiplied)

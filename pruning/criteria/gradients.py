@@ -13,6 +13,7 @@ from prunezoo.models.trees import Tree
 from prunezoo.pruning.criteria.maps import norms
 from prunezoo.pruning.criteria.measuring import (
     NO_IMAGES,
+    check_numbers,
     gates,
     layer_weights,
     mean_gradient,
@@ -170,9 +171,10 @@ def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scor
     no path left scores 0 everywhere.
 
     Raises:
-        PruningError: the flow fits float64 at no input scale tried.
+        PruningError: the flow fits float64 at no input scale tried, or the network reads words.
     """
     inputs, _ = next(iter(batches))
+    check_numbers("synflow puts ones", inputs)
     positive = _positive(model, biases=biases)
     theta = {name: positive[name].requires_grad_() for name in layer_weights(model)}
     with scoring(model):

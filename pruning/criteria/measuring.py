@@ -144,6 +144,19 @@ def first_of(batches: Batches) -> tuple[Tree, Tree]:
     return first
 
 
+def check_numbers(puts: str, inputs: Tree) -> None:
+    """Refuse inputs, such as words, in whose place no other numbers can be put.
+
+    Raises:
+        PruningError: `puts`, the criterion and what it would put in, does not fit.
+    """
+    if not all(leaf.is_floating_point() for leaf in trees.leaves(inputs)):
+        raise PruningError(
+            f"criterion: {puts} in, and this network reads whole numbers; choose another"
+            " criterion, such as snip"
+        )
+
+
 def mean_gradient(
     model: nn.Module,
     batches: Batches,

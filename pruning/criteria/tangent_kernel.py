@@ -10,8 +10,8 @@ from torch.func import functional_call
 from prunezoo.models import trees
 from prunezoo.models.layers import initialise
 from prunezoo.models.trees import Tree
-from prunezoo.pruning.criteria.measuring import layer_weights, scoring
-from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.criteria.measuring import check_numbers, layer_weights, scoring
+from prunezoo.pruning.errors import bounded
 from prunezoo.pruning.types import Batches, Scores
 
 
@@ -90,11 +90,7 @@ def _fix_statistics(model: nn.Module, weights: Scores, images: Tree) -> None:
 
 def _noise(inputs: Tree, count: int, stream: Generator, like: Tensor) -> Tree:
     """Normal noise in place of inputs, for so many examples."""
-    if not all(leaf.is_floating_point() for leaf in trees.leaves(inputs)):
-        raise PruningError(
-            "criterion: ntk_sap puts normal noise in, and this network reads whole numbers; choose"
-            " another criterion, such as snip"
-        )
+    check_numbers("ntk_sap puts normal noise", inputs)
     return trees.mapped(lambda x: _normal((count, *x.shape[1:]), stream, like), inputs)
 
 

@@ -11,6 +11,8 @@ DATA = {
     "tiny_imagenet": "Tiny ImageNet",
     "imagenet": "ImageNet",
     "imagenette": "Imagenette",
+    "penn_treebank": "Penn Treebank",
+    "data/python_text": "Python's documentation",
 }
 NETWORKS = {
     "digits_cnn": "Digits CNN",
@@ -28,6 +30,8 @@ NETWORKS = {
     "resnet56": "ResNet-56",
     "earlycrop_resnet18": "ResNet-18 of EarlyCroP",
     "earlycrop_vgg16": "VGG-16 of EarlyCroP",
+    "pointer_sentinel_lstm": "Pointer sentinel LSTM",
+    "small_lstm": "Small LSTM",
     "mobilenet_v1": "MobileNetV1",
     "mobilenet_v2": "MobileNetV2",
 }

@@ -12,6 +12,7 @@ from prunezoo.models.axes.find import axes, masks, shrink
 from prunezoo.models.axes.trace import named_tensors
 from prunezoo.models.count import count
 from prunezoo.models.errors import ModelError
+from tests.support.inputs import inputs
 from tests.support.tiers import slow_but
 
 
@@ -155,10 +156,11 @@ def test_every_zoo_network_shrinks_and_nothing_but_the_classifier_is_left_alone(
     options = ZOO.get(name, {})
     entry = MODELS[name]
     model = randomise(build(name, num_classes=7, in_channels=entry.channels, **options))
-    image = torch.randn(2, *entry.shape, dtype=torch.float64)
+    image = inputs(entry, 2, torch.float64)
     channels = axes(model, image[:1])
     kinds = {reason.rpartition(": ")[2] for reason in channels.fixed.values()}
-    assert kinds <= {"the image's channels", "the network's output", "channels padded with zeros"}
+    outputs = {"the network's output", "_log_softmax over channels"}
+    assert kinds <= {"the image's channels", "channels padded with zeros", *outputs}
     small, left = check_equal(model, image, channels, random_keep(channels, least=2))
     assert_same_partition(axes(small, image[:1]), left)
 

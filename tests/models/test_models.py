@@ -15,7 +15,11 @@ from prunezoo.models.layers import GridMean
 from prunezoo.models.resnet import PadShortcut
 from prunezoo.schema.recipe import load
 
-OURS = [n for n, entry in MODELS.items() if "width" in entry.parameters and not entry.dense]
+OURS = [
+    n
+    for n, entry in MODELS.items()
+    if "width" in entry.parameters and not (entry.dense or entry.words)
+]
 LAST = "classifier.weight"
 
 

@@ -11,17 +11,20 @@ from prunezoo.schema.headline import ACCURACY, Headline
 from prunezoo.schema.training import TrainingConfig
 from prunezoo.tasks import TASKS, Targets, TaskError
 from prunezoo.tasks.classification import CLASSES, Classification
+from prunezoo.tasks.language import UNASKED, Language
 from prunezoo.tasks.regression import Regression
 from prunezoo.tasks.task import added, over_ranks
 
 LABELS = Targets(7)
 VECTOR = Targets(2, Shape((2,)), unit="points", scale=10.0)
+WORDS = Targets(7, Shape((4,), torch.int64))
 DEPTH = Targets(1, Shape((1, 3, 4)), unit="m", distances=True)
 CASES = {
     "labels": (Classification(LABELS), (7,)),
     "vector": (Regression(VECTOR), (2,)),
     "l1": (Regression(VECTOR, loss="l1"), (2,)),
     "depth": (Regression(DEPTH), (1, 3, 4)),
+    "words": (Language(WORDS), (4, 7)),
 }
 
 
@@ -32,6 +35,9 @@ def examples(name, count=6):
     outputs = torch.randn(count, *shape, generator=draw, dtype=torch.float64)
     if task.has_logits:
         return task, outputs, torch.randint(7, (count,), generator=draw)
+    if isinstance(task, Language):
+        words = torch.randint(7, (count, 4), generator=draw)
+        return task, outputs, words.masked_fill(words == 3, UNASKED)
     targets = torch.randn(count, *shape, generator=draw, dtype=torch.float64)
     if task.targets.distances:
         targets = targets.abs() * (targets > -0.5)
@@ -100,6 +106,34 @@ def test_depth_by_hand_counts_what_was_measured():
     assert output.grad.view(-1)[3] == 0
 
 
+def test_log_perplexity_by_hand_counts_places_and_losses_rows():
+    first = [[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]
+    chances = torch.tensor([first, [[0.1, 0.8, 0.1], [0.3, 0.3, 0.4]]])
+    targets = torch.tensor([[0, 2], [1, UNASKED]])
+    task = Language(Targets(3, Shape((2,), torch.int64)))
+    metrics = task.metrics(task.sums(chances.log(), targets))
+    one, two = -(math.log(0.5) + math.log(0.6)), -math.log(0.8)
+    assert metrics["log_perplexity_nats"] == pytest.approx((one + two) / 3)
+    assert metrics["perplexity"] == pytest.approx(math.exp((one + two) / 3))
+    assert metrics["loss"] == pytest.approx((one / 2 + two) / 2)
+    shifted = task.metrics(task.sums(chances.log() + 5, targets))  # logits are as good
+    assert shifted == pytest.approx(metrics, rel=1e-5)
+
+
+def test_uniform_chances_have_the_perplexity_of_their_number_and_nothing_asked_is_no_loss():
+    task = Language(WORDS)
+    words = torch.tensor([[0, 1, 2, 3]])
+    assert task.metrics(task.sums(torch.zeros(1, 4, 7), words))["perplexity"] == pytest.approx(7)
+    outputs = torch.randn(1, 4, 7, requires_grad=True)
+    nothing = torch.full((1, 4), UNASKED)
+    task.loss(outputs, nothing).backward()
+    assert outputs.grad is not None
+    assert not outputs.grad.any()
+    assert task.metrics(task.sums(outputs, nothing))["log_perplexity_nats"] == 0
+    far = torch.zeros(1, 4, 7).index_fill(2, torch.tensor([0]), 1e4)
+    assert task.metrics(task.sums(far, words + 1))["perplexity"] == math.inf
+
+
 def test_nothing_measured_is_no_loss_and_no_nan():
     task = Regression(DEPTH)
     nothing = torch.zeros(2, 1, 3, 4)
@@ -128,6 +162,7 @@ def test_smoothing_and_mixing_are_classifications_own():
         (Classification(LABELS), (3, 7), (3, 6), r"gives (3, 6) in training where (3, 7) logits"),
         (Regression(VECTOR), (3, 2), (3,), "gives (3,) in training where (3, 2) numbers"),
         (Regression(DEPTH), (3, 1, 3, 4), (3, 1, 6, 8), "where (3, 1, 3, 4) numbers are expected"),
+        (Language(WORDS), (3, 4, 7), (3, 7), "where (3, 4, 7) logits of words are expected"),
     ],
 )
 def test_outputs_that_do_not_fit_are_named(task, right, wrong, said):
@@ -141,6 +176,13 @@ def test_targets_of_another_task_are_refused():
         Regression(LABELS).check_targets("cifar10")
     with pytest.raises(TaskError, match=r"task: classification needs a label .* write task: regr"):
         Classification(VECTOR).check_targets("diabetes")
+    for task, needs in ((Classification(WORDS), "a label"), (Regression(WORDS), "numbers to come")):
+        with pytest.raises(TaskError, match=rf"needs {needs} .* are words; write task: language"):
+            task.check_targets("penn_treebank")
+    for targets, are in ((LABELS, "labels"), (VECTOR, "numbers"), (Targets(1, {}), "of another")):
+        with pytest.raises(TaskError, match=rf"language needs rows of words, .* are {are}"):
+            Language(targets).check_targets("mine")
+    Language(WORDS).check_targets("penn_treebank")
     Regression(VECTOR).check_targets("diabetes")
     Classification(LABELS).check_targets("digits")
 
@@ -175,4 +217,7 @@ def test_trees_of_tensors():
 def test_keys_around_a_pruning_end_with_the_unit():
     assert ACCURACY.around("before") == "prune/validation_top1_before_percent"
     assert Regression(VECTOR).headline.around("after") == "prune/validation_rmse_after_points"
+    line = Language(WORDS).headline
+    assert line.around("after") == "prune/validation_log_perplexity_after_nats"
+    assert line.shown(4.3264) == "4.326 nats"
     assert Headline("rmse", "lower", 0.0, "RMSE").around("after") == "prune/validation_rmse_after"

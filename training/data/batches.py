@@ -44,8 +44,9 @@ class DataInfo:
 
     @property
     def channels(self) -> int:
-        """Channels of images, or numbers of a vector; 1 of a tree."""
-        return self.example.sizes[0] if isinstance(self.example, Shape) else 1
+        """Channels of images, or numbers of a vector; 1 of words, or of a tree."""
+        numbers = isinstance(self.example, Shape) and self.example.dtype.is_floating_point
+        return self.example.sizes[0] if numbers else 1
 
     @property
     def height(self) -> int:

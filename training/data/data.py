@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from prunezoo.schema.data import AugmentConfig, ColumnsConfig, DataConfig
-from prunezoo.training.data import depth, images, tables
+from prunezoo.training.data import depth, images, tables, texts
 from prunezoo.training.data.batches import Batch, Batches, Data, DataInfo
 from prunezoo.training.data.layouts import DataError
 
@@ -41,6 +41,8 @@ SPLIT = ("name", "validation", "train_subset", "drop_last")
 OF_DEPTH = (*SPLIT, "path", "workers", "augment", "target", "sides", "target_sides", "mean", "std")
 IMAGES = Source(images.known, images.open_images)
 DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH)
+OF_TEXT = ("name", "path", "train_subset", "drop_last", "target", "length", "context", "vocabulary")
+TEXT = Source(texts.known, texts.open_texts, OF_TEXT)
 SOURCES: dict[str, Source] = {
     "diabetes": Source(tables.known, tables.diabetes, SPLIT),
 }
@@ -52,7 +54,9 @@ def _source(config: DataConfig) -> Source:
     Raises:
         DataError: a key that means nothing for it.
     """
-    source = DEPTH if config.has_depth else SOURCES.get(config.name, IMAGES)
+    kinds = {DEPTH: config.has_depth, TEXT: config.is_text}
+    ours = (kind for kind, is_it in kinds.items() if is_it)
+    source = next(ours, SOURCES.get(config.name, IMAGES))
     stated = config.model_dump(exclude_defaults=True)
     idle = [key for key in stated if source.takes and key not in source.takes]
     if idle:
