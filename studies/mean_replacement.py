@@ -5,7 +5,8 @@ python -m studies.mean_replacement results/other/digits-*.json --out results/mea
 
 Each figure is drawn for whatever was run, as its title says; figures that the records do not allow
 are listed with the reason. Bands are 80 % confidence intervals over seeds (t quantile). Solid lines
-propagate biases, dashed ones do not. `summary.csv` holds the numbers behind the claims.
+propagate biases, dashed ones do not. `summary.csv` holds the numbers behind the claims, `later.csv`
+those after fine-tuning and at the end of training.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from studies.penalty_records import (
     ever_selected,
     halves,
     interval,
+    later,
     load,
     one_shot,
     profile,
@@ -175,12 +177,14 @@ def figure_5(table: pd.DataFrame) -> Figure:
 def figure_6(table: pd.DataFrame) -> Figure:
     """Penalties for a single layer, and mean squared activations of its selected units."""
     rows, title = setting(table, "midconv")
+    plain = rows[~rows["bias_propagation"] & rows["squared_activation"].notna()]
+    if plain.empty:
+        raise NotRunError("activations are kept of single layers alone, and none was measured")
     figure, (left, right) = canvas(2, f"Figure 6: {title}")
     method_curves(left, rows, "step", "penalty")
     left.set(xlabel="iteration", ylabel="pruning penalty")
     left.set_ylim(-0.1, np.quantile(rows["penalty"], 0.98))
     left.legend(fontsize=6, ncols=2)
-    plain = rows[~rows["bias_propagation"]]
     chosen = {s: np.concatenate(list(plain[plain["score"] == s]["squared_activation"]))
               for s in ("rand", "abs_mrs", "mrs") if (plain["score"] == s).any()}  # fmt: skip
     top = np.quantile(np.concatenate(list(chosen.values())), 0.99)
@@ -251,10 +255,12 @@ def figure_11(table: pd.DataFrame) -> Figure:
     steps = tuning_steps(table)
     table, steps = (halves(table, second=True), steps) if steps else (table, [0])
     clouds = (("bp_norm", "bp_abs_mrs", BLUE), ("bp_abs_mrs", "bp_rand", ORANGE))
-    ends = (-0.5, 1.5)
     figure, plots = canvas(len(steps), "Figure 11")
     for axes, n in zip(plots, steps, strict=True):
         pairs = one_shot(table, n)
+        drawn = pairs[["bp_norm", "bp_abs_mrs", "bp_rand"]].to_numpy()
+        low, high = min(0.0, drawn.min()), min(1.5, drawn.max())  # 1.5: the paper's axes
+        ends = (low - 0.05 * (high - low), high + 0.05 * (high - low))
         for x, y, colour in clouds:
             style = {"s": 6, "color": colour, "alpha": 0.5, "lw": 0, "label": f"{y} vs {x}"}
             axes.scatter(pairs[x], pairs[y], **style)
@@ -287,7 +293,7 @@ def main() -> None:
     """Draw all figures that the named runs allow."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
-    parser.add_argument("--out", type=Path, required=True, help="folder for PNGs and summary.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for PNGs and CSVs")
     arguments = parser.parse_args()
     table = load(arguments.runs)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -300,7 +306,8 @@ def main() -> None:
         path = arguments.out / f"figure_{number}.png"
         save(figure, path)
         print(f"figure {number}: {path}")
-    summary(table).to_csv(arguments.out / "summary.csv", index=False, float_format="%.4g")
+    for name, rows in (("summary", summary(table)), ("later", later(table))):
+        rows.to_csv(arguments.out / f"{name}.csv", index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

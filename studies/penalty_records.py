@@ -102,10 +102,26 @@ def ever_selected(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(fractions)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
+def summary(table: pd.DataFrame, fine_tune: int = 0) -> pd.DataFrame:
     """Mean penalty of every method and how often bias propagation lowers it, by setting."""
-    pairs = one_shot(table)
+    pairs = one_shot(table, fine_tune)
     scores = [s for s in SCORES if f"bp_{s}" in pairs]
     wins = pd.concat([(pairs[f"bp_{s}"] < pairs[s]).rename(s) for s in scores], axis=1).mean(axis=1)
     groups = pairs.assign(bp_wins=wins).groupby(["data", "model", "layers", "amount"])
     return groups.mean().assign(measurements=groups.size()).reset_index()
+
+
+def later(table: pd.DataFrame) -> pd.DataFrame:
+    """What is left of it: penalties after fine-tuning, and held-out accuracy of the copies.
+
+    A line for each number of steps, then one for each amount that was removed little by little,
+    whose copies trained on to the end: top-1 in % in place of penalties.
+    """
+    steps = table.loc[table["experiment"] == "one_shot", "fine_tune"].unique()
+    tuned = [summary(table, int(n)).assign(after=f"{n:.0f} steps") for n in sorted(steps)]
+    ends = table[table["experiment"] == "trained_on"]
+    columns = {"index": ["data", "model", "layers", "amount"], "columns": "method"}
+    if not ends.empty:
+        copies = ends.pivot_table(values="held_out_top1_percent", **columns).reset_index()
+        tuned.append(copies.assign(after="training on, top-1 %"))
+    return pd.concat(tuned, ignore_index=True)
