@@ -18,23 +18,88 @@ Deviation = tuple[Annotated[float, Field(ge=0.001, le=1)], ...]
 Colour = tuple[float, ...]
 
 
+Strength = Annotated[float, Field(ge=0, le=10)]
+Few = Annotated[int, Field(ge=1, le=10)]
+
+
+class ColourConfig(Section):
+    """Changes of colour by random factors, in a random order.
+
+    brightness, contrast, saturation: multiplied by 1 − x … 1 + x. hue: turned by −x … x circles.
+    """
+
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class PolicyConfig(Named):
+    """A policy of torchvision's, with its own options; the rest are for others.
+
+    randaugment: `operations` of 14 in a row, each of strength `magnitude` of 0 … `bins` − 1.
+    trivialaugment: one of 14 of a random strength out of `bins`, over a wide range.
+    augmix: an average of `chains` chains of `depth` operations (none: 1 to 3) of `severity`, and of
+        the image; weights are Dirichlet's and Beta's of `alpha`.
+    """
+
+    name: Literal["randaugment", "trivialaugment", "augmix"]
+    operations: Few = 2
+    magnitude: Annotated[int, Field(ge=0, le=99)] = 9
+    bins: Annotated[int, Field(ge=2, le=100)] = 31
+    severity: Few = 3
+    chains: Few = 3
+    depth: Few | None = None
+    alpha: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+
+    @model_validator(mode="after")
+    def _own(self) -> "PolicyConfig":
+        others = [key for key in self.model_dump(exclude_defaults=True) if key not in self._takes]
+        if others:
+            takes = ", ".join(self._takes[1:])
+            raise ValueError(f"{others[0]} is not of {self.name}, which takes {takes}; remove it")
+        if self.name == "randaugment" and self.magnitude >= self.bins:
+            raise ValueError(
+                f"magnitude {self.magnitude} is not below bins; write {self.bins - 1} or less"
+            )
+        return self
+
+    @property
+    def _takes(self) -> tuple[str, ...]:
+        match self.name:
+            case "randaugment":
+                return ("name", "operations", "magnitude", "bins")
+            case "trivialaugment":
+                return ("name", "bins")
+            case "augmix":
+                return ("name", "severity", "chains", "depth", "alpha")
+
+
 class AugmentConfig(Section):
     """Changes of training images, in this order; only `resize` also applies to other images.
 
     random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
     crop_padding: pad with that many black pixels, cut out a random window of the old size.
     flip: mirror left and right with probability ½.
+    colour: jitter of brightness, contrast, saturation and hue, in a random order.
+    policy: randaugment, trivialaugment or augmix. Streamed images have it before crop_padding.
     rotation: by an angle uniform in ± that many degrees; nearest pixel, black outside.
     resize: to a square of that side (bilinear, antialiased); validation and test images too.
     cutout: a square of that side in pixels around a random centre becomes the mean colour.
+    erasing: with that probability a rectangle of 2 to 33 % of the area becomes the mean colour.
+    repeats: each image comes that many times in a batch, changed anew, and fewer images an epoch.
     """
 
     random_resized_crop: tuple[float, float] | None = None
     crop_padding: Border = 0
     flip: bool = False
+    colour: ColourConfig | None = None
+    policy: PolicyConfig | None = None
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     resize: Pixels | None = None
     cutout: Border = 0
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repeats: Few = 1
 
     @model_validator(mode="after")
     def _scale(self) -> "AugmentConfig":

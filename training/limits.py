@@ -150,7 +150,7 @@ def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
             f"training: mixup and cutmix mix images, and {about.name} has none; remove them"
         )
     if about.height:
-        _check_borders(recipe.data, about.height)
+        _check_augment(recipe.data, about)
     _check_store(recipe.data)
     if recipe.laboratory and recipe.laboratory.held_out and not about.validation_images:
         raise RecipeError(
@@ -178,8 +178,13 @@ def _check_durations(recipe: Recipe, per_epoch: int) -> None:
             raise RecipeError(f"{name}.every: {every} is less than a step; write 1it or more")
 
 
-def _check_borders(data: DataConfig, height: int) -> None:
-    augment, dataset = data.augment, facts_of(data)
+def _check_augment(data: DataConfig, about: DataInfo) -> None:
+    augment, dataset, height = data.augment, facts_of(data), about.height
+    if (augment.policy or augment.colour) and about.channels not in (1, 3):
+        raise RecipeError(
+            f"data.augment: policy and colour change pictures in grey or in colour, and these have"
+            f" {about.channels} channels; remove them"
+        )
     side = data.image_size or (dataset.size if dataset else height)
     if augment.crop_padding > side:
         raise RecipeError(

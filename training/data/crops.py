@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prunezoo.schema.data import AugmentConfig
-from prunezoo.training.data.augment import FLIP, ON_DEVICE, crop_box
+from prunezoo.training.data.augment import CROP, FLIP, crop_box
 from prunezoo.training.data.layouts import DataError
 from prunezoo.training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
 from prunezoo.training.data.layouts.kinds import Content
+from prunezoo.training.data.policies import changed
 
 EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
 
@@ -21,7 +22,7 @@ class Crops:
     augment: AugmentConfig
 
     def crop(self, image: Tensor, draws: list[float] | None, where: str = "") -> Tensor:
-        """uint8 (C, H, W) → (C, size, size): random-resized-crop and flip, else the centre.
+        """uint8 (C, H, W) → (C, size, size): random-resized-crop, flip and policy, else the centre.
 
         Raises:
             DataError: see `centre_crop`.
@@ -31,11 +32,13 @@ class Crops:
             cut = centre_crop(image, self.size, where)
         else:
             height, width = image.shape[1:]
-            top, left, h, w = crop_box(height, width, draws[ON_DEVICE:], scale)
+            top, left, h, w = crop_box(height, width, draws[CROP], scale)
             cut = resize(image[:, top : top + h, left : left + w], self.size, self.size)
         # inside a border the device mirrors, after the window is cut
         flip = self.augment.flip and not self.augment.crop_padding
-        return cut.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else cut
+        if flip and draws is not None and draws[FLIP] < 0.5:
+            cut = cut.flip(2)
+        return changed(cut, self.augment, draws)
 
     def shrink(self, data: Content, draws: list[float] | None, where: str = "") -> int:
         """The factor by which a JPEG may be decoded smaller: 1, 2, 4 or 8.
@@ -49,7 +52,7 @@ class Crops:
         sides = jpeg_size(data, where)
         if sides is None:
             return 1
-        shorter = min(crop_box(*sides, draws[ON_DEVICE:], scale)[2:])
+        shorter = min(crop_box(*sides, draws[CROP], scale)[2:])
         return next(k for k in (8, 4, 2, 1) if k == 1 or shorter >= k * self.size)
 
 

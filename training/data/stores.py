@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from prunezoo.models.trees import Tree
 from prunezoo.schema.data import AugmentConfig, DataConfig
 from prunezoo.training.data import gpu_decoder
-from prunezoo.training.data.augment import ON_DEVICE, window
+from prunezoo.training.data.augment import window
 from prunezoo.training.data.crops import Crops
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.finishing import Finishing, finishing
@@ -25,6 +25,7 @@ from prunezoo.training.data.layouts import (
 from prunezoo.training.data.layouts.decoding import common_shape, decode, decode_all
 from prunezoo.training.data.layouts.files import faults_named
 from prunezoo.training.data.layouts.workers import Rooms, results
+from prunezoo.training.data.policies import changed_batch
 
 Work = tuple[list[int], list[list[float]] | None]  # for a worker: rows, and their draws
 Filled = tuple[dict[str, "ImageStore"], tuple[int, int]]
@@ -43,10 +44,8 @@ class Pick(NamedTuple):
         return self.rows.tolist(), None if self.draws is None else self.draws.tolist()
 
     def to(self, device: torch.device) -> "Pick":
-        """On the device, with the draws that are needed there."""
-        draws = (
-            None if self.draws is None else self.draws[:, :ON_DEVICE].to(device, non_blocking=True)
-        )
+        """On the device."""
+        draws = None if self.draws is None else self.draws.to(device, non_blocking=True)
         return Pick(self.rows.to(device, non_blocking=True), draws, self.global_count)
 
 
@@ -105,7 +104,8 @@ class InMemory(ImageStore):
     def __init__(
         self, pixels: Pixels, config: AugmentConfig, device: torch.device, finishing: Finishing
     ) -> None:
-        self.padding, self.flip, self.device = config.crop_padding, config.flip, device
+        self.config, self.device = config, device
+        self.padding, self.flip = config.crop_padding, config.flip
         self.finishing = finishing
         self.bordered = F.pad(pixels.images.to(device), (self.padding,) * 4).contiguous()
         self.labels = pixels.labels.to(device)
@@ -113,8 +113,9 @@ class InMemory(ImageStore):
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store."""
         for pick in picks:
-            pick = pick.to(self.device)
-            yield window(self.bordered, pick.rows, pick.draws, self.padding, self.flip), pick
+            drawn, pick = pick.draws, pick.to(self.device)
+            cut = window(self.bordered, pick.rows, pick.draws, self.padding, self.flip)
+            yield changed_batch(cut, self.config, drawn), pick
 
 
 class Streamed(ImageStore):
