@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from prunezoo.schema.duration import Duration
 from prunezoo.schema.section import Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -116,6 +117,19 @@ class ColumnsConfig(Section):
     label: Word | None = None
 
 
+class SizeFrom(Section):
+    """From the beginning of an epoch on, training images are squares of `size` pixels."""
+
+    from_: Duration = Field(alias="from")
+    size: Pixels
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SizeFrom":
+        if self.from_.unit != "ep" or self.from_.amount != int(self.from_.amount):
+            raise ValueError(f"from: {self.from_} is not the start of an epoch; write 30ep")
+        return self
+
+
 class DataConfig(Named):
     """The images, and how they are split and augmented.
 
@@ -129,6 +143,10 @@ class DataConfig(Named):
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
     decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
+    image_size: side of streamed images as the network is tested and counted.
+    train_size: side of those that it is trained on, or a list of {from: 0ep, size: 128}, …: smaller
+        images first. Default: image_size.
+    crop_ratio: side of a test image to its short side before it was cropped at the centre.
     target: what is to be found: each image's label, its colour from the image in grey, the depth
         of its pixels (nyu_depth_v2, or a folder of pairs), or the next word (penn_treebank, or a
         folder of texts).
@@ -154,6 +172,8 @@ class DataConfig(Named):
     validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
     train_subset: Images | None = None
     image_size: Pixels | None = None
+    train_size: Pixels | tuple[SizeFrom, ...] | None = None
+    crop_ratio: Annotated[float, Field(ge=0.1, le=1)] = 0.875
     stream: bool | None = None
     decoder: Literal["workers", "gpu"] = "workers"
     mean: Mean | None = None
@@ -186,6 +206,29 @@ class DataConfig(Named):
         if self.path is not None and self.name in ("digits", "synthetic"):
             raise ValueError(f"{self.name} has no files; remove data.path")
         return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "DataConfig":
+        if isinstance(self.train_size, tuple):
+            starts = [part.from_.amount for part in self.train_size]
+            if not starts or starts[0] or starts != sorted(set(starts)):
+                raise ValueError("train_size: write one from: 0ep first, then later ones")
+        if self.train_size is not None and self.augment.resize:
+            raise ValueError("augment.resize makes images of one size; remove it, or train_size")
+        return self
+
+    @property
+    def train_sizes(self) -> list[int | None]:
+        """Every side of training images, from the smallest; None: that of other images."""
+        if isinstance(self.train_size, tuple):
+            return sorted({part.size for part in self.train_size})
+        return [self.train_size]
+
+    def train_size_in(self, epoch: int) -> int | None:
+        """The side of training images in an epoch; None: that of other images."""
+        if isinstance(self.train_size, tuple):
+            return [part.size for part in self.train_size if part.from_.amount <= epoch][-1]
+        return self.train_size
 
     @property
     def has_depth(self) -> bool:

@@ -18,6 +18,7 @@ from prunezoo.schema.data import DataConfig
 from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
 from prunezoo.schema.training import TrainingConfig
 from prunezoo.training.build import build_optimizer, on_cpu
+from prunezoo.training.data.crops import CROP_RATIO
 from prunezoo.training.data.data import DataInfo
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.distillation import check_distillation
@@ -208,6 +209,8 @@ def _check_store(data: DataConfig) -> None:
     streamed = {
         "augment.random_resized_crop": data.augment.random_resized_crop is not None,
         "decoder: gpu": data.decoder == "gpu",
+        "train_size": data.train_size is not None,
+        "crop_ratio": data.crop_ratio != CROP_RATIO,
         f"image_size: {data.image_size}": data.image_size not in (None, dataset.size),
     }
     for name, wanted in streamed.items():

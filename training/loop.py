@@ -105,8 +105,9 @@ def train_step(run: Run, batch: Batch) -> None:
         run.pruner.hold_average(run)
 
     run.watch.add(loss_sum, trees.size(batch.inputs), run.work)
+    side = run.recipe.data.train_size_in(run.position // run.steps_per_epoch)
     run.progress.add_step(total)
-    run.cost.add_step(total, segment.image_sizes, teacher_macs=run.teacher.macs)
+    run.cost.add_step(total, segment.step_sizes[side], teacher_macs=run.teacher.macs(side))
 
 
 def _set_rates(run: Run) -> None:

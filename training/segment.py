@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from prunezoo.models.axes.find import axes
 from prunezoo.models.count import count
 from prunezoo.models.files.tensor_files import save_tensors
-from prunezoo.models.trees import Tree
+from prunezoo.models.trees import Tree, resized
 from prunezoo.training.ranks import buckets
 from prunezoo.training.ranks.faults import together
 from prunezoo.training.ranks.sync_batchnorm import release, synchronize
@@ -45,6 +45,7 @@ class Segment:
     model: nn.Module  # wrapped
     optimizer: Optimizer  # wrapped likewise
     image_sizes: dict[str, int]  # costs of one image in a forward pass
+    step_sizes: dict[int | None, dict[str, int]]  # the same by `data.train_size`
     laboratory: "Laboratory | None"
 
 
@@ -53,6 +54,10 @@ def begin_segment(run: "Run") -> None:
     training = run.recipe.training
     # measured on one image first: a compiled model would be compiled for that size as well
     sizes = count(run.model, run.example_input).image_sizes
+    of_steps = {
+        side: count(run.model, resized(run.example_input, side)).image_sizes
+        for side in run.recipe.data.train_sizes
+    }
     laboratory = _laboratory(run)
     if training.sync_batchnorm and run.processes > 1:
         synchronize(run.model)
@@ -64,7 +69,7 @@ def begin_segment(run: "Run") -> None:
     run.wrapped.model.train()
     if run.averager is not None:
         run.averager.follow(run.model)
-    run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, laboratory)
+    run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, of_steps, laboratory)
 
 
 class Step(nn.Module):

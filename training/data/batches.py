@@ -114,6 +114,7 @@ class Data:
 
     def _train_picks(self, epoch: int, batch_size: int, parts: int, start: int) -> Iterator[Pick]:
         rows, repeats = self.rows["train"], self.config.augment.repeats
+        size = self.config.train_size_in(epoch)
         order = rows[torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))]
         order = order.repeat_interleave(repeats)[: len(rows)]
         for step in range(start, self.steps_per_epoch(batch_size, parts)):
@@ -121,7 +122,8 @@ class Data:
             # first copies first: those of an image lie far apart, so in shares of different ranks
             chunk = order[place[(place % repeats).argsort(stable=True)]]
             source = generator(self.seed, "augment", epoch, step)
-            yield self._share(chunk, draws(len(chunk), self.config.augment, source), parts)
+            table = draws(len(chunk), self.config.augment, source)
+            yield self._share(chunk, table, parts)._replace(size=size)
 
     def evaluation_batches(
         self, split: Literal["train", "validation", "test"], batch_size: int

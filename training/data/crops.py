@@ -1,6 +1,6 @@
 """Crops of streamed images to one size, for training and for evaluation, on any device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from prunezoo.training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resi
 from prunezoo.training.data.layouts.kinds import Content
 from prunezoo.training.data.policies import changed
 
-EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
+CROP_RATIO = 0.875  # crop to short side, as ImageNet is evaluated: 224 of 256
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Crops:
 
     size: int
     augment: AugmentConfig
+    ratio: float = CROP_RATIO
+
+    def sized(self, size: int | None) -> "Crops":
+        """The same of another size; None: of this one."""
+        return self if size is None else replace(self, size=size)
 
     def crop(self, image: Tensor, draws: list[float] | None, where: str = "") -> Tensor:
         """uint8 (C, H, W) → (C, size, size): random-resized-crop, flip and policy, else the centre.
@@ -29,7 +34,7 @@ class Crops:
         """
         scale = self.augment.random_resized_crop
         if draws is None or scale is None:
-            cut = centre_crop(image, self.size, where)
+            cut = centre_crop(image, self.size, where, self.ratio)
         else:
             height, width = image.shape[1:]
             top, left, h, w = crop_box(height, width, draws[CROP], scale)
@@ -56,13 +61,13 @@ class Crops:
         return next(k for k in (8, 4, 2, 1) if k == 1 or shorter >= k * self.size)
 
 
-def centre_crop(image: Tensor, size: int, where: str = "") -> Tensor:
-    """The short side resized to 256/224 of `size` (bilinear, antialiased), then the centre.
+def centre_crop(image: Tensor, size: int, where: str = "", ratio: float = CROP_RATIO) -> Tensor:
+    """The short side resized to `size` / `ratio` (bilinear, antialiased), then the centre.
 
     Raises:
         DataError: the image is so long that its resized whole has more than MOST_PIXELS.
     """
-    short, short_now = round(size * EVALUATION_RATIO), min(image.shape[1:])
+    short, short_now = round(size / ratio), min(image.shape[1:])
     tall, wide = (int(short * side / short_now) for side in image.shape[1:])
     if tall * wide > MOST_PIXELS:
         sides = "×".join(map(str, image.shape[1:]))

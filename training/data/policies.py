@@ -60,12 +60,16 @@ def _policy(config: PolicyConfig) -> "v2.Transform":
     """
     from torchvision.transforms import v2
 
-    bilinear = {"interpolation": v2.InterpolationMode.BILINEAR}
+    bilinear = v2.InterpolationMode.BILINEAR
     match config.name:
         case "randaugment":
-            return v2.RandAugment(config.operations, config.magnitude, config.bins, **bilinear)
+            return v2.RandAugment(
+                config.operations, config.magnitude, config.bins, interpolation=bilinear
+            )
         case "trivialaugment":
-            return v2.TrivialAugmentWide(config.bins, **bilinear)
+            return v2.TrivialAugmentWide(c.bins, interpolation=bilinear)
         case "augmix":
             depth = -1 if config.depth is None else config.depth  # −1: of 1 to 3 by chance
-            return v2.AugMix(config.severity, config.chains, depth, config.alpha, **bilinear)
+            return v2.AugMix(
+                config.severity, config.chains, depth, config.alpha, interpolation=bilinear
+            )
