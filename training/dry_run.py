@@ -33,6 +33,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     steps = _steps(recipe, per_epoch, total)
     macs = {side: count * batch * trained[side].macs for side, count in steps.items()}
     most = trained[recipe.data.train_sizes[-1]]
+    at_most = "at most" if recipe.training.gradient_checkpointing else "about"
     rows = {
         "data": f"{about.name}: {about.train_images:,} train,"
         f" {about.validation_images:,} validation,"
@@ -41,7 +42,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
         "training FLOPs": f"{6 * sum(macs.values()):.3g} dense (2 a MAC × 3 passes)"
         + _teacher(recipe, about, sum(macs.values()), steps),
-        "memory": f"about {estimate(recipe, most, processes) / 2**30:.2f} GiB a process",
+        "memory": f"{at_most} {estimate(recipe, most, processes) / 2**30:.2f} GiB a process",
         "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
     text = resolved(recipe, source) + "\n"

@@ -127,7 +127,11 @@ def _check_optimizer(training: TrainingConfig) -> None:
     for weight in weights.parameters():
         weight.grad = torch.ones_like(weight)
     try:
-        build_optimizer(training, weights).step()
+        # of a few weights, which have no order of layers
+        whole = training.model_copy(
+            update={"optimizer": config.model_copy(update={"layer_decay": None})}
+        )
+        build_optimizer(whole, weights).step()
     except (RecipeError, *FAULTS) as error:
         if "CUDA required" in str(error):  # planned here, to be run elsewhere
             return

@@ -88,11 +88,12 @@ def _parts(
     batch = recipe.evaluation.batch_size or training.batch_size
     looked = min(batch, max(about.validation_images, about.test_images)) / processes
     width = _width(recipe)
+    kept_maps = largest if training.gradient_checkpointing else trained.activation_bytes / 4
     return {
         "weights: lower the network's width or depth (model.options)": _weights(
             recipe, sizes, kept
         ),
-        MAPS: (trained.activation_bytes / 4 * width * share),
+        MAPS: kept_maps * width * share,
         "feature maps of a test: lower evaluation.batch_size": largest * looked * width,
         "images: lower data.image_size or their number": _image_bytes(recipe),
     }

@@ -21,6 +21,7 @@ from prunezoo.training.data.facts import facts_of
 from prunezoo.training.distillation import rehearse_teacher
 from prunezoo.training.limits import check_settings, check_sizes
 from prunezoo.training.memory import LARGEST, check_memory, machine_memory
+from prunezoo.training.recomputing import check_recomputing
 
 SIDES = (16, 32, 64, 96, 128, 192, 224, 256, 299, 384)  # pixels of usual images
 TRIED = 2**37  # multiply-accumulates an image of networks that are tried with values too
@@ -52,6 +53,9 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
     task = build_task(recipe, about)
     check_sizes(recipe, about, per_epoch)
     model = empty_model(recipe, about)
+    check_recomputing(recipe, model)
+    if recipe.training.optimizer.layer_decay is not None:
+        build_optimizer(recipe.training, model)  # of its layers
     total = recipe.training.duration.steps(per_epoch)
     whole = {"steps_per_epoch": per_epoch, "total_steps": total, "processes": processes}
     try:

@@ -16,6 +16,7 @@ from prunezoo.models.trees import Tree, resized
 from prunezoo.training.ranks import buckets
 from prunezoo.training.ranks.faults import together
 from prunezoo.training.ranks.sync_batchnorm import release, synchronize
+from prunezoo.training.recomputing import recomputing
 from prunezoo.training.run_state import LABORATORY
 
 if TYPE_CHECKING:
@@ -80,18 +81,21 @@ class Step(nn.Module):
     module whose own forward is PyTorch's, as of an nn.Sequential, and does not say so.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, recomputes: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.recomputes = network, recomputes
 
     def forward(self, inputs: Tree) -> Any:
         """Outputs."""
-        return self.network(inputs)
+        if not self.recomputes:
+            return self.network(inputs)
+        with recomputing(self.network):
+            return self.network(inputs)
 
 
 def _wrapped(run: "Run") -> Wrapped:
     compilation = run.recipe.training.compile
-    network = Step(run.model)
+    network = Step(run.model, recomputes=run.recipe.training.gradient_checkpointing)
     if compilation:
         network.compile(mode=None if compilation is True else compilation)
     model, optimizer = run.accelerator.prepare(network, run.optimizer)

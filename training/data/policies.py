@@ -67,7 +67,7 @@ def _policy(config: PolicyConfig) -> "v2.Transform":
                 config.operations, config.magnitude, config.bins, interpolation=bilinear
             )
         case "trivialaugment":
-            return v2.TrivialAugmentWide(c.bins, interpolation=bilinear)
+            return v2.TrivialAugmentWide(config.bins, interpolation=bilinear)
         case "augmix":
             depth = -1 if config.depth is None else config.depth  # −1: of 1 to 3 by chance
             return v2.AugMix(
