@@ -221,7 +221,7 @@ class DataConfig(Named):
     def train_sizes(self) -> list[int | None]:
         """Every side of training images, from the smallest; None: that of other images."""
         if isinstance(self.train_size, tuple):
-            return sorted({part.size for part in self.train_size})
+            return [*sorted({part.size for part in self.train_size})]
         return [self.train_size]
 
     def train_size_in(self, epoch: int) -> int | None:

@@ -1,7 +1,6 @@
 """Policies of torchvision's on single images, as a function of draws made beforehand."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +38,6 @@ def changed_batch(images: Tensor, config: AugmentConfig, draws: Tensor | None) -
     return torch.stack([changed(image, config, row) for image, row in pairs]).to(images.device)
 
 
-@cache
 def _transforms(config: AugmentConfig) -> list[Callable[[Tensor], Tensor]]:
     from torchvision.transforms import v2  # here: recipes without a policy need not wait for it
 
