@@ -1,5 +1,7 @@
 """Learning rates that fall from the last layer to the first, of timm's networks."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from prunezoo.models.axes.find import axes
 from prunezoo.pruning.compensation.compensations import mean_replacement
 from prunezoo.schema.recipe import RecipeError, load
 from prunezoo.schema.training import TrainingConfig
+from prunezoo.training import loop
 from prunezoo.training.build import build_optimizer
 from prunezoo.training.dry_run import plan
 from tests.support.runs import DIGITS
@@ -55,6 +58,23 @@ def test_a_new_bias_joins_its_layer():
     mean_replacement(model, network, keep, images, optimizer=optimizer)
     assert {name for name, _ in model.named_parameters()} - before == {"fc.bias"}
     assert places(optimizer) == places(build_optimizer(config, model))
+
+
+def test_a_step_goes_by_the_rate_of_its_layer():
+    config = training()
+    optimizer = build_optimizer(config, timm.create_model("test_resnet", num_classes=3))
+    run = SimpleNamespace(
+        recipe=SimpleNamespace(training=config),
+        pruner=SimpleNamespace(over=True),
+        optimizer=optimizer,
+        position=0,
+        total_steps=10,
+        steps_per_epoch=5,
+    )
+    loop._set_rates(run)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates[-1] == 0.1
+    assert rates == pytest.approx([0.1 * 0.5**depth for depth in range(len(rates))][::-1])
 
 
 def test_another_network_is_refused():

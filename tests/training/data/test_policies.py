@@ -6,8 +6,10 @@ from pydantic import ValidationError
 from torchvision.transforms import v2
 
 from prunezoo.schema.data import AugmentConfig
+from prunezoo.schema.recipe import RecipeError, load
 from prunezoo.training.data.augment import ERASE, FURTHER, ON_DEVICE, SEED, draws, finish
 from prunezoo.training.data.policies import changed, changed_batch
+from prunezoo.training.dry_run import plan
 from prunezoo.training.random import generator
 from tests.support.image_files import opened, write_folders, write_photographs
 
@@ -174,3 +176,9 @@ def test_repeats_are_copies_in_one_batch_and_on_different_ranks(tmp_path):
 def test_what_is_wrong_is_said(stated, words):
     with pytest.raises(ValidationError, match=words):
         config(**stated)
+
+
+def test_other_channels_have_no_colours():
+    settings = ["data={name: synthetic, channels: 2, image_size: 32}", "data.augment.policy=augmix"]
+    with pytest.raises(RecipeError, match="these have 2 channels; remove them"):
+        plan(*load("recipes/base/cifar10/resnet18.yaml", settings))
