@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunezoo import models
 from prunezoo.pruning.application.penalty import _SumOfNorms
 from prunezoo.schema.seeds import seed_of
+from prunezoo.schema.training import EmaConfig
 from prunezoo.training.average import Average
 from prunezoo.training.random import generator, seed_layers
 
@@ -67,7 +68,7 @@ def compare(
 
 
 def average(name: str, model: nn.Module, rounds: int) -> None:
-    theirs, ours = ModelEmaV3(model, decay=0.99), Average(model, 0.99)
+    theirs, ours = ModelEmaV3(model, decay=0.99), Average(model, EmaConfig(decay=0.99))
     what = f"average of weights, {name}: timm's, ours"
     compare(what, lambda: theirs.update(model, step=9), lambda: ours.update(9), rounds)
 

@@ -67,6 +67,13 @@ def repeated(tree: Tree, count: int) -> Any:
     return mapped(lambda leaf: leaf[:1].expand(count, *leaf.shape[1:]), tree)
 
 
+def resized(images: Tree, side: int | None) -> Any:
+    """Black squares of that side in place of images (n, C, H, W); None: the images."""
+    if side is None:
+        return images
+    return mapped(lambda leaf: leaf.new_zeros(*leaf.shape[:2], side, side), images)
+
+
 def split(tree: Tree, sizes: Sequence[int]) -> list[Any]:
     """Consecutive batches of so many examples each."""
     flat, form = pytree.tree_flatten(tree)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from prunezoo.schema.duration import Duration
 from prunezoo.schema.section import Named, Section, Word
 
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -18,23 +19,88 @@ Deviation = tuple[Annotated[float, Field(ge=0.001, le=1)], ...]
 Colour = tuple[float, ...]
 
 
+Strength = Annotated[float, Field(ge=0, le=10)]
+Few = Annotated[int, Field(ge=1, le=10)]
+
+
+class ColourConfig(Section):
+    """Changes of colour by random factors, in a random order.
+
+    brightness, contrast, saturation: multiplied by 1 − x … 1 + x. hue: turned by −x … x circles.
+    """
+
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class PolicyConfig(Named):
+    """A policy of torchvision's, with its own options; the rest are for others.
+
+    randaugment: `operations` of 14 in a row, each of strength `magnitude` of 0 … `bins` − 1.
+    trivialaugment: one of 14 of a random strength out of `bins`, over a wide range.
+    augmix: an average of `chains` chains of `depth` operations (none: 1 to 3) of `severity`, and of
+        the image; weights are Dirichlet's and Beta's of `alpha`.
+    """
+
+    name: Literal["randaugment", "trivialaugment", "augmix"]
+    operations: Few = 2
+    magnitude: Annotated[int, Field(ge=0, le=99)] = 9
+    bins: Annotated[int, Field(ge=2, le=100)] = 31
+    severity: Few = 3
+    chains: Few = 3
+    depth: Few | None = None
+    alpha: Annotated[float, Field(ge=0.001, le=1000)] = 1.0
+
+    @model_validator(mode="after")
+    def _own(self) -> "PolicyConfig":
+        others = [key for key in self.model_dump(exclude_defaults=True) if key not in self._takes]
+        if others:
+            takes = ", ".join(self._takes[1:])
+            raise ValueError(f"{others[0]} is not of {self.name}, which takes {takes}; remove it")
+        if self.name == "randaugment" and self.magnitude >= self.bins:
+            raise ValueError(
+                f"magnitude {self.magnitude} is not below bins; write {self.bins - 1} or less"
+            )
+        return self
+
+    @property
+    def _takes(self) -> tuple[str, ...]:
+        match self.name:
+            case "randaugment":
+                return ("name", "operations", "magnitude", "bins")
+            case "trivialaugment":
+                return ("name", "bins")
+            case "augmix":
+                return ("name", "severity", "chains", "depth", "alpha")
+
+
 class AugmentConfig(Section):
     """Changes of training images, in this order; only `resize` also applies to other images.
 
     random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
     crop_padding: pad with that many black pixels, cut out a random window of the old size.
     flip: mirror left and right with probability ½.
+    colour: jitter of brightness, contrast, saturation and hue, in a random order.
+    policy: randaugment, trivialaugment or augmix. Streamed images have it before crop_padding.
     rotation: by an angle uniform in ± that many degrees; nearest pixel, black outside.
     resize: to a square of that side (bilinear, antialiased); validation and test images too.
     cutout: a square of that side in pixels around a random centre becomes the mean colour.
+    erasing: with that probability a rectangle of 2 to 33 % of the area becomes the mean colour.
+    repeats: each image comes that many times in a batch, changed anew, and fewer images an epoch.
     """
 
     random_resized_crop: tuple[float, float] | None = None
     crop_padding: Border = 0
     flip: bool = False
+    colour: ColourConfig | None = None
+    policy: PolicyConfig | None = None
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
     resize: Pixels | None = None
     cutout: Border = 0
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repeats: Few = 1
 
     @model_validator(mode="after")
     def _scale(self) -> "AugmentConfig":
@@ -51,6 +117,19 @@ class ColumnsConfig(Section):
     label: Word | None = None
 
 
+class SizeFrom(Section):
+    """From the beginning of an epoch on, training images are squares of `size` pixels."""
+
+    from_: Duration = Field(alias="from")
+    size: Pixels
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SizeFrom":
+        if self.from_.unit != "ep" or self.from_.amount != int(self.from_.amount):
+            raise ValueError(f"from: {self.from_} is not the start of an epoch; write 30ep")
+        return self
+
+
 class DataConfig(Named):
     """The images, and how they are split and augmented.
 
@@ -64,6 +143,10 @@ class DataConfig(Named):
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
     decoder: of streamed images: workers (CPU processes), or gpu (nvJPEG, for JPEGs).
+    image_size: side of streamed images as the network is tested and counted.
+    train_size: side of those that it is trained on, or a list of {from: 0ep, size: 128}, …: smaller
+        images first. Default: image_size.
+    crop_ratio: side of a test image to its short side before it was cropped at the centre.
     target: what is to be found: each image's label, its colour from the image in grey, the depth
         of its pixels (nyu_depth_v2, or a folder of pairs), or the next word (penn_treebank, or a
         folder of texts).
@@ -89,6 +172,8 @@ class DataConfig(Named):
     validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
     train_subset: Images | None = None
     image_size: Pixels | None = None
+    train_size: Pixels | tuple[SizeFrom, ...] | None = None
+    crop_ratio: Annotated[float, Field(ge=0.1, le=1)] = 0.875
     stream: bool | None = None
     decoder: Literal["workers", "gpu"] = "workers"
     mean: Mean | None = None
@@ -121,6 +206,29 @@ class DataConfig(Named):
         if self.path is not None and self.name in ("digits", "synthetic"):
             raise ValueError(f"{self.name} has no files; remove data.path")
         return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "DataConfig":
+        if isinstance(self.train_size, tuple):
+            starts = [part.from_.amount for part in self.train_size]
+            if not starts or starts[0] or starts != sorted(set(starts)):
+                raise ValueError("train_size: write one from: 0ep first, then later ones")
+        if self.train_size is not None and self.augment.resize:
+            raise ValueError("augment.resize makes images of one size; remove it, or train_size")
+        return self
+
+    @property
+    def train_sizes(self) -> list[int | None]:
+        """Every side of training images, from the smallest; None: that of other images."""
+        if isinstance(self.train_size, tuple):
+            return [*sorted({part.size for part in self.train_size})]
+        return [self.train_size]
+
+    def train_size_in(self, epoch: int) -> int | None:
+        """The side of training images in an epoch; None: that of other images."""
+        if isinstance(self.train_size, tuple):
+            return [part.size for part in self.train_size if part.from_.amount <= epoch][-1]
+        return self.train_size
 
     @property
     def has_depth(self) -> bool:

@@ -15,7 +15,11 @@ Label = Annotated[str, Field(min_length=1, max_length=128)]  # as long as W&B ta
 
 
 class OptimizerConfig(Named):
-    """The optimizer. `timm/<name>` is any optimizer of timm, with its own `options`."""
+    """The optimizer. `timm/<name>` is any optimizer of timm, with its own `options`.
+
+    `layer_decay`: the learning rate of a layer is this times that of the layer after it (timm's
+    networks).
+    """
 
     name: str = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1
@@ -26,6 +30,7 @@ class OptimizerConfig(Named):
     eps: Annotated[float, Field(ge=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     decay_norm_and_bias: bool = True
+    layer_decay: Annotated[float, Field(ge=0.01, lt=1)] | None = None
     options: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")
@@ -73,10 +78,17 @@ class LrScheduleConfig(Named):
 
 
 class EmaConfig(Section):
-    """An exponential moving average of the weights, which is then what is evaluated."""
+    """An exponential moving average of the weights, which is then what is evaluated.
+
+    `every`: steps between two updates. `start`: until then it is a copy of the weights. `warmup`:
+    from there on the decay rises to its value, at the n-th step it is at most 1 − n^(−`power`).
+    """
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999
     warmup: bool = False
+    power: Annotated[float, Field(gt=0, le=1)] = 2 / 3
+    start: Duration = Duration(0, "it")
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
 
 
 class DistillationConfig(Named):
@@ -95,6 +107,8 @@ class DistillationConfig(Named):
 class TrainingConfig(Section):
     """Everything that shapes the weights besides model, data and pruning.
 
+    `gradient_checkpointing`: feature maps inside blocks are computed again in the backward pass
+    instead of being kept, which takes less memory and more time (timm's networks).
     `compress_gradients`: processes send one another their gradients in bf16, half of the bytes.
     """
 
@@ -114,6 +128,7 @@ class TrainingConfig(Section):
     channels_last: bool = False
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = False
     deterministic: bool = False
+    gradient_checkpointing: bool = False
     sync_batchnorm: bool = False
     compress_gradients: bool = False
 
@@ -125,6 +140,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"compile: {self.compile} records CUDA graphs, whose next run overwrites the"
                 " gradients that accumulation adds up; write compile: true, or accumulation: 1"
+            )
+        if self.gradient_checkpointing and self.compile:
+            raise ValueError(
+                "gradient_checkpointing and compile: the compiler itself decides what is computed"
+                " again; write one of them"
             )
         if self.compress_gradients and self.precision == "fp64":
             raise ValueError(

@@ -59,6 +59,7 @@ class Task:
     name: ClassVar[str]
     summed: ClassVar[tuple[str, ...]]  # the keys of `sums`
     has_logits: ClassVar[bool] = False  # outputs are logits of classes (n, classes), targets labels
+    has_softmax: bool = False  # the loss is the cross-entropy of their softmax
     headline: Headline
 
     def __init__(self, targets: Targets, training: TrainingConfig | None = None) -> None:

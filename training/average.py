@@ -5,18 +5,21 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from prunezoo.schema.training import EmaConfig
+
 
 class Average:
     """Exponential moving average of a network's weights and buffers, a ← a + (1 − d)(w − a).
 
-    The update of timm's ModelEmaV3, to the bit. At the first two steps d is 0, later `decay`; with
-    `warmup` it is at most 1 − n^(−2/3) at the n-th step. Counters are copied. Which tensors belong
-    together is found once a segment, by `follow`: looking them up takes longer than the sums.
+    The update of timm's ModelEmaV3, to the bit. Up to step `start` + 1 d is 0, later `decay`; with
+    `warmup` it is at most 1 − n^(−`power`) at the n-th step after `start`. Counters are copied.
+    Which tensors belong together is found once a segment, by `follow`: looking them up takes longer
+    than the sums.
     """
 
-    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False) -> None:
+    def __init__(self, model: nn.Module, config: EmaConfig, *, start: int = 0) -> None:
         self.module = copy.deepcopy(model).eval()
-        self.decay, self.warmup = decay, warmup
+        self.config, self.start = config, start
         self.follow(model)
 
     def follow(self, model: nn.Module) -> None:
@@ -30,16 +33,19 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the weights after optimizer step `step`, counted from 0."""
+        """Move towards the weights after optimizer step `step`, counted from 0, where it is due."""
+        if step % self.config.every:
+            return
         averages, weights = self._averaged
         torch._foreach_lerp_(averages, weights, weight=1.0 - self._decay(step))
         if self._counters[0]:
             torch._foreach_copy_(*self._counters)
 
     def _decay(self, step: int) -> float:
-        if step <= 1:
+        config, n = self.config, step - self.start
+        if n <= 1:
             return 0.0
-        return min(1 - step ** (-2 / 3), self.decay) if self.warmup else self.decay
+        return min(1 - n**-config.power, config.decay) if config.warmup else config.decay
 
 
 def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:

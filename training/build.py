@@ -28,7 +28,7 @@ from prunezoo.models.trees import Tree
 from prunezoo.schema.model import ModelConfig
 from prunezoo.schema.recipe import Recipe, RecipeError
 from prunezoo.schema.task import TaskConfig
-from prunezoo.schema.training import OptimizerConfig, TrainingConfig
+from prunezoo.schema.training import EmaConfig, OptimizerConfig, TrainingConfig
 from prunezoo.tasks import TASKS, Task, TaskError
 from prunezoo.training.average import Average
 from prunezoo.training.data.data import DataInfo
@@ -157,10 +157,13 @@ def formatted(inputs: Tree, recipe: Recipe, dtype: torch.dtype) -> Any:
     return trees.mapped(laid_out, trees.cast(inputs, dtype))
 
 
-def build_averager(recipe: Recipe, model: nn.Module) -> Average | None:
+def build_averager(
+    config: EmaConfig | None, model: nn.Module, steps_per_epoch: int, total_steps: int
+) -> Average | None:
     """The moving average of the model, or None where the recipe has no `ema`."""
-    config = recipe.training.ema
-    return None if config is None else Average(model, config.decay, warmup=config.warmup)
+    if config is None:
+        return None
+    return Average(model, config, start=config.start.steps(steps_per_epoch, total_steps))
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -283,10 +286,38 @@ def _constructor(config: OptimizerConfig, shared: dict[str, Any]) -> Callable[..
 
 
 def _groups(config: OptimizerConfig, model: nn.Module) -> list[dict[str, Any]]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.layer_decay is None:
+        return _by_decay(config, [p for p in model.parameters() if p.requires_grad])
+    groups: list[dict[str, Any]] = []
+    layers = _layers(model)
+    for depth, parameters in enumerate(layers):
+        scale = config.layer_decay ** (len(layers) - 1 - depth)
+        groups += [{**group, "lr_scale": scale} for group in _by_decay(config, parameters)]
+    return groups
+
+
+def _by_decay(config: OptimizerConfig, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     if config.decay_norm_and_bias:
         return [{"params": parameters}]
     return [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _layers(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of each of timm's layers of a network, from the input on.
+
+    Raises:
+        RecipeError: it is not timm's.
+    """
+    if not hasattr(model, "group_matcher"):
+        raise RecipeError(
+            "training.optimizer.layer_decay: the network does not say in which order its layers"
+            " come; choose one of timm's (model: timm/<name>), or remove it"
+        )
+    from timm.models import group_parameters
+
+    network: Any = model
+    layers = group_parameters(model, network.group_matcher(coarse=False), return_values=True)
+    return [[p for p in layers[depth] if p.requires_grad] for depth in sorted(layers)]

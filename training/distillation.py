@@ -39,9 +39,9 @@ class Teacher:
     def __init__(self, recipe: Recipe, example_input: Tree) -> None:
         self.config = recipe.training.distillation
         self.network: nn.Module | None = None
-        self.macs = 0  # of an image
+        self._macs: dict[int | None, int] = {}
         self.checksum: str | None = None
-        self._example_input = example_input
+        self._example_input, self._sizes = example_input, recipe.data.train_sizes
         if self.config is not None and self.config.teacher != DENSE:
             self._take(
                 placed(load_teacher(self.config.teacher), recipe, trees.device(example_input))
@@ -59,7 +59,14 @@ class Teacher:
 
     def _take(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.macs = count(network, self._example_input).macs
+        self._macs = {
+            side: count(network, trees.resized(self._example_input, side)).macs
+            for side in self._sizes
+        }
+
+    def macs(self, side: int | None) -> int:
+        """Multiply-accumulates of an image of that `data.train_size`; 0 without a network."""
+        return self._macs.get(side, 0)
 
     def loss(self, run: "Run", task: Tensor, logits: Tensor, inputs: Tree) -> Tensor:
         """(1 − w) · task + w · distance of a share of the batch, summed over its images."""

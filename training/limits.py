@@ -18,6 +18,7 @@ from prunezoo.schema.data import DataConfig
 from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
 from prunezoo.schema.training import TrainingConfig
 from prunezoo.training.build import build_optimizer, on_cpu
+from prunezoo.training.data.crops import CROP_RATIO
 from prunezoo.training.data.data import DataInfo
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.distillation import check_distillation
@@ -126,7 +127,11 @@ def _check_optimizer(training: TrainingConfig) -> None:
     for weight in weights.parameters():
         weight.grad = torch.ones_like(weight)
     try:
-        build_optimizer(training, weights).step()
+        # of a few weights, which have no order of layers
+        whole = training.model_copy(
+            update={"optimizer": config.model_copy(update={"layer_decay": None})}
+        )
+        build_optimizer(whole, weights).step()
     except (RecipeError, *FAULTS) as error:
         if "CUDA required" in str(error):  # planned here, to be run elsewhere
             return
@@ -150,7 +155,7 @@ def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
             f"training: mixup and cutmix mix images, and {about.name} has none; remove them"
         )
     if about.height:
-        _check_borders(recipe.data, about.height)
+        _check_augment(recipe.data, about)
     _check_store(recipe.data)
     if recipe.laboratory and recipe.laboratory.held_out and not about.validation_images:
         raise RecipeError(
@@ -178,8 +183,13 @@ def _check_durations(recipe: Recipe, per_epoch: int) -> None:
             raise RecipeError(f"{name}.every: {every} is less than a step; write 1it or more")
 
 
-def _check_borders(data: DataConfig, height: int) -> None:
-    augment, dataset = data.augment, facts_of(data)
+def _check_augment(data: DataConfig, about: DataInfo) -> None:
+    augment, dataset, height = data.augment, facts_of(data), about.height
+    if (augment.policy or augment.colour) and about.channels not in (1, 3):
+        raise RecipeError(
+            f"data.augment: policy and colour change pictures in grey or in colour, and these have"
+            f" {about.channels} channels; remove them"
+        )
     side = data.image_size or (dataset.size if dataset else height)
     if augment.crop_padding > side:
         raise RecipeError(
@@ -203,6 +213,8 @@ def _check_store(data: DataConfig) -> None:
     streamed = {
         "augment.random_resized_crop": data.augment.random_resized_crop is not None,
         "decoder: gpu": data.decoder == "gpu",
+        "train_size": data.train_size is not None,
+        "crop_ratio": data.crop_ratio != CROP_RATIO,
         f"image_size: {data.image_size}": data.image_size not in (None, dataset.size),
     }
     for name, wanted in streamed.items():

@@ -18,6 +18,7 @@ from prunezoo.training.folder.log import Record, TrainingLine
 from prunezoo.training.mixing import mixed
 from prunezoo.training.random import seed_layers
 from prunezoo.training.ranks.shares import portions
+from prunezoo.training.recomputing import statistics_kept
 from prunezoo.training.run import Run
 from prunezoo.training.segment import (
     begin_segment,
@@ -87,7 +88,8 @@ def train_step(run: Run, batch: Batch) -> None:
             # once a step, as it does not depend on the images
             if last and run.pruner.penalty is not None:
                 objective = objective + run.pruner.penalty(run)
-            run.accelerator.backward(objective)
+            with statistics_kept(run.model) if training.gradient_checkpointing else nullcontext():
+                run.accelerator.backward(objective)
 
     # The pruner sees whole gradients, and clipping those of the weights that are left.
     if run.accelerator.scaler is not None:
@@ -105,8 +107,9 @@ def train_step(run: Run, batch: Batch) -> None:
         run.pruner.hold_average(run)
 
     run.watch.add(loss_sum, trees.size(batch.inputs), run.work)
+    side = run.recipe.data.train_size_in(run.position // run.steps_per_epoch)
     run.progress.add_step(total)
-    run.cost.add_step(total, segment.image_sizes, teacher_macs=run.teacher.macs)
+    run.cost.add_step(total, segment.step_sizes[side], teacher_macs=run.teacher.macs(side))
 
 
 def _set_rates(run: Run) -> None:
@@ -117,7 +120,7 @@ def _set_rates(run: Run) -> None:
         rate *= lr.factor(schedule, run.position, total=total, steps_per_epoch=run.steps_per_epoch)
         momentum = lr.momentum(schedule, run.position, total=total)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)  # of a layer
         if momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
         elif momentum is not None:
@@ -151,7 +154,7 @@ def _log(run: Run) -> Record:
     record: TrainingLine = {
         "epoch": run.position / run.steps_per_epoch,
         "train/loss": run.mean_loss(),
-        "train/lr": run.optimizer.param_groups[0]["lr"],
+        "train/lr": run.optimizer.param_groups[-1]["lr"],  # of the last layer
         "cost/wall_seconds": totals.wall_seconds,
         "throughput/images_per_second": run.cost.rate(),
     }

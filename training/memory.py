@@ -17,14 +17,22 @@ USUAL = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
 
 
 def check_memory(
-    recipe: Recipe, about: DataInfo, sizes: Count, processes: int, room: int = LARGEST
+    recipe: Recipe,
+    about: DataInfo,
+    sizes: Count,
+    processes: int,
+    room: int = LARGEST,
+    *,
+    trained: Count | None = None,
 ) -> None:
     """Refuse a training whose least memory does not fit into one process.
+
+    `trained`: the network's size for a training image, where those have another side.
 
     Raises:
         RecipeError: names the largest part, and what to lower.
     """
-    parts = _parts(recipe, about, sizes, processes)
+    parts = _parts(recipe, about, sizes, trained or sizes, processes)
     needed = sum(parts.values())
     if needed > room:
         worst = max(parts, key=lambda name: parts[name])
@@ -68,7 +76,9 @@ def _width(recipe: Recipe) -> int:
     return {"fp64": 8, "fp32": 4}.get(recipe.training.precision, 2)
 
 
-def _parts(recipe: Recipe, about: DataInfo, sizes: Count, processes: int) -> dict[str, float]:
+def _parts(
+    recipe: Recipe, about: DataInfo, sizes: Count, trained: Count, processes: int
+) -> dict[str, float]:
     """Least bytes of each part, by what to lower."""
     training = recipe.training
     momentum = training.optimizer.name == "sgd" and training.optimizer.momentum > 0
@@ -78,11 +88,12 @@ def _parts(recipe: Recipe, about: DataInfo, sizes: Count, processes: int) -> dic
     batch = recipe.evaluation.batch_size or training.batch_size
     looked = min(batch, max(about.validation_images, about.test_images)) / processes
     width = _width(recipe)
+    kept_maps = largest if training.gradient_checkpointing else trained.activation_bytes / 4
     return {
         "weights: lower the network's width or depth (model.options)": _weights(
             recipe, sizes, kept
         ),
-        MAPS: (sizes.activation_bytes / 4 * width * share),
+        MAPS: kept_maps * width * share,
         "feature maps of a test: lower evaluation.batch_size": largest * looked * width,
         "images: lower data.image_size or their number": _image_bytes(recipe),
     }

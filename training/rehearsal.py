@@ -21,6 +21,7 @@ from prunezoo.training.data.facts import facts_of
 from prunezoo.training.distillation import rehearse_teacher
 from prunezoo.training.limits import check_settings, check_sizes
 from prunezoo.training.memory import LARGEST, check_memory, machine_memory
+from prunezoo.training.recomputing import check_recomputing
 
 SIDES = (16, 32, 64, 96, 128, 192, 224, 256, 299, 384)  # pixels of usual images
 TRIED = 2**37  # multiply-accumulates an image of networks that are tried with values too
@@ -52,13 +53,19 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
     task = build_task(recipe, about)
     check_sizes(recipe, about, per_epoch)
     model = empty_model(recipe, about)
+    check_recomputing(recipe, model)
+    if recipe.training.optimizer.layer_decay is not None:
+        build_optimizer(recipe.training, model)  # of its layers
     total = recipe.training.duration.steps(per_epoch)
     whole = {"steps_per_epoch": per_epoch, "total_steps": total, "processes": processes}
     try:
-        _rehearse_step(recipe, about, task, model, processes)
-        sizes = count(model, trees.zeros(about.example, 1))
-        check_memory(recipe, about, sizes, processes, room)
-        rehearse_teacher(recipe, about)
+        for side in recipe.data.train_sizes:
+            _rehearse_step(recipe, sized(about, side), task, model, processes)
+        sizes = _tested(recipe, about, model)
+        largest = trained_sizes(recipe, about, model)[recipe.data.train_sizes[-1]]
+        check_memory(recipe, about, sizes, processes, room, trained=largest)
+        for side in recipe.data.train_sizes:
+            rehearse_teacher(recipe, sized(about, side))
         _rehearse_pruning(recipe, about, task, model, whole, tried=sizes.macs < TRIED)
     except ModelError as error:
         raise RecipeError(f"model: {error}") from None
@@ -66,6 +73,34 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
         text = str(error)
         raise RecipeError(text if text.startswith("laboratory") else f"pruning: {text}") from None
     return sizes
+
+
+def sized(about: DataInfo, side: int | None) -> DataInfo:
+    """The same data with square images of that side; None: of their own."""
+    if side is None:
+        return about
+    return replace(about, example=replace(about.example, sizes=(about.channels, side, side)))
+
+
+def trained_sizes(recipe: Recipe, about: DataInfo, model: nn.Module) -> dict[int | None, Count]:
+    """The network's size for a training image of each `data.train_size`, the largest last."""
+    return {
+        side: count(model, trees.zeros(sized(about, side).example, 1))
+        for side in recipe.data.train_sizes
+    }
+
+
+def _tested(recipe: Recipe, about: DataInfo, model: nn.Module) -> Count:
+    """The network's size for a test image, which it may have been rehearsed on in another size."""
+    try:
+        return count(model, trees.zeros(about.example, 1))
+    except FAULTS as error:
+        if recipe.data.train_size is None:
+            raise
+        raise ModelError(
+            f"{recipe.model.name} takes images of data.train_size, and not {about.height} pixels to"
+            f" be tested on ({first_line(error)}); remove train_size, or choose another model"
+        ) from None
 
 
 def empty_model(recipe: Recipe, about: DataInfo, device: str = "meta") -> nn.Module:

@@ -21,6 +21,7 @@ from prunezoo.pruning.no_pruning import NoPruning
 from prunezoo.pruning.pruner import Pruner
 from prunezoo.schema.recipe import Recipe, RecipeError
 from prunezoo.training import run_state
+from prunezoo.training.average import Average
 from prunezoo.training.build import (
     build_averager,
     build_model,
@@ -122,7 +123,7 @@ class Run:
         self.example_input = trees.cast(trees.zeros(info.example, 1, self.device), self.dtype)
         self.dense = count(self.model, self.example_input)
         self.dense_network = copy.deepcopy(self.model).to("meta")  # its shapes
-        self.averager = build_averager(recipe, self.model)
+        self.averager = self.new_average()
         self.teacher = Teacher(recipe, self.example_input)
         self.optimizer: Optimizer = build_optimizer(recipe.training, self.model)
         try:
@@ -130,6 +131,11 @@ class Run:
         except PruningError as error:
             raise RecipeError(f"pruning: {error}") from None
         self.pruner.tell = self.write
+
+    def new_average(self) -> Average | None:
+        """The moving average of the network as it is now, or None."""
+        lengths = (self.steps_per_epoch, self.total_steps)
+        return build_averager(self.recipe.training.ema, self.model, *lengths)
 
     # ── where training stands ────────────────────────────────────────────────────────────────────
     @property
@@ -223,7 +229,7 @@ class Run:
         # gathered, since one rank alone may meet it and all must stop
         bad = int(gather_rows(self.watch.bad_step[None]).max())
         if bad >= 0:
-            rate = self.optimizer.param_groups[0]["lr"]
+            rate = self.optimizer.param_groups[-1]["lr"]
             self.wait_for_checkpoint()
             good = checkpoint.latest(self.folder / run_state.CHECKPOINTS) or "none yet"
             raise NotFinite(

@@ -14,7 +14,7 @@ from prunezoo.pruning.application.surgery import stateful
 from prunezoo.pruning.stateful import Stored, pack
 from prunezoo.schema.recipe import Recipe, RecipeError
 from prunezoo.training import stored
-from prunezoo.training.build import build_averager, build_optimizer
+from prunezoo.training.build import build_optimizer
 from prunezoo.training.cost import RETIRED, Totals
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import Checkpoint, CheckpointError
@@ -150,7 +150,7 @@ def _load_networks(run: "Run", state: Checkpoint, values: RunValues) -> None:
     reshape(run.model, values["widths"], tensors)
     run.model.load_state_dict(tensors)
     count(run.model, run.example_input)  # layers that do not fit one another fail here
-    run.averager = build_averager(run.recipe, run.model)
+    run.averager = run.new_average()
     if run.ema is not None:
         run.ema.load_state_dict(state.part("ema")["tensors"])
 

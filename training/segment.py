@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from prunezoo.models.axes.find import axes
 from prunezoo.models.count import count
 from prunezoo.models.files.tensor_files import save_tensors
-from prunezoo.models.trees import Tree
+from prunezoo.models.trees import Tree, resized
 from prunezoo.training.ranks import buckets
 from prunezoo.training.ranks.faults import together
 from prunezoo.training.ranks.sync_batchnorm import release, synchronize
+from prunezoo.training.recomputing import recomputing
 from prunezoo.training.run_state import LABORATORY
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Segment:
     model: nn.Module  # wrapped
     optimizer: Optimizer  # wrapped likewise
     image_sizes: dict[str, int]  # costs of one image in a forward pass
+    step_sizes: dict[int | None, dict[str, int]]  # the same by `data.train_size`
     laboratory: "Laboratory | None"
 
 
@@ -53,6 +55,10 @@ def begin_segment(run: "Run") -> None:
     training = run.recipe.training
     # measured on one image first: a compiled model would be compiled for that size as well
     sizes = count(run.model, run.example_input).image_sizes
+    of_steps = {
+        side: count(run.model, resized(run.example_input, side)).image_sizes
+        for side in run.recipe.data.train_sizes
+    }
     laboratory = _laboratory(run)
     if training.sync_batchnorm and run.processes > 1:
         synchronize(run.model)
@@ -64,7 +70,7 @@ def begin_segment(run: "Run") -> None:
     run.wrapped.model.train()
     if run.averager is not None:
         run.averager.follow(run.model)
-    run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, laboratory)
+    run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, of_steps, laboratory)
 
 
 class Step(nn.Module):
@@ -75,18 +81,21 @@ class Step(nn.Module):
     module whose own forward is PyTorch's, as of an nn.Sequential, and does not say so.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, recomputes: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.recomputes = network, recomputes
 
     def forward(self, inputs: Tree) -> Any:
         """Outputs."""
-        return self.network(inputs)
+        if not self.recomputes:
+            return self.network(inputs)
+        with recomputing(self.network):
+            return self.network(inputs)
 
 
 def _wrapped(run: "Run") -> Wrapped:
     compilation = run.recipe.training.compile
-    network = Step(run.model)
+    network = Step(run.model, recomputes=run.recipe.training.gradient_checkpointing)
     if compilation:
         network.compile(mode=None if compilation is True else compilation)
     model, optimizer = run.accelerator.prepare(network, run.optimizer)

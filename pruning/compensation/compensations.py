@@ -95,15 +95,24 @@ def with_biases(axes: Axes, added: dict[str, Tensor]) -> Axes:
 
 
 def _train(optimizer: Optimizer, model: nn.Module, new: list[nn.Parameter]) -> None:
-    """Add biases to the group that trains the model's biases; to the last group if it has none."""
-    biases = {id(p) for n, p in model.named_parameters() if n.endswith("bias") and p.dim() == 1}
-    groups = [group["params"] for group in optimizer.param_groups]
-    group = next((g for g in groups if any(id(p) in biases for p in g)), groups[-1])
-    group.extend(new)
+    """Add biases to the group that trains the biases of their layers; to the last one without any.
+
+    Groups of one learning rate belong together: of the whole model, or of a layer.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    biases = {i for i, name in names.items() if name.endswith("bias")}
+    for parameter in new:
+        weight = model.get_parameter(names[id(parameter)].removesuffix("bias") + "weight")
+        all_groups = optimizer.param_groups
+        own = next((g for g in all_groups if any(p is weight for p in g["params"])), all_groups[-1])
+        near = [g["params"] for g in all_groups if g.get("lr_scale") == own.get("lr_scale")]
+        held = (g for g in near if any(id(p) in biases and p.dim() == 1 for p in g))
+        next(held, near[-1]).append(parameter)
     # The model's order: an optimizer's states are stored by place, and a run that goes on builds
     # its optimizer from the model as it is then.
-    place = {id(p): i for i, p in enumerate(model.parameters())}
-    group.sort(key=lambda p: place.get(id(p), len(place)))
+    place = {i: number for number, i in enumerate(names)}
+    for group in optimizer.param_groups:
+        group["params"].sort(key=lambda p: place.get(id(p), len(place)))
 
 
 def bn_recalibrate(

@@ -125,10 +125,11 @@ def obd(
     signs v: for large ones, noisy and of either sign.
     """
     bounded("criterion: obd", samples=(samples, 1, 10**6))
-    if hessian == "gauss_newton" and not task.has_logits:
+    if hessian == "gauss_newton" and not task.has_softmax:
+        has = "has another loss" if task.has_logits else f"is {task.name}"
         raise PruningError(
-            f"criterion: obd: hessian: gauss_newton is of the logits of classes, and the task is"
-            f" {task.name}; write hessian: hutchinson, or exact for a tiny network"
+            "criterion: obd: hessian: gauss_newton is of the logits of classes by cross-entropy,"
+            f" and the task {has}; write hessian: hutchinson, or exact for a tiny network"
         )
     theta = layer_weights(model)
     with scoring(model):

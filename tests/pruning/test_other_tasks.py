@@ -10,7 +10,7 @@ from prunezoo.models.trees import Shape
 from prunezoo.pruning import prune_once
 from prunezoo.pruning.criteria import CRITERIA
 from prunezoo.pruning.errors import PruningError
-from prunezoo.tasks.classification import CLASSES
+from prunezoo.tasks.classification import CLASSES, Classification
 from prunezoo.tasks.regression import Regression
 from prunezoo.tasks.task import Targets
 from tests.support.criteria_networks import tiny_network
@@ -44,6 +44,15 @@ def test_every_criterion_scores_numbers_or_says_what_it_needs(name):
     scores = scored(name, model, TASK, **options.get(name, {}))
     assert scores
     assert all(score.isfinite().all() for score in scores.values())
+
+
+def test_gauss_newton_needs_the_softmax_that_it_is_of():
+    task = Classification(Targets(3), loss="bce")
+    data = [(torch.randn(4, 3, 4, 4), torch.tensor([0, 1, 2, 0]))]
+    with pytest.raises(PruningError, match="the task has another loss; write hessian: hutchinson"):
+        CRITERIA["obd"](tiny_network("mlp"), data, task=task)
+    options = {"hessian": "hutchinson", "samples": 2}
+    assert CRITERIA["obd"](tiny_network("mlp"), data, task=task, **options)
 
 
 def test_snip_is_the_derivative_of_the_squared_error():

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from timm.data.mixup import mixup_target
+from timm.loss import BinaryCrossEntropy
 
 from prunezoo.models import trees
 from prunezoo.models.trees import Shape
@@ -21,6 +23,7 @@ WORDS = Targets(7, Shape((4,), torch.int64))
 DEPTH = Targets(1, Shape((1, 3, 4)), unit="m", distances=True)
 CASES = {
     "labels": (Classification(LABELS), (7,)),
+    "bce": (Classification(LABELS, loss="bce"), (7,)),
     "vector": (Regression(VECTOR), (2,)),
     "l1": (Regression(VECTOR, loss="l1"), (2,)),
     "depth": (Regression(DEPTH), (1, 3, 4)),
@@ -81,6 +84,30 @@ def test_accuracies_by_hand():
     metrics = CLASSES.metrics(CLASSES.sums(logits, torch.tensor([0, 1, 2, 0])))
     assert metrics["top1_percent"] == 75.0
     assert metrics["top5_percent"] == 100.0
+
+
+@pytest.mark.parametrize(("smoothing", "threshold"), [(0.0, None), (0.1, None), (0.1, 0.2)])
+def test_binary_cross_entropy_is_timms(smoothing, threshold):
+    """timm's is the mean over examples and classes; its Mixup has smoothed the shares before."""
+    training = TrainingConfig.model_validate(
+        {"duration": "1ep", "batch_size": 4, "label_smoothing": smoothing}
+    )
+    task = Classification(LABELS, training, loss="bce", target_threshold=threshold)
+    theirs = BinaryCrossEntropy(smoothing=smoothing, target_threshold=threshold)
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 7, generator=draw, dtype=torch.float64)
+    labels = torch.tensor([1, 2, 3, 4])
+    ours = task.training_loss(logits, labels) / 4
+    torch.testing.assert_close(ours, theirs(logits, labels), rtol=1e-12, atol=0)
+    shares = mixup_target(labels, 7, lam=0.15, smoothing=smoothing).double()
+    ours = task.training_loss(logits, task.mixed(labels, labels.flip(0), 0.15, torch.float64)) / 4
+    torch.testing.assert_close(ours, theirs(logits, shares), rtol=1e-6, atol=0)  # theirs are fp32
+
+
+def test_a_threshold_is_a_share_and_of_binary_cross_entropy():
+    for options in ({"target_threshold": 0.2}, {"target_threshold": 1.5, "loss": "bce"}):
+        with pytest.raises(TaskError, match="write loss: bce and"):
+            Classification(LABELS, **options)
 
 
 def test_rmse_is_in_the_units_of_the_data():

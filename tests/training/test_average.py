@@ -8,6 +8,7 @@ from torch import nn
 from prunezoo import models
 from prunezoo.models.axes.find import axes
 from prunezoo.pruning.application.surgery import prune_channels
+from prunezoo.schema.training import EmaConfig
 from prunezoo.training.average import Average
 
 
@@ -26,11 +27,20 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("warmup", [False, True])
-def test_it_is_timms_to_the_bit(warmup):
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [({}, 0), ({"warmup": True}, 0), ({"warmup": True, "power": 0.8}, 7), ({}, 12)],
+)
+def test_it_is_timms_to_the_bit(options, start):
     model = models.build("small_conv", num_classes=4, width=0.2)
-    theirs = ModelEmaV3(model, decay=0.9, use_warmup=warmup)
-    ours = Average(model, 0.9, warmup=warmup)
+    theirs = ModelEmaV3(
+        model,
+        decay=0.9,
+        use_warmup="warmup" in options,
+        warmup_power=options.get("power", 2 / 3),
+        update_after_step=start,
+    )
+    ours = Average(model, EmaConfig(decay=0.9, **options), start=start)
     for step in range(40):
         moved(model)
         theirs.update(model, step=step)
@@ -39,9 +49,21 @@ def test_it_is_timms_to_the_bit(warmup):
     assert not same(ours.module, model)
 
 
+def test_it_moves_at_every_so_many_steps():
+    model = models.build("small_conv", num_classes=4, width=0.2)
+    often = Average(model, EmaConfig(decay=0.9))
+    seldom = Average(model, EmaConfig(decay=0.9, every=4))
+    for step in range(12):
+        moved(model)
+        seldom.update(step)
+        if step % 4 == 0:
+            often.update(step)
+        assert same(seldom.module, often.module)
+
+
 def test_it_follows_a_pruned_network():
     model = models.build("small_conv", num_classes=4, width=0.2)
-    average = Average(model, 0.9)
+    average = Average(model, EmaConfig(decay=0.9))
     image = torch.zeros(1, 3, 32, 32)
     channels = axes(model, image)
     keep = {axis: torch.arange(width) < width - 1 for axis, width in channels.widths.items()}

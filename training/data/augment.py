@@ -12,13 +12,22 @@ from prunezoo.schema.data import AugmentConfig
 TOP, LEFT, FLIP, CUT_Y, CUT_X, ANGLE = range(6)
 ON_DEVICE = 6
 IN_CACHE = 2**18  # numbers in a CPU core's own cache, 1 MiB
-CROP_TRIES = 10  # random-resized-crop: area and aspect of each try, then top and left
+TRIES = 10  # of a random-resized-crop, or of erasing
+CROP = slice(ON_DEVICE, ON_DEVICE + 2 * TRIES + 2)  # area and aspect of each try, then top and left
+FURTHER = 2 + 2 * TRIES + 3  # last columns, where a recipe asks for a policy, colours or erasing
+SEED = slice(-FURTHER, 2 - FURTHER)  # of a policy
+ERASE = slice(2 - FURTHER, None)  # area and aspect of each try, then top, left, and whether
+ERASED, ASPECT = (0.02, 0.33), (0.3, 3.3)  # torchvision's and timm's ranges of area and aspect
 
 
 def draws(count: int, config: AugmentConfig, source: torch.Generator) -> Tensor:
     """One row of uniform numbers in [0, 1) per image, (count, columns), float32 on the CPU."""
-    extra = 2 * CROP_TRIES + 2 if config.random_resized_crop else 0
-    return torch.rand(count, ON_DEVICE + extra, generator=source)
+    crop = CROP.stop - CROP.start if config.random_resized_crop else 0
+    table = torch.rand(count, ON_DEVICE + crop, generator=source)
+    if not (config.policy or config.colour or config.erasing):
+        return table
+    # a table of its own: the columns before are as they would be without it
+    return torch.cat([table, torch.rand(count, FURTHER, generator=source)], 1)
 
 
 def window(images: Tensor, rows: Tensor, draws: Tensor | None, padding: int, flip: bool) -> Tensor:
@@ -52,7 +61,7 @@ def window(images: Tensor, rows: Tensor, draws: Tensor | None, padding: int, fli
 def finish(
     images: Tensor, draws: Tensor | None, config: AugmentConfig, colour: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """uint8 windows → rotated, resized, normalised, cut-out float32 images (n, C, H, W).
+    """uint8 windows → rotated, resized, normalised, blanked float32 images (n, C, H, W).
 
     `colour` is mean and standard deviation of pixels in 0 … 255, each (1, C, 1, 1). Resizing keeps
     fractions of grey levels, where PIL would round them.
@@ -66,6 +75,8 @@ def finish(
     images = _normalised(images, colour)
     if config.cutout and draws is not None:
         images = _cut_out(images, draws, config.cutout)
+    if config.erasing and draws is not None:
+        images = _erase(images, draws[:, ERASE], config.erasing)
     return images
 
 
@@ -108,12 +119,44 @@ def _rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 def _cut_out(images: Tensor, draws: Tensor, size: int) -> Tensor:
     """Zero a square of normalised pixels; it may cross the edge. arXiv:1708.04552."""
+    height, width = images.shape[-2:]
+    top, left = (
+        (draws[:, column] * length).long() - size // 2
+        for column, length in ((CUT_Y, height), (CUT_X, width))
+    )
+    sides = torch.full_like(top, size)
+    return _blank(images, (top, sides), (left, sides))
+
+
+def _erase(images: Tensor, uniform: Tensor, probability: float) -> Tensor:
+    """Zero a rectangle of normalised pixels with that probability. arXiv:1708.04896.
+
+    Area uniform in 0.02 … 0.33, aspect log-uniform in 0.3 … 3.3; the first of ten tries that is
+    smaller than the image, else nothing: torchvision's RandomErasing.
+    """
+    height, width = images.shape[-2:]
+    area = height * width * (ERASED[0] + uniform[:, 0:-3:2] * (ERASED[1] - ERASED[0]))
+    low, high = (math.log(bound) for bound in ASPECT)
+    aspect = torch.exp(low + uniform[:, 1:-3:2] * (high - low))
+    tall, wide = torch.sqrt(area * aspect).round(), torch.sqrt(area / aspect).round()
+    fits = (tall < height) & (wide < width)
+    first = fits.int().argmax(1, keepdim=True)
+    erased = fits.any(1) & (uniform[:, -1] < probability)
+    h, w = (torch.where(erased, side.gather(1, first)[:, 0], 0).long() for side in (tall, wide))
+    top, left = (
+        (uniform[:, column] * (length - side + 1)).long()
+        for column, length, side in ((-3, height, h), (-2, width, w))
+    )
+    return _blank(images, (top, h), (left, w))
+
+
+def _blank(images: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]) -> Tensor:
+    """Zero a rectangle of each image in place; `rows`, `columns`: its first ones and its sides."""
     n, _, height, width = images.shape
     inside = []
-    for column, length in ((CUT_Y, height), (CUT_X, width)):
-        first = (draws[:, column] * length).long()[:, None] - size // 2
+    for (first, side), length in ((rows, height), (columns, width)):
         place = torch.arange(length, device=images.device)
-        inside.append((place >= first) & (place < first + size))
+        inside.append((place >= first[:, None]) & (place < (first + side)[:, None]))
     square = inside[0][:, :, None] & inside[1][:, None, :]
     # a product is several times faster on a CPU than filling through a mask
     return images.mul_((~square).float().view(n, 1, height, width))
@@ -122,13 +165,13 @@ def _cut_out(images: Tensor, draws: Tensor, size: int) -> Tensor:
 def crop_box(
     height: int, width: int, uniform: list[float], scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a random-resized-crop; `uniform`: a row's draws after ON_DEVICE.
+    """Top, left, height, width of a random-resized-crop; `uniform`: a row's draws in CROP.
 
     Area uniform in `scale`, aspect log-uniform in [3/4, 4/3], ten tries, then the largest centred
     crop of allowed aspect: torchvision's RandomResizedCrop (Szegedy et al. 2015, arXiv:1409.4842).
     """
     low, high = math.log(3 / 4), math.log(4 / 3)
-    for attempt in range(CROP_TRIES):
+    for attempt in range(TRIES):
         area = height * width * (scale[0] + uniform[2 * attempt] * (scale[1] - scale[0]))
         aspect = math.exp(low + uniform[2 * attempt + 1] * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

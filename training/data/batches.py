@@ -100,7 +100,9 @@ class Data:
         """Shuffled, augmented batches of `epochs` epochs from step `start` of the first one on.
 
         A late start is free. Processes that read ahead are started once for all epochs. A rank's
-        share of each batch consists of its `portions` of the parts that are accumulated.
+        share of each batch consists of its `portions` of the parts that are accumulated. With
+        `augment.repeats` k an epoch has as many batches, of a k-th of the images, k times each
+        (timm's RepeatAugSampler; arXiv:1901.09335).
         """
         starts = {epoch: start}
         picks = (
@@ -111,12 +113,17 @@ class Data:
         return self._batches("train", picks)
 
     def _train_picks(self, epoch: int, batch_size: int, parts: int, start: int) -> Iterator[Pick]:
-        rows = self.rows["train"]
+        rows, repeats = self.rows["train"], self.config.augment.repeats
+        size = self.config.train_size_in(epoch)
         order = rows[torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))]
+        order = order.repeat_interleave(repeats)[: len(rows)]
         for step in range(start, self.steps_per_epoch(batch_size, parts)):
-            chunk = order[step * batch_size : (step + 1) * batch_size]
+            place = torch.arange(step * batch_size, min((step + 1) * batch_size, len(rows)))
+            # first copies first: those of an image lie far apart, so in shares of different ranks
+            chunk = order[place[(place % repeats).argsort(stable=True)]]
             source = generator(self.seed, "augment", epoch, step)
-            yield self._share(chunk, draws(len(chunk), self.config.augment, source), parts)
+            table = draws(len(chunk), self.config.augment, source)
+            yield self._share(chunk, table, parts)._replace(size=size)
 
     def evaluation_batches(
         self, split: Literal["train", "validation", "test"], batch_size: int

@@ -1,16 +1,17 @@
 """Crops of streamed images to one size, for training and for evaluation, on any device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from prunezoo.schema.data import AugmentConfig
-from prunezoo.training.data.augment import FLIP, ON_DEVICE, crop_box
+from prunezoo.training.data.augment import CROP, FLIP, crop_box
 from prunezoo.training.data.layouts import DataError
 from prunezoo.training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
 from prunezoo.training.data.layouts.kinds import Content
+from prunezoo.training.data.policies import changed
 
-EVALUATION_RATIO = 256 / 224  # short side to crop, as ImageNet is evaluated
+CROP_RATIO = 0.875  # crop to short side, as ImageNet is evaluated: 224 of 256
 
 
 @dataclass(frozen=True)
@@ -19,23 +20,30 @@ class Crops:
 
     size: int
     augment: AugmentConfig
+    ratio: float = CROP_RATIO
+
+    def sized(self, size: int | None) -> "Crops":
+        """The same of another size; None: of this one."""
+        return self if size is None else replace(self, size=size)
 
     def crop(self, image: Tensor, draws: list[float] | None, where: str = "") -> Tensor:
-        """uint8 (C, H, W) → (C, size, size): random-resized-crop and flip, else the centre.
+        """uint8 (C, H, W) → (C, size, size): random-resized-crop, flip and policy, else the centre.
 
         Raises:
             DataError: see `centre_crop`.
         """
         scale = self.augment.random_resized_crop
         if draws is None or scale is None:
-            cut = centre_crop(image, self.size, where)
+            cut = centre_crop(image, self.size, where, self.ratio)
         else:
             height, width = image.shape[1:]
-            top, left, h, w = crop_box(height, width, draws[ON_DEVICE:], scale)
+            top, left, h, w = crop_box(height, width, draws[CROP], scale)
             cut = resize(image[:, top : top + h, left : left + w], self.size, self.size)
         # inside a border the device mirrors, after the window is cut
         flip = self.augment.flip and not self.augment.crop_padding
-        return cut.flip(2) if flip and draws is not None and draws[FLIP] < 0.5 else cut
+        if flip and draws is not None and draws[FLIP] < 0.5:
+            cut = cut.flip(2)
+        return changed(cut, self.augment, draws)
 
     def shrink(self, data: Content, draws: list[float] | None, where: str = "") -> int:
         """The factor by which a JPEG may be decoded smaller: 1, 2, 4 or 8.
@@ -49,17 +57,17 @@ class Crops:
         sides = jpeg_size(data, where)
         if sides is None:
             return 1
-        shorter = min(crop_box(*sides, draws[ON_DEVICE:], scale)[2:])
+        shorter = min(crop_box(*sides, draws[CROP], scale)[2:])
         return next(k for k in (8, 4, 2, 1) if k == 1 or shorter >= k * self.size)
 
 
-def centre_crop(image: Tensor, size: int, where: str = "") -> Tensor:
-    """The short side resized to 256/224 of `size` (bilinear, antialiased), then the centre.
+def centre_crop(image: Tensor, size: int, where: str = "", ratio: float = CROP_RATIO) -> Tensor:
+    """The short side resized to `size` / `ratio` (bilinear, antialiased), then the centre.
 
     Raises:
         DataError: the image is so long that its resized whole has more than MOST_PIXELS.
     """
-    short, short_now = round(size * EVALUATION_RATIO), min(image.shape[1:])
+    short, short_now = round(size / ratio), min(image.shape[1:])
     tall, wide = (int(short * side / short_now) for side in image.shape[1:])
     if tall * wide > MOST_PIXELS:
         sides = "×".join(map(str, image.shape[1:]))

@@ -41,7 +41,7 @@ class Coloured:
         pixels = windows.float()
         luma = torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)
         grey = (pixels * luma).sum(1, keepdim=True)
-        whole = self.augment.model_copy(update={"cutout": 0})
+        whole = self.augment.model_copy(update={"cutout": 0, "erasing": 0.0})
         unit = (torch.zeros_like(luma), torch.full_like(luma, 255.0))
         return finish(grey, draws, self.augment, self.colour), finish(pixels, draws, whole, unit)
 

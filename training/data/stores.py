@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from prunezoo.models.trees import Tree
 from prunezoo.schema.data import AugmentConfig, DataConfig
 from prunezoo.training.data import gpu_decoder
-from prunezoo.training.data.augment import ON_DEVICE, window
-from prunezoo.training.data.crops import Crops
+from prunezoo.training.data.augment import window
+from prunezoo.training.data.crops import CROP_RATIO, Crops
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.finishing import Finishing, finishing
 from prunezoo.training.data.layouts import (
@@ -25,29 +25,32 @@ from prunezoo.training.data.layouts import (
 from prunezoo.training.data.layouts.decoding import common_shape, decode, decode_all
 from prunezoo.training.data.layouts.files import faults_named
 from prunezoo.training.data.layouts.workers import Rooms, results
+from prunezoo.training.data.policies import changed_batch
 
-Work = tuple[list[int], list[list[float]] | None]  # for a worker: rows, and their draws
+Work = tuple[list[int], list[list[float]] | None, int | None]  # for a worker: rows, draws, size
 Filled = tuple[dict[str, "ImageStore"], tuple[int, int]]
 LARGEST_IN_MEMORY = 96  # pixels a side; larger images are streamed unless the recipe says otherwise
 
 
 class Pick(NamedTuple):
-    """A rank's share of a global batch: rows, draws (None: no augmentation), size of the whole."""
+    """A rank's share of a global batch: rows, draws (None: no augmentation), size of the whole.
+
+    `size`: side of the images where it is not the data set's.
+    """
 
     rows: Tensor
     draws: Tensor | None
     global_count: int
+    size: int | None = None
 
     def work(self) -> Work:
-        """The rows and draws as plain numbers."""
-        return self.rows.tolist(), None if self.draws is None else self.draws.tolist()
+        """What a worker needs of it, as plain numbers."""
+        return self.rows.tolist(), None if self.draws is None else self.draws.tolist(), self.size
 
     def to(self, device: torch.device) -> "Pick":
-        """On the device, with the draws that are needed there."""
-        draws = (
-            None if self.draws is None else self.draws[:, :ON_DEVICE].to(device, non_blocking=True)
-        )
-        return Pick(self.rows.to(device, non_blocking=True), draws, self.global_count)
+        """On the device."""
+        draws = None if self.draws is None else self.draws.to(device, non_blocking=True)
+        return self._replace(rows=self.rows.to(device, non_blocking=True), draws=draws)
 
 
 def made(
@@ -105,7 +108,8 @@ class InMemory(ImageStore):
     def __init__(
         self, pixels: Pixels, config: AugmentConfig, device: torch.device, finishing: Finishing
     ) -> None:
-        self.padding, self.flip, self.device = config.crop_padding, config.flip, device
+        self.config, self.device = config, device
+        self.padding, self.flip = config.crop_padding, config.flip
         self.finishing = finishing
         self.bordered = F.pad(pixels.images.to(device), (self.padding,) * 4).contiguous()
         self.labels = pixels.labels.to(device)
@@ -113,8 +117,9 @@ class InMemory(ImageStore):
     def images(self, picks: Iterable[Pick]) -> Iterator[tuple[Tensor, Pick]]:
         """See Store."""
         for pick in picks:
-            pick = pick.to(self.device)
-            yield window(self.bordered, pick.rows, pick.draws, self.padding, self.flip), pick
+            drawn, pick = pick.draws, pick.to(self.device)
+            cut = window(self.bordered, pick.rows, pick.draws, self.padding, self.flip)
+            yield changed_batch(cut, self.config, drawn), pick
 
 
 class Streamed(ImageStore):
@@ -129,7 +134,8 @@ class Streamed(ImageStore):
         self.on_gpu = config.decoder == "gpu"
         if self.on_gpu:
             gpu_decoder.check(device)
-        self.source, self.channels, self.crops = source, channels, Crops(size, config.augment)
+        self.source, self.channels = source, channels
+        self.crops = Crops(size, config.augment, config.crop_ratio)
         self.dataset: Dataset[Any] = (
             _Joined(source) if self.on_gpu else _Decoded(source, channels, self.crops, config.name)
         )
@@ -159,7 +165,8 @@ class Streamed(ImageStore):
         where = [self.source.where(row) for row in pick.rows.tolist()]
         images = gpu_decoder.decode_batch(contents, self.channels, self.device, where)
         rows = [None] * len(images) if pick.draws is None else pick.draws.tolist()
-        crops = [self.crops.crop(*arguments) for arguments in zip(images, rows, where, strict=True)]
+        cutting = self.crops.sized(pick.size)
+        crops = [cutting.crop(*arguments) for arguments in zip(images, rows, where, strict=True)]
         return torch.stack(crops).contiguous(memory_format=torch.channels_last)
 
 
@@ -174,15 +181,15 @@ class _Decoded(Dataset[Tensor]):
         self.rooms = Rooms(place)
 
     def __getitem__(self, work: Work) -> Tensor:
-        rows, draws = work
-        size = self.crops.size
-        batch = self.rooms.next((len(rows), self.channels, size, size))
+        rows, draws, size = work
+        crops = self.crops.sized(size)
+        batch = self.rooms.next((len(rows), self.channels, crops.size, crops.size))
         for place, (row, data) in enumerate(zip(rows, self.source.read(rows), strict=True)):
             drawn = None if draws is None else draws[place]
             where = self.source.where(row)
-            shrink = self.crops.shrink(data, drawn, where)
+            shrink = crops.shrink(data, drawn, where)
             image = decode(data, self.channels, where, shrink=shrink)
-            batch[place] = self.crops.crop(image, drawn, where)
+            batch[place] = crops.crop(image, drawn, where)
         return batch
 
 
@@ -244,10 +251,13 @@ def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
             f"{config.name}: random_resized_crop is for streamed images; use crop_padding,"
             " or data.stream: true"
         )
-    if config.decoder == "gpu":
-        raise DataError(
-            f"{config.name} is held in memory: data.decoder: gpu is for streamed images"
-        )
+    for key, stated in {
+        "decoder: gpu": config.decoder == "gpu",
+        "train_size": config.train_size is not None,
+        "crop_ratio": config.crop_ratio != CROP_RATIO,
+    }.items():
+        if stated:
+            raise DataError(f"{config.name} is held in memory: data.{key} is for streamed images")
     train, test = decode_all(splits, config.name.strip("/").replace("/", "-"))
     shape = _one_shape(config, train, test)
     last = finishing(config, shape[0], device)

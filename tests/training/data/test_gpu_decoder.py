@@ -57,10 +57,16 @@ def stand_in(monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_same_batches_as_workers_decode(tmp_path, stand_in, workers):
+TODAY = {
+    "train_size": 48,
+    "augment": OPTIONS["augment"] | {"policy": "augmix", "colour": {"hue": 0.1}, "erasing": 0.5},
+}
+
+
+@pytest.mark.parametrize(("workers", "more"), [(0, {}), (2, {}), (0, TODAY)])
+def test_the_same_batches_as_workers_decode(tmp_path, stand_in, workers, more):
     write_mixed(tmp_path / "set")
-    options = OPTIONS | {"workers": workers}
+    options = OPTIONS | {"workers": workers} | more
     ours, theirs = (opened(tmp_path / "set", decoder=d, **options) for d in ("gpu", "workers"))
     for split in ("train", "test"):
         pairs = zip(*(batches(data, split) for data in (ours, theirs)), strict=True)
