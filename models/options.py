@@ -134,14 +134,19 @@ def _signature(timm_name: str) -> list[str]:
 
 @cache
 def _switches(torchvision_name: str) -> list[str]:
-    """The parameters of the class behind a name that are switches or numbers."""
+    """The parameters of the class behind a name that are switches or numbers.
+
+    Of networks for segmentation also whether they have an auxiliary head.
+    """
     import torchvision
 
+    builder = inspect.signature(torchvision.models.get_model_builder(torchvision_name)).parameters
+    none = {key: None for key in ("weights", "weights_backbone") if key in builder}
     with torch.device("meta"):
-        network = type(torchvision.models.get_model(torchvision_name))
+        network = type(torchvision.models.get_model(torchvision_name, **none))
     parameters = inspect.signature(network.__init__).parameters.values()
     plain = {p.name for p in parameters if p.annotation in (bool, int, float)}
-    return sorted(plain - WITHHELD)
+    return sorted((plain | ({"aux_loss"} & builder.keys())) - WITHHELD)
 
 
 def _check_names(name: str, names: Iterable[str], given: Iterable[str]) -> None:

@@ -5,11 +5,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from prunezoo.models.dense import fcrn, small_unet
+from prunezoo.models.detection import small_ssd, ssd300_vgg16, ssd512_vgg16, ssdlite_mobilenet_v3
 from prunezoo.models.errors import ModelError
 from prunezoo.models.files.bounds import bounded
 from prunezoo.models.language import pointer_sentinel_lstm, small_lstm
@@ -136,14 +137,14 @@ class Entry:
     """A network's constructor(num_classes, in_channels, **options), and the images that it takes.
 
     `size`: pixels a side, the fewest that the network is meant for; tests use images of this size.
-    0: it takes vectors of `channels` numbers. `dense`: it gives numbers for each pixel. `words`:
-    it takes rows of so many words, and gives numbers for each word.
+    0: it takes vectors of `channels` numbers. `gives`: one of each class, or of each pixel, or for
+    each anchor of an SSD. `words`: it takes rows of so many words, and gives numbers for each word.
     """
 
     constructor: Callable[..., nn.Module]
     channels: int = 3
     size: int = 32
-    dense: bool = False
+    gives: Literal["logits", "pixels", "anchors"] = "logits"
     words: int = 0
 
     @property
@@ -172,10 +173,14 @@ MODELS: dict[str, Entry] = {
     "mnist_cnn": Entry(mnist_cnn, channels=1, size=28),
     "lenet_300": Entry(lenet_300, channels=1, size=28),
     "mlp": Entry(mlp, channels=10, size=0),
-    "small_unet": Entry(small_unet, channels=1, size=16, dense=True),
-    "fcrn": Entry(fcrn, size=64, dense=True),
+    "small_unet": Entry(small_unet, channels=1, size=16, gives="pixels"),
+    "fcrn": Entry(fcrn, size=64, gives="pixels"),
     "small_lstm": Entry(small_lstm, words=8),
     "pointer_sentinel_lstm": Entry(pointer_sentinel_lstm, words=8),
+    "small_ssd": Entry(small_ssd, size=64, gives="anchors"),
+    "ssd300_vgg16": Entry(ssd300_vgg16, size=300, gives="anchors"),
+    "ssd512_vgg16": Entry(ssd512_vgg16, size=512, gives="anchors"),
+    "ssdlite_mobilenet_v3": Entry(ssdlite_mobilenet_v3, size=320, gives="anchors"),
     "bep_small_cnn": Entry(bep_small_cnn),
     "bep_vgg16": Entry(bep_vgg16),
     "small_conv": Entry(small_conv),

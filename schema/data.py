@@ -80,6 +80,8 @@ class AugmentConfig(Section):
     """Changes of training images, in this order; only `resize` also applies to other images.
 
     random_resized_crop: range of areas of a crop that is resized to `image_size` (streamed images).
+    scale: range of sizes of a picture with masks or boxes, 1 being the whole window; what is larger
+        is cut at a random place, what is smaller gets a border.
     crop_padding: pad with that many black pixels, cut out a random window of the old size.
     flip: mirror left and right with probability ½.
     colour: jitter of brightness, contrast, saturation and hue, in a random order.
@@ -92,6 +94,7 @@ class AugmentConfig(Section):
     """
 
     random_resized_crop: tuple[float, float] | None = None
+    scale: tuple[float, float] | None = None
     crop_padding: Border = 0
     flip: bool = False
     colour: ColourConfig | None = None
@@ -107,6 +110,8 @@ class AugmentConfig(Section):
         scale = self.random_resized_crop
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError("random_resized_crop is a range of areas such as [0.08, 1]")
+        if self.scale is not None and not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise ValueError("scale is a range of sizes such as [0.5, 2], from 0.1 to 10")
         return self
 
 
@@ -134,8 +139,8 @@ class DataConfig(Named):
     """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic,
-        diabetes, nyu_depth_v2, penn_treebank; or a local folder; or a data set's id on the Hugging
-        Face hub (`owner/name`).
+        diabetes, nyu_depth_v2, penn_treebank, voc2007, voc2012, voc0712, scenes; or a local
+        folder; or a data set's id on the Hugging Face hub (`owner/name`).
     path: the folder of a data set known by name; without it `data/<name>`, then the hub.
     revision: commit or tag on the hub. configuration: the hub data set's configuration.
     validation: number or fraction of training images that are held out (0: none).
@@ -147,10 +152,12 @@ class DataConfig(Named):
     train_size: side of those that it is trained on, or a list of {from: 0ep, size: 128}, …: smaller
         images first. Default: image_size.
     crop_ratio: side of a test image to its short side before it was cropped at the centre.
-    target: what is to be found: each image's label, its colour from the image in grey, the depth
-        of its pixels (nyu_depth_v2, or a folder of pairs), or the next word (penn_treebank, or a
-        folder of texts).
-    sides, target_sides: height and width of pictures and depths (default: 228×304, 128×160).
+    target: what is to be found: each image's label, its colour from the image in grey, the depth of
+        its pixels (nyu_depth_v2, or a folder of pairs), the class of its pixels (mask) or its
+        objects (boxes; both of voc…, scenes, or a folder laid out alike), or the next word
+        (penn_treebank, or a folder of texts).
+    sides, target_sides: height and width of pictures and depths (default: 228×304, 128×160), of
+        pictures with masks (480×480) or boxes (300×300).
     length, context, vocabulary: of texts, in words: places of a row where the next word is asked
         for (80), places before them that are read alone (0), words that are told apart, the most
         frequent (all that are in the training text).
@@ -163,7 +170,7 @@ class DataConfig(Named):
     configuration: Word | None = None
     columns: ColumnsConfig = ColumnsConfig()
     test_split: Word | None = None
-    target: Literal["label", "colour", "depth", "next_word"] = "label"
+    target: Literal["label", "colour", "depth", "mask", "boxes", "next_word"] = "label"
     sides: tuple[Pixels, Pixels] | None = None
     target_sides: tuple[Pixels, Pixels] | None = None
     length: Places | None = None
@@ -194,8 +201,12 @@ class DataConfig(Named):
             raise ValueError(
                 f"{', '.join(stated)}: read from the data; only `synthetic` takes them"
             )
-        if (self.sides or self.target_sides) and not self.has_depth:
-            raise ValueError("sides and target_sides are of pictures with depth; remove them")
+        if self.target_sides and not self.has_depth:
+            raise ValueError("target_sides are of pictures with depth; remove them")
+        if self.sides and not (self.has_depth or self.is_annotated):
+            raise ValueError("sides are of pictures with depth, masks or boxes; remove them")
+        if self.augment.scale and not self.is_annotated:
+            raise ValueError("augment.scale is of pictures with masks or boxes; remove it")
         if (self.length or self.context or self.vocabulary) and not self.is_text:
             raise ValueError("length, context and vocabulary are of texts; remove them")
         # below 1 it is a fraction, from 1 on a number of images
@@ -239,3 +250,8 @@ class DataConfig(Named):
     def is_text(self) -> bool:
         """True if rows are of words, and the next one is to be found."""
         return self.target == "next_word" or self.name == "penn_treebank"
+
+    @property
+    def is_annotated(self) -> bool:
+        """True if the pictures come with masks or boxes."""
+        return self.target in ("mask", "boxes")

@@ -39,10 +39,14 @@ class Targets:
     @property
     def meant(self) -> str:
         """What they are, and what a recipe says for them, for a sentence."""
+        if isinstance(self.shape, dict) and "boxes" in self.shape:
+            return "boxes; write task: detection"
         if not isinstance(self.shape, Shape):
             return "of another kind; remove task, which is then the data's own"
         if self.shape.dtype.is_floating_point:
             return "numbers; write task: regression"
+        if len(self.shape.sizes) == 2:
+            return "classes of pixels; write task: segmentation"
         if self.shape.sizes:
             return "words; write task: language"
         return "labels of classes; write task: classification, or data.target: colour"

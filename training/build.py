@@ -75,7 +75,7 @@ def build_pretrained(config: ModelConfig, about: DataInfo) -> nn.Module:
     classes = pretrained_for(config.name, config.pretrained).classes
     model = models.build(
         config.name,
-        num_classes=classes,
+        num_classes=about.targets.outputs if classes is None else classes,
         in_channels=about.channels,
         pretrained=config.pretrained,
         **config.options,
@@ -91,7 +91,8 @@ def check_head(config: ModelConfig, about: DataInfo) -> None:
     """
     if config.pretrained and config.head is None:
         classes = pretrained_for(config.name, config.pretrained).classes
-        _check_outputs(f"{config.name} as pretrained", classes, about)
+        if classes is not None:
+            _check_outputs(f"{config.name} as pretrained", classes, about)
 
 
 def _check_outputs(start: str, outputs: int, about: DataInfo) -> None:

@@ -78,6 +78,8 @@ def find(where: str) -> Found:
     name, _, tag = where.partition(".")
     try:
         about = pretrained_for(name, tag or True)
+        if about.classes is None:
+            raise ModelError("its trunk alone is trained; train it first")
         model = models.build(
             name, num_classes=about.classes, in_channels=about.channels, pretrained=tag or True
         )

@@ -18,7 +18,7 @@ from prunezoo.schema.recipe import load
 OURS = [
     n
     for n, entry in MODELS.items()
-    if "width" in entry.parameters and not (entry.dense or entry.words)
+    if "width" in entry.parameters and entry.gives == "logits" and not entry.words
 ]
 LAST = "classifier.weight"
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy
 
@@ -13,14 +14,19 @@ from prunezoo.schema.headline import ACCURACY, Headline
 from prunezoo.schema.training import TrainingConfig
 from prunezoo.tasks import TASKS, Targets, TaskError
 from prunezoo.tasks.classification import CLASSES, Classification
+from prunezoo.tasks.detection import Detection
 from prunezoo.tasks.language import UNASKED, Language
 from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.segmentation import IGNORED, Segmentation
 from prunezoo.tasks.task import added, over_ranks
+from prunezoo.training.data.annotated import Boxes
 
 LABELS = Targets(7)
 VECTOR = Targets(2, Shape((2,)), unit="points", scale=10.0)
 WORDS = Targets(7, Shape((4,), torch.int64))
 DEPTH = Targets(1, Shape((1, 3, 4)), unit="m", distances=True)
+PIXELS = Targets(5, Shape((6, 4), torch.int64))
+OBJECTS = Boxes.targets(4, (32, 32))
 CASES = {
     "labels": (Classification(LABELS), (7,)),
     "bce": (Classification(LABELS, loss="bce"), (7,)),
@@ -28,6 +34,9 @@ CASES = {
     "l1": (Regression(VECTOR, loss="l1"), (2,)),
     "depth": (Regression(DEPTH), (1, 3, 4)),
     "words": (Language(WORDS), (4, 7)),
+    "pixels": (Segmentation(PIXELS), (5, 6, 4)),
+    "two heads": (Segmentation(PIXELS, auxiliary=0.3), (5, 6, 4)),
+    "objects": (Detection(OBJECTS), (50, 4)),
 }
 
 
@@ -35,6 +44,15 @@ def examples(name, count=6):
     """Outputs and targets in float64; a third of the distances was not measured."""
     task, shape = CASES[name]
     draw = torch.Generator().manual_seed(3)
+    if isinstance(task, Segmentation):
+        outputs = torch.randn(2, count, *shape, generator=draw, dtype=torch.float64)
+        masks = torch.randint(7, (count, 6, 4), generator=draw)  # what is above 4 does not count
+        masks = torch.where(masks > 4, IGNORED, masks)
+        if name == "pixels":
+            return task, outputs[0], masks
+        return task, {"out": outputs[0], "aux": outputs[1]}, masks
+    if isinstance(task, Detection):
+        return task, *objects(count, shape[0], draw)
     outputs = torch.randn(count, *shape, generator=draw, dtype=torch.float64)
     if task.has_logits:
         return task, outputs, torch.randint(7, (count,), generator=draw)
@@ -48,6 +66,33 @@ def examples(name, count=6):
     return task, outputs, targets
 
 
+def objects(count, anchors, draw):
+    """Outputs about anchors and up to three objects an image, of which the first image has none."""
+
+    def boxes(*sizes):
+        corners = 0.6 * torch.rand(*sizes, 2, generator=draw, dtype=torch.float64)
+        sides = 0.1 + 0.3 * torch.rand(*sizes, 2, generator=draw, dtype=torch.float64)
+        return torch.cat([corners, corners + sides], -1)
+
+    outputs = {
+        "logits": 2 * torch.randn(count, anchors, 4, generator=draw, dtype=torch.float64),
+        "boxes": torch.randn(count, anchors, 4, generator=draw, dtype=torch.float64),
+        "anchors": boxes(anchors).expand(count, -1, -1),
+    }
+    labels = torch.randint(1, 4, (count, 64), generator=draw)
+    there = torch.arange(64) < torch.arange(count)[:, None] % 4
+    targets = {
+        "boxes": boxes(count, 64) * there[..., None],
+        "labels": labels * there,
+        "difficult": there & (torch.rand(count, 64, generator=draw) < 0.4),
+    }
+    return outputs, targets
+
+
+def rows(tree, part):
+    return trees.mapped(lambda leaf: leaf[part], tree)
+
+
 def test_each_task_of_the_registry_is_tried_here():
     assert {type(task) for task, _ in CASES.values()} == set(TASKS.values())
 
@@ -57,7 +102,8 @@ def test_losses_are_each_examples_own(name):
     task, outputs, targets = examples(name)
     losses = task.losses(outputs, targets)
     assert losses.shape == (6,)
-    alone = [task.losses(outputs[i : i + 1], targets[i : i + 1]) for i in range(6)]
+    pairs = [(rows(outputs, slice(i, i + 1)), rows(targets, slice(i, i + 1))) for i in range(6)]
+    alone = [task.losses(*pair) for pair in pairs]
     torch.testing.assert_close(losses, torch.cat(alone))
     torch.testing.assert_close(task.loss(outputs, targets), losses.mean())
     torch.testing.assert_close(task.loss_sum(outputs, targets), losses.sum())
@@ -70,8 +116,10 @@ def test_sums_add_up_over_batches_and_ranks(name):
     whole = task.sums(outputs, targets)
     parts = task.no_sums(torch.device("cpu"))
     assert whole.keys() == parts.keys() == set(task.summed)
-    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        parts = added(parts, task.sums(outputs[rows], targets[rows]))
+    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        parts = added(parts, task.sums(rows(outputs, part), rows(targets, part)))
+    for key, total in parts.items():
+        assert total.shape == whole[key].shape
     assert task.metrics(parts) == pytest.approx(task.metrics(whole), rel=1e-12)
     halved = over_ranks(whole, lambda sums: sums / 4)  # a mean over ranks in place of a sum
     assert task.metrics(halved) == pytest.approx(task.metrics(whole), rel=1e-12)
@@ -161,6 +209,34 @@ def test_uniform_chances_have_the_perplexity_of_their_number_and_nothing_asked_i
     assert task.metrics(task.sums(far, words + 1))["perplexity"] == math.inf
 
 
+def test_overlaps_of_classes_by_hand():
+    """Class 0 has 2 of 3 pixels right and one too many, class 1 one of 2; class 2 is not there."""
+    masks = torch.tensor([[[0, 0, 0], [1, 1, IGNORED]]])
+    found = torch.tensor([[[0, 0, 1], [0, 1, 2]]])
+    logits = F.one_hot(found, 3).permute(0, 3, 1, 2).float()
+    task = Segmentation(Targets(3, Shape((2, 3), torch.int64)))
+    metrics = task.metrics(task.sums(logits, masks))
+    assert metrics["miou_percent"] == pytest.approx(100 * (2 / 4 + 1 / 3) / 2)
+    assert metrics["pixel_accuracy_percent"] == pytest.approx(60)
+    ignored = torch.full_like(masks, IGNORED)
+    assert task.metrics(task.sums(logits, ignored))["miou_percent"] == 0
+    logits = logits.requires_grad_()
+    task.loss(logits, masks).backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, :, 1, 2].any()
+    assert logits.grad[0, :, 0, 0].any()
+
+
+def test_the_auxiliary_head_adds_its_share_of_the_loss_and_no_metric():
+    task, outputs, masks = examples("two heads")
+    plain, out = Segmentation(PIXELS), outputs["out"]
+    both = plain.losses(out, masks) + 0.3 * plain.losses(outputs["aux"], masks)
+    torch.testing.assert_close(task.losses(outputs, masks), both)
+    torch.testing.assert_close(plain.losses({"out": out}, masks), plain.losses(out, masks))
+    figures = [t.metrics(t.sums(o, masks)) for t, o in ((task, outputs), (plain, out))]
+    assert figures[0]["miou_percent"] == figures[1]["miou_percent"]
+
+
 def test_nothing_measured_is_no_loss_and_no_nan():
     task = Regression(DEPTH)
     nothing = torch.zeros(2, 1, 3, 4)
@@ -190,12 +266,26 @@ def test_smoothing_and_mixing_are_classifications_own():
         (Regression(VECTOR), (3, 2), (3,), "gives (3,) in training where (3, 2) numbers"),
         (Regression(DEPTH), (3, 1, 3, 4), (3, 1, 6, 8), "where (3, 1, 3, 4) numbers are expected"),
         (Language(WORDS), (3, 4, 7), (3, 7), "where (3, 4, 7) logits of words are expected"),
+        (
+            Segmentation(PIXELS),
+            (3, 5, 6, 4),
+            (3, 5, 3, 2),
+            "where (3, 5, 6, 4) logits are expected",
+        ),
     ],
 )
 def test_outputs_that_do_not_fit_are_named(task, right, wrong, said):
     assert task.misfit(torch.zeros(right), 3) == ""
     assert said in task.misfit(torch.zeros(wrong), 3)
     assert "gives dict" in task.misfit({"a": torch.zeros(right)}, 3)
+
+
+def test_outputs_of_an_ssd_that_do_not_fit_are_named():
+    task, outputs, _ = examples("objects", 3)
+    assert task.misfit(outputs, 3) == ""
+    assert task.misfit(outputs, 4).startswith("gives logits (3, 50, 4) in training where {logits: ")
+    assert "gives boxes (3, 50)" in task.misfit(outputs | {"boxes": torch.zeros(3, 50)}, 3)
+    assert "gives (3, 4)" in task.misfit(torch.zeros(3, 4), 3)
 
 
 def test_targets_of_another_task_are_refused():
@@ -210,6 +300,14 @@ def test_targets_of_another_task_are_refused():
         with pytest.raises(TaskError, match=rf"language needs rows of words, .* are {are}"):
             Language(targets).check_targets("mine")
     Language(WORDS).check_targets("penn_treebank")
+    with pytest.raises(TaskError, match=r"targets of voc2012 are classes of pixels; write task: s"):
+        Classification(PIXELS).check_targets("voc2012")
+    with pytest.raises(TaskError, match=r"of voc2012 are boxes; write task: detection$"):
+        Segmentation(OBJECTS).check_targets("voc2012")
+    with pytest.raises(TaskError, match=r"of cifar10 are labels of classes; write task: classific"):
+        Detection(LABELS).check_targets("cifar10")
+    Segmentation(PIXELS).check_targets("voc2012")
+    Detection(OBJECTS).check_targets("voc2012")
     Regression(VECTOR).check_targets("diabetes")
     Classification(LABELS).check_targets("digits")
 

@@ -113,7 +113,7 @@ REFUSED = {
     "task={name: regression, loss: mae}": "loss: 'mae' of regression",
     "model=digits_cnn": "digits_cnn on 10 cannot train",
     "data.augment.flip=true": "data.augment means nothing for diabetes; remove it",
-    "data.sides=[8, 8]": "sides and target_sides are of pictures with depth; remove them",
+    "data.sides=[8, 8]": "sides are of pictures with depth, masks or boxes; remove them",
     "pruning={criterion: grasp, sparsity: 50%}": (
         "pruning: criterion: grasp: temperature 200 divides logits of classes, and the task is"
         " regression; write temperature: 1"

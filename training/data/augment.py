@@ -10,7 +10,7 @@ from prunezoo.schema.data import AugmentConfig
 
 # Columns of the table of draws, fixed: switching one augmentation on leaves the others' draws alone
 TOP, LEFT, FLIP, CUT_Y, CUT_X, ANGLE = range(6)
-ON_DEVICE = 6
+ON_DEVICE = SCALE = 6  # the first column after those is the size of a picture with masks or boxes
 IN_CACHE = 2**18  # numbers in a CPU core's own cache, 1 MiB
 TRIES = 10  # of a random-resized-crop, or of erasing
 CROP = slice(ON_DEVICE, ON_DEVICE + 2 * TRIES + 2)  # area and aspect of each try, then top and left
@@ -22,7 +22,7 @@ ERASED, ASPECT = (0.02, 0.33), (0.3, 3.3)  # torchvision's and timm's ranges of 
 
 def draws(count: int, config: AugmentConfig, source: torch.Generator) -> Tensor:
     """One row of uniform numbers in [0, 1) per image, (count, columns), float32 on the CPU."""
-    crop = CROP.stop - CROP.start if config.random_resized_crop else 0
+    crop = CROP.stop - CROP.start if config.random_resized_crop else int(config.scale is not None)
     table = torch.rand(count, ON_DEVICE + crop, generator=source)
     if not (config.policy or config.colour or config.erasing):
         return table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from prunezoo.schema.data import AugmentConfig, ColumnsConfig, DataConfig
-from prunezoo.training.data import depth, images, tables, texts
+from prunezoo.training.data import annotated, depth, images, tables, texts
 from prunezoo.training.data.batches import Batch, Batches, Data, DataInfo
 from prunezoo.training.data.layouts import DataError
 
@@ -39,22 +39,28 @@ class Source:
 
 SPLIT = ("name", "validation", "train_subset", "drop_last")
 OF_DEPTH = (*SPLIT, "path", "workers", "augment", "target", "sides", "target_sides", "mean", "std")
+OF_ANNOTATED = (*SPLIT, "path", "workers", "augment", "target", "sides", "mean", "std")
 IMAGES = Source(images.known, images.open_images)
 DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH)
 OF_TEXT = ("name", "path", "train_subset", "drop_last", "target", "length", "context", "vocabulary")
 TEXT = Source(texts.known, texts.open_texts, OF_TEXT)
+ANNOTATED = Source(annotated.known, annotated.open_annotated, OF_ANNOTATED)
 SOURCES: dict[str, Source] = {
     "diabetes": Source(tables.known, tables.diabetes, SPLIT),
+    "voc2007": ANNOTATED,
+    "voc2012": ANNOTATED,
+    "voc0712": ANNOTATED,
+    "scenes": ANNOTATED,
 }
 
 
 def _source(config: DataConfig) -> Source:
-    """The kind of the data set of this name; images where the name is of no other kind.
+    """The kind of data by what is to be found, else by name; images where neither says another.
 
     Raises:
         DataError: a key that means nothing for it.
     """
-    kinds = {DEPTH: config.has_depth, TEXT: config.is_text}
+    kinds = {DEPTH: config.has_depth, TEXT: config.is_text, ANNOTATED: config.is_annotated}
     ours = (kind for kind, is_it in kinds.items() if is_it)
     source = next(ours, SOURCES.get(config.name, IMAGES))
     stated = config.model_dump(exclude_defaults=True)

@@ -38,8 +38,8 @@ def expected(config: DataConfig, about: "DataInfo") -> Expected | None:
     if not about.height:
         return None
     mean, std = colour(config, about.channels)
-    sides = {"height": about.height, "width": about.height}
-    return Expected(channels=about.channels, mean=mean, std=std, **sides)
+    _, height, width = about.example.sizes
+    return Expected(channels=about.channels, height=height, width=width, mean=mean, std=std)
 
 
 def noted(notes: dict[str, Any]) -> Expected | None:

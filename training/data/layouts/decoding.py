@@ -111,6 +111,23 @@ def _pillow(data: Content, channels: int, where: str) -> Tensor:
     return content.view(pixels.height, pixels.width, channels).permute(2, 0, 1)
 
 
+def indices(data: bytes, where: str) -> Tensor:
+    """A mask's numbers, uint8 (H, W): palette indices or grey levels of a PNG.
+
+    Raises:
+        DataError: it is damaged, no PNG, or has colours in place of numbers.
+    """
+    if data[:8] != PNG or not _is_whole(data):
+        raise DataError(f"{where}: not a readable PNG ({len(data)} bytes); copy it again")
+    with _opened(data, where) as image:
+        if image.mode not in ("P", "L"):
+            raise DataError(
+                f"{where}: {image.mode} is no mask; write a PNG with a palette, or in 8-bit grey"
+            )
+        content = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return content.view(image.height, image.width)
+
+
 @contextmanager
 def _opened(data: Content, where: str) -> Iterator[ImageFile.ImageFile]:
     """The image, of which only the header has been read; faults met inside are named too."""
