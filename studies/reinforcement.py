@@ -24,7 +24,7 @@ from prunezoo.reporting.pages.palette import COLOURS
 from prunezoo.reporting.records import Job, Record, standard_error
 
 ENVIRONMENTS = {"CartPole-v1": "cartpole", "Acrobot-v1": "acrobot"}
-SPARSITIES = ("95%", "98%")
+SPARSITIES = {"CartPole-v1": ("95%", "98%"), "Acrobot-v1": ("80%", "95%", "98%")}
 DENSE = "dense"
 # recipe and amount; the structured one removes as many parameters as the others do weights
 METHODS = {
@@ -37,7 +37,7 @@ METHODS = {
 TEST = ("data.validation=0", "cost.tracker=none")  # no weights are chosen: the last are tested
 SEEDS = (0, 1, 2, 3, 4)
 Cell = tuple[str, str, str]  # environment, method, sparsity
-DENSITY = {"95%": 5.0, "98%": 2.0}  # weights that stay, in %
+DENSITY = {"80%": 20.0, "95%": 5.0, "98%": 2.0}  # weights that stay, in %
 
 
 def job(environment: str, method: str, sparsity: str, seed: int) -> Job:
@@ -55,7 +55,11 @@ def job(environment: str, method: str, sparsity: str, seed: int) -> Job:
 
 def cells(environment: str) -> list[Cell]:
     """The dense network, and each method at each sparsity."""
-    pruned = [(environment, method, sparsity) for sparsity in SPARSITIES for method in METHODS]
+    pruned = [
+        (environment, method, sparsity)
+        for sparsity in SPARSITIES[environment]
+        for method in METHODS
+    ]
     return [(environment, DENSE, ""), *pruned]
 
 
@@ -110,8 +114,9 @@ def paint(environment: str, records_of: dict[Cell, list[Record]], axes: Axes) ->
         mean, error = statistics.fmean(dense), standard_error(dense) or 0.0
         axes.axhline(mean, color=COLOURS[0], label=DENSE)
         axes.axhspan(mean - error, mean + error, color=COLOURS[0], alpha=0.2, lw=0)
+    sparsities = SPARSITIES[environment]
     for i, method in enumerate(METHODS, 1):
-        there = [s for s in SPARSITIES if (environment, method, s) in records_of]
+        there = [s for s in sparsities if (environment, method, s) in records_of]
         values = [returns(records_of[environment, method, s]) for s in there]
         axes.errorbar(
             [DENSITY[s] for s in there],
@@ -124,7 +129,7 @@ def paint(environment: str, records_of: dict[Cell, list[Record]], axes: Axes) ->
         )
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.set_xticks([DENSITY[s] for s in SPARSITIES], labels=list(SPARSITIES), minor=False)
+    axes.set_xticks([DENSITY[s] for s in sparsities], labels=sparsities)
     axes.minorticks_off()
     axes.set_xlabel("weights asked to go")
     axes.set_ylabel(f"mean return of test episodes, {environment}")
