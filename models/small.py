@@ -1,5 +1,7 @@
 """Small networks of the papers, and one for 8×8 digits."""
 
+import itertools
+
 from torch import nn
 
 from prunezoo.models.layers import conv_bn_relu, conv_relu, named, output_units, scaled
@@ -91,14 +93,16 @@ def lenet_300(
     )
 
 
-def mlp(num_classes: int, in_channels: int, *, width: float = 1.0) -> nn.Sequential:
-    """Two hidden layers of 64 units on a vector of `in_channels` numbers."""
-    w64 = scaled(64, width)
+def mlp(
+    num_classes: int, in_channels: int, *, width: float = 1.0, units: int = 64, depth: int = 2
+) -> nn.Sequential:
+    """`depth` hidden layers of `units` units on a vector of `in_channels` numbers."""
+    units = scaled(units, width)
+    sizes = [in_channels, *[units] * depth]
+    layers = [(nn.Linear(*pair), nn.ReLU()) for pair in itertools.pairwise(sizes)]
     return named(
-        hidden=nn.Sequential(
-            nn.Linear(in_channels, w64), nn.ReLU(), nn.Linear(w64, w64), nn.ReLU()
-        ),
-        classifier=nn.Linear(w64, num_classes),
+        hidden=nn.Sequential(*itertools.chain.from_iterable(layers)),
+        classifier=nn.Linear(sizes[-1], num_classes),
     )
 
 

@@ -54,11 +54,13 @@ class Sketch:
         total_steps: int,
         optimizer: MakeOptimizer,
         processes: int = 1,
+        environments: int = 1,
         task: Task = CLASSES,
     ) -> None:
         self.model, self.example_input, self.task = model, example_input, task
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self._make_optimizer, self._processes = optimizer, processes
+        self._environments = environments
         self.optimizer = optimizer(model)
 
     def lose_values(self) -> None:
@@ -105,6 +107,12 @@ class Sketch:
                 f"a batch of {batch_size} images to score on does not divide over"
                 f" {self._processes} processes; write batch_size: {above}"
             )
+        if batch_size % self._environments:
+            above = -(-batch_size // self._environments) * self._environments
+            raise PruningError(
+                f"a batch of {batch_size} transitions to score on does not divide over"
+                f" {self._environments} environments; write batch_size: {above}"
+            )
 
     def _check_room(self, images: int) -> None:
         size = 4 * images * trees.numbers(self.example_input)
@@ -137,6 +145,7 @@ def check(
     total_steps: int,
     optimizer: MakeOptimizer = _plain,
     processes: int = 1,
+    environments: int = 1,
     task: Task = CLASSES,
 ) -> None:
     """Refuse what recipe and network alone show to be impossible; no image is needed.
@@ -150,6 +159,7 @@ def check(
         total_steps: of the whole training.
         optimizer: makes the one whose state surgery would have to slice.
         processes: over which batches to score on are divided.
+        environments: likewise.
         task: what the outputs are for.
 
     Raises:
@@ -165,6 +175,7 @@ def check(
         total_steps=total_steps,
         optimizer=optimizer,
         processes=processes,
+        environments=environments,
         task=task,
     )
     pruner = Pruner(config, sketch)
@@ -180,6 +191,7 @@ def check_laboratory(
     steps_per_epoch: int,
     total_steps: int,
     processes: int = 1,
+    environments: int = 1,
     task: Task = CLASSES,
 ) -> None:
     """Refuse a laboratory that this network and training cannot have; arguments as of `check`.
@@ -199,6 +211,7 @@ def check_laboratory(
         total_steps=total_steps,
         optimizer=_plain,
         processes=processes,
+        environments=environments,
         task=task,
     )
     sketch.lose_values()

@@ -135,15 +135,32 @@ class SizeFrom(Section):
         return self
 
 
+class PlayConfig(Section):
+    """Environments that the network acts in while it trains.
+
+    environments: how many it acts in at once; each gives batch_size / environments transitions a
+        step. transitions: of an epoch. episodes: played for the test, one a seed.
+    discount: of the reward a step later. reward_scale: rewards are multiplied by it in training.
+    """
+
+    environments: Annotated[int, Field(ge=1, le=4096)] = 16
+    transitions: Images = 16_000
+    episodes: Annotated[int, Field(ge=1, le=100_000)] = 100
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    reward_scale: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
+
+
 class DataConfig(Named):
     """The images, and how they are split and augmented.
 
     name: digits, mnist, cifar10, cifar100, tiny_imagenet, imagenet, imagenette, synthetic,
         diabetes, nyu_depth_v2, penn_treebank, voc2007, voc2012, voc0712, scenes; or a local
-        folder; or a data set's id on the Hugging Face hub (`owner/name`).
+        folder; or a data set's id on the Hugging Face hub (`owner/name`); or an environment to act
+        in, `gymnasium/CartPole-v1`.
     path: the folder of a data set known by name; without it `data/<name>`, then the hub.
     revision: commit or tag on the hub. configuration: the hub data set's configuration.
-    validation: number or fraction of training images that are held out (0: none).
+    validation: number or fraction of training images that are held out (0: none); in an environment
+        the number of episodes.
     train_subset: number of images to train on, chosen by the seed.
     test_split: name of the split to test on (default: test, where it has labels, else validation).
     stream: decode during training instead of keeping all images on the device (default: by size).
@@ -162,6 +179,7 @@ class DataConfig(Named):
         for (80), places before them that are read alone (0), words that are told apart, the most
         frequent (all that are in the training text).
     num_classes, channels, train_images, test_images: of `synthetic` only.
+    play: of environments only.
     """
 
     name: Word
@@ -192,6 +210,7 @@ class DataConfig(Named):
     channels: Annotated[int, Field(gt=0, le=4096)] | None = None
     train_images: Images | None = None
     test_images: Images | None = None
+    play: PlayConfig | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> "DataConfig":
@@ -209,6 +228,10 @@ class DataConfig(Named):
             raise ValueError("augment.scale is of pictures with masks or boxes; remove it")
         if (self.length or self.context or self.vocabulary) and not self.is_text:
             raise ValueError("length, context and vocabulary are of texts; remove them")
+        if self.play is not None and not self.is_environment:
+            raise ValueError("play is of environments, such as gymnasium/CartPole-v1; remove it")
+        if self.is_environment and self.validation != int(self.validation):
+            raise ValueError("validation is a number of episodes here; write one, such as 20")
         # below 1 it is a fraction, from 1 on a number of images
         if self.validation >= 1 and self.validation != int(self.validation):
             raise ValueError("validation is a whole number of images, or a fraction such as 10%")
@@ -240,6 +263,11 @@ class DataConfig(Named):
         if isinstance(self.train_size, tuple):
             return [part.size for part in self.train_size if part.from_.amount <= epoch][-1]
         return self.train_size
+
+    @property
+    def is_environment(self) -> bool:
+        """True if the examples are what a network does in an environment of Gymnasium."""
+        return self.name.startswith("gymnasium/")
 
     @property
     def has_depth(self) -> bool:

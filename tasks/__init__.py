@@ -4,6 +4,7 @@ from prunezoo.tasks.classification import Classification
 from prunezoo.tasks.detection import Detection
 from prunezoo.tasks.language import Language
 from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.reinforcement import Reinforcement
 from prunezoo.tasks.segmentation import Segmentation
 from prunezoo.tasks.task import Targets, Task, TaskError
 
@@ -15,4 +16,5 @@ TASKS: dict[str, type[Task]] = {
     "regression": Regression,
     "segmentation": Segmentation,
     "language": Language,
+    "reinforcement": Reinforcement,
 }

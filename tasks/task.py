@@ -64,6 +64,7 @@ class Task:
     summed: ClassVar[tuple[str, ...]]  # the keys of `sums`
     has_logits: ClassVar[bool] = False  # outputs are logits of classes (n, classes), targets labels
     has_softmax: bool = False  # the loss is the cross-entropy of their softmax
+    needs_episodes: ClassVar[bool] = False  # the headline is of episodes, not of single examples
     headline: Headline
 
     def __init__(self, targets: Targets, training: TrainingConfig | None = None) -> None:

@@ -40,6 +40,7 @@ class Totals:
     training_cpu_seconds: float = 0.0
     forward_macs: float = 0.0
     teacher_macs: float = 0.0
+    acting_macs: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
     sessions: list[dict[str, float]] = field(default_factory=list)  # one entry a number of devices
 
@@ -183,13 +184,22 @@ class Cost:
             self.totals.seconds["data_wait"] += seconds
             self.totals.seconds["train"] -= seconds
 
-    def add_step(self, images: int, sizes: Mapping[str, int], *, teacher_macs: int = 0) -> None:
+    def add_step(
+        self,
+        images: int,
+        sizes: Mapping[str, int],
+        *,
+        teacher_macs: int = 0,
+        acting_macs: int = 0,
+    ) -> None:
         """Count a training step of a network of these sizes an image (`Count.image_sizes`).
 
-        `teacher_macs`: multiply-accumulates an image of a network that is followed meanwhile.
+        `teacher_macs`: multiply-accumulates an image of a network that is followed meanwhile;
+        `acting_macs`: of acting in an environment, by which the image was made.
         """
         self.totals.forward_macs += images * sizes["macs"]
         self.totals.teacher_macs += images * teacher_macs
+        self.totals.acting_macs += images * acting_macs
         # steps while kernels compile are in another phase, and in no throughput
         if self.stack[-1] == "train":
             self.totals.timed_steps += 1
@@ -284,7 +294,8 @@ class Cost:
         another number of them; energy is that of all nodes' machines. CPU seconds are those of all
         ranks' processes with their threads, not of workers that decode streamed images; of training
         without set-up, evaluation, laboratory and checkpoints. `training_flops` is 2 a MAC and
-        three passes (forward, and backward to inputs and to weights), of a teacher one pass.
+        three passes (forward, and backward to inputs and to weights), of a teacher and of
+        acting in environments one pass.
         """
         t = self.refresh()
         training = self._training_seconds()
@@ -314,7 +325,8 @@ class Cost:
             "cost/sessions": t.sessions,
             "cost/forward_macs": t.forward_macs,
             **({"cost/teacher_macs": t.teacher_macs} if t.teacher_macs else {}),
-            "cost/training_flops": 6 * t.forward_macs + 2 * t.teacher_macs,
+            **({"cost/acting_macs": t.acting_macs} if t.acting_macs else {}),
+            "cost/training_flops": 6 * t.forward_macs + 2 * (t.teacher_macs + t.acting_macs),
             "throughput/images_per_second": self.rate(),
             "throughput/batch_milliseconds": 1e3 * training / t.timed_steps
             if t.timed_steps

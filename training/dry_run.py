@@ -41,7 +41,8 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
         "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
         "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
         "training FLOPs": f"{6 * sum(macs.values()):.3g} dense (2 a MAC × 3 passes)"
-        + _teacher(recipe, about, sum(macs.values()), steps),
+        + _teacher(recipe, about, sum(macs.values()), steps)
+        + _acting(about, sum(macs.values())),
         "memory": f"{at_most} {estimate(recipe, most, processes) / 2**30:.2f} GiB a process",
         "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
@@ -72,6 +73,11 @@ def _teacher(
         for side, count in steps.items()
     )
     return f", and {2 * macs:.3g} of the teacher (1 pass)"
+
+
+def _acting(about: DataInfo, macs: int) -> str:
+    """The cost of the passes in which the network acts, if it does."""
+    return f", and {2 * macs:.3g} of acting (1 pass)" if about.environments else ""
 
 
 def _events(recipe: Recipe, per_epoch: int, total: int) -> list[str]:

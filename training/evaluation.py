@@ -35,7 +35,8 @@ def measure(subject: "Run | Trained", split: Split) -> tuple[dict[str, float], i
     # on the device: one wait for it at the end
     sums, batches = subject.task.no_sums(subject.device), 0
     size = subject.recipe.evaluation.batch_size or subject.recipe.training.batch_size
-    for inputs, targets, _ in subject.data.evaluation_batches(split, size):
+    data = subject.data.played_by(subject.evaluated_model)
+    for inputs, targets, _ in data.evaluation_batches(split, size):
         with subject.accelerator.autocast():
             outputs = subject.evaluated_model(subject.formatted(inputs))
         sums = added(sums, subject.task.sums(trees.cast(outputs, torch.float32), targets))

@@ -17,10 +17,12 @@ from prunezoo.models.timm_networks import FAULTS
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
 from prunezoo.schema.training import TrainingConfig
+from prunezoo.tasks import Task
 from prunezoo.training.build import build_optimizer, on_cpu
 from prunezoo.training.data.crops import CROP_RATIO
 from prunezoo.training.data.data import DataInfo
 from prunezoo.training.data.facts import facts_of
+from prunezoo.training.data.rollouts import uneven
 from prunezoo.training.distillation import check_distillation
 
 
@@ -169,6 +171,31 @@ def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:
                 f"data.{name}: {len(values)} values for images of {about.channels} channels; write"
                 " one a channel"
             )
+
+
+def check_episodes(recipe: Recipe, about: DataInfo, task: Task, processes: int) -> None:
+    """Refuse what environments do not divide over, and judges of single examples.
+
+    Raises:
+        RecipeError: one sentence.
+    """
+    count, batch = about.environments, recipe.training.batch_size
+    if count and batch % count:
+        raise RecipeError(f"training.batch_size: {uneven(batch, count)}")
+    if count % processes:
+        raise RecipeError(
+            f"data.play.environments: {count} do not divide over {processes} processes; write"
+            f" {-(-count // processes) * processes}, or launch another number of processes"
+        )
+    if not task.needs_episodes:
+        return
+    search = recipe.pruning is not None and recipe.pruning.selection.name == "eagle_eye"
+    if recipe.laboratory is not None or search:
+        what = "pruning.selection: eagle_eye" if search else "laboratory"
+        raise RecipeError(
+            f"{what} measures single examples, and the {task.headline.name} is of whole episodes;"
+            " remove it"
+        )
 
 
 def _check_durations(recipe: Recipe, per_epoch: int) -> None:

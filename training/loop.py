@@ -109,7 +109,9 @@ def train_step(run: Run, batch: Batch) -> None:
     run.watch.add(loss_sum, trees.size(batch.inputs), run.work)
     side = run.recipe.data.train_size_in(run.position // run.steps_per_epoch)
     run.progress.add_step(total)
-    run.cost.add_step(total, segment.step_sizes[side], teacher_macs=run.teacher.macs(side))
+    sizes = segment.step_sizes[side]
+    acting = sizes["macs"] if run.data.info.environments else 0
+    run.cost.add_step(total, sizes, teacher_macs=run.teacher.macs(side), acting_macs=acting)
 
 
 def _set_rates(run: Run) -> None:
@@ -178,7 +180,7 @@ def rest_of_training(run: Run) -> Iterator[Batch]:
     epoch, start = divmod(run.position, run.steps_per_epoch)
     epochs = math.ceil(run.total_steps / run.steps_per_epoch) - epoch
     training = run.recipe.training
-    return run.data.train_batches(
+    return run.data.played_by(run.model).train_batches(
         epoch, training.batch_size, training.accumulation, start=start, epochs=epochs
     )
 

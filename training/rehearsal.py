@@ -19,7 +19,7 @@ from prunezoo.training.build import build_optimizer, build_task, check_head, loa
 from prunezoo.training.data.data import DataInfo, known
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.distillation import rehearse_teacher
-from prunezoo.training.limits import check_settings, check_sizes
+from prunezoo.training.limits import check_episodes, check_settings, check_sizes
 from prunezoo.training.memory import LARGEST, check_memory, machine_memory
 from prunezoo.training.recomputing import check_recomputing
 
@@ -51,6 +51,7 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
     """
     per_epoch = steps_per_epoch(recipe, about, processes)
     task = build_task(recipe, about)
+    check_episodes(recipe, about, task, processes)
     check_sizes(recipe, about, per_epoch)
     model = empty_model(recipe, about)
     check_recomputing(recipe, model)
@@ -58,6 +59,7 @@ def rehearse(recipe: Recipe, about: DataInfo, processes: int = 1, room: int = LA
         build_optimizer(recipe.training, model)  # of its layers
     total = recipe.training.duration.steps(per_epoch)
     whole = {"steps_per_epoch": per_epoch, "total_steps": total, "processes": processes}
+    whole |= {"environments": about.environments or 1}
     try:
         for side in recipe.data.train_sizes:
             _rehearse_step(recipe, sized(about, side), task, model, processes)

@@ -173,12 +173,14 @@ class Run:
         The caller is about to look at the network, which must be the same on every rank.
         """
         self.sync_buffers()
-        drawn = self.data.calibration_batches(batches, batch_size, **options)
+        data = self.data.played_by(self.model)
+        drawn = data.calibration_batches(batches, batch_size, **options)
         return [(trees.cast(inputs, self.dtype), targets) for inputs, targets in drawn]
 
     def subset(self, fraction: float, batch_size: int, *, stream: str) -> Batches:
         """This rank's share of a fixed part of the training images; see Data.subset_batches."""
-        for inputs, targets, _ in self.data.subset_batches(fraction, batch_size, stream):
+        data = self.data.played_by(self.model)
+        for inputs, targets, _ in data.subset_batches(fraction, batch_size, stream):
             yield trees.cast(inputs, self.dtype), targets
 
     def validation(self, batch_size: int) -> Batches:

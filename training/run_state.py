@@ -52,16 +52,19 @@ def save(run: "Run") -> None:
     run.progress.serial += 1
     pruner = run.pruner.state_dict()
     # collective calls come before together(), inside of which ranks do not meet
+    data = run.data.state_dict()
     watch = gather_rows(run.watch.state()[None]).tolist()
     with together():
         if run.is_main:
-            state = _state(run, pruner, watch)
+            state = _state(run, pruner, data, watch)
             run.writer.wait()  # first, so that no more than one copy is held
             copy = state.copied()
             run.writer.start(partial(_write, run.log, replace(run.progress), copy, run.recipe))
 
 
-def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
+def _state(
+    run: "Run", pruner: Stored, data: dict[str, Tensor], watch: list[list[float]]
+) -> Checkpoint:
     """Everything that the run goes on from; its tensors are training's own."""
     parts = {
         "model": {"tensors": run.model.state_dict()},
@@ -69,6 +72,7 @@ def _state(run: "Run", pruner: Stored, watch: list[list[float]]) -> Checkpoint:
         "optimizer": _split(run.optimizer.state_dict()),
         "pruner": pruner,
         "teacher": {"tensors": run.teacher.state_dict()},
+        "data": {"tensors": data},
     }
     own = {
         "recipe": run.recipe.hash(),
@@ -135,6 +139,7 @@ def _load(run: "Run", path: "Path") -> int:
     run.pruner.load_state_dict(state.part("pruner"), run)
     if run.accelerator.scaler is not None and values["scaler"]:
         run.accelerator.scaler.load_state_dict(values["scaler"])
+    run.data.load_state_dict(state.part("data")["tensors"])
     run.progress = Progress(**values["progress"])
     if run.recipe.laboratory is not None:
         run.laboratory_rows = _laboratory_rows(run)

@@ -11,13 +11,19 @@ from prunezoo.reporting.jobs.launch import Places
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.records import Job, Record
 from prunezoo.schema.recipe import load
-from studies import early, foresight, when
+from studies import early, foresight, reinforcement, when
 
 CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "papers/claims")}
 
 
 @pytest.mark.parametrize(
-    ("study", "trainings"), [(foresight, 1 + 14 * 6), (when, 2 * (2 * 12 + 1)), (early, 2 * 9)]
+    ("study", "trainings"),
+    [
+        (foresight, 1 + 14 * 6),
+        (when, 2 * (2 * 12 + 1)),
+        (early, 2 * 9),
+        (reinforcement, (1 + 2 * 5) + (1 + 3 * 5)),
+    ],
 )
 def test_every_training_of_a_study_is_a_recipe_and_has_a_name_of_its_own(study, trainings: int):
     jobs = list(dict.fromkeys(study.jobs([0])))
@@ -120,3 +126,26 @@ def test_a_cell_of_the_foresight_study_never_run_says_so():
     line = next(line for line in table.splitlines() if line.startswith("| SNIP"))
     assert re.findall(r"[^|]+", line)[1:5] == [" 90.00 ", " not run ", " 80.00 ", " not run "]
     assert "2.500 %" in line
+
+
+# ── networks that act ────────────────────────────────────────────────────────────────────────────
+def test_returns_are_shown_by_environment_method_and_sparsity(tmp_path):
+    def record(cell: tuple[str, str, str], seed: int, value: float, **more: float) -> Record:
+        summary = {"eval/return": value, "model/sparsity": 0.94, **more}
+        return Record(reinforcement.job(*cell, seed), summary)
+
+    snip, dense = ("CartPole-v1", "SNIP", "95%"), ("CartPole-v1", "dense", "")
+    drift = {"derived/first_pruning_epoch": 8.0}
+    records = [
+        *(record(snip, seed, value) for seed, value in enumerate((100.0, 200.0, 300.0))),
+        record(("CartPole-v1", "EarlyCroP-U", "95%"), 0, 450.0, **drift),
+        record(dense, 0, 500.0),
+    ]
+    page = reinforcement.show(records, tmp_path)
+    assert page is not None
+    assert "| SNIP | 95% | 3 | 200.0 ± 57.7 | 100.0 | 94.0 % |  |" in page
+    assert "| EarlyCroP-U | 95% | 1 | 450.0 | 450.0 | 94.0 % | 8 |" in page
+    assert "| GraSP | 98% | 0 | not run |" in page
+    assert "Acrobot-v1\n" not in page
+    assert (tmp_path / "cartpole.png").exists()
+    assert reinforcement.show([], tmp_path) is None

@@ -51,6 +51,14 @@ def images(size: int | tuple[int, int], channels: int = 3) -> torch.Tensor:
         ("mnist_cnn", 10, 28, {}, 431_080, 2_293_000),
         ("lenet_300", 10, 28, {}, 266_610, 266_200),
         ("mlp", 1, 0, {}, 4_929, 4_800),  # 11 · 64 + 65 · 64 + 65
+        (
+            "mlp",
+            3,
+            0,
+            {"units": 128, "depth": 3},
+            34_819,
+            34_432,
+        ),  # 11 · 128 + 2 · 129 · 128 + 129 · 3
         ("small_unet", 3, 16, {}, 58_115, 4_177_920),
         # without BatchNorm in the up-projections and the last bias 63,555,200 (XPFly1989/FCRN)
         ("fcrn", 1, (228, 304), {}, 63_555_200 + 2 * (3 * 960 + 1024) + 1, 42_708_665_344),

@@ -12,10 +12,12 @@ from prunezoo.pruning.criteria import CRITERIA
 from prunezoo.pruning.errors import PruningError
 from prunezoo.tasks.classification import CLASSES, Classification
 from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.reinforcement import TRANSITION, Reinforcement
 from prunezoo.tasks.task import Targets
 from tests.support.criteria_networks import tiny_network
 
 TASK = Regression(Targets(3, Shape((3,))))
+ACTING = Reinforcement(Targets(3, TRANSITION))
 LOGITS = {"grasp": "temperature 200 divides logits", "obd": "gauss_newton is of the logits"}
 
 
@@ -27,21 +29,40 @@ def batches():
     ]
 
 
+def transitions():
+    """The same inputs, with two actions to choose from."""
+    draw = torch.Generator().manual_seed(2)
+    number = {"score": torch.zeros(4), "ended": torch.zeros(4)}
+    return [
+        (
+            inputs,
+            {
+                "action": torch.randint(2, (4,), generator=draw),
+                "return": torch.randn(4, generator=draw),
+                **number,
+            },
+        )
+        for inputs, _ in batches()
+    ]
+
+
 def scored(name, model, task, **options):
     function = CRITERIA[name].function
     takes = inspect.signature(function).parameters
-    return function(model, batches(), **({"task": task} if "task" in takes else {}), **options)
+    data = transitions() if task is ACTING else batches()
+    return function(model, data, **({"task": task} if "task" in takes else {}), **options)
 
 
+@pytest.mark.parametrize("task", [TASK, ACTING], ids=["numbers", "actions"])
 @pytest.mark.parametrize("name", CRITERIA)
-def test_every_criterion_scores_numbers_or_says_what_it_needs(name):
+def test_every_criterion_scores_other_targets_or_says_what_it_needs(name, task):
     model = tiny_network("residual")
     if name in LOGITS:
         with pytest.raises(PruningError, match=LOGITS[name]):
-            scored(name, model, TASK)
+            scored(name, model, task)
     options = {"grasp": {"temperature": 1.0}, "obd": {"hessian": "hutchinson", "samples": 2}}
     options |= {"ntk_sap": {"batch_size": 4, "draws": 1}}
-    scores = scored(name, model, TASK, **options.get(name, {}))
+    scores = scored(name, model, task, **options.get(name, {}))
     assert scores
     assert all(score.isfinite().all() for score in scores.values())
 

@@ -17,6 +17,7 @@ from prunezoo.tasks.classification import CLASSES, Classification
 from prunezoo.tasks.detection import Detection
 from prunezoo.tasks.language import UNASKED, Language
 from prunezoo.tasks.regression import Regression
+from prunezoo.tasks.reinforcement import TRANSITION, Reinforcement
 from prunezoo.tasks.segmentation import IGNORED, Segmentation
 from prunezoo.tasks.task import added, over_ranks
 from prunezoo.training.data.annotated import Boxes
@@ -27,6 +28,7 @@ WORDS = Targets(7, Shape((4,), torch.int64))
 DEPTH = Targets(1, Shape((1, 3, 4)), unit="m", distances=True)
 PIXELS = Targets(5, Shape((6, 4), torch.int64))
 OBJECTS = Boxes.targets(4, (32, 32))
+ACTIONS = Targets(3, TRANSITION)
 CASES = {
     "labels": (Classification(LABELS), (7,)),
     "bce": (Classification(LABELS, loss="bce"), (7,)),
@@ -37,6 +39,7 @@ CASES = {
     "pixels": (Segmentation(PIXELS), (5, 6, 4)),
     "two heads": (Segmentation(PIXELS, auxiliary=0.3), (5, 6, 4)),
     "objects": (Detection(OBJECTS), (50, 4)),
+    "actions": (Reinforcement(ACTIONS), (3,)),
 }
 
 
@@ -59,6 +62,11 @@ def examples(name, count=6):
     if isinstance(task, Language):
         words = torch.randint(7, (count, 4), generator=draw)
         return task, outputs, words.masked_fill(words == 3, UNASKED)
+    if task.needs_episodes:
+        numbers = torch.randn(2, count, generator=draw, dtype=torch.float64)
+        chosen = torch.randint(2, (count,), generator=draw)
+        of = {"return": numbers[0], "score": numbers[1], "ended": torch.ones(count)}
+        return task, outputs, {"action": chosen, **of}
     targets = torch.randn(count, *shape, generator=draw, dtype=torch.float64)
     if task.targets.distances:
         targets = targets.abs() * (targets > -0.5)
@@ -244,6 +252,39 @@ def test_nothing_measured_is_no_loss_and_no_nan():
     assert task.metrics(task.sums(torch.ones(2, 1, 3, 4), nothing))["rmse_m"] == 0
 
 
+def transition(action, to_go, score=0.0, ended=0.0):
+    numbers = {"return": to_go, "score": score, "ended": ended}
+    return {"action": torch.tensor([action])} | {k: torch.tensor([v]) for k, v in numbers.items()}
+
+
+def test_actor_critic_by_hand():
+    """Policy (1/4, 3/4), value 2, return 5: −log(3/4) · 3 + ½ · 9 − 0.01 · H."""
+    task = Reinforcement(ACTIONS, entropy=0.01, value=0.5)
+    outputs = torch.tensor([[0.0, math.log(3), 2.0]], dtype=torch.float64, requires_grad=True)
+    targets = transition(1, 5.0)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    loss = task.loss(outputs, targets)
+    assert loss.item() == pytest.approx(-math.log(0.75) * 3 + 4.5 - 0.01 * entropy)
+    loss.backward()
+    # the advantage is a constant: the value learns from its own error alone
+    assert outputs.grad is not None
+    assert outputs.grad[0, 2].item() == pytest.approx(-2 * 0.5 * 3)
+    without = Reinforcement(ACTIONS, entropy=0.0, value=0.0)
+    assert without.loss(outputs, targets).item() == pytest.approx(-math.log(0.75) * 3)
+
+
+def test_the_return_is_of_episodes_that_ended():
+    task = Reinforcement(ACTIONS)
+    sums = task.no_sums(torch.device("cpu"))
+    for targets in (transition(0, 3.0), transition(1, 2.0, 7.0, 1.0), transition(0, 1.0, 4.0, 1.0)):
+        sums = added(sums, task.sums(torch.zeros(1, 3), targets))
+    assert sums["examples"] == 2
+    assert task.metrics(sums)["return"] == 5.5
+    running = task.metrics(task.sums(torch.zeros(1, 3), transition(0, 3.0)))
+    assert math.isnan(running["return"])
+    assert math.isfinite(running["loss"])
+
+
 def test_smoothing_and_mixing_are_classifications_own():
     training = TrainingConfig.model_validate(
         {"duration": "1ep", "batch_size": 4, "label_smoothing": 0.1}
@@ -272,6 +313,7 @@ def test_smoothing_and_mixing_are_classifications_own():
             (3, 5, 3, 2),
             "where (3, 5, 6, 4) logits are expected",
         ),
+        (Reinforcement(ACTIONS), (3, 3), (3, 2), "where (3, 3) logits of actions and a value"),
     ],
 )
 def test_outputs_that_do_not_fit_are_named(task, right, wrong, said):
@@ -308,6 +350,12 @@ def test_targets_of_another_task_are_refused():
         Detection(LABELS).check_targets("cifar10")
     Segmentation(PIXELS).check_targets("voc2012")
     Detection(OBJECTS).check_targets("voc2012")
+    for task in (Regression, Classification):
+        with pytest.raises(TaskError, match=r"targets of gymnasium/CartPole-v1 .* remove task"):
+            task(ACTIONS).check_targets("gymnasium/CartPole-v1")
+    with pytest.raises(TaskError, match=r"reinforcement needs an environment .* digits is none"):
+        Reinforcement(LABELS).check_targets("digits")
+    Reinforcement(ACTIONS).check_targets("gymnasium/CartPole-v1")
     Regression(VECTOR).check_targets("diabetes")
     Classification(LABELS).check_targets("digits")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunezoo.models.trees import Shape, Tree
 from prunezoo.schema.data import DataConfig
@@ -41,6 +41,7 @@ class DataInfo:
     validation_images: int
     test_images: int
     task: str = "classification"
+    environments: int = 0  # in which the network acts to have training examples; 0: it need not
 
     @property
     def channels(self) -> int:
@@ -93,6 +94,23 @@ class Data:
                 " training.batch_size"
             )
         return steps + 1
+
+    def played_by(self, network: nn.Module) -> "Data":
+        """The data where this network is trained or tested: the same for any, unless it acts."""
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What does not follow from seed and position: nothing, of examples that are stored."""
+        return {}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ValueError: it is not a state of these data.
+        """
+        if tensors:
+            raise ValueError(f"{self.info.name} has no state, and there are {', '.join(tensors)}")
 
     def train_batches(
         self, epoch: int, batch_size: int, parts: int = 1, *, start: int = 0, epochs: int = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from prunezoo.schema.data import AugmentConfig, ColumnsConfig, DataConfig
-from prunezoo.training.data import annotated, depth, images, tables, texts
+from prunezoo.training.data import annotated, depth, images, rollouts, tables, texts
 from prunezoo.training.data.batches import Batch, Batches, Data, DataInfo
 from prunezoo.training.data.layouts import DataError
 
@@ -45,6 +45,7 @@ DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH)
 OF_TEXT = ("name", "path", "train_subset", "drop_last", "target", "length", "context", "vocabulary")
 TEXT = Source(texts.known, texts.open_texts, OF_TEXT)
 ANNOTATED = Source(annotated.known, annotated.open_annotated, OF_ANNOTATED)
+ENVIRONMENT = Source(rollouts.known, rollouts.opened, ("name", "validation", "play"))
 SOURCES: dict[str, Source] = {
     "diabetes": Source(tables.known, tables.diabetes, SPLIT),
     "voc2007": ANNOTATED,
@@ -60,7 +61,12 @@ def _source(config: DataConfig) -> Source:
     Raises:
         DataError: a key that means nothing for it.
     """
-    kinds = {DEPTH: config.has_depth, TEXT: config.is_text, ANNOTATED: config.is_annotated}
+    kinds = {
+        ENVIRONMENT: config.is_environment,
+        DEPTH: config.has_depth,
+        TEXT: config.is_text,
+        ANNOTATED: config.is_annotated,
+    }
     ours = (kind for kind, is_it in kinds.items() if is_it)
     source = next(ours, SOURCES.get(config.name, IMAGES))
     stated = config.model_dump(exclude_defaults=True)
