@@ -127,10 +127,22 @@ def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
 
+def _noise(
+    shape: tuple[int, ...], image: Tensor, network: nn.Module, source: torch.Generator
+) -> Tensor:
+    """Random numbers, or words of those that the network gives scores of."""
+    if image.is_floating_point():
+        return torch.randn(shape, generator=source)
+    with torch.no_grad():
+        words = network(image).shape[-1]
+    return torch.randint(words, shape, generator=source)
+
+
 def _ready(model: nn.Module, image: Tensor, *, dynamic_batch: bool) -> tuple[nn.Module, Tensor]:
     """A copy in float32 and evaluation mode on the CPU, and images to export it with."""
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-    image = image.detach().to("cpu", torch.float32)
+    image = image.detach().to("cpu")
+    image = image.float() if image.is_floating_point() else image
     try:
         outputs = network(image)
     except FAULTS as error:
@@ -166,7 +178,7 @@ def _compared(
     sizes: Iterable[int] = BATCHES if dynamic_batch else (len(image),)
     source, differences = torch.Generator().manual_seed(0), []
     for size in sizes:
-        noise = torch.randn(size, *image.shape[1:], generator=source)
+        noise = _noise((size, *image.shape[1:]), image, network, source)
         with torch.no_grad():
             right, actual = network(noise), run(noise)
         scale = right.abs().max().clamp_min(torch.finfo(torch.float32).tiny)

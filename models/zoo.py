@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from prunezoo.models.dense import fcrn, small_unet
 from prunezoo.models.detection import small_ssd, ssd300_vgg16, ssd512_vgg16, ssdlite_mobilenet_v3
@@ -153,6 +154,12 @@ class Entry:
         if self.words:
             return (self.words,)
         return (self.channels, self.size, self.size) if self.size else (self.channels,)
+
+    def example(self, channels: int, words: int = 0) -> Tensor:
+        """An input of zeros: one image, vector of so many numbers, or row of `words`."""
+        if self.words:
+            return torch.zeros(1, words or self.words, dtype=torch.long)
+        return torch.zeros(1, channels, *self.shape[1:])
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

@@ -31,7 +31,7 @@ from prunezoo.training.build import (
 )
 from prunezoo.training.cost import Cost
 from prunezoo.training.data.data import Batches, Data, open_data
-from prunezoo.training.data.expected import expected
+from prunezoo.training.data.expected import expected, words
 from prunezoo.training.distillation import Teacher
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.log import Log, Record
@@ -307,4 +307,5 @@ class Run:
             if self.is_main:
                 notes = {"recipe": self.recipe.hash(), "seed": self.seed, "step": self.work}
                 notes |= {"images": expected(self.recipe.data, self.data.info)}
+                notes |= {"words": words(self.data.info)}
                 models.save(self.evaluated_model, self.folder / name, notes)

@@ -22,7 +22,7 @@ from prunezoo.schema.recipe import Recipe, RecipeError, checked, load
 from prunezoo.schema.source import Source, override, resolve
 from prunezoo.training.build import build_task, formatted, make_accelerator, placed
 from prunezoo.training.data.data import open_data
-from prunezoo.training.data.expected import Expected, colour, noted
+from prunezoo.training.data.expected import Expected, colour, noted, row_of
 from prunezoo.training.data.facts import DATASETS, facts_of
 from prunezoo.training.history import Summary
 from prunezoo.training.start import RESOLVED, set_numerics
@@ -33,11 +33,15 @@ QUIET = ["processes=null", "log.tracker=none"]  # a test may run on other machin
 
 
 class Found(NamedTuple):
-    """A model in evaluation mode on the CPU, the images that it expects, if they are known."""
+    """A model in evaluation mode on the CPU, and the images that it expects, if they are known.
+
+    `words`: the length of the rows that it was trained on; 0 if it reads no words.
+    """
 
     model: nn.Module
     images: Expected | None
     is_file: bool
+    words: int = 0
 
     @property
     def structure(self) -> dict[str, Any]:
@@ -50,11 +54,14 @@ class Found(NamedTuple):
         return models.build(**structure, **self.structure["options"]).eval()
 
     def image(self, size: int | None = None) -> Tensor:
-        """A black image as the model expects it, or of `size` pixels a side.
+        """A black image as the model expects it, or of `size` pixels a side; or its other input.
 
         Raises:
             RecipeError: neither is known.
         """
+        entry = models.MODELS.get(self.structure["name"])
+        if entry is not None and (entry.words or not entry.size):
+            return entry.example(self.structure["in_channels"], self.words)
         if size is not None:
             sides = (size, size)
         elif self.images is not None:
@@ -74,7 +81,8 @@ def find(where: str) -> Found:
         ModelError: there is none.
     """
     if is_hub(where) or Path(where).exists() or where.endswith(".safetensors"):
-        return Found(models.load(where), noted(models.header(where)["notes"]), is_file=True)
+        notes = models.header(where)["notes"]
+        return Found(models.load(where), noted(notes), is_file=True, words=row_of(notes))
     name, _, tag = where.partition(".")
     try:
         about = pretrained_for(name, tag or True)

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
+from prunezoo import models
 from prunezoo.models import ModelError, export, speed
 from prunezoo.models.export import TOLERANCE, export_onnx, export_program
 from prunezoo.pruning import prune_once
@@ -49,6 +50,20 @@ def test_a_pruned_network_computes_the_same_elsewhere(name, make, tmp_path):
             right = model(images)
         torch.testing.assert_close(file.run(images), right, rtol=0, atol=1e-4 * right.abs().max())
     assert file.bytes == (tmp_path / "model").stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "small_lstm"])
+@pytest.mark.parametrize("make", [export_onnx, export_program])
+def test_vectors_and_rows_of_words_go_in_as_images_do(name, make, tmp_path):
+    entry = models.MODELS[name]
+    model = models.build(name, num_classes=12, in_channels=entry.channels).eval()
+    example = entry.example(entry.channels)
+    file = make(model, tmp_path / "model", example, dynamic_batch=True)
+    assert 0 <= file.difference <= TOLERANCE
+    others = torch.randint(12, (3, 8)) if entry.words else torch.randn(3, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(file.run(others), model(others), rtol=0, atol=1e-4)
 
 
 def test_an_onnx_file_tells_its_images_and_its_inputs(tmp_path):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from benchmarks.kill import outcome
 from prunezoo.training.folder.log import read
+from prunezoo.training.trained import find
 from tests.support.runs import launch_several, losses
 
 SMALL = "recipes/base/python_text/small_lstm.yaml"
@@ -66,6 +67,8 @@ def test_a_crash_changes_nothing(run_recipe, crash, text, recipe, pruning):
     settings = (*small(text, recipe), pruning)
     status, whole = run_recipe(recipe, *settings, folder="whole")
     assert status == 0
+    row = find(str(whole)).image()  # as an export takes it
+    assert (row.shape, row.dtype) == ((1, 12), torch.int64)
     crash(*settings, step=10, recipe=recipe)
     status, cut = run_recipe(recipe, *settings, folder="cut", resume=True)
     assert status == 0

@@ -6,8 +6,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from prunezoo.models.errors import ModelError
+from prunezoo.models.trees import Shape
 from prunezoo.schema.data import Colour, DataConfig, Deviation, Mean, Pixels
 from prunezoo.training.data.facts import facts_of
+
+MOST_WORDS = 2**20  # of a row, that a file may ask for
 
 if TYPE_CHECKING:
     from prunezoo.training.data.batches import DataInfo
@@ -42,6 +45,13 @@ def expected(config: DataConfig, about: "DataInfo") -> Expected | None:
     return Expected(channels=about.channels, height=height, width=width, mean=mean, std=std)
 
 
+def words(about: "DataInfo") -> int | None:
+    """The length of a row of words; None where examples are something else."""
+    example = about.example
+    is_row = isinstance(example, Shape) and len(example.sizes) == 1
+    return example.sizes[0] if is_row and not example.dtype.is_floating_point else None
+
+
 def noted(notes: dict[str, Any]) -> Expected | None:
     """The images that a model file's notes tell of; None where they tell of none.
 
@@ -56,3 +66,15 @@ def noted(notes: dict[str, Any]) -> Expected | None:
         first = error.errors()[0]
         where = ".".join(map(str, ("images", *first["loc"])))[:100]
         raise ModelError(f"notes, {where}: {first['msg']}; take a file of train.py") from None
+
+
+def row_of(notes: dict[str, Any]) -> int:
+    """The length of a row of words that a model file's notes tell of; 0 where of none.
+
+    Raises:
+        ModelError: it is no length.
+    """
+    length = notes.get("words") or 0
+    if not isinstance(length, int) or not 0 <= length <= MOST_WORDS:
+        raise ModelError(f"notes, words: {length!r:.60} is no length; take a file of train.py")
+    return length
