@@ -1,4 +1,4 @@
-"""EarlyCroP's figure of reinforcement learning: the return of sparse actors, on two environments.
+"""EarlyCroP's figure of reinforcement learning: the return of sparse actors, on three environments.
 
 python studies/reinforcement.py run [--seeds 0 1 2 3 4] [--jobs 2]
 python studies/reinforcement.py show    # table and plots, into results/reinforcement
@@ -23,8 +23,16 @@ from prunezoo.reporting.pages.looks import MARKERS
 from prunezoo.reporting.pages.palette import COLOURS
 from prunezoo.reporting.records import Job, Record, standard_error
 
-ENVIRONMENTS = {"CartPole-v1": "cartpole", "Acrobot-v1": "acrobot"}
-SPARSITIES = {"CartPole-v1": ("95%", "98%"), "Acrobot-v1": ("80%", "95%", "98%")}
+ENVIRONMENTS = {
+    "CartPole-v1": "cartpole",
+    "LunarLander-v3": "lunar_lander",
+    "Acrobot-v1": "acrobot",
+}
+SPARSITIES = {
+    "CartPole-v1": ("95%", "98%"),
+    "LunarLander-v3": ("80%", "95%"),
+    "Acrobot-v1": ("80%", "95%", "98%"),
+}
 DENSE = "dense"
 # recipe and amount; the structured one removes as many parameters as the others do weights
 METHODS = {
@@ -64,8 +72,8 @@ def cells(environment: str) -> list[Cell]:
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
-    """All trainings: an environment, then a seed after the other."""
-    return [job(*cell, seed) for e in ENVIRONMENTS for seed in seeds for cell in cells(e)]
+    """All trainings, seed by seed."""
+    return [job(*cell, seed) for seed in seeds for e in ENVIRONMENTS for cell in cells(e)]
 
 
 def results(records: list[Record]) -> dict[Cell, list[Record]]:
@@ -142,7 +150,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     if not records_of:
         return None
     page = [
-        "# Sparse actors: CartPole and Acrobot\n",
+        "# Sparse actors\n",
         "Advantage actor-critic with a network of three hidden layers, as EarlyCroP's slides have"
         " it, pruned by their methods; mean ± standard error over seeds of the mean return of 100"
         " test episodes, played by the likeliest action of the last weights. The slides show this"

@@ -22,7 +22,7 @@ CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "papers/claims")}
         (foresight, 1 + 14 * 6),
         (when, 2 * (2 * 12 + 1)),
         (early, 2 * 9),
-        (reinforcement, (1 + 2 * 5) + (1 + 3 * 5)),
+        (reinforcement, (1 + 2 * 5) + (1 + 2 * 5) + (1 + 3 * 5)),
     ],
 )
 def test_every_training_of_a_study_is_a_recipe_and_has_a_name_of_its_own(study, trainings: int):
