@@ -20,7 +20,7 @@ FOLDERS = ("models", "pruning", "reporting", "schema", "tasks", "training")
 
 def pins(lines: Iterable[str]) -> list[tuple[str, frozenset[str], str]]:
     found = map(Requirement, lines)
-    return sorted((r.name, frozenset(r.extras), str(r.specifier)) for r in found)
+    return sorted((r.name, frozenset(r.extras), f"{r.specifier};{r.marker}") for r in found)
 
 
 def test_requirements_are_those_of_the_package_and_all_its_extras():
