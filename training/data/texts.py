@@ -149,6 +149,6 @@ def _file(folder: Path, part: str) -> Path:
     if found:
         raise DataError(f"{folder}: {' and '.join(found[:3])} are both texts of {part}; leave one")
     raise DataError(
-        f"{folder}: no text *.{part}.{ENDS[0]} there, such as ptb.{part}.{ENDS[0]}; copy it, or make"
-        f" one: python -m prunezoo.training.data.python_text {folder}"
+        f"{folder}: no text *.{part}.{ENDS[0]} there, such as ptb.{part}.{ENDS[0]}; copy it, or"
+        f" make one: python -m prunezoo.training.data.python_text {folder}"
     )
