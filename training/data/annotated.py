@@ -28,8 +28,7 @@ from prunezoo.training.data.layouts.voc import (
     read_mask,
     read_objects,
 )
-from prunezoo.training.data.layouts.workers import results
-from prunezoo.training.data.stores import Pick
+from prunezoo.training.data.stores import Pick, Work, made
 from prunezoo.training.data.views import Sides, View, view
 
 
@@ -144,17 +143,15 @@ class Store:
 
     def examples(self, picks: Iterable[Pick]) -> Iterator[tuple[Tree, Tree, Pick]]:
         """See training.data.stores.Store."""
-        pin = self.device.type == "cuda"
-        read = results(self.dataset, picks, self.config.workers, self.config.name, pin=pin)
-        for pictures, parts, pick in read:
+        for (pictures, parts), pick in made(self.dataset, picks, self.config, self.device):
             pixels, *parts = (t.to(self.device, non_blocking=True) for t in (pictures, *parts))
             inputs = (pixels.float() - self.mean) / self.std
             yield inputs, self.truth.tree(parts), pick.to(self.device)
 
 
 @dataclass
-class _Shown(Dataset[tuple[Tensor, tuple[Tensor, ...], Pick]]):
-    """Work of a worker: from a pick to pictures, uint8 (n, 3, *sides), and the parts of targets."""
+class _Shown(Dataset[tuple[Tensor, tuple[Tensor, ...]]]):
+    """Work of a worker: to pictures, uint8 (n, 3, *sides), and the parts of targets."""
 
     items: list[Item]
     classes: tuple[str, ...]
@@ -162,11 +159,11 @@ class _Shown(Dataset[tuple[Tensor, tuple[Tensor, ...], Pick]]):
     truth: type[Truth]
     border: Tensor
 
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, tuple[Tensor, ...], Pick]:
-        draws = [None] * len(pick.rows) if pick.draws is None else pick.draws.tolist()
-        shown = [self._one(*pair) for pair in zip(pick.rows.tolist(), draws, strict=True)]
+    def __getitem__(self, work: Work) -> tuple[Tensor, tuple[Tensor, ...]]:
+        rows, draws, _ = work
+        shown = [self._one(*pair) for pair in zip(rows, draws or [None] * len(rows), strict=True)]
         pictures, *parts = (torch.stack(each) for each in zip(*shown, strict=True))
-        return pictures, tuple(parts), pick
+        return pictures, tuple(parts)
 
     def _one(self, row: int, draws: list[float] | None) -> tuple[Tensor, ...]:
         item, sides = self.items[row], self.config.sides or self.truth.sides
