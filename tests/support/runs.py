@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import load_file
+
 from prunezoo.training.folder.log import read
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +38,27 @@ class Crash(BaseException):
 
 def losses(folder: Path) -> list[float]:
     return [r["train/loss"] for r in read(folder / "log.jsonl") if "train/loss" in r]
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def trained_as_one(two: Path, alone: Path, also: str = "task/headline", **within: float) -> None:
+    """Assert that a run on two processes is the one on one, but for the order of float64's sums.
+
+    `also` is one more figure that is the same; `within`, of the headline, as pytest.approx has it.
+    """
+    first, second = summary(alone), summary(two)
+    assert second["run/processes"] == 2
+    assert losses(two) == pytest.approx(losses(alone), rel=1e-9)
+    for key in ("run/images", "eval/images", "prune/hash", "model/params", also):
+        assert first[key] == second[key]
+    headline = first["task/headline"]
+    assert second[headline] == pytest.approx(first[headline], **within)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (alone, two))
+    for tensor, other in zip(ours.values(), theirs.values(), strict=True):
+        torch.testing.assert_close(other, tensor, rtol=1e-8, atol=1e-10)
 
 
 def launch(

@@ -1,15 +1,12 @@
 """Every method that prunes during or after training, end to end on the digits."""
 
-import json
-from pathlib import Path
-
 import pytest
 from safetensors.torch import load_file
 
 from benchmarks.every_method import METHODS, reached_amount
 from benchmarks.kill import outcome
 from prunezoo.training.folder.log import read
-from tests.support.runs import TINY, launch_several
+from tests.support.runs import TINY, launch_several, summary
 from tests.support.tiers import slow_but
 
 BASE = "extends=../base/digits/digits_cnn.yaml"
@@ -78,10 +75,6 @@ def test_two_ranks_prune_as_one(run_recipe, tmp_path):
         _, alone = run_recipe(*run, folder=f"one-{method[-9:]}")
         for key in ("prune/hash", "prune/layers", "model/macs", "run/steps", "model/sparsity"):
             assert two[key] == summary(alone)[key], method
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 def test_the_best_on_validation_is_of_the_pruned_network(run_recipe):

@@ -1,16 +1,14 @@
 """Language is trained, pruned, interrupted and spread over processes as classification is."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from benchmarks.kill import outcome
 from prunezoo.training.folder.log import read
 from prunezoo.training.trained import find
-from tests.support.runs import launch_several, losses
+from tests.support.runs import launch_several, losses, summary, trained_as_one
 
 SMALL = "recipes/base/python_text/small_lstm.yaml"
 POINTER = "recipes/base/python_text/pointer_sentinel_lstm.yaml"
@@ -58,10 +56,6 @@ def small(text: str, recipe: str) -> tuple[str, ...]:
     return (text, *SHORT, f"model.options.width={0.25 if recipe == SMALL else 0.1}")
 
 
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
-
-
 @pytest.mark.parametrize(("recipe", "pruning"), [(SMALL, SURGERY), (POINTER, WEIGHTS)])
 def test_a_crash_changes_nothing(run_recipe, crash, text, recipe, pruning):
     settings = (*small(text, recipe), pruning)
@@ -106,16 +100,7 @@ def twice(text: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", ["weights", "units"])
 def test_two_processes_train_and_prune_as_one(run_recipe, on_two, text, name):
     _, alone = run_recipe(*twice(text)[name])
-    first, second = summary(alone), summary(on_two / name)
-    assert second["run/processes"] == 2
-    assert losses(on_two / name) == pytest.approx(losses(alone), rel=1e-9)
-    for key in ("run/images", "eval/images", "prune/hash", "model/params", "task/headline"):
-        assert first[key] == second[key]
-    key = first["task/headline"]
-    assert second[key] == pytest.approx(first[key], rel=1e-6)
-    ours, theirs = (load_file(f / "model.safetensors") for f in (alone, on_two / name))
-    for tensor, other in zip(ours.values(), theirs.values(), strict=True):
-        torch.testing.assert_close(other, tensor, rtol=1e-8, atol=1e-10)
+    trained_as_one(on_two / name, alone, rel=1e-6)
 
 
 def test_it_learns_what_follows_and_keeps_the_best_weights(run_recipe, text):

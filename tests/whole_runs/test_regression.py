@@ -1,15 +1,12 @@
 """Regression is trained, pruned, interrupted and spread over processes as classification is."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from benchmarks.kill import outcome
 from prunezoo.training.folder.log import read
-from tests.support.runs import launch_several, losses
+from tests.support.runs import launch_several, losses, summary, trained_as_one
 
 DIABETES = "recipes/base/diabetes/mlp.yaml"
 UNET = "recipes/base/cifar10/colour_unet.yaml"
@@ -31,10 +28,6 @@ WEIGHTS = (
     "pruning={criterion: snip, sparsity: 80%, schedule: {start: 6it},"
     " calibration: {batches: 2, batch_size: 16}}"
 )
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -80,16 +73,7 @@ def on_two(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", TWICE)
 def test_two_processes_train_and_prune_as_one(run_recipe, on_two, name):
     _, alone = run_recipe(*TWICE[name])
-    first, second = summary(alone), summary(on_two / name)
-    assert second["run/processes"] == 2
-    assert losses(on_two / name) == pytest.approx(losses(alone), rel=1e-9)
-    for key in ("run/images", "eval/images", "prune/hash", "model/params", "task/headline"):
-        assert first[key] == second[key]
-    key = first["task/headline"]
-    assert second[key] == pytest.approx(first[key], rel=1e-6)
-    ours, theirs = (load_file(f / "model.safetensors") for f in (alone, on_two / name))
-    for tensor, other in zip(ours.values(), theirs.values(), strict=True):
-        torch.testing.assert_close(other, tensor, rtol=1e-8, atol=1e-10)
+    trained_as_one(on_two / name, alone, rel=1e-6)
 
 
 def test_the_best_weights_are_those_of_the_lowest_error(run_recipe):

@@ -1,18 +1,15 @@
 """Networks that act are trained, pruned, interrupted and spread over processes as others are."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from benchmarks.kill import outcome
 from prunezoo.schema.recipe import RecipeError, load
 from prunezoo.training.dry_run import plan
 from prunezoo.training.folder.log import read
-from tests.support.runs import launch_several, losses
+from tests.support.runs import launch_several, losses, summary, trained_as_one
 
 CARTPOLE = "recipes/base/cartpole/mlp.yaml"
 LANDER = "recipes/base/lunar_lander/mlp.yaml"
@@ -43,10 +40,6 @@ CROP = (
     " calibration: {batches: 2, batch_size: 32}}"
 )
 EXACT = ("training.precision=fp64", "training.optimizer={name: sgd, lr: 0.02}")
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -107,15 +100,7 @@ def on_two(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", TWICE)
 def test_two_processes_play_and_prune_as_one(run_recipe, on_two, name):
     _, alone = run_recipe(*TWICE[name])
-    first, second = summary(alone), summary(on_two / name)
-    assert second["run/processes"] == 2
-    assert losses(on_two / name) == pytest.approx(losses(alone), rel=1e-9)
-    for key in ("run/images", "eval/images", "prune/hash", "model/params", "cost/acting_macs"):
-        assert first[key] == second[key]
-    assert second["eval/return"] == pytest.approx(first["eval/return"], rel=1e-9)
-    ours, theirs = (load_file(f / "model.safetensors") for f in (alone, on_two / name))
-    for tensor, other in zip(ours.values(), theirs.values(), strict=True):
-        torch.testing.assert_close(other, tensor, rtol=1e-8, atol=1e-10)
+    trained_as_one(on_two / name, alone, "cost/acting_macs", rel=1e-9)
 
 
 @pytest.mark.slow

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import evaluate
 from benchmarks.kill import outcome
-from tests.support.runs import launch_several, losses
+from tests.support.runs import launch_several, losses, summary, trained_as_one
 from tests.support.scenes import write_scenes
 
 UNET = "recipes/base/scenes/small_unet.yaml"
@@ -46,10 +44,6 @@ def settings(scenes: Path, target: str, *more: str) -> tuple[str, ...]:
         " workers: 0, augment: {flip: true, scale: [0.7, 1.4]}}"
     )
     return (data, *SHORT, *more)
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 @pytest.mark.parametrize(("target", "pruning"), [("mask", SURGERY), ("boxes", SURGERY)])
@@ -96,16 +90,7 @@ def on_two(tmp_path_factory, twice) -> Path:
 @pytest.mark.parametrize("target", RECIPES)
 def test_two_processes_train_and_prune_as_one(run_recipe, on_two, twice, target):
     _, alone = run_recipe(*twice[target])
-    first, second = summary(alone), summary(on_two / target)
-    assert second["run/processes"] == 2
-    assert losses(on_two / target) == pytest.approx(losses(alone), rel=1e-9)
-    for key in ("run/images", "eval/images", "prune/hash", "model/params", "task/headline"):
-        assert first[key] == second[key]
-    key = first["task/headline"]
-    assert second[key] == pytest.approx(first[key], abs=0.01)
-    ours, theirs = (load_file(f / "model.safetensors") for f in (alone, on_two / target))
-    for tensor, other in zip(ours.values(), theirs.values(), strict=True):
-        torch.testing.assert_close(other, tensor, rtol=1e-8, atol=1e-10)
+    trained_as_one(on_two / target, alone, abs=0.01)
 
 
 @pytest.mark.parametrize("target", RECIPES)
