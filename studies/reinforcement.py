@@ -34,13 +34,14 @@ SPARSITIES = {
     "Acrobot-v1": ("80%", "95%", "98%"),
 }
 DENSE = "dense"
-# recipe and amount; the structured one removes as many parameters as the others do weights
-METHODS = {
-    "Random-U": ("random_u", "sparsity"),
-    "SNIP": ("snip", "sparsity"),
-    "GraSP": ("grasp", "sparsity"),
-    "EarlyCroP-U": ("earlycrop_u", "sparsity"),
-    "EarlyCroP-S": ("earlycrop_s", "params"),
+# recipe, amount, more; the structured one removes as many parameters as the others do weights
+METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "Random-U": ("random_u", "sparsity", ()),
+    "SNIP": ("snip", "sparsity", ()),
+    "GraSP": ("grasp", "sparsity", ()),  # the published code's, the reverse of the original
+    "GraSP, original": ("grasp", "sparsity", ("pruning.criterion.reversed=false",)),
+    "EarlyCroP-U": ("earlycrop_u", "sparsity", ()),
+    "EarlyCroP-S": ("earlycrop_s", "params", ()),
 }
 TEST = ("data.validation=0", "cost.tracker=none")  # no weights are chosen: the last are tested
 SEEDS = (0, 1, 2, 3, 4)
@@ -53,9 +54,10 @@ def job(environment: str, method: str, sparsity: str, seed: int) -> Job:
     base = f"base/{ENVIRONMENTS[environment]}/mlp.yaml"
     recipe, settings = base, TEST
     if method != DENSE:
-        name, amount = METHODS[method]
+        name, amount, more = METHODS[method]
         recipe = f"earlycrop/reinforcement/{name}.yaml"
-        settings = (f"extends=../../{base}", f"pruning.{amount}={sparsity}", *TEST)
+        settings = (f"extends=../../{base}", f"pruning.{amount}={sparsity}", *more, *TEST)
+    method = method.replace(", ", "-")
     name = "-".join(filter(None, (environment, method, sparsity.rstrip("%"))))
     study = f"reinforcement/{name}"
     return Job(None, f"recipes/{recipe}", settings, seed=seed, study=study)

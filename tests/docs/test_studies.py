@@ -11,7 +11,7 @@ from prunezoo.reporting.jobs.launch import Places
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.records import Job, Record
 from prunezoo.schema.recipe import load
-from studies import early, foresight, reinforcement, when
+from studies import colour, early, foresight, reinforcement, when
 
 CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "papers/claims")}
 
@@ -22,7 +22,8 @@ CLAIMED = {claim.row: claim for claim in find_claims(of.ROOT / "papers/claims")}
         (foresight, 1 + 14 * 6),
         (when, 2 * (2 * 12 + 1)),
         (early, 2 * 9),
-        (reinforcement, (1 + 2 * 5) + (1 + 2 * 5) + (1 + 3 * 5)),
+        (reinforcement, (1 + 2 * 6) + (1 + 2 * 6) + (1 + 3 * 6)),
+        (colour, 1 + 4 + 4),
     ],
 )
 def test_every_training_of_a_study_is_a_recipe_and_has_a_name_of_its_own(study, trainings: int):
@@ -149,3 +150,21 @@ def test_returns_are_shown_by_environment_method_and_sparsity(tmp_path):
     assert "Acrobot-v1\n" not in page
     assert (tmp_path / "cartpole.png").exists()
     assert reinforcement.show([], tmp_path) is None
+
+
+# ── a dense task ─────────────────────────────────────────────────────────────────────────────────
+def test_errors_of_a_dense_task_are_shown_by_method(tmp_path):
+    def record(method: str, seed: int, value: float, **more: float) -> Record:
+        summary = {"eval/rmse_levels": value, "model/sparsity": 0.9, "model/macs": 4e7, **more}
+        return Record(colour.job(method, seed), summary | {"cost/training_flops": 2e12})
+
+    early = {"derived/first_pruning_epoch": 3.0}
+    records = [record("SNIP weights, before", seed, 50.0 + seed) for seed in range(3)]
+    records += [record("EarlyCroP-S, early", 0, 40.0, **early), record("dense", 0, 30.0)]
+    page = colour.show(records, tmp_path)
+    assert page is not None
+    assert "| SNIP weights, before | 3 | 51.00 ± 0.58 | 40.0 | 90.0 % | 2.00 |  |" in page
+    assert "| EarlyCroP-S, early | 1 | 40.00 | 40.0 | 90.0 % | 2.00 | 3 |" in page
+    assert "random channels" not in page
+    assert (tmp_path / "rmse.png").exists()
+    assert colour.show([], tmp_path) is None
