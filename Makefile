@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help train quick test lint docs clean
+.PHONY: help train quick test pytest lint docs clean
 
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no train.py
 STAMP := runs/quickstart/$(shell date +%Y%m%d-%H%M%S)
@@ -19,7 +19,10 @@ train: $(READY) ## the quickstart: a dense run, one that is pruned while it trai
 quick: $(READY) ## the quick tests of everything: before each commit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations 5 --durations-min 2
 
-test: $(READY) lint ## lint, types, all tests
+test: $(READY) ## lint and types, beside them all tests
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+pytest: $(READY) ## all tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY) ## lint, format, types
@@ -32,7 +35,7 @@ docs: $(READY) ## the pages of this checkout as a site, in site/
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	touch $@
 
 clean: ## remove the environment

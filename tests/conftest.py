@@ -12,6 +12,7 @@ from hypothesis import settings
 import train
 from prunezoo.reporting.records import Job, collect
 from prunezoo.training import loop
+from tests.support.ranks import PAIR
 from tests.support.runs import DIGITS, Crash
 from tests.support.synthetic_runs import (
     CLAIMS,
@@ -34,6 +35,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
+    PAIR.end()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +86,7 @@ def whole_run(run_recipe, _whole_runs) -> Callable[..., Path]:
 def crash(run_recipe, monkeypatch):
     """Run a recipe up to a step, or to its first evaluation, and lose power there."""
 
-    def run(*settings: str, step: int = 0, recipe: str = DIGITS) -> None:
+    def run(*words: str, step: int = 0, recipe: str = DIGITS, folder: str = "cut") -> None:
         after = loop.after_step
 
         def cut(run):
@@ -101,7 +103,7 @@ def crash(run_recipe, monkeypatch):
             else:
                 patched.setattr(loop, "evaluate", no_power)
             with pytest.raises(Crash):
-                run_recipe(recipe, *settings, folder="cut")
+                run_recipe(recipe, *words, folder=folder)
 
     return run
 

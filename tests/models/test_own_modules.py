@@ -70,8 +70,14 @@ def pruned(name="own", **words):
     return model
 
 
-@pytest.mark.parametrize("compensation", ["none", "mean_replacement"])
-@pytest.mark.parametrize("name", slow_but(["own", "resnet18"], MODELS))
+PRUNED = [(name, "none") for name in MODELS]
+COMPENSATED = [("own", "mean_replacement"), ("resnet18", "mean_replacement")]
+
+
+@pytest.mark.parametrize(
+    ("name", "compensation"),
+    slow_but([("own", "none"), ("resnet18", "none"), *COMPENSATED], PRUNED + COMPENSATED),
+)
 def test_a_pruned_module_comes_back_to_the_bit(name, compensation, tmp_path):
     model = pruned(name, compensation=compensation)
     save(model, tmp_path / PATH, {"top1_percent": 93.1})

@@ -159,7 +159,7 @@ def test_saliency_is_measured_thrice_an_epoch_and_training_does_not_notice(run_r
         assert (S[-1] >= best).sum() == final[axis] == S.shape[1] // 2
 
 
-CRASHES = [((), 7), ((), 8), ((), 11), ((), 17), (BUCKETS, 11), (LITE, 8)]
+CRASHES = [((), 8), ((), 11), (BUCKETS, 11), (LITE, 8)]
 
 
 @pytest.mark.parametrize(("extra", "step"), slow_but([((), 8)], CRASHES))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from prunezoo.training.folder.log import read
+from tests.support.ranks import PAIR
 
 ROOT = Path(__file__).parents[2]
 DIGITS = "recipes/base/digits/digits_cnn.yaml"
@@ -71,8 +72,7 @@ def launch(
 
 def launch_several(folder: Path, runs: dict[str, list[str]]) -> None:
     """Runs on two processes, one after another, in folders of these names: [recipe, *settings]."""
-    done = torchrun(2, "tests/support/several_runs.py", str(folder), json.dumps(runs))
-    assert done.returncode == 0, done.stderr[-3000:]
+    PAIR.run(folder, runs)
 
 
 def torchrun(processes: int, *words: str) -> subprocess.CompletedProcess:

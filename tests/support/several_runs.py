@@ -1,11 +1,17 @@
-"""Several recipes one after another in one launch of ranks, which start but once.
+"""Recipes one after another on ranks that start but once: requests are files in a folder.
 
-python -m torch.distributed.run … several_runs.py FOLDER '{"name": ["r.yaml", "key=value"]}'
+python -m torch.distributed.run … several_runs.py FOLDER
+
+`N.json`, {"folder": {"recipe": [...]}}, is answered by `N.R.done` of each rank R, which holds the
+exit status. `end` ends the ranks; so does an hour without a request.
 """
 
 import gc
 import json
+import os
 import sys
+import time
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -17,11 +23,31 @@ import train  # noqa: E402
 from prunezoo.training.ending import leave  # noqa: E402
 
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
+PATIENCE_SECONDS = 3600
 
 
-def main(folder: str, runs: str) -> int:
+def main(place: Path) -> int:
     gc.freeze()  # as in conftest.py
-    for name, (recipe, *settings) in json.loads(runs).items():
+    rank = os.environ["RANK"]
+    for number in count():
+        request = place / f"{number}.json"
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not request.exists():
+            if (place / "end").exists() or time.monotonic() > until:
+                return 0
+            time.sleep(0.02)
+        status = carry_out(**json.loads(request.read_text()))
+        answer = place / f"{number}.{rank}.done"
+        answer.with_suffix(".part").write_text(str(status))
+        answer.with_suffix(".part").rename(answer)
+        if status:
+            return status
+    return 0
+
+
+def carry_out(folder: str, runs: dict[str, list[str]]) -> int:
+    """Runs in folders of these names: [recipe, *settings]. The first exit status that is not 0."""
+    for name, (recipe, *settings) in runs.items():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         words = ["--recipe", recipe, "--output", str(Path(folder) / name)]
@@ -32,4 +58,4 @@ def main(folder: str, runs: str) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(*sys.argv[1:]))
+    leave(main(Path(sys.argv[1])))

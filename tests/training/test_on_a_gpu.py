@@ -19,7 +19,7 @@ from tests.support.pretend_machine import NAME, pretended_gpu
 from tests.support.runs import DIGITS, Crash, losses
 from tests.support.tiers import slow_but
 
-RESUMED = ("dense", "adam", "fp16, adam", "masks", "surgery", "accumulated", "epi", "bep, buckets")
+RESUMED = ("adam", "fp16, adam", "surgery", "epi", "bep, buckets")
 
 
 @pytest.fixture
