@@ -13,15 +13,17 @@ from prunezoo.models.modes import evaluating
 from prunezoo.models.trees import Tree
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 @dataclass(frozen=True)
 class LayerCount:
     """One convolution or linear layer, for one image.
 
-    `positions` are those at which the weights are applied (H·W of a convolution's output, 1 for a
-    linear layer), so macs = positions · weights, groups or not; 0 where vectors of words are looked
-    up. `outputs` = positions · channels.
+    `positions` are those at which the weights are applied (H·W of a convolution's output, of a
+    transposed one's input, 1 for a linear layer), so macs = positions · weights, groups or not,
+    products with padding and those that are cropped included; 0 where vectors of words are looked
+    up. `outputs` are values: of every channel at every place.
     """
 
     params: int
@@ -34,13 +36,14 @@ class LayerCount:
 class Count:
     """A network's size, for one image.
 
-    `params`: every parameter. `macs`: multiply-accumulates of convolutions and linear layers;
-    nothing for biases, normalisation, activations, pooling, or attention's own products.
-    `activation_bytes`: 4 bytes for each output value of those layers.
+    `params`: every parameter. `macs`: multiply-accumulates of convolutions, transposed ones too,
+    and linear layers; nothing for biases, normalisation, activations, pooling, or attention's own
+    products. `activation_bytes`: 4 bytes for each output value of those layers.
 
     The others are sums over layers of which papers make operations of their own: the entries of
     convolutions' and linear layers' weights, their outputs that a bias is added to, the outputs and
-    channels of normalisations, the outputs of max-pooling.
+    channels of normalisations, the outputs of max-pooling. None of these papers has a transposed
+    convolution, and there it is left out.
     """
 
     params: int
@@ -77,15 +80,18 @@ def count(model: nn.Module, example_input: Tree) -> Count:
     """
     layers: dict[str, LayerCount] = {}
     biased = norm_outputs = norm_channels = max_pool_outputs = 0
-    for name, outputs in _output_sizes(model, example_input).items():
+    for name, (inputs, outputs) in _value_counts(model, example_input).items():
         module = model.get_submodule(name)
         if isinstance(module, _MaxPoolNd):
             max_pool_outputs += outputs
         elif isinstance(module, _NormBase):
             norm_outputs += outputs
             norm_channels += module.num_features
+        elif isinstance(module, Transposed):
+            # each input value is multiplied by all that its row of the weight spreads it to
+            layers[name] = _layer_count(module, inputs, outputs)
         elif isinstance(module, Weighted):
-            layers[name] = _layer_count(module, outputs)
+            layers[name] = _layer_count(module, outputs, outputs)
             biased += outputs * (module.bias is not None)
     return Count(
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -100,28 +106,35 @@ def count(model: nn.Module, example_input: Tree) -> Count:
     )
 
 
-def _layer_count(layer: Weighted, outputs: int) -> LayerCount:
-    positions = outputs // layer.weight.shape[0]
+def _layer_count(layer: Weighted | Transposed, values: int, outputs: int) -> LayerCount:
+    """A layer's numbers; `values` are those along dimension 0 of the weight, at all positions."""
+    positions = values // layer.weight.shape[0]
     params = sum(parameter.numel() for parameter in layer.parameters())
     multiplied = 0 if isinstance(layer, Words) else positions
     return LayerCount(params, multiplied * layer.weight.numel(), positions, outputs)
 
 
-def _output_sizes(model: nn.Module, example_input: Tree) -> dict[str, int]:
-    """Module name → output values for one image, of the modules that count, in order of use."""
-    values: dict[str, int] = {}
+def _value_counts(model: nn.Module, example_input: Tree) -> dict[str, tuple[int, int]]:
+    """Module name → input and output values for one image, of modules that count, in order of use.
 
-    def record(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    Input values are those of the first argument.
+    """
+    values: dict[str, tuple[int, int]] = {}
+
+    def record(name: str) -> Callable[[nn.Module, tuple, dict, Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple, by_name: dict, output: Tensor) -> None:
+            first, *_ = (*inputs, *by_name.values())
+            read, written = values.get(name, (0, 0))
+            images = len(output)
             # added, as a module may run several times in one pass
-            values[name] = values.get(name, 0) + output.numel() // len(output)
+            values[name] = read + first.numel() // images, written + output.numel() // images
 
         return hook
 
     with ExitStack() as stack, evaluating(model):
         for name, module in model.named_modules():
-            if isinstance(module, Weighted | _NormBase | _MaxPoolNd):
-                handle = module.register_forward_hook(record(name))
+            if isinstance(module, Weighted | Transposed | _NormBase | _MaxPoolNd):
+                handle = module.register_forward_hook(record(name), with_kwargs=True)
                 stack.callback(handle.remove)
         model(example_input)
     return values

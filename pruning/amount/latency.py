@@ -76,8 +76,8 @@ def latency_table(
     median of at least `seconds` of runs each. Layers of equal shape are measured once. A wider
     layer counts as no faster than a narrower one, so that budgets have one answer. Inputs have the
     memory format of the layer's weight and, under autocast, its type, as in training.
-    A layer that runs several times in a pass counts as often. Normalisation, activations, pooling
-    and look-ups of words are not in the table.
+    A layer that runs several times in a pass counts as often. Normalisation, activations, pooling,
+    transposed convolutions and look-ups of words are not in the table.
     """
     shapes, runs = _inputs(model, example_input)
     by_shape: dict[str, tuple[Array, Array, Array]] = {}

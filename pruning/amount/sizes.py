@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunezoo.models.count import count
+from prunezoo.models.count import Transposed, count
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.types import Keep
@@ -20,18 +20,27 @@ Array = np.ndarray
 
 
 class Positions(NamedTuple):
-    """Where a layer's weight is applied, for one image; `multiplied`: 0 if it is only looked up."""
+    """Where a layer's weight is applied, for one image.
+
+    `applied`: writing as many vectors as there are; 0 for a transposed convolution, which writes
+    `outputs` values whatever it reads. `multiplied`: 0 if the weight is only looked up.
+    """
 
     applied: int
     multiplied: int
+    outputs: int = 0
 
 
 def positions(model: nn.Module, example_input: Tree) -> dict[str, Positions]:
     """Name of each convolution and linear weight → positions it is applied at, for one image."""
-    return {
-        f"{name}.weight": Positions(layer.positions, layer.positions if layer.macs else 0)
-        for name, layer in count(model, example_input).layers.items()
-    }
+    result = {}
+    for name, layer in count(model, example_input).layers.items():
+        if isinstance(model.get_submodule(name), Transposed):
+            places = Positions(0, layer.positions, layer.outputs)
+        else:
+            places = Positions(layer.positions, layer.positions if layer.macs else 0)
+        result[f"{name}.weight"] = places
+    return result
 
 
 NO_LAYER = Positions(0, 0)
@@ -114,7 +123,8 @@ class Sizes:
         channels: prunable units. nodes: outputs of convolutions and linear layers but the last, so
         that a unit counts once for each layer that writes it (`models/paper_counts.py`). weights:
         of convolutions and linear layers. params, macs, activation_bytes: as `models.count`, whole
-        network. latency: milliseconds of convolutions and linear layers, from the measured table.
+        network. latency: milliseconds of convolutions and linear layers, from the measured table;
+        of transposed convolutions there are none.
         """
         if measure == "channels":
             return int(counts[self._is_prunable].sum())
@@ -242,7 +252,9 @@ class _Terms:
             else:
                 assert measure == "activation_bytes", measure
                 yield 4 * places.applied, first, 0
+                yield 4 * places.outputs, 0, 0
 
     def layers(self) -> Iterator[tuple[str, int, int]]:
-        """Name, length of the outputs and of the inputs of every weight that is multiplied by."""
-        return ((n, out, into) for n, _, out, into, places in self._rows if places.multiplied)
+        """Name, length of the outputs and of the inputs of every weight that times are known of."""
+        timed = (row for row in self._rows if row[-1].applied and row[-1].multiplied)
+        return ((name, out, into) for name, _, out, into, _ in timed)

@@ -181,6 +181,22 @@ def test_layers_by_hand_with_groups_stride_and_reuse():
     }
 
 
+def test_a_transposed_convolution_multiplies_at_the_positions_that_it_reads():
+    model = nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=2),  # 5×5 → 9×9
+        nn.ConvTranspose1d(9, 2, 1),  # reads 9 channels at 7 positions
+    )
+    model.forward = lambda x: model[1](model[0](input=x).flatten(1, 2).mT[:, :, :7])
+    counted = count(model, torch.zeros(3, 4, 5, 5))
+    assert counted.layers == {
+        "0": LayerCount(params=4 * 3 * 9 + 6, macs=25 * 4 * 3 * 9, positions=25, outputs=6 * 81),
+        "1": LayerCount(params=9 * 2 + 2, macs=7 * 9 * 2, positions=7, outputs=2 * 7),
+    }
+    assert counted.macs == 2700 + 126
+    assert counted.activation_bytes == 4 * (486 + 14)
+    assert counted.weights == counted.biased_outputs == 0  # papers' own counts have none
+
+
 @pytest.mark.parametrize(
     "name", ["mobilenet_v1", "resnet56", "timm/regnetx_002", "mobilenet_v3_small"]
 )

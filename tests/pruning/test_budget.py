@@ -264,6 +264,24 @@ def test_axes_left_out_stay_whole():
     assert sizes.of("channels", {}) == sum(channels.widths.values()) - channels.widths[first]
 
 
+def test_a_budget_counts_transposed_convolutions():
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(12, 5, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(5, 2, 3),
+        nn.Flatten(),
+    )
+    sizes = sizes_of(model)
+    keep = select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.4, tolerance=0.1))
+    shrink(model, axes(model, IMAGE), keep)
+    left = count(model, IMAGE)
+    assert 3 <= model[2].in_channels < 12
+    for measure in ("params", "macs", "activation_bytes", "weights"):
+        assert sizes.of(measure, keep) == getattr(left, measure)
+
+
 # Latency
 
 
