@@ -40,11 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         from prunezoo.training.evaluation import evaluate
         from prunezoo.training.loop import train_until_due
         from prunezoo.training.pruning_event import prune
+        from prunezoo.training.segment import measure_owed
         from prunezoo.training.start import start
 
         gc.enable()
         options = {"output": command.output, "resume": command.resume, "stem": command.recipe.stem}
         with start(recipe, source, **options) as run, Report(run) as report, run.signals():
+            measure_owed(run)
             while not run.done:
                 train_until_due(run)
                 if run.pruner.due(run):

@@ -135,7 +135,6 @@ def after_step(run: Run) -> None:
     lines: dict[str, object] = {}
     if run.done or ends_epoch or run.every(run.log_steps):
         lines |= _log(run)
-    measure_penalties(run)
     measure_saliency(run)
     if run.data.info.validation_images and (run.done or run.every(run.evaluation_steps)):
         lines |= _validate(run)
@@ -144,7 +143,8 @@ def after_step(run: Run) -> None:
         run.save()
     if lines:  # once, as what people are shown tells of the training and its validation together
         run.show(lines)
-    # last: the position is a whole step's, with its log line and measurements
+    # last: where a signal stops the run, all else of the step is done, and in the checkpoint
+    measure_penalties(run)
     run.stop_on_signal()
 
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -262,6 +262,10 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def asked_to_stop(self) -> bool:
+        """Return True if any rank got a signal; a collective call, see `AnyRank`."""
+        return self.stopped.raised(bool(self.stop_signal))
+
     def stop_on_signal(self) -> None:
         """Save and stop if any rank got a signal, with several ranks ten steps later at the most.
 
@@ -271,10 +275,18 @@ class Run:
         # asking is a collective call, so all ranks do it at the same steps, and not at each
         if self.processes > 1 and self.work % 5:
             return
-        if self.stopped.raised(bool(self.stop_signal)):
-            self.save()
-            self.wait_for_checkpoint()
-            raise Stopped(f"stopped by a signal at step {self.work}; go on with --resume")
+        if self.asked_to_stop():
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        """Save and stop.
+
+        Raises:
+            Stopped: after the checkpoint is written.
+        """
+        self.save()
+        self.wait_for_checkpoint()
+        raise Stopped(f"stopped by a signal at step {self.work}; go on with --resume")
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────
     def write(self, record: Record) -> None:

@@ -52,7 +52,6 @@ class Segment:
 
 def begin_segment(run: "Run") -> None:
     """Wrap, compile and prepare what the last pruning may have reshaped."""
-    training = run.recipe.training
     # measured on one image first: a compiled model would be compiled for that size as well
     sizes = count(run.model, run.example_input).image_sizes
     of_steps = {
@@ -60,8 +59,7 @@ def begin_segment(run: "Run") -> None:
         for side in run.recipe.data.train_sizes
     }
     laboratory = _laboratory(run)
-    if training.sync_batchnorm and run.processes > 1:
-        synchronize(run.model)
+    _synchronize(run)
     if run.wrapped is not None and not run.wrapped.fits(run.model):
         _unwrap(run)
     if run.wrapped is None:
@@ -71,6 +69,11 @@ def begin_segment(run: "Run") -> None:
     if run.averager is not None:
         run.averager.follow(run.model)
     run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, of_steps, laboratory)
+
+
+def _synchronize(run: "Run") -> None:
+    if run.recipe.training.sync_batchnorm and run.processes > 1:
+        synchronize(run.model)
 
 
 class Step(nn.Module):
@@ -158,21 +161,53 @@ def _laboratory(run: "Run") -> "Laboratory | None":
         task=run.task,
         notes={"seed": run.seed, "model": run.recipe.model.name, "data": run.data.info.name},
         held_out=partial(run.validation, config.batch_size) if config.held_out else None,
+        asked_to_end=run.asked_to_stop,
     )
     laboratory.rows = run.laboratory_rows  # of all segments
     return laboratory
 
 
 def measure_penalties(run: "Run") -> None:
-    """Let the laboratory measure on copies, where it is due; training never notices."""
+    """Let the laboratory measure on copies, where it is due; training never notices.
+
+    Raises:
+        Stopped: a signal cut it short; the checkpoint is written, and `measure_owed` measures anew.
+    """
     laboratory = run.segment.laboratory
-    if laboratory is None or not laboratory.due(run.work):
+    if laboratory is not None and laboratory.due(run.work):
+        _measure_penalties(run, laboratory)
+
+
+def measure_owed(run: "Run") -> None:
+    """Measure what the laboratory owes of the step that a resumed run goes on from.
+
+    A signal cuts measuring short, and a checkpoint is written before it: neither has its rows.
+
+    Raises:
+        Stopped: as `measure_penalties`.
+    """
+    # none is made before the first step
+    laboratory = _laboratory(run) if run.work else None
+    measured = any(row["step"] == run.work for row in run.laboratory_rows)
+    if laboratory is None or measured or not laboratory.due(run.work):
         return
+    # as the network is inside a segment, which it then was
+    _synchronize(run)
+    run.model.train()
+    _measure_penalties(run, laboratory)
+    release(run.model)
+
+
+def _measure_penalties(run: "Run", laboratory: "Laboratory") -> None:
     from prunezoo.pruning.laboratory import table
+    from prunezoo.pruning.laboratory.laboratory import CutShort
 
     with run.cost.phase("laboratory"):
         run.sync_buffers()
-        laboratory.measure(run.model, run.work)
+        try:
+            laboratory.measure(run.model, run.work)
+        except CutShort:
+            run.stop()
         with together():
             if run.is_main:
                 table.write(laboratory.rows, run.folder / LABORATORY)

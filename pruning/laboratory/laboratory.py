@@ -37,6 +37,10 @@ ROW_SCORE: dict[str, Any] = {
 """How the score of a layer's channels becomes that of a unit; a sum where missing."""
 
 
+class CutShort(Exception):
+    """A stop was asked to end; none of its rows is kept, and it can be made again."""
+
+
 class Calibration(Protocol):
     """Training images, the same for the same stream; see `State.calibration`."""
 
@@ -65,6 +69,8 @@ class Laboratory:
         task: losses and headline of the model's outputs.
         notes: columns that are the same in every row.
         held_out: gives batches that are only reported on, of any size on any process.
+        asked_to_end: asked before each measurement and after each step of fine-tuning; the same
+            answer on every process, and True cuts the stop short.
     """
 
     def __init__(
@@ -80,13 +86,14 @@ class Laboratory:
         task: Task = CLASSES,
         notes: Row | None = None,
         held_out: Callable[[], Batches] | None = None,
+        asked_to_end: Callable[[], bool] = lambda: False,
     ) -> None:
         check_times(config, steps_per_epoch, total_steps)
         self.config, self.axes, self.notes = config, axes, dict(notes or {})
         self.rows: list[Row] = []
         self._calibration, self._seed = calibration, seed
         self._reduce, self._task = reduce, task
-        self._held_out = held_out
+        self._held_out, self._asked_to_end = held_out, asked_to_end
         self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
         count = math.ceil(config.images / config.batch_size)
         self._batches = list(calibration(count, config.batch_size, stream="laboratory"))
@@ -103,7 +110,11 @@ class Laboratory:
         return step >= start and step % every.steps(self._steps_per_epoch) == 0
 
     def measure(self, model: nn.Module, step: int) -> list[Row]:
-        """Adds the rows of one stop, and returns them; the model is left as found, bit for bit."""
+        """Adds the rows of one stop, and returns them; the model is left as found, bit for bit.
+
+        Raises:
+            CutShort: `asked_to_end` said so; no row was added.
+        """
         rows: list[Row] = []
         iterative = self.config.iterative
         with _own_randomness(model, self._seed, step):
@@ -167,12 +178,14 @@ class Laboratory:
 
     def _penalties(self, bench: Bench, keep: Keep, propagated: bool, step: int) -> list[Row]:
         """The loss right after the cut, then after fine-tuning steps; the copy is put back."""
+        self._end_if_asked()
         bench.prune(keep, bias_propagation=propagated)
         rows: list[Row] = [{"fine_tune": 0, **self._penalty(bench, bench.loss)}]
         tuning = self.config.fine_tune
         if tuning and (tuning.every is None or self._at(tuning.every, step)):
             images = self._tuning_images(max(tuning.steps), tuning.batch_size, step)
             for done in bench.fine_tune(images, keep, tuning.lr):
+                self._end_if_asked()
                 if done in tuning.steps:
                     rows.append({"fine_tune": done, **self._penalty(bench, bench.loss)})
         bench.restore()
@@ -219,7 +232,11 @@ class Laboratory:
         """Steps of the block's SGD; the images follow from the position, for every method alike."""
         images = self._tuning_images(steps, config.batch_size, *position)
         for _ in bench.fine_tune(images, keep, config.lr):
-            pass
+            self._end_if_asked()
+
+    def _end_if_asked(self) -> None:
+        if self._asked_to_end():
+            raise CutShort
 
     def _penalty(self, bench: Bench, intact: float) -> Row:
         row = self._quality(bench)

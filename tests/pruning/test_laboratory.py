@@ -13,7 +13,7 @@ from prunezoo.pruning.compensation.compensations import mean_replacement
 from prunezoo.pruning.criteria import CRITERIA
 from prunezoo.pruning.laboratory import table as laboratory_table
 from prunezoo.pruning.laboratory.bench import Bench
-from prunezoo.pruning.laboratory.laboratory import Laboratory
+from prunezoo.pruning.laboratory.laboratory import CutShort, Laboratory
 from prunezoo.pruning.laboratory.removal import axes_of, without_lowest
 from prunezoo.schema.laboratory import SCORES, LaboratoryConfig
 
@@ -115,6 +115,31 @@ def test_training_with_the_laboratory_is_bit_identical_to_training_without():
     off = train(without, 12)
     assert all(torch.equal(a, b) for a, b in zip(on, off, strict=True))
     assert any(row["step"] == 5 for row in lab.rows)
+
+
+def test_a_stop_that_is_asked_to_end_leaves_no_row_and_the_next_is_whole():
+    tuned = {"fine_tune": {"steps": [2], "batch_size": 8}, "iterative": {"start": "5it"}}
+    tuned["iterative"] |= {"each": 0.25, "until": 0.25, "steps": 2, "batch_size": 8}
+    model = net()
+    lab, asked = laboratory(model, scores=["norm"], **tuned), []
+    lab._asked_to_end = lambda: bool(asked.append(1))
+    whole = lab.measure(model, 5)
+    questions, before = len(asked), copy.deepcopy(model.state_dict())
+    lab = laboratory(model, scores=["norm"], **tuned)
+    for last in range(1, questions + 1):
+        answers = iter([False] * (last - 1) + [True])
+        lab._asked_to_end = lambda: next(answers)  # noqa: B023  called in this turn alone
+        with pytest.raises(CutShort):
+            lab.measure(model, 5)
+    assert not lab.rows
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    lab._asked_to_end = lambda: False
+    torch.testing.assert_close(
+        [row["loss"] for row in lab.measure(model, 5)],
+        [row["loss"] for row in whole],
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_held_out_batches_are_reported_on_and_change_nothing_else():

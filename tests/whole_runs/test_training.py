@@ -15,6 +15,7 @@ from torch import nn
 
 from benchmarks.kill import outcome
 from prunezoo import models
+from prunezoo.pruning.laboratory.laboratory import Laboratory
 from prunezoo.training import loop
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.log import read
@@ -271,6 +272,36 @@ def test_the_laboratory_is_not_noticed_by_training_and_survives_a_crash(run_reci
         logged = [line[f"validation/{name}"] for line in lines]
         # float32: batches of another size
         assert intact[f"held_out_{name}"].tolist() == pytest.approx(logged, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 8, 12])  # a round is due; none; the last
+def test_a_signal_cuts_the_laboratory_short_and_resuming_measures_again(
+    run_recipe, monkeypatch, step
+):
+    twice = PRUNED.replace("20it", "4it").replace("12it", "3it")
+    small = (*SYNTHETIC, *NORMED, "model.options.option=B", twice, "training.duration=3ep")
+    small += ("data.validation=17", "evaluation.every=4it", "log.every=3it", HELD_OUT)
+    _, whole = run_recipe(DIGITS, *small, folder="whole")
+    with monkeypatch.context() as patched:
+        measured = Laboratory._penalties
+
+        def signalled(*words):
+            if words[-1] == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return measured(*words)
+
+        patched.setattr(Laboratory, "_penalties", signalled)
+        status, cut = run_recipe(DIGITS, *small, folder="cut")
+    assert status == 75
+    table = cut / "laboratory.parquet"
+    assert (pd.read_parquet(table)["step"].max() if table.exists() else 0) == step - 4
+    status, _ = run_recipe(DIGITS, *small, folder="cut", resume=True)
+    assert status == 0
+    assert outcome(cut) == outcome(whole)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(table), pd.read_parquet(whole / "laboratory.parquet")
+    )
 
 
 def test_accuracy_around_prunings_is_measured_unnoticed_and_survives_a_crash(run_recipe, crash):
