@@ -2,9 +2,10 @@
 
 python -m benchmarks.gpu_day [--minutes 45] [--dry-run] [--only NAME …]
 
-What has a record is left out, so that the next day goes on where this one ends. What fits into the
-minutes left is run; a table, whose finished trainings are records of their own, is begun even where
-it does not, and cut off in time: its trainings save their state and go on with the next call. The
+What has a record is left out, so that the next day goes on where this one ends, and so is what
+lacks its data set in data/. What fits into the minutes left is run; a table, whose finished
+trainings are records of their own, is begun even where it does not, and cut off in time: its
+trainings save their state and go on with the next call. A dry run says what would be run. The
 record of each item is results/gpu_day/NAME.txt, written once its command ends with status 0; the
 output until then is in runs/gpu_day/NAME.log. Trainings leave their usual records below results/.
 Minutes are estimates for one H100, from images a second that are assumed below; none was measured.
@@ -40,13 +41,17 @@ RATES = {"earlycrop/1": 30e3, "bep/3": 80e3, "foresight": 80e3}
 
 
 class Item(NamedTuple):
-    """A command, what it settles, and how long it may take; `parts`: finished ones are kept."""
+    """A command, what it settles, and how long it may take.
+
+    `parts`: finished ones are kept. `data`: folders of data/ that it reads.
+    """
 
     name: str
     minutes: float
     settles: str
     command: Sequence[str]
     parts: bool = False
+    data: tuple[str, ...] = ()
 
 
 def device(network: str, minutes: float) -> Item:
@@ -61,7 +66,8 @@ def table(name: str, address: str, settles: str, seeds: int = 1, after: int = 0)
     tables = sum(each.startswith(f"{key}/") for each in FORESIGHT) if key == "foresight" else 1
     minutes = (seeds - after) * IMAGES[key] / tables / RATES[key] / 60
     words = ("python", "tables.py", "run", address, "--seeds", str(seeds), "--jobs", "4")
-    return Item(name, round(minutes), settles, words, parts=True)
+    data = ("cifar10",) if address == "earlycrop/1" else ("cifar10", "cifar100")
+    return Item(name, round(minutes), settles, words, parts=True, data=data)
 
 
 FORESIGHT = ("foresight/4.2", "foresight/4.3", "foresight/4.4", "foresight/4.5")
@@ -86,6 +92,7 @@ ITEMS = (
         "CIFAR-10 ResNet-18 at 95 % or more, in bf16, channels_last, compiled",
         ("python", "tables.py", "run", FAST, "--seeds", "1"),
         parts=True,
+        data=("cifar10",),
     ),
     device("vgg16_bn", 3),
     device("mobilenet_v1", 3),
@@ -101,6 +108,7 @@ ITEMS = (
         3,
         "streamed Imagenette: nvJPEG against workers",
         (*INPUT, "--data", "data/imagenette", "--device", "cuda", "--workers", "8"),
+        data=("imagenette",),
     ),
     Item(
         "kill",
@@ -109,6 +117,7 @@ ITEMS = (
         ("python", "benchmarks/kill.py", "--kills", "4", "--processes", "1", *COMPILED),
     ),
 )
+WIDEST = max(len(item.name) for item in ITEMS)
 
 
 def record(item: Item, root: Path) -> Path:
@@ -117,6 +126,11 @@ def record(item: Item, root: Path) -> Path:
 
 def todo(items: Sequence[Item], root: Path) -> list[Item]:
     return [item for item in items if not record(item, root).exists()]
+
+
+def lacking(item: Item, root: Path) -> list[str]:
+    """Folders of data sets that the item reads and that are not there."""
+    return [f"data/{name}" for name in item.data if not (root / "data" / name).exists()]
 
 
 def chosen(item: Item, left: float) -> bool:
@@ -166,9 +180,21 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def planned(items: Sequence[Item], minutes: float, root: Path) -> list[str]:
+    """Names of what would be run in these minutes, if the estimates were right."""
+    names, left = [], minutes
+    for item in todo(items, root):
+        if chosen(item, left) and not lacking(item, root):
+            names.append(item.name if item.minutes <= left else f"a part of {item.name}")
+            left = max(0, left - item.minutes)
+    return names
+
+
 def shown(item: Item, root: Path) -> str:
     state = "has a record" if record(item, root).exists() else f"about {item.minutes:g} min"
-    return f"{item.name:20}{state:>14}  {item.settles}\n    {shlex.join(item.command)}"
+    line = f"{item.name:{WIDEST}}  {state:>13}  {item.settles}\n    {shlex.join(item.command)}"
+    missing = lacking(item, root)
+    return f"{line}\n    needs {', '.join(missing)} (docs/data.md)" if missing else line
 
 
 def work(items: Sequence[Item], minutes: float, root: Path) -> int:
@@ -178,6 +204,9 @@ def work(items: Sequence[Item], minutes: float, root: Path) -> int:
     for item in todo(items, root):
         left = (end - time.monotonic()) / 60
         if not chosen(item, left):
+            continue
+        if missing := lacking(item, root):
+            print(f"{item.name}: left out, needs {', '.join(missing)} (docs/data.md)", flush=True)
             continue
         print(f"{item.name}: {item.settles} (about {item.minutes:g} min)", flush=True)
         outcome = run(item, left, root)
@@ -198,6 +227,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         print("\n".join(shown(item, ROOT) for item in items))
         print(f"in all about {sum(i.minutes for i in todo(items, ROOT)):g} minutes, estimated")
+        runs = ", ".join(planned(items, arguments.minutes, ROOT)) or "nothing"
+        print(f"in {arguments.minutes:g} minutes: {runs}")
         return 0
     if not torch.cuda.is_available():
         print(

@@ -10,6 +10,7 @@ import torch
 from benchmarks import gpu_day
 from benchmarks.gpu_day import ITEMS, Item, chosen, record, todo, work
 from prunezoo.reporting.claims import find_claims
+from prunezoo.schema.recipe import load
 from tests.support.runs import ROOT
 
 
@@ -42,6 +43,34 @@ def test_every_command_names_what_there_is():
         if words[:2] == ["tables.py", "run"]:
             rows = [row for row in claimed if fnmatchcase(str(row), f"{words[2]}/*")]
             assert rows or (ROOT / words[2]).exists(), item.name
+
+
+def test_every_item_names_the_data_that_its_recipes_read():
+    claims = find_claims(ROOT / "papers" / "claims")
+    for item in ITEMS:
+        if item.command[1:3] != ("tables.py", "run"):
+            continue
+        rows = [c for c in claims if fnmatchcase(c.row, f"{item.command[3]}/*")]
+        recipes = [(ROOT / c.recipe, list(c.set)) for c in rows] or [(ROOT / item.command[3], [])]
+        read = {load(recipe, words)[0].data.name for recipe, words in recipes}
+        assert read == set(item.data), item.name
+
+
+def test_an_item_without_its_data_is_left_out_and_said(tmp_path, capsys):
+    item = said("needy")._replace(data=("cifar10",))
+    assert gpu_day.planned([item, said("other")], 9, tmp_path) == ["other"]
+    assert work([item], 9, tmp_path) == 0
+    assert "needy: left out, needs data/cifar10 (docs/data.md)" in capsys.readouterr().out
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    assert gpu_day.planned([item], 9, tmp_path) == ["needy"]
+
+
+def test_a_dry_run_says_what_the_minutes_suffice_for(tmp_path):
+    table, last = said("table", parts=True)._replace(minutes=8), said("last")
+    items = [said("first"), table, last]
+    assert gpu_day.planned(items, 10, tmp_path) == ["first", "table", "last"]
+    assert gpu_day.planned(items, 4, tmp_path) == ["first", "a part of table"]
+    assert gpu_day.planned(items, 2.5, tmp_path) == ["first", "last"]
 
 
 def test_a_quarter_of_an_hour_settles_the_first_and_shortest():
