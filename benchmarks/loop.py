@@ -43,13 +43,14 @@ def recipe(
     steps: int,
     *,
     pixels: int,
+    width: float = 1,
     compiled: bool | str = CUDA,
     pruning: dict[str, Any] | None = None,
 ) -> Recipe:
     """What a user writes for speed, on synthetic images: precision, channels_last and compile."""
     return Recipe.model_validate(
         {
-            "model": name,
+            "model": name if width == 1 else {"name": name, "options": {"width": width}},
             "data": {
                 "name": "synthetic",
                 "image_size": pixels,
@@ -97,8 +98,10 @@ def advance(run: Run, steps: int | None = None) -> None:
 class Ours:
     """Our loop, `steps` steps at a time: everything training does, logging included."""
 
-    def __init__(self, name: str, batch: int, steps: int, folder: Path) -> None:
-        run_recipe = recipe(name, batch, steps, pixels=PIXELS.get(name, 32))
+    def __init__(
+        self, name: str, batch: int, steps: int, folder: Path, *, width: float = 1
+    ) -> None:
+        run_recipe = recipe(name, batch, steps, pixels=PIXELS.get(name, 32), width=width)
         self.run = Run(run_recipe, folder, make_accelerator(run_recipe, folder))
         begin_segment(self.run)
 
