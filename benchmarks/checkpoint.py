@@ -8,7 +8,7 @@ that is written meanwhile, steps after one that was waited for. SGD with momentu
 holds the weights twice. On a GPU the copy goes to the CPU's memory.
 
 `--once` measures one checkpoint of any size without training meanwhile, and its reading in a
-process of its own, as a resumed run does: seconds, and memory of the CPU at the worst moment. That
+process of its own, as in a resumed run: seconds, and memory of the CPU at the worst moment. That
 is all memory of the process, training's tensors included; pages of a mapped file, which the system
 takes back, are left out.
 """
@@ -74,12 +74,12 @@ class Memory:
         self._thread.join()
 
 
-def stage(name: str, work: Callable[[], object], size: Callable[[], int]) -> None:
+def stage(name: str, work: Callable[[], object], size: int) -> None:
     with Memory() as memory:
         taken = seconds(work)
     print(
         f"  {name:28} {taken:7.1f} s   at most {memory.most / 1e9:5.2f} GB,"
-        f" {memory.most / size():.2f} of the checkpoint",
+        f" {memory.most / size:.2f} of the checkpoint",
         flush=True,
     )
 
@@ -89,15 +89,15 @@ def started(arguments: argparse.Namespace, folder: Path) -> Run:
     return Ours(*words, folder, width=arguments.width).run
 
 
-def once(run: Run, title: str) -> None:
+def write(run: Run) -> None:
     """Copy and write one checkpoint, after an epoch."""
     advance(run)
     params = sum(p.numel() for p in run.model.parameters())
     state = sum(t.numel() * t.element_size() for t in tensors_of(run))
-    print(f"{title}: {params / 1e6:,.0f} million parameters, a checkpoint of {state / 1e9:.2f} GB")
+    print(f"{params / 1e6:,.0f} million parameters, a checkpoint of {state / 1e9:.2f} GB")
     with run.writer:
-        stage("copy, which training awaits", run.save, lambda: state)
-        stage("write and checksum, meanwhile", run.wait_for_checkpoint, lambda: state)
+        stage("copy, which training awaits", run.save, state)
+        stage("write and checksum, meanwhile", run.wait_for_checkpoint, state)
 
 
 def tensors_of(run: Run) -> list[Tensor]:
@@ -108,8 +108,11 @@ def tensors_of(run: Run) -> list[Tensor]:
 def read(run: Run) -> None:
     """Go on from the checkpoint in the run's folder."""
     path = next(run.folder.rglob("step_*.safetensors"))
-    stage("checksum", lambda: newest(path.parent), lambda: path.stat().st_size)
-    stage("read, in a new process", lambda: load(run, path), lambda: path.stat().st_size)
+    stage("checksum", lambda: newest(path.parent), path.stat().st_size)
+    stage("read, in a new process", lambda: load(run, path), path.stat().st_size)
+
+
+PARTS = {"write": write, "read": read}
 
 
 def main() -> None:
@@ -121,15 +124,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     parser.add_argument("--once", action="store_true", help="one checkpoint: seconds and memory")
-    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.read:
-        read(started(arguments, arguments.read))
+    if arguments.part:
+        PARTS[arguments.part](started(arguments, arguments.folder))
         return
     if arguments.once:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            once(started(arguments, Path(folder)), f"{arguments.model}, width {arguments.width:g}")
-            subprocess.run([sys.executable, *sys.argv, "--read", folder], check=True)
+            for part in PARTS:  # each alone in memory
+                words = [*sys.argv, "--part", part, "--folder", folder]
+                subprocess.run([sys.executable, *words], check=True)
         return
     kinds, chance = ["none", "meanwhile", "waited"], random.Random(0)
     taken: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}

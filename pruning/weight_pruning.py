@@ -196,7 +196,7 @@ class WeightPruning(Rounds):
         """Scores, selects and masks once for each fraction; all at the same point of training."""
         revives = self._config.regrow is not None and self._config.regrow.name == "score"
         dense = {name: p.detach().clone() for name, p in self._weights(state).items()}
-        before, backup = self.masks, Values(state) if self.check.redraws else None
+        before, backup = self.masks, Values(state) if revives or self.check.redraws else None
         for number, fraction in enumerate(removed, first):
             reveal(self._weights(state), self._behind)
             stream = f"calibration {number}"
@@ -220,12 +220,16 @@ class WeightPruning(Rounds):
                 slopes=partial(self._slopes, state, stream),
                 cut=self._config.cut,
             )
-            self._apply(state, self._chosen(round), dense if revives else None, stream)
-        if backup is not None:
+            chosen = self._chosen(round)
+            if revives and backup is not None:
+                # weights that return do so with their momentum, and with their part in the average
+                backup.restore()
+            self._apply(state, chosen, stream)
+        if self.check.redraws and backup is not None:
             stream = f"calibration {first + len(removed) - 1}"
             redrawn = self._redrawn(state, before, stream)
             backup.restore()
-            self._apply(state, redrawn, None, stream)
+            self._apply(state, redrawn, stream)
         if self._compensates("after", "last"):
             self._compensate(state, {}, "compensation")
             hold_everywhere(state, self.masks)
@@ -266,12 +270,7 @@ class WeightPruning(Rounds):
         return {name: slopes[name] for name in self._names}
 
     @torch.no_grad()
-    def _apply(
-        self, state: State, masks: Masks, dense: dict[str, Tensor] | None, stream: str
-    ) -> None:
-        if dense is not None:
-            for name, weight in self._weights(state).items():
-                weight.copy_(dense[name])
+    def _apply(self, state: State, masks: Masks, stream: str) -> None:
         if self._compensates("before"):
             self._compensate(state, masks, stream)
         self._masks = masks

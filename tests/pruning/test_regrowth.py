@@ -2,10 +2,12 @@
 
 import math
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 import torch
 
+from prunezoo.pruning import weight_pruning
 from prunezoo.pruning.amount.scope import kept, select_weights
 from prunezoo.pruning.pruner import Pruner
 from prunezoo.pruning.rounds import WeightRound
@@ -106,3 +108,34 @@ def test_a_curve_from_its_first_round_on_ends_at_the_whole(curve: str):
     if curve == "exponential":
         ratios = [(1 - b) / (1 - a) for a, b in pairwise(removed)]
         assert ratios == pytest.approx([ratios[0]] * 5)
+
+
+def test_weights_that_return_at_once_keep_their_momentum_and_average():
+    """FORCE's rounds at one moment leave what its last mask leaves of what there was before."""
+    schedule = {"start": "7it", "rounds": 8, "every": "0it", "curve": "exponential"}
+    training, masks = Training(averages=True), []
+    pruner = Pruner(
+        recipe(criterion="snip", sparsity=0.9, regrow="score", schedule=schedule), training
+    )
+    training.run(pruner, until=7)
+    with torch.no_grad():
+        for average in training.ema.parameters():
+            average.add_(1)  # so that it is another than the network, and nowhere zero
+    before = [value.clone() for value in everything(training)]
+    hold = weight_pruning.hold_everywhere
+    with patch.object(
+        weight_pruning, "hold_everywhere", lambda s, m: (masks.append(m), hold(s, m))
+    ):
+        pruner.prune(training)
+    returned = [(~a[name] & b[name]).sum() for a, b in pairwise(masks) for name in a]
+    assert sum(returned) > 0
+    names = [name for name, _ in training.model.named_parameters()]
+    for name, was, now in zip(3 * names, before, everything(training), strict=True):
+        assert torch.equal(now, was * masks[-1].get(name, torch.tensor(1)))
+
+
+def everything(training: Training) -> list[torch.Tensor]:
+    """Parameters, those of the average, and momenta."""
+    parameters = [*training.model.parameters()]
+    momenta = [training.optimizer.state[p]["momentum_buffer"] for p in parameters]
+    return [*parameters, *training.ema.parameters(), *momenta]

@@ -16,12 +16,20 @@ def check(device: torch.device) -> None:
     Raises:
         DataError: no GPU, or a torchvision without nvJPEG.
     """
-    import torchvision  # noqa: F401  registers the operator; seconds
+    import torchvision  # registers the operator; seconds
 
-    if device.type != "cuda" or not hasattr(torch.ops.image, "decode_jpegs_cuda"):
+    remedy = "set data.decoder: workers"
+    if device.type != "cuda":
         raise DataError(
-            f"data.decoder: gpu needs an NVIDIA GPU and torchvision's nvJPEG, and training runs on"
-            f" {device}; set data.decoder: workers"
+            f"data.decoder: gpu needs an NVIDIA GPU, and training runs on {device}; {remedy}"
+        )
+    # torchvision has announced its removal, and promises nothing of its arguments
+    operator = getattr(torch.ops.image, "decode_jpegs_cuda", None)
+    kinds = operator and [str(a.type) for a in operator.default._schema.arguments]
+    if kinds != ["List[Tensor]", "int", "Device"]:
+        raise DataError(
+            f"data.decoder: gpu needs nvJPEG as torchvision 0.29 has it, and"
+            f" {torchvision.__version__} has {'another' if kinds else 'none'}; {remedy}"
         )
 
 

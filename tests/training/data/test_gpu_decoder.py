@@ -1,6 +1,8 @@
 """The GPU's decoder: its flow with a stand-in for nvJPEG, and nvJPEG itself where a GPU is."""
 
 import io
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,13 +110,37 @@ def test_resizing_in_float_is_resizing_in_bytes_up_to_a_grey_level():
 
 def test_without_a_gpu_it_is_refused(tmp_path):
     write_mixed(tmp_path / "set")
-    with pytest.raises(DataError, match=r"decoder: gpu needs an NVIDIA GPU .*workers"):
+    with pytest.raises(DataError, match=r"decoder: gpu needs an NVIDIA GPU.*workers"):
         opened(tmp_path / "set", decoder="gpu", **OPTIONS)
     for name in CLASSES:
         for split in ("train", "val"):
             write(tmp_path / "small" / split / name / "0.png", png(pictures(1)[0]))
     with pytest.raises(DataError, match="held in memory"):
         opened(tmp_path / "small", decoder="gpu")
+
+
+@pytest.mark.parametrize(("kinds", "answer"), [
+    (None, "has none; set data.decoder: workers"),
+    (["List[Tensor]", "Device"], "has another; set data.decoder: workers"),
+    (["List[Tensor]", "int", "Device"], None),
+])  # fmt: skip
+def test_a_torchvision_without_the_operator_that_is_called_is_refused(monkeypatch, kinds, answer):
+    arguments = [SimpleNamespace(type=kind) for kind in kinds or ()]
+    operator = SimpleNamespace(
+        default=SimpleNamespace(_schema=SimpleNamespace(arguments=arguments))
+    )
+    present = {"decode_jpegs_cuda": operator} if kinds else {}
+    monkeypatch.setattr(torch.ops, "image", SimpleNamespace(**present))
+    with pytest.raises(DataError, match=answer) if answer else nullcontext():
+        gpu_decoder.check(torch.device("cuda"))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.ops.image, "decode_jpegs_cuda"), reason="built without nvJPEG"
+)
+def test_the_operator_takes_what_it_is_called_with():
+    """torchvision has announced its removal, and may change it before."""
+    gpu_decoder.check(torch.device("cuda"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
