@@ -1,5 +1,6 @@
 """The list of what a GPU is to settle: chosen by time, gone on with, recorded."""
 
+import re
 import shlex
 import time
 from fnmatch import fnmatchcase
@@ -81,6 +82,19 @@ def test_a_quarter_of_an_hour_settles_the_first_and_shortest():
             done.append(item.name)
             left -= item.minutes
     assert done[:4] == ["device_resnet50", "device_resnet18_cifar", "energy", "resnet18_cifar10"]
+
+
+def test_the_page_has_the_minutes_of_the_list():
+    page = (ROOT / "docs" / "reproducing.md").read_text()
+    section = page.partition("## An hour on a GPU")[2].partition("\n## ")[0]
+    stated = [int(minutes) for minutes in re.findall(r"^\| (?:\+ )?(\d+) \|", section, re.M)]
+    groups = {}
+    for number, item in enumerate(ITEMS):
+        kind, _, rest = item.name.partition("_")
+        key = "first" if number < 4 else item.name if "seeds" in rest else kind
+        groups[key] = groups.get(key, 0) + item.minutes
+    assert stated == [minutes for name, minutes in groups.items() if "seeds" not in name]
+    assert f"+ {groups['earlycrop_1_seeds']:g} with three" in section
 
 
 def test_items_are_run_once_and_leave_records(tmp_path, capsys):
