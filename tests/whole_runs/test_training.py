@@ -25,6 +25,7 @@ from tests.support.runs import (
     SYNTHETIC,
     launch_several,
     losses,
+    torchrun,
 )
 from tests.support.tiers import slow_but
 
@@ -302,6 +303,23 @@ def test_a_signal_cuts_the_laboratory_short_and_resuming_measures_again(
     pd.testing.assert_frame_equal(
         pd.read_parquet(table), pd.read_parquet(whole / "laboratory.parquet")
     )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_cuts_the_laboratory_short_on_both(run_recipe, tmp_path):
+    """Resumed on one, the run has the rows of one process, up to float64's order of sums."""
+    words = [f"--set={setting}" for setting in ("log.tracker=none", "cost.tracker=none")]
+    words += [f"--set={setting}" for setting in TWICE["laboratory"][1:]]
+    folder = ("--recipe", DIGITS, "--output", str(tmp_path / "cut"))
+    done = torchrun(2, "tests/support/rank_signal.py", *folder, *words)
+    assert "stopped by a signal at step 4" in done.stderr
+    assert not (tmp_path / "cut" / "laboratory.parquet").exists()
+    _, whole = run_recipe(*TWICE["laboratory"], folder="whole")
+    status, cut = run_recipe(*TWICE["laboratory"], folder="cut", resume=True)
+    assert status == 0
+    assert losses(cut) == pytest.approx(losses(whole), rel=1e-10)
+    first, second = (pd.read_parquet(folder / "laboratory.parquet") for folder in (whole, cut))
+    pd.testing.assert_frame_equal(first, second, rtol=1e-10, atol=1e-12)
 
 
 def test_accuracy_around_prunings_is_measured_unnoticed_and_survives_a_crash(run_recipe, crash):
