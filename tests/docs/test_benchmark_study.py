@@ -43,15 +43,15 @@ def test_intervals_and_p_values_are_scipys():
     assert gap == [2.0, 0.5, 0.5]
     paired = stats.ttest_rel([50.0, 52.5, 49.0], [48.0, 52.0, 48.5])
     assert comparison.p_value(gap) == pytest.approx(paired.pvalue)
-    width = comparison.half_width(gap)
+    width = half_width(gap)
     assert width == pytest.approx(paired.confidence_interval(0.95).high - 1.0)
-    assert comparison.half_width([1.0]) is comparison.p_value([1.0]) is None
+    assert half_width([1.0]) is comparison.p_value([1.0]) is None
     assert comparison.p_value([2.0, 2.0]) == 0
     assert comparison.p_value([0.0, 0.0]) == 1
 
 
 def test_three_seeds_take_students_factor_of_4_30():
-    width = comparison.half_width([-1.0, 0.0, 1.0])
+    width = half_width([-1.0, 0.0, 1.0])
     assert width == pytest.approx(4.302652729911275 / math.sqrt(3))
 
 
