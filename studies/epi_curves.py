@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from prunezoo.reporting.intervals import shown
 from prunezoo.reporting.pages.palette import ramp
@@ -22,24 +23,40 @@ def curves(records: Sequence[Record]) -> Curves:
     return dict(sorted(found.items()))
 
 
-def falls(records: Sequence[Record]) -> dict[float, list[tuple[int, float, float]]]:
-    """Fraction removed → per seed the epoch of the highest EPI, that EPI, and the last one."""
-    found: dict[float, list[tuple[int, float, float]]] = {}
+class Fall(NamedTuple):
+    """EPI of a run: the epoch of its highest, means of the middle third and of the last tenth."""
+
+    at: int
+    middle: float
+    end: float
+
+
+def falls(records: Sequence[Record]) -> dict[float, list[Fall]]:
+    """Fraction removed → one of each seed.
+
+    Of means, as the highest of many noisy values lies above the last even where nothing falls.
+    """
+    found: dict[float, list[Fall]] = {}
     for record in records:
         for ratio, points in indicators(record.history.get("watched", [])).items():
-            epoch, highest = max(points, key=lambda point: point[1])
-            found.setdefault(ratio, []).append((epoch, highest, points[-1][1]))
+            last = points[-1][0]
+            middle = [value for epoch, value in points if last / 3 < epoch <= 2 / 3 * last]
+            end = [value for epoch, value in points if epoch > 0.9 * last]
+            at, _ = max(points, key=lambda point: point[1])
+            means = statistics.fmean(middle), statistics.fmean(end)
+            found.setdefault(ratio, []).append(Fall(at, *means))
     return dict(sorted(found.items()))
 
 
 def fall_table(records: Sequence[Record]) -> str:
-    """By fraction removed: the highest EPI, when it was reached, the last, and the fall."""
-    lines = ["| removed | highest EPI | at epoch | last EPI | fall |", "|--:|--:|---|--:|--:|"]
+    """By fraction removed: EPI in the middle third of training, in the last tenth, and the fall."""
+    heads = ["highest at epoch", "middle third", "last tenth", "fall"]
+    lines = [f"| removed | {' | '.join(heads)} |", "|--:|---|--:|--:|--:|"]
     for ratio, seeds in falls(records).items():
-        epochs = ", ".join(f"{epoch}" for epoch, _, _ in seeds)
-        highest, last = shown([h for _, h, _ in seeds], 3), shown([e for _, _, e in seeds], 3)
-        fall = shown([h - e for _, h, e in seeds], 3)
-        lines.append(f"| {ratio:.0%} | {highest} | {epochs} | {last} | {fall} |")
+        epochs = ", ".join(f"{one.at}" for one in seeds)
+        middle, end = shown([s.middle for s in seeds], 3), shown([s.end for s in seeds], 3)
+        fall = shown([s.middle - s.end for s in seeds], 3)
+        lines.append(f"| {ratio:.0%} | {epochs} | {middle} | {end} | {fall} |")
     return "\n".join(lines) + "\n"
 
 

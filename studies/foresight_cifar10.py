@@ -41,8 +41,8 @@ VGG = _grid("vgg16_quarter", "base/cifar10/vgg_bn_drop", "model.options.width=0.
 RESNET = _grid("resnet20", "base/cifar10/resnet56", "model.options.depth=20")
 # title, tables by ratio, CPU seconds of a training, measured on one core of an Intel Xeon
 NETWORKS: dict[str, tuple[Grid, dict[int, str], float]] = {
-    "VGG-16, a quarter as wide": (VGG, {32: "4.2", 64: "4.3"}, 450.0),
-    "ResNet-20 for ResNet-56": (RESNET, {32: "4.4", 64: "4.5"}, 900.0),
+    "VGG-16, a quarter as wide": (VGG, {32: "4.2", 64: "4.3"}, 200.0),
+    "ResNet-20 for ResNet-56": (RESNET, {32: "4.4", 64: "4.5"}, 675.0),
 }
 
 

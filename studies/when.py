@@ -64,7 +64,7 @@ PARTS = (
         tau=0.944,
         ratios=RATIOS,
         epochs=STARTS,
-        seconds=25.0,
+        seconds=19.0,
         tickets=(0.5,),
     ),
     Part(
@@ -75,7 +75,7 @@ PARTS = (
         tau=0.983,
         ratios=RATIOS,
         epochs=STARTS,
-        seconds=25.0,
+        seconds=19.0,
     ),
     Part(
         "pat/medium_conv",

@@ -1,4 +1,4 @@
-"""A study: many trainings; `plan` sizes them, `run` starts those without a record, `show` a page.
+"""A study: `plan` sizes its trainings, `run` starts those without a record, `show` writes its page.
 
 Each training has one thread and a low priority, so that several run next to each other.
 """
@@ -6,6 +6,7 @@ Each training has one thread and a low priority, so that several run next to eac
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from prunezoo.reporting.answer import answer
-from prunezoo.reporting.jobs.launch import Places, missing, run_here, run_jobs
+from prunezoo.reporting.jobs.launch import Places, missing, run_here, run_jobs, start_here
 from prunezoo.reporting.records import Job, Record, load_records, numbers
 from prunezoo.reporting.tables.command_line import count, seed
 
@@ -72,22 +73,23 @@ def carry_out(study: Study, arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--seeds", type=seed, nargs="+", default=list(study.seeds))
         command.add_argument("--jobs", type=count, default=1, help="how many at a time")
     run.add_argument("--data", type=Path, help="folder of the data set (default: below data/)")
-    add_minutes(run)
+    run.add_argument("--minutes", type=count, help="stop after as many; the next call goes on")
     parsed = parser.parse_args(arguments)
     return answer(partial(parsed.do, study, parsed), rest=parsed.traceback)
 
 
-def add_minutes(run: argparse.ArgumentParser) -> None:
-    """Give a command the option of `run_in_time`."""
-    run.add_argument("--minutes", type=count, help="start nothing after as many (default: all)")
-
-
 def run_in_time(
-    jobs: Sequence[Job], places: Callable[[Job], Places], parallel: int, minutes: int | None
+    jobs: Sequence[Job],
+    places: Callable[[Job], Places],
+    parallel: int,
+    minutes: int | None,
+    *,
+    stop: bool = False,
 ) -> int:
     """Run the jobs without a record, in order; start none after `minutes`. Return 1 if one failed.
 
-    `places` may differ in their settings of this machine alone.
+    With `stop` those that run then are told to save their state and end; the next call resumes
+    them. `places` may differ in their settings of this machine alone.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # of the trainings, which inherit it
     until = time.monotonic() + 60 * minutes if minutes else float("inf")
@@ -97,7 +99,11 @@ def run_in_time(
         return 0
 
     def start(job: Job, _: Places) -> int:
-        return run_here(job, places(job)) if time.monotonic() < until else LATER
+        if time.monotonic() >= until:
+            return LATER
+        return (
+            run_until(until, job, places(job)) if stop and minutes else run_here(job, places(job))
+        )
 
     failed = later = 0
     for job, status in run_jobs(left, places(left[0]), start, parallel):
@@ -110,6 +116,17 @@ def run_in_time(
     if later:
         print(f"time is up: {later} trainings are left; run again to go on", flush=True)
     return int(failed > 0)
+
+
+def run_until(until: float, job: Job, places: Places) -> int:
+    """Run a job here, as long as there is time; return its exit status, LATER if stopped."""
+    process = start_here(job, places)
+    try:
+        return process.wait(until - time.monotonic())
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        status = process.wait()
+        return LATER if status == os.EX_TEMPFAIL else status
 
 
 def print_plan(
@@ -185,7 +202,8 @@ def _run(study: Study, arguments: argparse.Namespace) -> int:
         local = (*study.local, *(data if study.reads(job) else ()))
         return Places(ROOT, runs, results, LAUNCHER, local)
 
-    return run_in_time(study.jobs(arguments.seeds), places, arguments.jobs, arguments.minutes)
+    jobs, parallel, minutes = study.jobs(arguments.seeds), arguments.jobs, arguments.minutes
+    return run_in_time(jobs, places, parallel, minutes, stop=True)
 
 
 def _show(study: Study, arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prunezoo.reporting.answer import answer
 from prunezoo.reporting.jobs.launch import Places
-from prunezoo.reporting.jobs.study import LAUNCHER, add_minutes, print_plan, run_in_time
+from prunezoo.reporting.jobs.study import LAUNCHER, print_plan, run_in_time
 from prunezoo.reporting.records import Job, load_records
 from prunezoo.reporting.tables.command_line import count
 from studies.benchmark.estimate import seconds
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--jobs", type=count, default=1, help="how many at a time")
     run.add_argument("--data", type=Path, help="CIFAR-10's folder (default: below data/)")
     run.add_argument("--imagenette", type=Path, help="Imagenette's folder (default: below data/)")
-    add_minutes(run)
+    run.add_argument("--minutes", type=count, help="start nothing after as many (default: all)")
     return parser
 
 

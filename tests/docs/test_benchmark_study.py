@@ -11,6 +11,8 @@ from scipy import stats
 
 from prunezoo.models.count import count
 from prunezoo.models.zoo import MODELS
+from prunezoo.reporting.intervals import half_width
+from prunezoo.reporting.jobs import study
 from prunezoo.reporting.jobs.launch import Places
 from prunezoo.reporting.records import Record, load_records
 from prunezoo.schema.recipe import load
@@ -177,9 +179,9 @@ def test_a_run_goes_on_where_it_stopped_and_starts_nothing_after_its_minutes(
         return 0
 
     clock = [0.0]
-    monkeypatch.setattr(benchmark.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(study.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(benchmark, "ROOT", tmp_path)
-    monkeypatch.setattr(benchmark, "run_here", train)
+    monkeypatch.setattr(study, "run_here", train)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     words = ["--results", str(tmp_path / "results"), "run", "--seeds", "1", "--minutes", "1"]
     words += ["--settings", "small_conv", "--data", str(tmp_path)]
@@ -193,7 +195,7 @@ def test_a_run_goes_on_where_it_stopped_and_starts_nothing_after_its_minutes(
     folder = tmp_path / "runs/benchmark" / names[0].replace("/", "-")
     assert (folder / "settings").read_text().startswith("nice -n 5 ")
     assert f"data.path={tmp_path}" in (folder / "settings").read_text()
-    assert benchmark.os.environ["OMP_NUM_THREADS"] == "1"
+    assert study.os.environ["OMP_NUM_THREADS"] == "1"
 
 
 # ── the page ─────────────────────────────────────────────────────────────────────────────────────

@@ -63,9 +63,9 @@ class BayesianEarlyPruning(Selection):
     by independent ones, by the latest measurement, or by the same fit read now; `prior: none` fits
     the exact posterior by likelihood alone, as BEP says; `kernel: decay_constant` lets latents stay
     (ours); `choose: latest` leaves each decision its number of units and takes those that were
-    measured highest last; `steps` bounds the fit (default: 30 of L-BFGS; Adam until it converges); `trend: off`
-    leaves out the check that turns rising elements over; `untrained: off` leaves out the pause
-    before the first step, of which BEP does not speak.
+    measured highest last; `steps` bounds the fit (default: 30 of L-BFGS; Adam until it converges);
+    `trend: off` leaves out the check that turns rising elements over; `untrained: off` leaves out
+    the pause before the first step, of which BEP does not speak.
     """
 
     scored = False
