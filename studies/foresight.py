@@ -14,7 +14,7 @@ which have one sign, it removes the same weights.
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,8 +187,8 @@ def table(grid: Grid, groups: Groups, rate: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _seeds(groups: Sequence[Sequence[Record]] | object) -> str:
-    counts = sorted({len(records) for records in groups})  # pyright: ignore[reportGeneralTypeIssues]
+def _seeds(groups: Iterable[Sequence[Record]]) -> str:
+    counts = sorted({len(records) for records in groups})
     return "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
 
 

@@ -5,7 +5,7 @@ python studies/reinforcement.py run [--seeds 0 1 2 3 4] [--jobs 2] [--minutes 60
 python studies/reinforcement.py show    # table and plots, into results/reinforcement
 
 The slides draw the return of a 3-layer network against its sparsity; they print no number, so the
-sparsities are ours. `run` resumes where it stopped and runs nothing twice.
+sparsities are ours.
 """
 
 import statistics

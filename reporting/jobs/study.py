@@ -146,6 +146,12 @@ def print_plan(
     print(f"{hours:.1f} CPU hours are left: {clock}")
 
 
+def page(study: Study, records: list[Record], folder: Path) -> str | None:
+    """The study's page and what it costs; None if no record belongs to it."""
+    shown = study.show(records, folder)
+    return shown and f"{shown}\n{costs(study, records, study.seeds)}"
+
+
 def costs(study: Study, records: Sequence[Record], seeds: Sequence[int]) -> str:
     """What the study costs, as Markdown: its parts, their trainings, done and in all, CPU hours."""
     seconds, known = _measured(study, records), {record.job.name for record in records}
@@ -156,7 +162,7 @@ def costs(study: Study, records: Sequence[Record], seeds: Sequence[int]) -> str:
         left = sum(hours for job, hours in took.items() if job.name not in known)
         total += sum(took.values())
         done = sum(job.name in known for job in jobs)
-        lines.append(f"| {name} | {len(jobs)} | {done} | {sum(took.values()):.1f} | {left:.1f} |")
+        lines.append(f"| {name} | {len(jobs)} | {done} | {sum(took.values()):.2f} | {left:.2f} |")
     says = (
         f"## What it costs\n\n{total:.1f} CPU hours in all for {len(seeds)} seeds, in this order;"
         " of what was not run by a pilot on one core of an Intel Xeon.\n\n"
@@ -207,13 +213,12 @@ def _run(study: Study, arguments: argparse.Namespace) -> int:
 
 
 def _show(study: Study, arguments: argparse.Namespace) -> int:
-    folder, records = arguments.results / study.folder, load_records(arguments.results)
-    page = study.show(records, folder)
-    if page is None:
+    folder = arguments.results / study.folder
+    text = page(study, load_records(arguments.results), folder)
+    if text is None:
         print("no records of this study yet; `run` makes them")
         return 2
-    page += f"\n{costs(study, records, study.seeds)}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "README.md").write_text(page)
-    print(page)
+    (folder / "README.md").write_text(text)
+    print(text)
     return 0

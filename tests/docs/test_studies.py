@@ -11,7 +11,7 @@ from prunezoo.reporting.intervals import half_width
 from prunezoo.reporting.jobs import study as of
 from prunezoo.reporting.jobs.launch import Places
 from prunezoo.reporting.jobs.study import Study, carry_out
-from prunezoo.reporting.records import Job, Record
+from prunezoo.reporting.records import Job, Record, load_records
 from prunezoo.schema.recipe import load
 from studies import (
     colour,
@@ -90,8 +90,8 @@ def test_a_study_runs_what_has_no_record_and_shows_what_it_has(tmp_path, monkeyp
     assert carry_out(study, [*results, "show"]) == 0
     written = (tmp_path / "results/a/b/README.md").read_text()
     assert written.startswith("seeds [0] in b\n## What it costs\n")
-    assert "| seed 0 | 1 | 1 | 0.5 | 0.0 |" in written
-    assert "| seed 1 | 1 | 0 | 0.5 | 0.5 |" in written
+    assert "| seed 0 | 1 | 1 | 0.50 | 0.00 |" in written
+    assert "| seed 1 | 1 | 0 | 0.50 | 0.50 |" in written
     assert carry_out(study, [*results, "plan", "--jobs", "2"]) == 0
     said = capsys.readouterr().out
     assert "seed 0: 0 of 1 left, 0 CPU minutes\nseed 1: 1 of 1 left, 30 CPU minutes" in said
@@ -103,7 +103,7 @@ def test_a_measured_training_costs_what_its_records_say_at_any_seed():
     records = [
         Record(Job(None, "a.yaml", seed=s), {"cost/cpu_seconds": 3600.0 * s}) for s in (1, 3)
     ]
-    assert "| seed 0 | 1 | 0 | 2.0 | 2.0 |" in of.costs(study, records, [0])
+    assert "| seed 0 | 1 | 0 | 2.00 | 2.00 |" in of.costs(study, records, [0])
 
 
 def test_a_study_stops_in_time_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
@@ -135,6 +135,14 @@ def test_a_study_stops_in_time_and_goes_on_where_it_was(tmp_path, monkeypatch, c
     assert ended == [1]
     assert "time is up: 2 trainings are left" in capsys.readouterr().out
     assert (tmp_path / "results/other/a-seed0.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("study", [early, foresight, reinforcement, when])
+def test_committed_pages_are_what_the_records_say(study, tmp_path):
+    records = load_records(of.ROOT / "results")
+    page = of.page(study.STUDY, records, tmp_path / study.STUDY.folder)
+    assert (of.ROOT / "results" / study.STUDY.folder / "README.md").read_text() == page
 
 
 # ── when to prune ────────────────────────────────────────────────────────────────────────────────
@@ -324,7 +332,7 @@ def test_errors_of_a_dense_task_are_shown_by_method(tmp_path):
     records += [record("EarlyCroP-S, early", 0, 40.0, **early), record("dense", 0, 30.0)]
     page = colour.show(records, tmp_path)
     assert page is not None
-    assert "| SNIP weights, before | 3 | 51.00 ± 0.58 | 40.0 | 90.0 % | 2.00 |  |" in page
+    assert "| SNIP weights, before | 3 | 51.00 ± 2.48 | 40.0 | 90.0 % | 2.00 |  |" in page
     assert "| EarlyCroP-S, early | 1 | 40.00 | 40.0 | 90.0 % | 2.00 | 3 |" in page
     assert "random channels" not in page
     assert (tmp_path / "rmse.png").exists()
