@@ -23,40 +23,40 @@ def curves(records: Sequence[Record]) -> Curves:
     return dict(sorted(found.items()))
 
 
-class Fall(NamedTuple):
-    """EPI of a run: the epoch of its highest, means of the middle third and of the last tenth."""
+class Course(NamedTuple):
+    """EPI of a run: the epoch of its highest, and its means over the thirds of training."""
 
     at: int
-    middle: float
-    end: float
+    thirds: tuple[float, float, float]
 
 
-def falls(records: Sequence[Record]) -> dict[float, list[Fall]]:
+def courses(records: Sequence[Record]) -> dict[float, list[Course]]:
     """Fraction removed → one of each seed.
 
-    Of means, as the highest of many noisy values lies above the last even where nothing falls.
+    Means, as the highest of many noisy values lies above the last even where nothing falls.
     """
-    found: dict[float, list[Fall]] = {}
+    found: dict[float, list[Course]] = {}
     for record in records:
         for ratio, points in indicators(record.history.get("watched", [])).items():
-            last = points[-1][0]
-            middle = [value for epoch, value in points if last / 3 < epoch <= 2 / 3 * last]
-            end = [value for epoch, value in points if epoch > 0.9 * last]
+            third = points[-1][0] / 3
+            parts: list[list[float]] = [[], [], []]
+            for epoch, value in points:
+                parts[min(2, int(epoch / third))].append(value)
+            first, middle, last = map(statistics.fmean, parts)
             at, _ = max(points, key=lambda point: point[1])
-            means = statistics.fmean(middle), statistics.fmean(end)
-            found.setdefault(ratio, []).append(Fall(at, *means))
+            found.setdefault(ratio, []).append(Course(at, (first, middle, last)))
     return dict(sorted(found.items()))
 
 
-def fall_table(records: Sequence[Record]) -> str:
-    """By fraction removed: EPI in the middle third of training, in the last tenth, and the fall."""
-    heads = ["highest at epoch", "middle third", "last tenth", "fall"]
-    lines = [f"| removed | {' | '.join(heads)} |", "|--:|---|--:|--:|--:|"]
-    for ratio, seeds in falls(records).items():
+def course_table(records: Sequence[Record]) -> str:
+    """By fraction removed: EPI in each third of training, and the change from first to last."""
+    heads = ["highest at epoch", "first third", "middle third", "last third", "last minus first"]
+    lines = [f"| removed | {' | '.join(heads)} |", "|--:|---|--:|--:|--:|--:|"]
+    for ratio, seeds in courses(records).items():
         epochs = ", ".join(f"{one.at}" for one in seeds)
-        middle, end = shown([s.middle for s in seeds], 3), shown([s.end for s in seeds], 3)
-        fall = shown([s.middle - s.end for s in seeds], 3)
-        lines.append(f"| {ratio:.0%} | {epochs} | {middle} | {end} | {fall} |")
+        thirds = [shown([one.thirds[i] for one in seeds], 3) for i in range(3)]
+        change = shown([one.thirds[2] - one.thirds[0] for one in seeds], 3)
+        lines.append(f"| {ratio:.0%} | {epochs} | {' | '.join(thirds)} | {change} |")
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from prunezoo.reporting.intervals import SAYS
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.records import Job, Record
-from studies.epi_curves import draw_curves, fall_table
+from studies.epi_curves import draw_curves, course_table
 from studies.pruning_epochs import Part, draw, grid_table, policy_table
 
 FOLDER = "pat"
@@ -137,7 +137,7 @@ def _section(part: Part, records: Sequence[Record], folder: Path) -> str:
     if watched:
         name = f"{part.slug}_epi.png"
         draw_curves(part.tau, watched, folder / name)
-        said += ["EPI of runs that only watch, 90 epochs:\n", fall_table(watched)]
+        said += ["EPI of runs that only watch, 90 epochs:\n", course_table(watched)]
         said.append(f"![EPI and structures by epoch]({name})\n")
     return "\n".join(said) if len(said) > 1 else ""
 
