@@ -26,6 +26,7 @@ from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.records import Job, Record
 from studies.benchmark.comparison import at_cost, paired
+from studies.benchmark.trainings import slug
 from studies.early import ACCURACY, SIZES, Groups, grouped, paint, table
 
 FOLDER = "bep/controls"
@@ -92,7 +93,7 @@ def job(method: str, size: str, seed: int) -> Job:
         "training.channels_last=true",  # faster on CPUs
     )
     settings = (f"pruning.channels={SIZES[size]}", *lasting, *settings)
-    name = f"{FOLDER}/{method}-{size}"
+    name = f"{FOLDER}/{slug(method)}-{size}"
     return Job(None, f"recipes/bep/{recipe}.yaml", settings, seed=seed, study=name)
 
 

@@ -106,7 +106,7 @@ class Grid:
         if self.settings:  # a network of another base recipe than the strategies'
             settings = (f"extends=../{self.base}.yaml", *settings)
         settings = (*own, f"pruning.compression_ratio={ratio}", *settings)
-        place = f"{self.name}/{strategy}-{ratio}x{ending}"
+        place = f"{self.name}/{strategy.replace(', ', '_').replace(' ', '_')}-{ratio}x{ending}"
         return Job(None, f"recipes/foresight/{recipe}.yaml", settings, seed=seed, study=place)
 
     def cells(self, ratios: Sequence[int], rate: float) -> list[Cell]:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from prunezoo.reporting.intervals import SAYS
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.records import Job, Record
-from studies.epi_curves import draw_curves, course_table
+from studies.epi_curves import course_table, draw_curves
 from studies.pruning_epochs import Part, draw, grid_table, policy_table
 
 FOLDER = "pat"

@@ -53,6 +53,7 @@ def test_every_training_of_a_study_is_a_recipe_and_has_a_name_of_its_own(study, 
     for job in jobs:
         load(of.ROOT / job.recipe, job.settings)
         assert job.row is None or CLAIMED[job.row].set == job.set
+        assert job.study is None or re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", job.study)
         assert study.STUDY.seconds(job) > 0
         assert study.STUDY.block(job)
 
