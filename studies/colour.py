@@ -1,6 +1,7 @@
 """A dense task, pruned before, early in and late in training: the colours of photographs from grey.
 
-python studies/colour.py run --data FOLDER [--seeds 0 1 2] [--jobs 2]     # FOLDER: Imagenette
+python studies/colour.py plan
+python studies/colour.py run --data data/imagenette [--seeds 0 1 2] [--jobs 2] [--minutes 60]
 python studies/colour.py show    # table and plot, into results/colour
 
 A small U-Net, 600 photographs of 64 pixels, 10 epochs; nine tenths of the weights go, or half of
@@ -17,10 +18,11 @@ sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
 
+from prunezoo.reporting.intervals import SAYS, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.pages.palette import COLOURS
-from prunezoo.reporting.records import Job, Record, numbers, standard_error
+from prunezoo.reporting.records import Job, Record, numbers
 
 TEST = ("data.validation=0", "cost.tracker=none")  # no weights are chosen: the last are tested
 LATE = "pruning.schedule.start=75%"
@@ -42,6 +44,7 @@ CHANNELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 PRUNED = WEIGHTS | CHANNELS
 DENSE = "dense"
+CPU_SECONDS = 85.0  # of a training, measured on one core of an Intel Xeon
 BASE = "base/imagenette/colour_unet.yaml"
 
 
@@ -70,12 +73,6 @@ def results(records: list[Record]) -> dict[str, list[Record]]:
     return {method: each for method, each in found.items() if each}
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard error."""
-    error = standard_error(values)
-    return f"{statistics.fmean(values):.2f}" + (f" ± {error:.2f}" if error is not None else "")
-
-
 def line(method: str, records: list[Record]) -> str:
     """A row of the table."""
     errors = numbers(records, "eval/rmse_levels")
@@ -83,7 +80,7 @@ def line(method: str, records: list[Record]) -> str:
     gone = 100 * statistics.fmean(numbers(records, "model/sparsity"))
     macs = statistics.fmean(numbers(records, "model/macs")) / 1e6
     cost = statistics.fmean(numbers(records, "cost/training_flops")) / 1e12
-    figures = f"{spread(errors)} | {macs:.1f} | {gone:.1f} % | {cost:.2f} | {epochs}"
+    figures = f"{shown(errors)} | {macs:.1f} | {gone:.1f} % | {cost:.2f} | {epochs}"
     return f"| {method} | {len(records)} | {figures} |"
 
 
@@ -110,9 +107,8 @@ def show(records: list[Record], folder: Path) -> str | None:
         [
             "# Colours from grey\n",
             "A small U-Net on 600 photographs of Imagenette at 64 pixels, 10 epochs; weights: 90 %"
-            " removed; channels: half of the MACs. Test RMSE of the last weights, in levels of 255;"
-            " mean ± standard error over seeds. From records in this folder, by"
-            " `studies/colour.py show`.\n",
+            " removed; channels: half of the MACs. Test RMSE of the last weights, in levels of 255,"
+            f" {SAYS}. From records in this folder, by `studies/colour.py show`.\n",
             "| method | seeds | test RMSE | MACs, millions | weights gone | training TFLOPs"
             " | pruned at epoch |",
             "|---|--:|--:|--:|--:|--:|---|",
@@ -122,5 +118,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     )
 
 
+STUDY = Study(__doc__, "colour", jobs, show, seconds=lambda _: CPU_SECONDS, seeds=(0, 1, 2))
+
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, "colour", jobs, show, seeds=(0, 1, 2))))
+    sys.exit(carry_out(STUDY))

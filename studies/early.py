@@ -1,15 +1,17 @@
 """BEP's table 3 on a short schedule: BEP, BEP-LITE and what it compares them with, small CNN.
 
-python studies/early.py run --data data/cifar10 [--seeds 0 1] [--jobs 2]
+python studies/early.py plan
+python studies/early.py run --data data/cifar10 [--seeds 0 1] [--jobs 2] [--minutes 60]
 python studies/early.py show    # table and plot, into results/bep/short
 
 CIFAR-10, sizes 95K and 24K in the paper's count, 8 epochs instead of 150; BEP begins to prune after
-2 and decides every epoch. `run` resumes where it stopped and runs nothing twice.
+2 and decides every epoch. The learning rate decays by epoch as in the paper, and so hardly at all;
+`studies/early_controls.py` scales it, and has the controls.
 """
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -17,11 +19,12 @@ sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
 
+from prunezoo.reporting.intervals import NOT_RUN, SAYS, half_width, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.pages.looks import MARKERS
 from prunezoo.reporting.pages.palette import COLOURS
-from prunezoo.reporting.records import Job, Record, standard_error
+from prunezoo.reporting.records import Job, Record
 
 FOLDER = "bep/short"
 SIZES = {"95K": "80%", "24K": "90%"}  # channels removed
@@ -49,8 +52,10 @@ METHODS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
     "PFS": ("prune_from_scratch", "PFS", ()),
     "EagleEye": ("eagle_eye", "EagleEye", ()),
 }
+ACCURACY = "eval/top1_percent"
+Groups = Mapping[tuple[str, str], list[Record]]
 COLUMNS = {
-    "test accuracy, %": ("eval/top1_percent", 1.0, "{:.2f}"),
+    "test accuracy, %": (ACCURACY, 1.0, ""),
     "BEP's FLOPs, 2 × kernel weights": ("bep/inference_weight_flops", 1.0, "{:,.0f}"),
     "training FLOPs, BEP's count": ("bep/training_weight_flops", 1.0, "{:.3g}"),
     "training FLOPs": ("cost/training_flops", 1.0, "{:.3g}"),
@@ -76,13 +81,23 @@ def jobs(seeds: Sequence[int]) -> list[Job]:
     return [job(method, size, seed) for seed in seeds for size in SIZES for method in METHODS]
 
 
-def results(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
+def method_of(job_: Job) -> str:
+    """The method of a training."""
+    places = ((m, job(m, z, 0).experiment) for z in SIZES for m in METHODS)
+    return next(method for method, experiment in places if experiment == job_.experiment)
+
+
+def results(records: Iterable[Record]) -> Groups:
     """(method, size) → records, one a seed."""
-    places = {job(m, z, 0).experiment: (m, z) for m in METHODS for z in SIZES}
+    return grouped(records, {(m, z): job(m, z, 0) for m in METHODS for z in SIZES})
+
+
+def grouped(records: Iterable[Record], jobs: Mapping[tuple[str, str], Job]) -> Groups:
+    """The records of each of these jobs, at any seed."""
+    places = {job.experiment: place for place, job in jobs.items()}
     records_of: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        place = places.get(record.job.experiment)
-        if place is not None:
+        if place := places.get(record.job.experiment):
             records_of.setdefault(place, []).append(record)
     return records_of
 
@@ -95,38 +110,36 @@ def value(record: Record, key: str) -> float:
 
 
 def cell(records: list[Record], key: str, times: float, shape: str) -> str:
-    """The mean over seeds, and the standard error of accuracies."""
+    """The mean over seeds, and the interval of accuracies."""
     values = [times * value(record, key) for record in records]
-    mean = shape.format(statistics.fmean(values))
-    error = standard_error(values)
-    return f"{mean} ± {error:.2f}" if key == "eval/top1_percent" and error else mean
+    return shown(values) if key == ACCURACY else shape.format(statistics.fmean(values))
 
 
-def table(records_of: dict[tuple[str, str], list[Record]]) -> str:
+def table(records_of: Groups, methods: Iterable[str]) -> str:
     """Results and costs by method and size, as Markdown."""
     lines = [f"| size | method | seeds | {' | '.join(COLUMNS)} |"]
     lines += ["|---|---|--:|" + "--:|" * len(COLUMNS)]
     for size in SIZES:
-        for method in METHODS:
+        for method in methods:
             records = records_of.get((method, size), [])
             cells = [cell(records, *column) for column in COLUMNS.values()] if records else []
-            cells = cells or ["not run"] * len(COLUMNS)
+            cells = cells or [NOT_RUN] * len(COLUMNS)
             lines.append(f"| {size} | {method} | {len(records)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def paint(records_of: dict[tuple[str, str], list[Record]], axes: Axes) -> None:
+def paint(records_of: Groups, methods: Iterable[str], axes: Axes) -> None:
     """Accuracy against training FLOPs: a line a method, from its smaller to its larger size."""
-    for i, method in enumerate(METHODS):
+    for i, method in enumerate(methods):
         sizes = [
             records_of[method, size] for size in reversed(SIZES) if (method, size) in records_of
         ]
-        accuracy = [[r.summary["eval/top1_percent"] for r in records] for records in sizes]
+        accuracy = [[r.summary[ACCURACY] for r in records] for records in sizes]
         flops = [[1e-12 * r.summary["cost/training_flops"] for r in records] for records in sizes]
         axes.errorbar(
             list(map(statistics.fmean, flops)),
             list(map(statistics.fmean, accuracy)),
-            yerr=[standard_error(values) or 0.0 for values in accuracy],
+            yerr=[half_width(values) or 0.0 for values in accuracy],
             marker=MARKERS[i],
             color=COLOURS[i],
             capsize=2,
@@ -145,15 +158,19 @@ def show(records: list[Record], folder: Path) -> str | None:
     if not records_of:
         return None
     caption = "test accuracy against the FLOPs of the whole training, two sizes per method"
-    draw("accuracy_cost", caption, folder, lambda axes: paint(records_of, axes))
+    draw("accuracy_cost", caption, folder, lambda axes: paint(records_of, METHODS, axes))
     return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"
-        " the paper); mean ± standard error over seeds; from records in"
-        " `results/bep/3` and beside this page, by `studies/early.py show`.\n\n"
-        + table(records_of)
+        f" the paper); accuracies are {SAYS}; from records in `results/bep/3` and beside this page,"
+        " by `studies/early.py show`.\n\n"
+        + table(records_of, METHODS)
         + f"\n![{caption}](accuracy_cost.png)\n"
     )
 
 
+# wall-clock seconds of the slower ones on one core, next to another job
+SECONDS = {"BEP": 1040, "BEP-LITE": 780, "PFS": 1280, "SynFlow": 600}
+STUDY = Study(__doc__, FOLDER, jobs, show, lambda job: SECONDS.get(method_of(job), 290))
+
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, FOLDER, jobs, show)))
+    sys.exit(carry_out(STUDY))

@@ -1,28 +1,35 @@
-"""The thesis's section 4.2.3: 14 strategies × 7 compression ratios on the MNIST CNN.
+"""The thesis's section 4.2.3: strategies × compression ratios × learning rates on the MNIST CNN.
 
-python studies/foresight.py run --data data/mnist [--seeds 0] [--jobs 2]
+python studies/foresight.py plan
+python studies/foresight.py run --data data/mnist [--seeds 0 1 2] [--jobs 2] [--minutes 60]
 python studies/foresight.py show    # table and plots, into results/foresight/mnist_cnn
 
-`run` resumes where it stopped and runs nothing twice. All strategies start from PyTorch's own
-initialisation; the thesis gives SNIP alone Xavier's, which by itself moves it by 20 points at 16×.
+All strategies start from PyTorch's own initialisation; the thesis gives SNIP alone Xavier's, which
+by itself moves it by 20 points at 16×. So SNIP is GlobalGrad here, and comes last. Budgets are met
+exactly; rows called "two-sided" have ShrinkBench's threshold, which the thesis pruned with: it
+removes scores between -t and t, and so too few of those that have both signs. Of other scores,
+which have one sign, it removes the same weights.
 """
 
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from prunezoo.reporting.intervals import SAYS, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.palette import BLACK, OKABE_ITO
-from prunezoo.reporting.records import Job, Record
+from prunezoo.reporting.records import Job, Record, numbers
 
-FOLDER = "foresight/mnist_cnn"
-RATIOS = (1, 2, 4, 8, 16, 32, 64)
 LAYER = "pruning.scope=layer"
+DEFAULT_START = "model.options.init=null"
 STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "GlobalMag": ("magnitude", ()),
     "LayerMag": ("magnitude", (LAYER,)),
@@ -33,120 +40,224 @@ STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "GlobalLAP": ("lookahead", ()),
     "LayerLAP": ("lookahead", (LAYER,)),
     "LAMP": ("lamp", ()),
-    "SNIP": ("snip", ("model.options.init=null",)),
     "GraSP": ("grasp", ()),
     "SynFlow": ("synflow", ()),
     "Random": ("random", ()),
     "OBD": ("obd", ()),
+    "GraSP, two-sided": ("grasp_shrinkbench", ()),
+    "OBD, two-sided": (
+        "grasp_shrinkbench",
+        ("pruning.criterion={name: obd, hessian: hutchinson}",),
+    ),
+    "SNIP, gradients alone": ("snip_thesis", (DEFAULT_START,)),  # the thesis's equation 3.5
+    "SNIP": ("snip", (DEFAULT_START,)),
 }
 COLOURS = (*OKABE_ITO, BLACK)
-Groups = dict[str, dict[int, list[Record]]]
+CPU_SECONDS = 105.0  # of a training, measured on one core of an Intel Xeon
+QUIET = ("log.tracker=none", "log.every=100%", "checkpoint.every=50%")
 
 
-def job(strategy: str, ratio: int, seed: int) -> Job:
-    """One training of the study; ratio 1 is the dense network of all strategies."""
-    if ratio == 1:
-        return Job(None, "recipes/base/mnist/mnist_cnn.yaml", seed=seed, study=f"{FOLDER}/dense")
-    recipe, settings = STRATEGIES[strategy]
-    settings = (*settings, f"pruning.compression_ratio={ratio}")
-    name = f"{FOLDER}/{strategy}-{ratio}x"
-    return Job(None, f"recipes/foresight/{recipe}.yaml", settings, seed=seed, study=name)
+class Cell(NamedTuple):
+    """Runs of the study that differ in the seed alone; ratio 1 is the dense network of all."""
+
+    strategy: str
+    ratio: int
+    rate: float
 
 
-def jobs(seeds: Sequence[int]) -> list[Job]:
-    """All trainings, small ratios first; a seed's dense network is listed for each strategy."""
-    return [job(strategy, r, seed) for seed in seeds for r in RATIOS for strategy in STRATEGIES]
+Groups = Mapping[Cell, list[Record]]
 
 
-def results(records: list[Record]) -> Groups:
-    """Strategy → ratio → records; at ratio 1 each strategy has the dense network."""
-    places = {
-        job(strategy, ratio, 0).experiment: (strategy, ratio)
-        for strategy in STRATEGIES
-        for ratio in RATIOS[1:]
-    }
-    dense = job("", 1, 0).experiment
-    groups: Groups = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        key = record.job.experiment
-        if key == dense:
-            for strategy in STRATEGIES:
-                groups[strategy][1].append(record)
-        elif key in places:
-            strategy, ratio = places[key]
-            groups[strategy][ratio].append(record)
-    return groups
+@dataclass(frozen=True)
+class Grid:
+    """A network of the thesis: its strategies at each compression ratio and learning rate.
+
+    `name`: of records, below results/. `base`: the recipe of the dense network. `settings`: those
+    of all trainings. `order`: ratios and rates in the order in which they are run.
+    """
+
+    name: str
+    base: str
+    strategies: tuple[str, ...]
+    order: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
+    rate: float = 1e-4  # the base recipe's, the thesis's
+    settings: tuple[str, ...] = ()
+
+    @property
+    def ratios(self) -> list[int]:
+        """All compression ratios, and 1."""
+        return sorted({1, *(ratio for ratios, _ in self.order for ratio in ratios)})
+
+    @property
+    def rates(self) -> list[float]:
+        """All learning rates."""
+        return sorted({rate for _, rates in self.order for rate in rates})
+
+    def job(self, cell: Cell, seed: int) -> Job:
+        """One training."""
+        strategy, ratio, rate = cell
+        faster = () if rate == self.rate else (f"training.optimizer.lr={rate:g}",)
+        ending = "" if rate == self.rate else f"-lr{rate:g}"
+        settings = (*self.settings, *faster)
+        if ratio == 1:
+            place = f"{self.name}/dense{ending}"
+            return Job(None, f"recipes/{self.base}.yaml", settings, seed=seed, study=place)
+        recipe, own = STRATEGIES[strategy]
+        if self.settings:  # a network of another base recipe than the strategies'
+            settings = (f"extends=../{self.base}.yaml", *settings)
+        settings = (*own, f"pruning.compression_ratio={ratio}", *settings)
+        place = f"{self.name}/{strategy.replace(', ', '_').replace(' ', '_')}-{ratio}x{ending}"
+        return Job(None, f"recipes/foresight/{recipe}.yaml", settings, seed=seed, study=place)
+
+    def cells(self, ratios: Sequence[int], rate: float) -> list[Cell]:
+        """The dense network, and every strategy at every ratio, small ratios first."""
+        return [
+            Cell(strategy, ratio, rate)
+            for ratio in dict.fromkeys((1, *ratios))
+            for strategy in (self.strategies if ratio > 1 else ("",))
+        ]
+
+    def jobs(self, seeds: Sequence[int]) -> list[Job]:
+        """All trainings in the order to run them: what settles a claim first, all seeds of it."""
+        order = [
+            self.job(cell, seed)
+            for ratios, rates in self.order
+            for rate in rates
+            for seed in seeds
+            for cell in self.cells(ratios, rate)
+        ]
+        return list(dict.fromkeys(order))
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, frozenset[str]], Cell]:
+        cells = [cell for rate in self.rates for cell in self.cells(self.ratios, rate)]
+        return {self.job(cell, 0).experiment: cell for cell in cells}
+
+    def block(self, job: Job) -> str:
+        """The part of the plan that a training belongs to."""
+        _, ratio, rate = self._cells[job.experiment]
+        size = f"compression {ratio}" if ratio > 1 else "dense"
+        return f"learning rate {rate:g}, {size}"
+
+    def results(self, records: Sequence[Record]) -> dict[Cell, list[Record]]:
+        """The study's records, by cell."""
+        groups: dict[Cell, list[Record]] = defaultdict(list)
+        for record in records:
+            if cell := self._cells.get(record.job.experiment):
+                groups[cell].append(record)
+        return groups
+
+    def of(self, groups: Groups, strategy: str, ratio: int, rate: float) -> list[Record]:
+        """The records of a cell; at ratio 1 each strategy has the dense network."""
+        return groups.get(Cell(strategy if ratio > 1 else "", ratio, rate), [])
 
 
-def top1(records: list[Record]) -> float:
-    """Mean test accuracy, in %."""
-    return statistics.fmean(r.summary["eval/top1_percent"] for r in records)
+MNIST = Grid(
+    "foresight/mnist_cnn",
+    "base/mnist/mnist_cnn",
+    tuple(STRATEGIES),
+    # who survives where; then the rest of the curves; then the thesis's own rate, with more seeds
+    (((64,), (1e-2, 1e-3)), ((16,), (1e-2, 1e-3)), ((2, 4, 8, 16, 32, 64), (1e-4, 1e-3, 1e-2))),
+)
 
 
-def compression_error(records: list[Record], ratio: int) -> float:
+def top1(records: Sequence[Record]) -> list[float]:
+    """Test accuracy of each run, in %."""
+    return numbers(records, "eval/top1_percent")
+
+
+def compression_error(records: Sequence[Record], ratio: int) -> float:
     """(r − reached) / r of a compression ratio r of the whole network."""
-    reached = statistics.fmean(r.summary.get("prune/compression_ratio", 1.0) for r in records)
-    return (ratio - reached) / ratio
+    reached = numbers(records, "prune/compression_ratio") or [1.0]
+    return (ratio - statistics.fmean(reached)) / ratio
 
 
-def table(groups: Groups) -> str:
-    """Test accuracy (%) by strategy and compression ratio, as Markdown."""
-    heads = [*(f"{r}×" for r in RATIOS), "worst compression error"]
+def table(grid: Grid, groups: Groups, rate: float) -> str:
+    """Test accuracy (%) at a learning rate by strategy and compression ratio, as Markdown."""
+    heads = [*(f"{r}×" for r in grid.ratios), "seeds", "worst compression error"]
     lines = [f"| strategy | {' | '.join(heads)} |"]
-    lines += ["|---|" + "--:|" * (len(RATIOS) + 1)]
-    for strategy in STRATEGIES:
-        of = groups[strategy]
-        cells = [f"{top1(of[r]):.2f}" if of[r] else "not run" for r in RATIOS]
-        errors = [abs(compression_error(of[r], r)) for r in RATIOS if of[r]]
-        worst = f"{100 * max(errors):.3f} %" if errors else "–"
-        lines.append(f"| {strategy} | " + " | ".join(cells) + f" | {worst} |")
+    lines += ["|---|" + "--:|" * len(heads)]
+    for strategy in grid.strategies:
+        of = {r: grid.of(groups, strategy, r, rate) for r in grid.ratios}
+        pruned = {r: records for r, records in of.items() if records and r > 1}
+        errors = [compression_error(records, r) for r, records in pruned.items()]
+        worst = f"{100 * max(errors, key=abs):.3f} %" if errors else "–"
+        cells = [*(shown(top1(records)) for records in of.values()), _seeds(pruned.values()), worst]
+        lines.append(f"| {strategy} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(groups: Groups, path: Path) -> None:
-    """Draw accuracy and compression error against compression, one line for each strategy."""
+def _seeds(groups: Iterable[Sequence[Record]]) -> str:
+    counts = sorted({len(records) for records in groups})
+    return "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
+
+
+def draw(grid: Grid, groups: Groups, path: Path) -> None:
+    """Draw accuracy at each learning rate, and compression error, against compression."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.2), width_ratios=(3, 2))
-    for index, strategy in enumerate(STRATEGIES):
-        of = {r: groups[strategy][r] for r in RATIOS if groups[strategy][r]}
+    rates = [rate for rate in grid.rates if any(cell.rate == rate for cell in groups)]
+    figure, panels = plt.subplots(1, len(rates) + 1, figsize=(4.6 * len(rates) + 4, 5.4))
+    titles = [*(f"learning rate {rate:g}" for rate in rates), "exact and two-sided budgets"]
+    for axis, title in zip(panels, titles, strict=True):
+        axis.set_title(title)
+        axis.set_xscale("log", base=2, subs=[])
+        axis.set_xticks(grid.ratios, [str(r) for r in grid.ratios])
+        axis.set_xlabel("compression ratio (whole network)")
+        axis.set_ylabel("test accuracy, %" if axis is not panels[-1] else "compression error, %")
+        axis.grid(alpha=0.3)
+    for index, strategy in enumerate(grid.strategies):
         style = {
             "color": COLOURS[index % 7],
-            "marker": "osv^DPX*<>hpd8"[index],
-            "linestyle": "-" if index < 7 else "--",
+            "marker": "osv^DPX*<>hpd8.+x"[index],
+            "linestyle": ("-", "--", ":")[index // 7],
             "label": strategy,
         }
-        left.plot(list(of), [top1(of[r]) for r in of], **style)
-        right.plot(list(of), [100 * compression_error(of[r], r) for r in of], **style)
-    for axis, name in ((left, "test accuracy, %"), (right, "compression error, %")):
-        axis.set_xscale("log", base=2, subs=[])
-        axis.set_xticks(RATIOS, [str(r) for r in RATIOS])
-        axis.set_xlabel("compression ratio (whole network)")
-        axis.set_ylabel(name)
-        axis.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=7, fontsize=8)
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
+        for rate, axis in zip(rates, panels, strict=False):
+            of = {r: grid.of(groups, strategy, r, rate) for r in grid.ratios}
+            means = {r: statistics.fmean(top1(records)) for r, records in of.items() if records}
+            axis.plot(list(means), list(means.values()), **style)
+            errors = {r: 100 * compression_error(of[r], r) for r in means}
+            panels[-1].plot(list(errors), list(errors.values()), **style)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=6, fontsize=8)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
 
 
 def show(records: list[Record], folder: Path) -> str | None:
     """The page of the study; draws its plots into the folder."""
-    groups = results(records)
+    groups = MNIST.results(records)
     if not groups:
         return None
-    draw(groups, folder / "compression.png")
-    return (
-        "# MNIST CNN: accuracy against compression\n\nTest accuracy in %, 5 epochs, learning rate"
-        " 1e-4 (thesis, section 4.2.3); from the records beside this page, by"
-        " `studies/foresight.py show`.\n\n"
-        + table(groups)
-        + "\n![accuracy against compression, and compression error](compression.png)\n"
+    draw(MNIST, groups, folder / "compression.png")
+    page = (
+        "# MNIST CNN: accuracy against compression\n\nTest accuracy in %, 5 epochs (thesis, section"
+        f" 4.2.3), {SAYS}. From the records beside this page, by `studies/foresight.py show`, which"
+        " says what rows are.\n\n![accuracy against compression, and compression error]"
+        "(compression.png)\n"
     )
+    for rate in MNIST.rates:
+        if any(cell.rate == rate for cell in groups):
+            own = ", the thesis's" if rate == MNIST.rate else ""
+            page += f"\n## Learning rate {rate:g}{own}\n\n{table(MNIST, groups, rate)}"
+    return page
 
+
+STUDY = Study(
+    __doc__,
+    MNIST.name,
+    MNIST.jobs,
+    show,
+    seconds=lambda _: CPU_SECONDS,
+    seeds=(0, 1, 2),
+    local=QUIET,
+    block=MNIST.block,
+)
 
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, FOLDER, jobs, show)))
+    sys.exit(carry_out(STUDY))

@@ -1,10 +1,11 @@
 """EarlyCroP's figure of reinforcement learning: the return of sparse actors, on three environments.
 
-python studies/reinforcement.py run [--seeds 0 1 2 3 4] [--jobs 2]
+python studies/reinforcement.py plan
+python studies/reinforcement.py run [--seeds 0 1 2 3 4] [--jobs 2] [--minutes 60]
 python studies/reinforcement.py show    # table and plots, into results/reinforcement
 
 The slides draw the return of a 3-layer network against its sparsity; they print no number, so the
-sparsities are ours. `run` resumes where it stopped and runs nothing twice.
+sparsities are ours.
 """
 
 import statistics
@@ -17,11 +18,12 @@ sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
 
+from prunezoo.reporting.intervals import NOT_RUN, SAYS, half_width, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.pages.looks import MARKERS
 from prunezoo.reporting.pages.palette import COLOURS
-from prunezoo.reporting.records import Job, Record, standard_error
+from prunezoo.reporting.records import Job, Record
 
 ENVIRONMENTS = {
     "CartPole-v1": "cartpole",
@@ -45,6 +47,11 @@ METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 TEST = ("data.validation=0", "cost.tracker=none")  # no weights are chosen: the last are tested
 SEEDS = (0, 1, 2, 3, 4)
+SECONDS = {
+    "CartPole-v1": 12.0,
+    "LunarLander-v3": 37.0,
+    "Acrobot-v1": 21.0,
+}  # of one core, a training
 Cell = tuple[str, str, str]  # environment, method, sparsity
 DENSITY = {"80%": 20.0, "95%": 5.0, "98%": 2.0}  # weights that stay, in %
 
@@ -97,13 +104,12 @@ def line(cell: Cell, records: list[Record]) -> str:
     """A row of the table."""
     _, method, sparsity = cell
     if not records:
-        return f"| {method} | {sparsity} | 0 | not run | | | |"
-    values, error = returns(records), standard_error(returns(records))
-    mean = f"{statistics.fmean(values):.1f}" + (f" ± {error:.1f}" if error is not None else "")
+        return f"| {method} | {sparsity} | 0 | {NOT_RUN} | | | |"
+    values = returns(records)
     first = [r.summary.get("derived/first_pruning_epoch") for r in records]
     epochs = ", ".join(f"{epoch:g}" for epoch in first if epoch is not None)
     weights = statistics.fmean(100 * float(r.summary["model/sparsity"]) for r in records)
-    figures = f"{mean} | {min(values):.1f} | {weights:.1f} %"
+    figures = f"{shown(values, 1)} | {min(values):.1f} | {weights:.1f} %"
     return f"| {method} | {sparsity} | {len(values)} | {figures} | {epochs} |"
 
 
@@ -121,7 +127,7 @@ def paint(environment: str, records_of: dict[Cell, list[Record]], axes: Axes) ->
     """Return against the weights that stay: a line a method, a band where nothing was removed."""
     dense = returns(records_of.get((environment, DENSE, ""), []))
     if dense:
-        mean, error = statistics.fmean(dense), standard_error(dense) or 0.0
+        mean, error = statistics.fmean(dense), half_width(dense) or 0.0
         axes.axhline(mean, color=COLOURS[0], label=DENSE)
         axes.axhspan(mean - error, mean + error, color=COLOURS[0], alpha=0.2, lw=0)
     sparsities = SPARSITIES[environment]
@@ -131,7 +137,7 @@ def paint(environment: str, records_of: dict[Cell, list[Record]], axes: Axes) ->
         axes.errorbar(
             [DENSITY[s] for s in there],
             list(map(statistics.fmean, values)),
-            yerr=[standard_error(each) or 0.0 for each in values],
+            yerr=[half_width(each) or 0.0 for each in values],
             marker=MARKERS[i],
             color=COLOURS[i],
             capsize=2,
@@ -154,20 +160,34 @@ def show(records: list[Record], folder: Path) -> str | None:
     page = [
         "# Sparse actors\n",
         "Advantage actor-critic with a network of three hidden layers, as EarlyCroP's slides have"
-        " it, pruned by their methods; mean ± standard error over seeds of the mean return of 100"
-        " test episodes, played by the likeliest action of the last weights. The slides show this"
-        " as a figure of which no number is printed, so the sparsities are ours. From records in"
-        " this folder, by `studies/reinforcement.py show`.\n",
+        " it, pruned by their methods; mean return of 100 test episodes, played by the likeliest"
+        f" action of the last weights, {SAYS}. The slides show this as a figure of which no number"
+        " is printed, so the sparsities are ours. From records in this folder, by"
+        " `studies/reinforcement.py show`.\n",
     ]
     for environment, name in ENVIRONMENTS.items():
         if not any(cell[0] == environment for cell in records_of):
             continue
-        caption = f"{environment}: return against the weights removed, mean ± standard error"
+        caption = f"{environment}: return against the weights removed, mean and 95 % interval"
         draw(name, caption, folder, lambda axes, e=environment: paint(e, records_of, axes))
         page += [f"## {environment}\n", table(environment, records_of)]
         page.append(f"![{caption}]({name}.png)\n")
     return "\n".join(page)
 
 
+def _environment(job: Job) -> str:
+    return next(name for name in ENVIRONMENTS if name in job.place)
+
+
+STUDY = Study(
+    __doc__,
+    "reinforcement",
+    jobs,
+    show,
+    seconds=lambda job: SECONDS[_environment(job)],
+    seeds=SEEDS,
+    block=_environment,
+)
+
 if __name__ == "__main__":
-    sys.exit(carry_out(Study(__doc__, "reinforcement", jobs, show, SEEDS)))
+    sys.exit(carry_out(STUDY))

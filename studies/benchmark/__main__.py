@@ -9,16 +9,15 @@ after `--minutes` it starts no more and ends with those that it has begun.
 """
 
 import argparse
-import os
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from prunezoo.reporting.answer import answer
-from prunezoo.reporting.jobs.launch import Places, missing, run_here, run_jobs
+from prunezoo.reporting.jobs.launch import Places
+from prunezoo.reporting.jobs.study import LAUNCHER, print_plan, run_in_time
 from prunezoo.reporting.records import Job, load_records
 from prunezoo.reporting.tables.command_line import count
 from studies.benchmark.estimate import seconds
@@ -28,9 +27,7 @@ from studies.benchmark.runs import Runs, table
 from studies.benchmark.trainings import FOLDER, SETTINGS, Training, planned
 
 ROOT = Path(__file__).resolve().parents[2]
-LATER = -1  # status of a job that was not started, as time was up
 QUIET = ("log.tracker=none", "log.every=100%", "checkpoint.every=25%")
-LAUNCHER = ("nice", "-n", "5", sys.executable)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,62 +64,30 @@ def _wanted(arguments: argparse.Namespace) -> list[Training]:
     return [t for t in planned(arguments.seeds) if t.setting.name in arguments.settings]
 
 
-def _places(arguments: argparse.Namespace, local: Sequence[str] = ()) -> Places:
-    results = arguments.results.resolve()
-    return Places(ROOT, ROOT / "runs" / FOLDER, results, LAUNCHER, (*QUIET, *local))
-
-
 def _plan(arguments: argparse.Namespace) -> int:
-    runs = Runs(load_records(arguments.results))
-    blocks: dict[str, list[Training]] = defaultdict(list)
+    records = load_records(arguments.results)
+    runs, known = Runs(records), {record.job.name for record in records}
+    blocks: dict[str, list[Job]] = defaultdict(list)
+    took: dict[Job, float] = {}
     for training in _wanted(arguments):
         setting, _, point, length, seed = training
-        blocks[f"{setting.name}, point {point}, {length}, seed {seed}"].append(training)
-    places, total = _places(arguments), 0.0
-    for name, block in blocks.items():
-        left = [t for t in block if not places.record(t.job).exists()]
-        took = sum(seconds(t, runs) for t in left)
-        total += took
-        print(f"{name}: {len(left)} of {len(block)} left, {took / 60:.0f} CPU minutes")
-    hours = total / 3600
-    clock = f"{hours / arguments.jobs:.1f} hours, {arguments.jobs} at a time"
-    print(f"{hours:.1f} CPU hours are left: {clock}")
+        blocks[f"{setting.name}, point {point}, {length}, seed {seed}"].append(training.job)
+        took[training.job] = seconds(training, runs)
+    print_plan(blocks, took.__getitem__, lambda job: job.name in known, arguments.jobs)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the trainings, which inherit it
     paths = {"cifar10": arguments.data, "imagenette": arguments.imagenette}
-    trainings = _wanted(arguments)
-    until = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
-    failed = later = 0
-    places = _places(arguments)
-    left = missing([training.job for training in trainings], places)
-    print(f"{len(left)} trainings to run, {arguments.jobs} at a time", flush=True)
-    data_of = {training.job: training.setting.data for training in trainings}
-    start = _starter(until, {job: paths[data] for job, data in data_of.items()}, arguments)
-    for job, status in run_jobs(left, places, start, arguments.jobs):
-        later += status == LATER
-        failed += status not in (0, LATER)
-        if status != LATER:
-            ending = f"exit status {status}; see {places.folder(job)}.out" if status else "done"
-            print(f"{job.name}: {ending}", flush=True)
-    if later:
-        print(f"time is up: {later} trainings are left; run again to go on", flush=True)
-    return int(failed > 0)
+    data_of = {training.job: training.setting.data for training in _wanted(arguments)}
+    results = arguments.results.resolve()
 
-
-def _starter(
-    until: float, paths: dict[Job, Path | None], arguments: argparse.Namespace
-) -> Callable[[Job, Places], int]:
-    def start(job: Job, _: Places) -> int:
-        if time.monotonic() >= until:
-            return LATER
-        path = paths[job]
+    def places(job: Job) -> Places:
+        path = paths[data_of[job]]
         local = (f"data.path={path.resolve()}",) if path else ()
-        return run_here(job, _places(arguments, local))
+        return Places(ROOT, ROOT / "runs" / FOLDER, results, LAUNCHER, (*QUIET, *local))
 
-    return start
+    return run_in_time(list(data_of), places, arguments.jobs, arguments.minutes)
 
 
 def _show(arguments: argparse.Namespace) -> int:

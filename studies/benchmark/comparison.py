@@ -8,16 +8,7 @@ from itertools import pairwise
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-LEVEL = 0.95
 BySeed = Mapping[int, float]
-
-
-def half_width(values: Sequence[float], level: float = LEVEL) -> float | None:
-    """Half of Student's interval of a mean, t s/√n with n − 1 degrees; None of one value."""
-    if len(values) < 2:
-        return None
-    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def paired(first: BySeed, second: BySeed) -> list[float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from prunezoo.reporting.intervals import shown
 from studies.benchmark.rows import DENSE, ORACLE, PRUNE_TRAIN, SMALL, Kind
 from studies.benchmark.runs import Run, Runs
 from studies.benchmark.tables import (
@@ -16,7 +17,6 @@ from studies.benchmark.tables import (
     mean,
     rank_table,
     read_off,
-    shown,
     unsized,
 )
 from studies.benchmark.trainings import MIDDLE, REMOVED, SETTINGS, Setting

@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from prunezoo.reporting.intervals import NOT_RUN, half_width, shown
 from prunezoo.reporting.pages.experiments import Point, pareto
-from studies.benchmark.comparison import at_cost, half_width, holm, p_value, paired, ranks
+from studies.benchmark.comparison import at_cost, holm, p_value, paired, ranks
 from studies.benchmark.rows import DENSE, FIXED, ORACLE, RANDOM_ERK, SMALL, Kind, Row, fixed_name
 from studies.benchmark.runs import COSTS, Group, Run, Runs
 from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
@@ -12,7 +13,7 @@ from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("training FLOPs", "CPU seconds")
 Accuracies = Mapping[str, Mapping[int, float]]  # method → seed → test accuracy
-NOT_RUN, OUTSIDE = "not run", "outside"
+OUTSIDE = "outside"
 
 
 def groups(runs: Runs, setting: Setting, kind: Kind, point: int) -> list[Group]:
@@ -220,14 +221,6 @@ def unsized(runs: Runs, setting: Setting) -> str:
 def mean(values: Sequence[float]) -> float:
     """The mean; −∞ of nothing, which sorts last."""
     return statistics.fmean(values) if values else float("-inf")
-
-
-def shown(values: Sequence[float]) -> str:
-    """Mean ± half of its 95 % interval."""
-    if not values:
-        return NOT_RUN
-    width = half_width(values)
-    return f"{mean(values):.2f}" + (f" ± {width:.2f}" if width is not None else "")
 
 
 def read_off(accuracies: Mapping[int, float]) -> str:

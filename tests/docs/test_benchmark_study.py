@@ -11,6 +11,8 @@ from scipy import stats
 
 from prunezoo.models.count import count
 from prunezoo.models.zoo import MODELS
+from prunezoo.reporting.intervals import half_width
+from prunezoo.reporting.jobs import study
 from prunezoo.reporting.jobs.launch import Places
 from prunezoo.reporting.records import Record, load_records
 from prunezoo.schema.recipe import load
@@ -43,15 +45,15 @@ def test_intervals_and_p_values_are_scipys():
     assert gap == [2.0, 0.5, 0.5]
     paired = stats.ttest_rel([50.0, 52.5, 49.0], [48.0, 52.0, 48.5])
     assert comparison.p_value(gap) == pytest.approx(paired.pvalue)
-    width = comparison.half_width(gap)
+    width = half_width(gap)
     assert width == pytest.approx(paired.confidence_interval(0.95).high - 1.0)
-    assert comparison.half_width([1.0]) is comparison.p_value([1.0]) is None
+    assert half_width([1.0]) is comparison.p_value([1.0]) is None
     assert comparison.p_value([2.0, 2.0]) == 0
     assert comparison.p_value([0.0, 0.0]) == 1
 
 
 def test_three_seeds_take_students_factor_of_4_30():
-    width = comparison.half_width([-1.0, 0.0, 1.0])
+    width = half_width([-1.0, 0.0, 1.0])
     assert width == pytest.approx(4.302652729911275 / math.sqrt(3))
 
 
@@ -177,9 +179,9 @@ def test_a_run_goes_on_where_it_stopped_and_starts_nothing_after_its_minutes(
         return 0
 
     clock = [0.0]
-    monkeypatch.setattr(benchmark.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(study.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(benchmark, "ROOT", tmp_path)
-    monkeypatch.setattr(benchmark, "run_here", train)
+    monkeypatch.setattr(study, "run_here", train)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     words = ["--results", str(tmp_path / "results"), "run", "--seeds", "1", "--minutes", "1"]
     words += ["--settings", "small_conv", "--data", str(tmp_path)]
@@ -193,7 +195,7 @@ def test_a_run_goes_on_where_it_stopped_and_starts_nothing_after_its_minutes(
     folder = tmp_path / "runs/benchmark" / names[0].replace("/", "-")
     assert (folder / "settings").read_text().startswith("nice -n 5 ")
     assert f"data.path={tmp_path}" in (folder / "settings").read_text()
-    assert benchmark.os.environ["OMP_NUM_THREADS"] == "1"
+    assert study.os.environ["OMP_NUM_THREADS"] == "1"
 
 
 # ── the page ─────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from prunezoo.pruning.laboratory.table import compact, write
-from studies import mean_replacement as study
+from studies import penalty_figures as study
 from studies import penalty_records as records
 
 METHODS = [f"{bp}{score}" for score in records.SCORES for bp in ("", "bp_")]

@@ -96,6 +96,19 @@ def test_other_forecasters_decide_by_the_same_algorithm(run_recipe, options):
     assert (first > 0) == ("untrained=off" in options)
 
 
+@pytest.mark.slow
+def test_the_latest_measurement_may_choose_among_as_many(run_recipe):
+    only = BEP.replace("start: 1ep", "start: 3ep")
+    _, folder = run_recipe(DIGITS, *SMALL, only, "pruning.selection.choose=latest")
+    never = BEP.replace("start: 1ep, every: 1ep, end: 100%", "start: 100%")
+    _, dense = run_recipe(DIGITS, *SMALL, never)
+    left, all_units = (load_file(f / "saliency.safetensors") for f in (folder, dense))
+    last = int((left["times"] <= 3).sum()) - 1
+    for axis, size in widths(events(folder)[0]).items():
+        best = all_units[axis][last].topk(size).values
+        assert torch.equal(left[axis][last].sort(descending=True).values, best)
+
+
 def test_decisions_before_the_second_pause_need_the_first(run_recipe, capsys):
     early = ("pruning.schedule.start=2it", "pruning.selection.untrained=off")
     status, _ = run_recipe(DIGITS, *SMALL, BEP, *early)

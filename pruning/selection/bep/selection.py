@@ -62,9 +62,10 @@ class BayesianEarlyPruning(Selection):
     For comparison: `forecast` (pruning/selection/bep/forecast.py) replaces the multi-output process
     by independent ones, by the latest measurement, or by the same fit read now; `prior: none` fits
     the exact posterior by likelihood alone, as BEP says; `kernel: decay_constant` lets latents stay
-    (ours); `steps` bounds the fit (default: 30 of L-BFGS; Adam until it converges); `trend: off`
-    leaves out the check that turns rising elements over; `untrained: off` leaves out the pause
-    before the first step, of which BEP does not speak.
+    (ours); `choose: latest` leaves each decision its number of units and takes those that were
+    measured highest last; `steps` bounds the fit (default: 30 of L-BFGS; Adam until it converges);
+    `trend: off` leaves out the check that turns rising elements over; `untrained: off` leaves out
+    the pause before the first step, of which BEP does not speak.
     """
 
     scored = False
@@ -85,6 +86,7 @@ class BayesianEarlyPruning(Selection):
         latents: int = 12,
         dense_latents: int = 4,
         forecast: Literal["mogp", "gp", "latest", "smoothed"] = "mogp",
+        choose: Literal["forecast", "latest"] = "forecast",
         inference: Literal["exact", "variational"] = "exact",
         inducing: int = 60,
         kernel: Literal["decay", "decay_constant"] = "decay",
@@ -117,7 +119,7 @@ class BayesianEarlyPruning(Selection):
         self.every, self.bucket = every, bucket
         self.penalty, self.dynamic, self.draws = penalty, dynamic, draws
         self.latents, self.dense_latents = latents, dense_latents
-        self.untrained = untrained
+        self.untrained, self.choose = untrained, choose
         shared = {"forecast": forecast, "trend": trend, "kernel": kernel, "steps": steps}
         # the variational bound has no prior on hyper-parameters, the exact fit no inducing points
         own = {"inducing": inducing} if inference == "variational" else {"prior": prior}
@@ -268,6 +270,8 @@ class BayesianEarlyPruning(Selection):
             axis, forecast, alive, (time, min(time + plan.step, plan.total), plan.total)
         )
         self.budgets[axis] = decision.budget
+        if self.choose == "latest":
+            return keep_exactly(measured[-1, alive], int(decision.keep.sum()))
         return decision.keep
 
     def _permissive(self, round: ChannelRound, schedule: Schedule) -> Keep:
