@@ -42,10 +42,13 @@ class Source:
         return here
 
     def locate(self, key: Key) -> str:
-        """`file:line` of a key, or of its nearest parent, or the file alone."""
+        """`file:line` of a key, else of what is below it, or of its nearest parent, or the file."""
         for end in range(len(key), 0, -1):
-            if key[:end] in self.where:
-                file, line = self.where[key[:end]]
+            # `--set a.b.c=1` states a.b.c alone, and the fault may be a.b
+            below = (place for stated, place in self.where.items() if stated[:end] == key[:end])
+            place = self.where.get(key[:end]) or next(below, None)
+            if place:
+                file, line = place
                 return f"{brief(file, 200)}:{line}" if line else brief(file, 200)
         return brief(self.file, 200)
 
