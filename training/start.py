@@ -81,8 +81,21 @@ def _go_on(run: Run) -> None:
                 _say(f"{run.folder}: no checkpoint yet; begins again at step 0")
             if path is not None and faults:
                 checkpoint.set_aside(path)
-                _say(f"{', '.join(faults)} (now *.damaged); goes on from {path}")
+                _say(f"{', '.join(faults)} (now *.damaged)")
+            if path is not None:
+                _say(_from_here(run, path))
             _say(*_mend(run, size), *_best_fault(run))
+
+
+def _from_here(run: Run, path: Path) -> str:
+    """The line that says where a run goes on; a rewound run has done more steps than it counts."""
+    at, total = run.position, run.total_steps
+    done = f", {run.work:,} done" if run.work != at else ""
+    epoch, epochs = (f"{steps / run.steps_per_epoch:.4g}" for steps in (at, total))
+    left = f"{total - at:,} steps left" if at < total else "the test is left"
+    return (
+        f"goes on from {path}: step {at:,} of {total:,}{done} (epoch {epoch} of {epochs}), {left}"
+    )
 
 
 def _mend(run: Run, size: int) -> list[str]:
