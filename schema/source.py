@@ -30,9 +30,9 @@ class Source:
     where: dict[Key, Where] = field(default_factory=dict)
     file: str = ""
 
-    def states(self, key: Key) -> bool:
-        """Return True if the recipe writes this key, itself or as a section's bare word."""
-        return key in self.where or (key[-1] == "name" and isinstance(self.value(key[:-1]), str))
+    def states(self, key: Key, value: Any) -> bool:
+        """Return True if the recipe writes this key, itself or as its section's one word."""
+        return key in self.where or self.value(key[:-1]) == value
 
     def value(self, key: Key) -> Any:
         """The value at a key, None where there is none."""
