@@ -177,7 +177,9 @@ def test_plain_folders_of_images_and_masks(tmp_path):
     (batch,) = data.evaluation_batches("test", 4)
     assert data.info.targets.outputs == 4
     assert torch.equal(batch.targets[0], corners(20, 32)[1].long())
-    with pytest.raises(DataError, match=r"neither JPEGImages and ImageSets/Main/train.txt; docs/data"):
+    with pytest.raises(
+        DataError, match=r"neither JPEGImages and ImageSets/Main/train.txt; docs/data"
+    ):
         opened(tmp_path, "boxes")
 
 
