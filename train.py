@@ -1,6 +1,6 @@
 """Train a recipe: until the pruner is due, prune, repeat; then test once and say what it cost.
 
-accelerate launch train.py --recipe R.yaml [key=value …] [--resume] [--dry-run]
+accelerate launch train.py --recipe R.yaml [key=value …] [--resume] [--dry-run [--defaults]]
 accelerate launch train.py --resume --output runs/NAME
 """
 
@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         if command.dry_run:
             from prunezoo.training.dry_run import plan
 
-            print(plan(recipe, source, processes=command.processes or 1), flush=True)
+            whole = {"processes": command.processes or 1, "defaults": command.defaults}
+            print(plan(recipe, source, **whole), flush=True)
             return 0
         from prunezoo.reporting.conventions import conventions
         from prunezoo.training.best import evaluate_best
@@ -85,6 +86,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="print what would be done; needs no data"
     )
     parser.add_argument(
+        "--defaults",
+        action="store_true",
+        help="with --dry-run: also print the values that the recipe leaves at their defaults",
+    )
+    parser.add_argument(
         "--processes",
         type=count,
         help="with --dry-run: the number of processes that will run",
@@ -100,6 +106,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.set += command.settings
     if command.processes and not command.dry_run:
         parser.error("--processes is for --dry-run; use accelerate launch --num_processes N")
+    if command.defaults and not command.dry_run:
+        parser.error("--defaults is for --dry-run; a run writes all values to recipe.resolved.yaml")
     if command.recipe is None:
         if not (command.resume and command.output):
             parser.error("--recipe is missing: a YAML file, or --resume --output of a run folder")

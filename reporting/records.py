@@ -25,7 +25,10 @@ from prunezoo.schema.headline import Headline
 from prunezoo.training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
-OPTIONS = ("recipe", "set", "output", "resume", "dry-run", "processes", "online", "traceback")
+OPTIONS = (
+    *("recipe", "set", "output", "resume", "dry-run", "defaults", "processes", "online"),
+    "traceback",
+)
 VALUED = ("recipe", "set", "output", "processes")  # those of them that have a value
 SETTING = re.compile(r"[a-z]\w*(\.\w+)*=")
 REMEDY = "write it with tables.py collect"

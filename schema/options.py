@@ -32,6 +32,14 @@ class Option:
 Options = dict[str, Option]
 
 
+class OptionError(ValueError):
+    """An option that is unknown, or whose value does not fit; `option` is its name."""
+
+    def __init__(self, option: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.option = option
+
+
 @cache
 def registry(module: str, name: str) -> dict[str, Options]:
     """Options by key of the dictionary `name` of a module such as `prunezoo.pruning.criteria`.
@@ -80,7 +88,8 @@ def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str
     options = names[key]
     for option in given:
         if option not in options:
-            raise ValueError(f"{key} has no option {option}{_near(option, options)}")
+            sentence = f"{key} has no option {option}{_near(option, options)}"
+            raise OptionError(option, sentence)
     missing = [o for o, option in options.items() if not option.optional and o not in given]
     if missing:
         raise ValueError(f"{key} needs {', '.join(missing)}; write it")
@@ -102,9 +111,8 @@ def _typed(key: str, option: str, annotation: str, value: Any) -> Any:
             check_switch(kind)
         typed = TypeAdapter(kind, config=FINITE).validate_python(value)
     except ValidationError as error:
-        raise ValueError(
-            f"{option}: {value!r} of {key}: {error.errors()[0]['msg']}; write {annotation}"
-        ) from None
+        wrong = f"{value!r} of {key}: {error.errors()[0]['msg']}; write {annotation}"
+        raise OptionError(option, f"{option}: {wrong}") from None
     if isinstance(typed, int) and abs(typed) > LARGEST:
         raise ValueError(f"{option}: {value!r} of {key}: write {LARGEST:,} or less")
     return typed

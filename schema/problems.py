@@ -14,7 +14,9 @@ from prunezoo.schema.source import (
 
 def problem(fault: dict[str, Any], source: Source, recipe: type[BaseModel]) -> str:
     """Return where a fault that pydantic found in a recipe lies, what is wrong, what to write."""
-    return f"{source.locate(_named(fault))}: {sentence(fault, recipe)}"
+    option = getattr(fault.get("ctx", {}).get("error"), "option", None)
+    place = (*_named(fault), *filter(None, [option]))
+    return f"{source.locate(place)}: {sentence(fault, recipe)}"
 
 
 def _named(fault: dict[str, Any]) -> Key:
@@ -31,8 +33,10 @@ def sentence(fault: dict[str, Any], recipe: type[BaseModel]) -> str:
     dotted = ".".join(map(str, named))
     if fault["type"] == "extra_forbidden":
         names = _fields_at(recipe, named[:-1])
-        near = difflib.get_close_matches(str(named[-1]), names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = difflib.get_close_matches(str(named[-1]), names, n=1) or _elsewhere(
+            recipe, str(named[-1])
+        )
+        hint = f"did you mean {' or '.join(near[:2])}? " if near else ""
         place = f" in {'.'.join(map(str, named[:-1]))}" if named[:-1] else ""
         return f"unknown key {named[-1]}{place} ({hint}known: {', '.join(names)})"
     if fault["type"] == "missing":
@@ -69,6 +73,18 @@ def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
     if not is_section:
         return []
     return sorted(f.alias or name for name, f in current.model_fields.items())
+
+
+def _elsewhere(section: type[BaseModel], name: str) -> list[str]:
+    """Dotted keys of the sections below that end in this name, such as training.batch_size."""
+    found = []
+    for field, info in section.model_fields.items():
+        below = _section_of(info.annotation)
+        if below is not None:
+            names = [info.alias or key for key, info in below.model_fields.items()]
+            found += [f"{field}.{each}" for each in names if each == name]
+            found += [f"{field}.{each}" for each in _elsewhere(below, name)]
+    return found
 
 
 def _section_of(annotation: Any) -> Any:

@@ -30,9 +30,9 @@ class Source:
     where: dict[Key, Where] = field(default_factory=dict)
     file: str = ""
 
-    def states(self, key: Key) -> bool:
-        """Return True if the recipe writes this key, itself or as a section's bare word."""
-        return key in self.where or (key[-1] == "name" and isinstance(self.value(key[:-1]), str))
+    def states(self, key: Key, value: Any) -> bool:
+        """Return True if the recipe writes this key, itself or as its section's one word."""
+        return key in self.where or self.value(key[:-1]) == value
 
     def value(self, key: Key) -> Any:
         """The value at a key, None where there is none."""
@@ -42,10 +42,13 @@ class Source:
         return here
 
     def locate(self, key: Key) -> str:
-        """`file:line` of a key, or of its nearest parent, or the file alone."""
+        """`file:line` of a key, else of what is below it, or of its nearest parent, or the file."""
         for end in range(len(key), 0, -1):
-            if key[:end] in self.where:
-                file, line = self.where[key[:end]]
+            # `--set a.b.c=1` states a.b.c alone, and the fault may be a.b
+            below = (place for stated, place in self.where.items() if stated[:end] == key[:end])
+            place = self.where.get(key[:end]) or next(below, None)
+            if place:
+                file, line = place
                 return f"{brief(file, 200)}:{line}" if line else brief(file, 200)
         return brief(self.file, 200)
 

@@ -100,14 +100,16 @@ class Report(AbstractContextManager["Report"]):
         table.add_column("")
         table.add_column("dense", justify="right")
         table.add_column("final", justify="right")
-        for name, key in (("parameters", "params"), ("MACs per image", "macs")):
+        example = s["data/example"]
+        for name, key in (("parameters", "params"), (f"MACs per {example}", "macs")):
             table.add_row(name, f"{s['dense/' + key]:,}", f"{s['model/' + key]:,}")
         first, last = (rate(s["cost/segments"][end]) for end in (0, -1))
-        table.add_row("training images/s", first, last)
+        table.add_row(f"training {example}s/s", first, last)
         for name, text in self.results(s, past):
             table.add_row(name, "", text)
         table.add_row("wall clock", "", clock(s["cost/wall_hours"] * 3600))
-        table.add_row("GPU hours", "", f"{s['cost/gpu_hours']:.4f}")
+        kind = "GPU" if s["cost/gpu_hours"] else "device"
+        table.add_row(f"{kind} hours", "", f"{s[f'cost/{kind.lower()}_hours']:.4f}")
         if s["cost/energy_kwh"] is not None:
             table.add_row("energy", "", f"{1e3 * s['cost/energy_kwh']:.2f} Wh")
             table.add_row("emissions", "", f"{1e3 * s['cost/emissions_kgco2e']:.2f} g CO2e")
@@ -129,6 +131,6 @@ class Report(AbstractContextManager["Report"]):
 
 
 def rate(segment: dict[str, float]) -> str:
-    """Images a second of a segment, or a dash where nothing was timed."""
+    """Examples a second of a segment, or a dash where nothing was timed."""
     seconds = segment["timed_seconds"]
     return f"{segment['timed_images'] / seconds:,.0f}" if seconds > 0 else "–"

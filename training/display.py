@@ -68,7 +68,7 @@ class Display:
         if headline.validation in self.lines:
             yield f"validation {headline.shown(self.lines[headline.validation])}"
         if self.lines.get(RATE) is not None:
-            yield f"{self.lines[RATE]:,.0f} images/s"
+            yield f"{self.lines[RATE]:,.0f} {run.data.info.word}s/s"
 
     def _left(self) -> float:
         """Seconds to the end at the pace since the first line; 0 where there is none yet."""

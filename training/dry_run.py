@@ -7,16 +7,18 @@ from prunezoo.models import trees
 from prunezoo.schema.recipe import Recipe
 from prunezoo.schema.source import Source
 from prunezoo.schema.training import DENSE
-from prunezoo.training.data.data import DataInfo, info
+from prunezoo.training.data.data import DataInfo, absent, info
 from prunezoo.training.distillation import rehearse_teacher
 from prunezoo.training.limits import check_settings
-from prunezoo.training.memory import estimate
+from prunezoo.training.memory import estimate, machine_memory
 from prunezoo.training.rehearsal import empty_model, rehearse, sized, steps_per_epoch, trained_sizes
 from prunezoo.training.start import resolved
 
 
-def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
-    """The resolved recipe with origins, then sizes, steps, memory and pruning events, as text.
+def plan(recipe: Recipe, source: Source, *, processes: int = 1, defaults: bool = False) -> str:
+    """The recipe's values with their origins, then sizes, steps, memory, prunings, missing data.
+
+    `defaults`: values that neither files nor settings state, too.
 
     Raises:
         RecipeError: a name that does not exist, a batch that does not divide over `processes`, a
@@ -26,7 +28,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     check_settings(recipe)
     about = info(recipe.data)
     sizes = rehearse(recipe, about, processes)
-    batch = recipe.training.batch_size
+    batch, example = recipe.training.batch_size, about.word
     per_epoch = steps_per_epoch(recipe, about)
     total = recipe.training.duration.steps(per_epoch)
     trained = trained_sizes(recipe, about, empty_model(recipe, about))
@@ -35,19 +37,41 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1) -> str:
     most = trained[recipe.data.train_sizes[-1]]
     at_most = "at most" if recipe.training.gradient_checkpointing else "about"
     rows = {
-        "data": f"{about.name}: {about.train_images:,} train,"
-        f" {about.validation_images:,} validation,"
-        f" {about.test_images:,} test images of {trees.described(about.example)}",
-        "model": f"{recipe.model.name}: {sizes.params:,} parameters, {sizes.macs:,} MACs an image",
-        "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} images",
-        "training FLOPs": f"{6 * sum(macs.values()):.3g} dense (2 a MAC × 3 passes)"
+        "data": _data(about),
+        "model": f"{recipe.model.name}: {sizes.params:,} parameters,"
+        f" {sizes.macs:,} MACs per {example}",
+        "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} {example}s",
+        "training FLOPs": f"{6 * sum(macs.values()):.3g} dense (2 per MAC × 3 passes)"
         + _teacher(recipe, about, sum(macs.values()), steps)
         + _acting(about, sum(macs.values())),
-        "memory": f"{at_most} {estimate(recipe, most, processes) / 2**30:.2f} GiB a process",
+        "memory": f"{at_most} {_memory(estimate(recipe, most, processes))}",
         "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
-    text = resolved(recipe, source) + "\n"
+    if missing := absent(recipe.data):
+        rows["missing"] = missing
+    text = resolved(recipe, source, defaults=defaults) + "\n"
     return text + "\n".join(f"{name + ':':16}{value}" for name, value in rows.items())
+
+
+def _data(about: DataInfo) -> str:
+    """Counts and shape of examples; an actor makes those that it trains on, and plays episodes."""
+    train, validation, test = about.train_images, about.validation_images, about.test_images
+    shape = trees.described(about.example)
+    if about.environments:
+        return (
+            f"{about.name}: {train:,} transitions of {shape} an epoch,"
+            f" {validation:,} validation and {test:,} test episodes"
+        )
+    counts = f"{train:,} train, {validation:,} validation, {test:,} test {about.word}s"
+    return f"{about.name}: {counts} of {shape}{' words' if about.word == 'row' else ''}"
+
+
+def _memory(needed: float) -> str:
+    """Bytes that a process needs, and whether this machine has them."""
+    room = machine_memory()
+    size = f"{needed / 2**30:,.1f} GiB" if needed >= 2**30 else f"{needed / 2**20:,.1f} MiB"
+    more = f", more than the {room / 2**30:,.1f} GiB here" if needed > room else ""
+    return f"{size} per process{more}"
 
 
 def _steps(recipe: Recipe, per_epoch: int, total: int) -> Counter[int | None]:

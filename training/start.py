@@ -81,8 +81,21 @@ def _go_on(run: Run) -> None:
                 _say(f"{run.folder}: no checkpoint yet; begins again at step 0")
             if path is not None and faults:
                 checkpoint.set_aside(path)
-                _say(f"{', '.join(faults)} (now *.damaged); goes on from {path}")
+                _say(f"{', '.join(faults)} (now *.damaged)")
+            if path is not None:
+                _say(_from_here(run, path))
             _say(*_mend(run, size), *_best_fault(run))
+
+
+def _from_here(run: Run, path: Path) -> str:
+    """The line that says where a run goes on; a rewound run has done more steps than it counts."""
+    at, total = run.position, run.total_steps
+    done = f", {run.work:,} done" if run.work != at else ""
+    epoch, epochs = (f"{steps / run.steps_per_epoch:.4g}" for steps in (at, total))
+    left = f"{total - at:,} steps left" if at < total else "the test is left"
+    return (
+        f"goes on from {path}: step {at:,} of {total:,}{done} (epoch {epoch} of {epochs}), {left}"
+    )
 
 
 def _mend(run: Run, size: int) -> list[str]:
@@ -148,26 +161,29 @@ def _say(*lines: str | None) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def resolved(recipe: Recipe, source: Source) -> str:
-    """The recipe with every value and the file and line, --set or default that it is from."""
-    lines: list[str] = []
+def resolved(recipe: Recipe, source: Source, *, defaults: bool = True) -> str:
+    """The recipe with every value and the file and line, --set or default that it is from.
 
-    def write(value: object, key: tuple[str | int, ...], indent: int) -> None:
+    Without `defaults`: the values alone that files and settings state.
+    """
+
+    def lines(value: object, key: tuple[str | int, ...]) -> Iterator[str]:
         assert isinstance(value, dict)
         for name, item in value.items():
-            here, pad = (*key, name), "  " * indent
+            here, pad = (*key, name), "  " * len(key)
             if isinstance(item, dict) and item:
-                lines.append(f"{pad}{name}:")
-                write(item, here, indent + 1)
+                below = list(lines(item, here))
+                yield from [f"{pad}{name}:", *below] if below else []
                 continue
-            text = yaml.safe_dump(item, default_flow_style=True, width=10_000).removesuffix(
-                "\n...\n"
-            )
-            origin = source.locate(here) if source.states(here) else "default"
-            lines.append(f"{pad}{name}: {text.strip()}  # {origin}")
+            stated = source.states(here, item)
+            if stated or defaults:
+                text = yaml.safe_dump(item, default_flow_style=True, width=10_000)
+                text = text.removesuffix("\n...\n").strip()
+                origin = source.locate(here) if stated else "default"
+                yield f"{pad}{name}: {text}  # {origin}"
 
-    write(recipe.model_dump(mode="json", by_alias=True, exclude_none=True), (), 0)
-    return "\n".join(lines) + "\n"
+    values = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return "\n".join(lines(values, ())) + "\n"
 
 
 def set_numerics(recipe: Recipe) -> None:

@@ -49,6 +49,7 @@ def facts(run: Run) -> Summary:
         "recipe/hash": recipe.hash(),
         "data/name": info.name,
         "data/train_images": info.train_images,
+        "data/example": info.word,
         "model/name": recipe.model.name,
         "dense/params": run.dense.params,
         "dense/macs": run.dense.macs,

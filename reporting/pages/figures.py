@@ -177,7 +177,7 @@ def speedup_figure(
         low, high = axes.get_xlim()[0], max(p.x for p in pairs)
         axes.plot([low, high], [low, high], linestyle="--", color=INK, linewidth=0.8)
         axes.annotate("as predicted", (high, high), ha="right", va="bottom")
-        axes.set_ylabel("measured speed-up (training images/s)")
+        axes.set_ylabel("measured speed-up (of training)")
         few_ticks(axes.xaxis)
         few_ticks(axes.yaxis)
 

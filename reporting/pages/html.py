@@ -16,6 +16,7 @@ from prunezoo.reporting.papers import find_table, number
 from prunezoo.reporting.records import Record
 from prunezoo.reporting.tables.compare import Comparison
 from prunezoo.reporting.tables.grid import Grid, grid
+from prunezoo.schema.example import example_of_all
 
 NOTHING = "<p>No run yet.</p>"
 DIFFERS = "what differs"
@@ -24,11 +25,12 @@ RUN_COLUMNS = (  # heading, summary key, factor; behind the results, and a phone
     ("weights removed [%]", "model/sparsity", 100.0),
     ("training FLOPs", "cost/training_flops", 1.0),
     ("parameters", "model/params", 1.0),
-    ("MACs an image", "model/macs", 1.0),
+    ("MACs per {example}", "model/macs", 1.0),
     ("theoretical speed-up", "model/theoretical_speedup", 1.0),
     ("measured speed-up", "derived/measured_speedup", 1.0),
-    ("training images/s", "throughput/images_per_second", 1.0),
+    ("training {example}s/s", "throughput/images_per_second", 1.0),
     ("wall-clock [h]", "cost/wall_hours", 1.0),
+    ("device hours", "cost/device_hours", 1.0),
     ("GPU hours", "cost/gpu_hours", 1.0),
     ("energy [kWh]", "cost/energy_kwh", 1.0),
     ("emissions [kg CO2e]", "cost/emissions_kgco2e", 1.0),
@@ -224,8 +226,7 @@ def _said(caption: str, name: str) -> str:
 def runs_html(experiments: Sequence[Experiment], looks: Looks) -> str:
     """A setting's experiments with results, sizes and costs, means over seeds."""
     # a column of zeros says nothing: GPU hours where there was no GPU
-    columns = (*_result_columns(experiments), *RUN_COLUMNS)
-    shown = [c for c in columns if any(e.mean(c[1]) for e in experiments)]
+    shown = [c for c in _columns(experiments) if any(e.mean(c[1]) for e in experiments)]
     lines, rows = [], []
     for e in experiments:
         first, look = e.records[0], looks[e.method]
@@ -238,16 +239,20 @@ def runs_html(experiments: Sequence[Experiment], looks: Looks) -> str:
     return table_html(Grid("", headings, rows), lines)
 
 
-def _result_columns(experiments: Iterable[Experiment]) -> list[tuple[str, str, float]]:
-    """Columns like RUN_COLUMNS of the metrics by which experiments are compared."""
+def _columns(experiments: Sequence[Experiment]) -> list[tuple[str, str, float]]:
+    """The metrics by which experiments are compared, and RUN_COLUMNS in the words of their data."""
     headlines = dict.fromkeys(e.headline for e in experiments)
-    return [(line.short, line.test, 1.0) for line in headlines]
+    results = [(line.short, line.test, 1.0) for line in headlines]
+    example = example_of_all(e.records[0].summary for e in experiments)
+    return results + [
+        (name.format(example=example), key, times) for name, key, times in RUN_COLUMNS
+    ]
 
 
 def runs_grid(settings: Settings) -> Grid:
     """All experiments with results, sizes and costs, means over seeds."""
     every = [(name, e) for name, experiments in settings.items() for e in experiments]
-    columns = (*_result_columns(e for _, e in every), *RUN_COLUMNS)
+    columns = _columns([e for _, e in every])
     shown = [c for c in columns if any(e.mean(c[1]) is not None for _, e in every)]
     headings = ["run", "with", "network and data", "seeds", *(name for name, _, _ in shown)]
     rows = []

@@ -169,7 +169,7 @@ def _prunings() -> list[Any]:
     """Sizes by training images; a pruning is a step in their lines."""
     return [
         _line("parameters", "model/params"),
-        _line("MACs of an image", "model/macs"),
+        _line("MACs of an example", "model/macs"),
         _line("weights removed, of 1", "model/sparsity"),
         wr.LinePlot(title="channels of each layer", x="images", metric_regex="^widths/"),
         wr.LinePlot(title="weights of each layer", x="images", metric_regex="^weights/"),

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from prunezoo.models import build
 from prunezoo.models.files.model_file import widths
 from prunezoo.reporting.records import Record
+from prunezoo.schema.example import example_of
 from prunezoo.schema.recipe import Recipe
 from prunezoo.training.data.facts import facts_of
 
@@ -96,7 +97,8 @@ def _result(record: Record) -> Iterator[str]:
     """Test figures, and sizes next to the dense network's."""
     figures = {key: value for key, value in record.summary.items() if key.startswith("eval/")}
     yield "| | dense | this model |\n|---|--:|--:|"
-    for name, key in (("parameters", "params"), ("multiply-accumulates per image", "macs")):
+    macs = f"multiply-accumulates per {example_of(record.summary)}"
+    for name, key in (("parameters", "params"), (macs, "macs")):
         dense, now = record.number(f"dense/{key}"), record.number(f"model/{key}")
         yield f"| {name} | {dense:,} | {now:,} |"
     yield f"| weights removed, % | 0 | {100 * (record.number('model/sparsity') or 0):.2f} |"

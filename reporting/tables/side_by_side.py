@@ -8,6 +8,7 @@ from prunezoo.reporting.errors import RecordError
 from prunezoo.reporting.json_files import SummaryFile, check, read_object
 from prunezoo.reporting.tables.grid import Grid
 from prunezoo.reporting.tables.recipe_difference import RECIPE, differences
+from prunezoo.schema.example import example_of_all
 from prunezoo.schema.headline import Headline
 from prunezoo.training.history import Summary
 
@@ -21,11 +22,12 @@ NAMES: tuple[Line, ...] = (
 )
 LINES: tuple[Line, ...] = (
     ("parameters", "model/params", lambda v: f"{v:,}"),
-    ("MACs per image", "model/macs", lambda v: f"{v:,}"),
+    ("MACs per {example}", "model/macs", lambda v: f"{v:,}"),
     ("weight sparsity", "model/sparsity", lambda v: f"{100 * v:.1f} %"),
-    ("images/s in training, last segment", "cost/segments", lambda v: _rate(v[-1])),
-    ("training FLOPs (2 a MAC × 3 passes)", "cost/training_flops", lambda v: f"{v:.3g}"),
+    ("{example}s/s in training, last segment", "cost/segments", lambda v: _rate(v[-1])),
+    ("training FLOPs (2 per MAC × 3 passes)", "cost/training_flops", lambda v: f"{v:.3g}"),
     ("wall clock", "cost/wall_hours", lambda v: f"{3600 * v:.1f} s"),
+    ("device hours", "cost/device_hours", lambda v: f"{v:.4f}"),
     ("GPU hours", "cost/gpu_hours", lambda v: f"{v:.4f}"),
     ("energy", "cost/energy_kwh", lambda v: f"{1e3 * v:.3f} Wh"),
     ("emissions", "cost/emissions_kgco2e", lambda v: f"{1e3 * v:.3f} g CO2e"),
@@ -46,14 +48,23 @@ def side_by_side(folders: Sequence[Path]) -> Grid:
     summaries = [_summary(folder) for folder in folders]
     names = [line for line in NAMES if not _common(summaries, line[1])]
     results = [_result(headline) for headline in dict.fromkeys(map(Headline.of, summaries))]
-    lines = [*names, *results, *LINES]
-    rows = [[name, *(_shown(s, key, form) for s in summaries)] for name, key, form in lines]
+    lines, example = [*names, *results, *_lines(summaries)], example_of_all(summaries)
+    rows = [
+        [name.format(example=example), *(_shown(s, key, form) for s in summaries)]
+        for name, key, form in lines
+    ]
     found = differences(folders)
     if found:
         nothing = ["" for _ in folders]
         rows += [["", *nothing], ["recipes differ in", *nothing], *found]
     unknown = [f"{f}: no {RECIPE} to compare" for f in folders if not (f / RECIPE).exists()]
     return Grid(_title(summaries), ["", *(folder.name for folder in folders)], rows, unknown)
+
+
+def _lines(summaries: Sequence[Summary]) -> list[Line]:
+    """LINES, without GPU hours where there was no GPU: zeros say nothing."""
+    on_gpu = any(summary.get("cost/gpu_hours") for summary in summaries)
+    return [line for line in LINES if on_gpu or line[1] != "cost/gpu_hours"]
 
 
 def _title(summaries: Sequence[Summary]) -> str:

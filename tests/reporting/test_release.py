@@ -1,5 +1,6 @@
 """Releases: cards that the hub can read, no path or token that leaves, folders that load again."""
 
+import copy
 import json
 import re
 from functools import partial
@@ -14,10 +15,14 @@ from huggingface_hub import ModelCard, constants
 import export
 from prunezoo import models
 from prunezoo.models import build, load, save
+from prunezoo.models.export import Exported
 from prunezoo.models.speed import medians
+from prunezoo.pruning import prune_once
 from prunezoo.reporting.release import folder as releases
+from prunezoo.reporting.release import speed
 from prunezoo.reporting.release.folder import release, without_folders
 from prunezoo.reporting.release.index import ZOO, index_page
+from prunezoo.reporting.release.speed import hint
 from prunezoo.schema.recipe import load as load_recipe
 from tests.support.runs import ROOT
 from tests.support.synthetic_runs import make_run
@@ -149,6 +154,32 @@ def test_an_export_is_shown_next_to_the_dense_network(words, rows, tmp_path, cap
     assert table["parameters"].split() == ["16,794", "7,152", "2.35×"]
     for row in rows:
         assert any(name.startswith(row) for name in table), table
+
+
+@pytest.mark.parametrize(("round_to", "found"), [(1, "hidden"), (8, None)])
+def test_a_slow_pruned_network_is_told_of_widths_that_kernels_want(round_to, found):
+    dense = models.build("mlp", num_classes=3, in_channels=4, units=128, depth=3)
+    pruned = copy.deepcopy(dense)
+    prune_once(pruned, torch.zeros(1, 4), macs="60%", tolerance=0.2, round_to=round_to)
+    said = hint(dense, pruned)
+    assert bool(said) == bool(found)
+    assert all("layers, as hidden" in line and "round_to: 8" in line for line in said)
+    assert not hint(dense, dense)
+
+
+@pytest.mark.parametrize("slow", ["dense", "pruned"])
+def test_the_hint_is_given_where_the_pruned_network_is_slower(slow, monkeypatch, tmp_path):
+    seconds = {"dense": 1.0, "pruned": 1.0} | {slow: 2.0}
+    monkeypatch.setattr(speed, "medians", lambda calls: {call: seconds[call[1]] for call in calls})
+    monkeypatch.setattr(speed, "hint", lambda dense, pruned: ["a hint"])
+    model, file = models.build("digits_cnn", num_classes=10, in_channels=1), tmp_path / "file"
+    file.write_bytes(b"x")
+    made = Exported(file, model, 0.0)
+    image = torch.zeros(1, 1, 8, 8)
+    grid = speed.speed_grid({n: model for n in seconds}, lambda *_: made, "ONNX", image, 4)
+    assert ("a hint" in grid.remarks) == (slow == "pruned")
+    alone = speed.speed_grid({"pruned": model}, lambda *_: made, "ONNX", image, 4)
+    assert "a hint" not in alone.remarks
 
 
 def test_an_export_needs_a_place_and_an_image_size(tmp_path, capsys, monkeypatch):

@@ -52,6 +52,33 @@ def test_equal_recipes_have_no_rows_of_them(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("stated", "word"),
+    [
+        ([{}, {}], "image"),  # of before runs said it
+        ([{"task__name": "language"}], "row"),
+        ([{"data__name": "diabetes", "task__name": "regression"}], "example"),
+        ([{"data__example": "transition"}, {"task__name": "reinforcement"}], "transition"),
+        ([{"data__example": "row"}, {}], "example"),
+        ([{"data__example": "<b>"}], "example"),
+    ],
+)
+def test_speed_and_size_are_in_the_examples_of_the_data(tmp_path, stated, word):
+    folders = [make_run(tmp_path / str(n), **each) for n, each in enumerate(stated)]
+    names = [row[0] for row in side_by_side(folders).rows]
+    assert f"MACs per {word}" in names
+    assert f"{word}s/s in training, last segment" in names
+
+
+def test_hours_are_those_of_gpus_only_where_there_was_one(tmp_path):
+    cpu = make_run(tmp_path / "cpu", cost__gpu_hours=0.0)
+    gpu = make_run(tmp_path / "gpu")
+    hours = {row[0]: row[1:] for row in side_by_side([cpu]).rows if row[0].endswith("hours")}
+    assert hours == {"device hours": ["2.0000"]}
+    hours = {row[0]: row[1:] for row in side_by_side([cpu, gpu]).rows if "hours" in row[0]}
+    assert hours == {"device hours": ["2.0000"] * 2, "GPU hours": ["0.0000", "2.0000"]}
+
+
+@pytest.mark.parametrize(
     ("changed", "title", "row"),
     [
         ({}, "synthetic_cnn on cifar10, Synthetic Processor", None),

@@ -134,6 +134,27 @@ def test_set_overrides_and_is_checked(tmp_path):
     assert "write --set key=value" in fault(tmp_path, GOOD, "seed")
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("training.optimiser.lr=1", "unknown key optimiser in training (did you mean optimizer? "),
+        ("pruning.criterion.trian=on", "pruning.criterion: taylor has no option trian (did you"),
+        ("pruning.criterion.train=7", "pruning.criterion: train: 7 of taylor: "),
+        ("pruning.compensation.nme=none", "pruning.compensation.name is missing; write it"),
+        ("task.entropy=0.1", "task.name is missing; write it"),
+        ("lr=0.1", "unknown key lr (did you mean training.optimizer.lr or "),
+        ("macs=50%", "unknown key macs (did you mean pruning.macs? "),
+        (
+            "pruning.trigger=epi",
+            "unknown key trigger in pruning (did you mean pruning.schedule.trig",
+        ),
+    ],
+)
+def test_a_fault_of_a_setting_is_not_blamed_on_the_recipe(tmp_path, setting, expected):
+    pruned = "pruning: {criterion: taylor, granularity: channel, macs: 50%, application: surgery}\n"
+    assert fault(tmp_path, GOOD + pruned, setting).startswith(f"--set {setting}: {expected}")
+
+
 def test_set_reaches_into_a_bare_word(tmp_path):
     recipe, _ = load(write(tmp_path, GOOD), ["model.options.width=0.5"])
     assert recipe.model.name == "mnist_cnn"

@@ -75,11 +75,14 @@ def before(path: Path, text: bytes) -> None:
     path.write_bytes(data[:200] + text + data[200 + len(text) :])
 
 
-def test_an_undamaged_run_goes_on_without_a_word(cut, kept, run_recipe, capsys):
+def test_an_undamaged_run_says_in_one_line_where_it_goes_on(cut, kept, run_recipe, capsys):
+    newest = checkpoints(cut)[-1]
     status, _ = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
     assert status == 0
     assert outcome(cut) == outcome(kept / "whole")
-    assert capsys.readouterr().err.startswith(f"{cut} · ")
+    went, then, *_ = capsys.readouterr().err.splitlines()
+    assert went == f"goes on from {newest}: step 9 of 12 (epoch 4.5 of 6), 3 steps left"
+    assert then.startswith(f"{cut} · ")
     assert not list(cut.rglob("*.damaged"))
 
 
@@ -110,8 +113,9 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_older_goes_on(
     NEWEST[damage][0](newest)
     status, _ = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
     assert status == 0
-    line = f"{newest.name} {NEWEST[damage][1]} (now *.damaged); goes on from {older}"
-    assert line in capsys.readouterr().err.splitlines()
+    mended, went, *_ = capsys.readouterr().err.splitlines()
+    assert mended == f"{newest.name} {NEWEST[damage][1]} (now *.damaged)"
+    assert went.startswith(f"goes on from {older}: step ")
     assert outcome(cut) == outcome(kept / "whole")
     assert os.path.lexists(f"{newest}.damaged")
 

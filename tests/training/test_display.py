@@ -24,10 +24,11 @@ def clock(monkeypatch):
 class Training:
     """A run of some steps as far as its display sees it."""
 
-    def __init__(self, total: int, per_epoch: int) -> None:
+    def __init__(self, total: int, per_epoch: int, word: str = "image") -> None:
         self.total_steps, self.steps_per_epoch = total, per_epoch
         self.position = self.work = 0
         self.task = SimpleNamespace(headline=ACCURACY)
+        self.data = SimpleNamespace(info=SimpleNamespace(word=word))
 
     @property
     def done(self) -> bool:
@@ -60,6 +61,11 @@ def test_a_line_an_epoch_has_loss_validation_speed_and_what_is_left(clock):
         " 75 %  epoch   3.00  loss 1.0000  validation 93.00 %  1,234 images/s  0 min 20 s left",
         "100 %  epoch   4.00  loss 1.0000  validation 94.00 %  1,234 images/s",
     ]
+
+
+def test_speed_is_in_the_examples_of_the_data(clock):
+    (line, *_) = watched(Training(4, 2, word="transition"), clock, seconds=2.0)
+    assert "  1,234 transitions/s  " in line
 
 
 def test_short_epochs_share_a_line(clock):

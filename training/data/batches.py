@@ -55,6 +55,14 @@ class DataInfo:
         is_image = isinstance(self.example, Shape) and len(self.example.sizes) == 3
         return self.example.sizes[1] if is_image else 0
 
+    @property
+    def word(self) -> str:
+        """What people call an example: one of `schema.example.WORDS`."""
+        if self.environments or self.height:
+            return "transition" if self.environments else "image"
+        is_row = isinstance(self.example, Shape) and not self.example.dtype.is_floating_point
+        return "row" if is_row else "example"
+
 
 @dataclass(frozen=True)
 class Data:

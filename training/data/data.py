@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -9,6 +10,7 @@ from prunezoo.schema.data import AugmentConfig, ColumnsConfig, DataConfig
 from prunezoo.training.data import annotated, depth, images, rollouts, tables, texts
 from prunezoo.training.data.batches import Batch, Batches, Data, DataInfo
 from prunezoo.training.data.layouts import DataError
+from prunezoo.training.data.layouts.opening import absent as absent_images
 
 __all__ = [
     "AugmentConfig",
@@ -19,6 +21,7 @@ __all__ = [
     "DataConfig",
     "DataError",
     "DataInfo",
+    "absent",
     "info",
     "known",
     "open_data",
@@ -30,21 +33,34 @@ class Source:
     """A kind of data: what its name alone tells, if anything, and how it is opened.
 
     takes: the keys of the recipe's `data` that mean something for it; none: all of them.
+    absent: the sentence on files of a set known by name that are not here; "" where they may be.
     """
 
     known: Callable[[DataConfig], DataInfo | None]
     open: Callable[..., Data]
     takes: tuple[str, ...] = ()
+    absent: Callable[[DataConfig], str] = lambda config: ""
+
+
+def _unopened(config: DataConfig) -> str:
+    """The sentence with which a set of a folder of its own cannot be opened without the folder."""
+    if Path(config.path or f"data/{config.name}").expanduser().is_dir():
+        return ""
+    try:
+        open_data(config, seed=0, device=torch.device("cpu"))
+    except DataError as fault:
+        return str(fault)
+    return ""
 
 
 SPLIT = ("name", "validation", "train_subset", "drop_last")
 OF_DEPTH = (*SPLIT, "path", "workers", "augment", "target", "sides", "target_sides", "mean", "std")
 OF_ANNOTATED = (*SPLIT, "path", "workers", "augment", "target", "sides", "mean", "std")
-IMAGES = Source(images.known, images.open_images)
-DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH)
+IMAGES = Source(images.known, images.open_images, absent=absent_images)
+DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH, _unopened)
 OF_TEXT = ("name", "path", "train_subset", "drop_last", "target", "length", "context", "vocabulary")
-TEXT = Source(texts.known, texts.open_texts, OF_TEXT)
-ANNOTATED = Source(annotated.known, annotated.open_annotated, OF_ANNOTATED)
+TEXT = Source(texts.known, texts.open_texts, OF_TEXT, _unopened)
+ANNOTATED = Source(annotated.known, annotated.open_annotated, OF_ANNOTATED, _unopened)
 ENVIRONMENT = Source(rollouts.known, rollouts.opened, ("name", "validation", "play"))
 SOURCES: dict[str, Source] = {
     "diabetes": Source(tables.known, tables.diabetes, SPLIT),
@@ -85,6 +101,11 @@ def info(config: DataConfig) -> DataInfo:
     """Counts and shapes; of a data set that is not known by name by reading it."""
     about = known(config)
     return open_data(config, seed=0, device=torch.device("cpu")).info if about is None else about
+
+
+def absent(config: DataConfig) -> str:
+    """Where a data set known by name was looked for in vain, and how to get it; "" if it may be."""
+    return _source(config).absent(config)
 
 
 def open_data(

@@ -13,6 +13,7 @@ from prunezoo.training.data.layouts import DataError
 
 PREFIX = "gymnasium/"
 INSTALL = 'pip install "gymnasium[box2d]"'
+PACKAGES = {"Box2D": "box2d", "pygame": "pygame-ce"}  # that bring a module; else its own name
 EXAMPLES = "gymnasium/CartPole-v1, gymnasium/Acrobot-v1, gymnasium/LunarLander-v3"
 
 
@@ -74,14 +75,22 @@ def made(name: str) -> Any:
         # Box2D's binding warns of old types as it is imported, and crashes where that is an error
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             game = gymnasium.make(identity, disable_env_checker=True)
-    except gymnasium.error.DependencyNotInstalled:
-        raise DataError(f"{name}: what it needs is not installed; {INSTALL}") from None
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise DataError(f"{name}: {_needed(error)}") from None
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         why = str(error).splitlines()[0]
         raise DataError(f"{name}: cannot be made ({why}); write {EXAMPLES}") from None
     if fault := _misfit(game, gymnasium.spaces):
         raise DataError(f"{name} {fault}; write {EXAMPLES}")
     return game
+
+
+def _needed(error: Exception) -> str:
+    """What an environment needs and is not installed, by gymnasium's own error."""
+    module = getattr(error.__cause__, "name", None)
+    if module is None:
+        return str(error).splitlines()[0]
+    return f"it needs {module}, which is not installed; pip install {PACKAGES.get(module, module)}"
 
 
 def _misfit(game: Any, spaces: Any) -> str:

@@ -148,7 +148,9 @@ def _file(folder: Path, part: str) -> Path:
         return folder / found[0]
     if found:
         raise DataError(f"{folder}: {' and '.join(found[:3])} are both texts of {part}; leave one")
+    # a text of our own is no Treebank, whose counts are checked
+    made = f", or make one: python -m prunezoo.training.data.python_text {folder}"
     raise DataError(
-        f"{folder}: no text *.{part}.{ENDS[0]} there, such as ptb.{part}.{ENDS[0]}; copy it, or"
-        f" make one: python -m prunezoo.training.data.python_text {folder}"
+        f"{folder}: no text *.{part}.{ENDS[0]} there, such as ptb.{part}.{ENDS[0]}; copy it"
+        f"{' (docs/data.md)' if folder.name == PTB else made}"
     )

@@ -147,6 +147,9 @@ def test_a_year_is_found_inside_the_kit_and_its_counts_are_checked(tmp_path):
         opened(tmp_path, **config)
     with pytest.raises(DataError, match=r"VOC2007/JPEGImages is missing; get VOC2007 from http"):
         opened(tmp_path, "boxes", **config | {"name": "voc0712"})
+    both = r"VOC2007/JPEGImages and .*VOC2012/JPEGImages are missing; get VOC2007 and VOC2012 from"
+    with pytest.raises(DataError, match=both):
+        opened(tmp_path, "boxes", name="voc0712", path=str(tmp_path / "nowhere"))
 
 
 def test_a_set_with_masks_and_boxes_wants_to_know_which():
@@ -174,7 +177,9 @@ def test_plain_folders_of_images_and_masks(tmp_path):
     (batch,) = data.evaluation_batches("test", 4)
     assert data.info.targets.outputs == 4
     assert torch.equal(batch.targets[0], corners(20, 32)[1].long())
-    with pytest.raises(DataError, match=r"neither JPEGImages and ImageSets/Main/train.txt$"):
+    with pytest.raises(
+        DataError, match=r"neither JPEGImages and ImageSets/Main/train.txt; docs/data"
+    ):
         opened(tmp_path, "boxes")
 
 

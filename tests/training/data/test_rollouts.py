@@ -1,6 +1,7 @@
 """Rollouts follow from seed, position and network: on any number of ranks, and after a restart."""
 
 import importlib
+import sys
 from importlib.util import find_spec
 
 import gymnasium
@@ -247,12 +248,28 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(environments, "import_module", missing)
     with pytest.raises(DataError, match=r'needs gymnasium; pip install "gymnasium\[box2d\]"'):
         info(DataConfig(name="gymnasium/CartPole-v1"))
-    monkeypatch.undo()
+
+
+PACKAGES = {"Box2D": "box2d"} | ({"pygame": "pygame-ce"} if BOX2D else {})
+
+
+@pytest.mark.parametrize(("module", "package"), PACKAGES.items())
+def test_the_module_that_an_environment_lacks_is_named(module, package, monkeypatch):
+    """As gymnasium finds it: LunarLander imports Box2D, and then pygame, which draws it."""
+    for loaded in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    line = rf"LunarLander-v3: it needs {module}, which is not installed; pip install {package}$"
+    with pytest.raises(DataError, match=line):
+        info(DataConfig(name="gymnasium/LunarLander-v3"))
+
+
+def test_what_is_missing_and_has_no_name_is_in_the_words_of_the_library(monkeypatch):
     real = importlib.import_module("gymnasium")
 
     def without(*_, **__):
-        raise real.error.DependencyNotInstalled("Box2D")
+        raise real.error.DependencyNotInstalled("the sea is not installed, dig")
 
     monkeypatch.setattr(real, "make", without)
-    with pytest.raises(DataError, match=r'not installed; pip install "gymnasium\[box2d\]"'):
+    with pytest.raises(DataError, match=r"LunarLander-v3: the sea is not installed, dig$"):
         info(DataConfig(name="gymnasium/LunarLander-v3"))

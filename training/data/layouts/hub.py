@@ -120,8 +120,7 @@ def from_hub(config: DataConfig) -> Splits:
     from datasets import config as library
     from huggingface_hub import constants
 
-    dataset = DATASETS.get(config.name)
-    name = dataset.hub if dataset is not None and dataset.hub is not None else config.name
+    name = _id(config)
     with _offline_unless(_reachable()) as online:
         try:
             tables = datasets.load_dataset(
@@ -146,13 +145,39 @@ def download_command(hub: str, name: str) -> str:
     return f"hf download {hub} --repo-type dataset --local-dir data/{name}"
 
 
+def absent(config: DataConfig) -> str:
+    """The sentence on a data set of which no copy is in the libraries' caches, by folders' names.
+
+    "" if there is one. Asks nobody: the hub may have it all the same.
+    """
+    from huggingface_hub import constants
+
+    name = _id(config)
+    tables = os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME, "datasets"))
+    copies = (
+        Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}"),
+        Path(tables, name.lower().replace("/", "___")),
+    )
+    return "" if any(copy.exists() for copy in copies) else _not_here(config, name)
+
+
+def _id(config: DataConfig) -> str:
+    """The data set's name on the hub."""
+    dataset = DATASETS.get(config.name)
+    return dataset.hub if dataset is not None and dataset.hub is not None else config.name
+
+
 def _not_loaded(config: DataConfig, name: str, online: bool, error: Exception) -> str:
-    place = config.name if config.name in DATASETS else name.split("/")[-1]
     if online:
         return f"{name} could not be loaded from the hub: {_reason(error)}"
+    return _not_here(config, name, ", and the hub cannot be reached")
+
+
+def _not_here(config: DataConfig, name: str, also: str = "") -> str:
+    place = config.name if config.name in DATASETS else name.split("/")[-1]
     return (
-        f"{config.name} was not found: no folder data/{place}, no copy of {name} in the cache, and"
-        f" the hub cannot be reached. Where there is a network run"
+        f"{config.name} was not found: no folder data/{place}, no copy of {name} in the cache"
+        f"{also}. Where there is a network run"
         f" `{download_command(name, place)}`, or set data.path to a folder that holds it"
     )
 

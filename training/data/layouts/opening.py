@@ -48,6 +48,16 @@ def open_splits(config: DataConfig) -> Splits:
     )
 
 
+def absent(config: DataConfig) -> str:
+    """The sentence on a data set known by name whose files are not here; "" if they may be."""
+    if config.name in GENERATED:
+        return ""
+    try:
+        return "" if _folder(config) else hub.absent(config)
+    except DataError as fault:
+        return str(fault)
+
+
 def _folder(config: DataConfig) -> Path | None:
     """The local folder that the recipe means; None for a data set on the hub."""
     if config.path is not None:

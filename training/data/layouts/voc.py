@@ -80,10 +80,9 @@ def find(folder: Path, name: str, kind: str) -> Annotated:
         DataError: neither layout, a file that a list names is missing, or no class has a name.
     """
     if name in SETS:
+        roots = _years(folder, name)
         parts = {
-            split: [
-                item for year, part in parts for item in _listed(_year(folder, year), part, kind)
-            ]
+            split: [item for year, part in parts for item in _listed(roots[year], part, kind)]
             for split, parts in SETS[name].items()
         }
         return Annotated(CLASSES, parts)
@@ -97,15 +96,33 @@ def find(folder: Path, name: str, kind: str) -> Annotated:
         parts = {"train": _pairs(folder / "train"), "test": _pairs(folder / test)}
         return Annotated(_classes(folder, ()), parts)
     plain = " nor train/images, train/masks and the same in test/" if kind == "mask" else ""
-    raise DataError(f"{folder}: neither JPEGImages and ImageSets/{LISTS[kind]}/train.txt{plain}")
+    layouts = f"neither JPEGImages and ImageSets/{LISTS[kind]}/train.txt{plain}"
+    made = "python -m prunezoo.training.data.scenes --output"
+    remedy = f"make them: {made} {folder}" if name == "scenes" else "docs/data.md has the layouts"
+    raise DataError(f"{folder}: {layouts}; {remedy}")
 
 
-def _year(folder: Path, year: str) -> Path:
-    places = (folder / "VOCdevkit" / year, folder / year, folder)
-    for place in places:
-        if (place / "JPEGImages").is_dir():
-            return place
-    raise DataError(f"{places[0]}/JPEGImages is missing; get {year} from {SOURCE}")
+def _years(folder: Path, name: str) -> dict[str, Path]:
+    """The folder of each year that a set is made of.
+
+    Raises:
+        DataError: names all that are missing.
+    """
+    years = dict.fromkeys(year for parts in SETS[name].values() for year, _ in parts)
+    alone = [folder] if len(years) == 1 else []  # else one year's pictures would do for the others
+    roots, missing = {}, []
+    for year in years:
+        places = [folder / "VOCdevkit" / year, folder / year, *alone]
+        found = next((place for place in places if (place / "JPEGImages").is_dir()), None)
+        if found is None:
+            missing.append(year)
+        else:
+            roots[year] = found
+    if missing:
+        where = " and ".join(str(folder / "VOCdevkit" / year / "JPEGImages") for year in missing)
+        are = "are" if len(missing) > 1 else "is"
+        raise DataError(f"{where} {are} missing; get {' and '.join(missing)} from {SOURCE}")
+    return roots
 
 
 def _listed(root: Path, part: str, kind: str) -> list[Item]:
