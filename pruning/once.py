@@ -29,6 +29,7 @@ from prunezoo.tasks.classification import CLASSES
 from prunezoo.tasks.task import Task
 
 Amount = float | str  # a fraction: 0.5 or "50%"
+SHOWN = {"macs": "MACs", "params": "parameters"}  # a recipe's words as people write them
 Named = str | Mapping[str, Any] | Criterion | Callable[..., Scores]
 
 
@@ -72,12 +73,19 @@ class Pruned:
         return self.axes.fixed
 
     def __str__(self) -> str:
-        sizes = (f"{n}: {now:,.6g} of {dense:,.6g}" for n, (dense, now) in self.sizes.items())
+        sizes = (_size(name, *pair) for name, pair in self.sizes.items())
         return "\n".join([*sizes, *map(self._line, self.keep), *self.warnings])
 
     def _line(self, axis: str) -> str:
         floor = ", its floor" if axis in self.at_floor else ""
         return f"{axis}: {self.widths[axis]} of {len(self.keep[axis])}{floor}"
+
+
+def _size(name: str, dense: float, now: float) -> str:
+    """`MACs: 74,025,098 of 148,050,944 (50.0 %)`; times of layers are no whole numbers."""
+    shown = [f"{x:,.0f}" if float(x).is_integer() else f"{x:.6g}" for x in (now, dense)]
+    part = f" ({100 * now / dense:.1f} %)" if dense else ""
+    return f"{SHOWN.get(name, name)}: {' of '.join(shown)}{part}"
 
 
 def prune_once(

@@ -108,6 +108,8 @@ def test_the_result_says_what_stayed_and_prints_it():
     assert result.sizes["macs"] == (macs(network()), macs(model))
     assert result.fixed["11"] == "the network's output"
     said = str(result).splitlines()
+    now, dense = macs(model), macs(network())
+    assert f"MACs: {now:,} of {dense:,} ({100 * now / dense:.1f} %)" in said
     assert f"0: {result.widths['0']} of 8" in "\n".join(said)
 
 
