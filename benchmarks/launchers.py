@@ -69,6 +69,8 @@ def start(way: Way, folder: Path, *more: str) -> subprocess.Popen:
             stdout=out,
             stderr=out,
             start_new_session=True,
+            # a command in a shell's background would hand on that SIGINT is ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
