@@ -25,11 +25,8 @@ from prunezoo.schema.headline import Headline
 from prunezoo.training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
-OPTIONS = (
-    *("recipe", "set", "output", "resume", "dry-run", "defaults", "processes", "online"),
-    "traceback",
-)
-VALUED = ("recipe", "set", "output", "processes")  # those of them that have a value
+VALUED = ("recipe", "set", "output", "processes")  # options that have a value
+OPTIONS = (*VALUED, "resume", "dry-run", "defaults", "online", "traceback")
 SETTING = re.compile(r"[a-z]\w*(\.\w+)*=")
 REMEDY = "write it with tables.py collect"
 UNREAD = "take a run folder as train.py left it"

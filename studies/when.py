@@ -13,6 +13,7 @@ digits' width of 2 half of the channels also go as a structural lottery ticket (
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -55,50 +56,42 @@ NARROW = Part(
     seeds=(0, 1, 2),
     watching=False,
 )
+DIGITS_WIDE = Part(
+    "pat/digits_wide",
+    "bn_taylor-",
+    "Digits at width 2, bn_taylor",
+    (*DIGITS, "model.options.width=2"),
+    tau=0.944,
+    ratios=RATIOS,
+    epochs=STARTS,
+    seconds=19.0,
+    tickets=(0.5,),
+)
+MEDIUM_CONV = Part(
+    "pat/medium_conv",
+    "taylor-",
+    "medium_conv on 5,000 images of CIFAR-10, taylor",
+    (*MEDIUM, *TAYLOR),
+    tau=0.944,
+    ratios=RATIOS,
+    epochs=STARTS,
+    seconds=300.0,
+    data=True,
+)
+
+
+def by_magnitude(part: Part, settings: tuple[str, ...]) -> Part:
+    """The part with PaT's other criterion and its threshold, without tickets."""
+    title = f"{part.title.rpartition(', ')[0]}, pat_magnitude"
+    settings = (*settings, *MAGNITUDE)
+    return replace(part, prefix="magnitude-", title=title, settings=settings, tau=0.983, tickets=())
+
+
 PARTS = (
-    Part(
-        "pat/digits_wide",
-        "bn_taylor-",
-        "Digits at width 2, bn_taylor",
-        (*DIGITS, "model.options.width=2"),
-        tau=0.944,
-        ratios=RATIOS,
-        epochs=STARTS,
-        seconds=19.0,
-        tickets=(0.5,),
-    ),
-    Part(
-        "pat/digits_wide",
-        "magnitude-",
-        "Digits at width 2, pat_magnitude",
-        (*DIGITS, "model.options.width=2", *MAGNITUDE),
-        tau=0.983,
-        ratios=RATIOS,
-        epochs=STARTS,
-        seconds=19.0,
-    ),
-    Part(
-        "pat/medium_conv",
-        "taylor-",
-        "medium_conv on 5,000 images of CIFAR-10, taylor",
-        (*MEDIUM, *TAYLOR),
-        tau=0.944,
-        ratios=RATIOS,
-        epochs=STARTS,
-        seconds=300.0,
-        data=True,
-    ),
-    Part(
-        "pat/medium_conv",
-        "magnitude-",
-        "medium_conv on 5,000 images of CIFAR-10, pat_magnitude",
-        (*MEDIUM, *MAGNITUDE),
-        tau=0.983,
-        ratios=RATIOS,
-        epochs=STARTS,
-        seconds=300.0,
-        data=True,
-    ),
+    DIGITS_WIDE,
+    by_magnitude(DIGITS_WIDE, DIGITS_WIDE.settings),
+    MEDIUM_CONV,
+    by_magnitude(MEDIUM_CONV, MEDIUM),
     NARROW,
 )
 

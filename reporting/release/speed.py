@@ -102,8 +102,8 @@ def _speeds(
         if batch > 1:
             many = [batch / seconds[where, name, batch] for name in networks]
             rows.append(_row(f"{where}: {word}s/s, batches of {batch}", many, ",.0f", rate=True))
-    (first, *_), (*_, last) = networks, networks
-    slower = any(seconds[where, first, n] < seconds[where, last, n] for where, _, n in calls)
+    dense, pruned = next(iter(networks)), list(networks)[-1]
+    slower = any(seconds[where, dense, n] < seconds[where, pruned, n] for where, _, n in calls)
     return rows, slower
 
 

@@ -139,7 +139,7 @@ def test_a_study_stops_in_time_and_goes_on_where_it_was(tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", [early, foresight, reinforcement, when])
+@pytest.mark.parametrize("study", [colour, early, foresight, reinforcement, when])
 def test_committed_pages_are_what_the_records_say(study, tmp_path):
     records = load_records(of.ROOT / "results")
     page = of.page(study.STUDY, records, tmp_path / study.STUDY.folder)

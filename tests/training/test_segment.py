@@ -157,7 +157,9 @@ def test_a_compiled_run_ends_as_one_that_is_not(run_recipe, compiled, more):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="no C++ compiler")
-def test_generated_code_trains_as_torch_s_own_kernels(run_recipe, one_convolution, monkeypatch):
+def test_generated_code_trains_as_torch_s_own_kernels(
+    run_recipe, one_convolution, monkeypatch, tmp_path
+):
     """Inductor's C++ through two events, an average and accumulation: one graph a segment.
 
     It adds in another order: √(192 images · 36 places) · 6e-8 of float32 is 5e-6 of a sum.
@@ -166,6 +168,8 @@ def test_generated_code_trains_as_torch_s_own_kernels(run_recipe, one_convolutio
     settings = (f"model={one_convolution}", *SMALL[:2], "log.every=1it", twice)
     settings += ("training.ema={decay: 0.9}", "training.accumulation=2")
     _, plain = run_recipe(DIGITS, *settings, folder="plain")
+    # a cache of its own: Inductor's forgets which instructions its code was made for
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "generated"))
     # other processes would import torch first, which takes longer than these few kernels
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     torch.compiler.reset()
