@@ -76,7 +76,7 @@ def show(records: list[Record], folder: Path) -> str | None:
         out = folder / start
         saliency.main([*map(str, paths), "--out", str(out)])
         decisions.main([str(paths[0]), "--out", str(out)])
-        page += f"\n## {start}'s start, {len(paths)} seeds\n"
+        page += f"\n## {start}'s start, seeds: {len(paths)}\n"
         for name in ("forecasters", "decisions", "lemma_3"):
             page += f"\n{_markdown(out / f'{name}.csv')}"
         for number in (1, 3, 4, 5):
@@ -85,7 +85,7 @@ def show(records: list[Record], folder: Path) -> str | None:
 
 
 def _markdown(path: Path) -> str:
-    rows = pd.read_csv(path).fillna("").astype(str)
+    rows = pd.read_csv(path).rename(columns={"Unnamed: 0": ""}).fillna("").astype(str)
     head = f"| {' | '.join(rows.columns)} |\n|{'---|' * len(rows.columns)}\n"
     return head + "".join(f"| {' | '.join(row)} |\n" for row in rows.to_numpy().tolist())
 
