@@ -135,7 +135,7 @@ def paint(environment: str, records_of: dict[Cell, list[Record]], axes: Axes) ->
         there = [s for s in sparsities if (environment, method, s) in records_of]
         values = [returns(records_of[environment, method, s]) for s in there]
         axes.errorbar(
-            [DENSITY[s] for s in there],
+            [DENSITY[s] * 1.03 ** (i - 3.5) for s in there],  # side by side
             list(map(statistics.fmean, values)),
             yerr=[half_width(each) or 0.0 for each in values],
             marker=MARKERS[i],
