@@ -75,6 +75,8 @@ class Sizes:
                 self._terms.add(name, shape, labels, places)
         self.kinds, self._per_kind = self._terms.kinds(sum(self.widths.values()), self.spans)
         self._fixed = np.array(self._terms.fixed)
+        self._entries = np.nonzero(self._per_kind)  # few: a length holds one axis, or some
+        self._often = self._per_kind[self._entries]
         prunable = np.zeros(len(self.kinds), dtype=bool)
         for axis in self.prunable:
             prunable[self.spans[axis]] = True
@@ -128,13 +130,19 @@ class Sizes:
         """
         if measure == "channels":
             return int(counts[self._is_prunable].sum())
-        lengths = self._fixed + self._per_kind @ counts
-        read = lengths if inputs is None else self._fixed + self._per_kind @ inputs
+        lengths = self._lengths(counts)
+        read = lengths if inputs is None else self._lengths(inputs)
         if measure == "latency":
             return self._latency(lengths, read)
         coefficient, first, second = self._terms.table(measure)
         # int64, so exact: a sum of MACs has more digits than float32 holds
         return int((coefficient * lengths[first] * read[second]).sum())
+
+    def _lengths(self, counts: Array) -> Array:
+        """`fixed + per_kind @ counts`, in time that grows with the network and not its square."""
+        rows, kinds = self._entries
+        taken = np.bincount(rows, self._often * counts[kinds], minlength=len(self._fixed))
+        return self._fixed + taken.astype(np.int64)  # whole numbers below 2^53, so exact
 
     def of(self, measure: str, keep: Keep) -> float:
         """The size of the network that keeps these units."""
@@ -145,7 +153,7 @@ class Sizes:
 
         Where the units of an axis differ in kind, the least of each length counts.
         """
-        lengths = self._fixed + self._per_kind @ self.counts_of(self.unpruned)
+        lengths = self._lengths(self.counts_of(self.unpruned))
         for axis, width in widths.items():
             kinds = np.unique(self.kinds[self.spans[axis]])
             lengths = lengths + width * self._per_kind[:, kinds].min(1)
@@ -181,6 +189,7 @@ class _Terms:
     def __init__(self) -> None:
         self.fixed: list[int] = [1]
         self._units: list[tuple[Array, Array]] = [(np.zeros(0, int), np.zeros(0, int))]
+        self._known: dict[tuple[int, bytes, bytes], int] = {}  # many layers share a length
         # name, constant, lengths, positions
         self._rows: list[tuple[str, int, int, int, Positions]] = []
         self._tables: dict[str, Array] = {}
@@ -206,28 +215,36 @@ class _Terms:
     def _length(self, size: int, label: Tensor | None) -> int:
         ids = np.full(size, -1) if label is None else label.cpu().numpy()
         units, often = np.unique(ids[ids >= 0], return_counts=True)
-        self.fixed.append(int((ids < 0).sum()))
-        self._units.append((units, often))
-        return len(self.fixed) - 1
+        fixed = int((ids < 0).sum())
+        place = self._known.setdefault((fixed, units.tobytes(), often.tobytes()), len(self.fixed))
+        if place == len(self.fixed):
+            self.fixed.append(fixed)
+            self._units.append((units, often))
+        return place
 
     def kinds(self, total: int, spans: dict[str, slice]) -> tuple[Array, Array]:
         """Kind of every unit, and (lengths, kinds): the indices that one unit of a kind takes."""
+        names = list(spans)
+        axis_of = np.zeros(total, dtype=np.int64)
+        for number, span in enumerate(spans.values()):
+            axis_of[span] = number
         by_axis: dict[str, list[tuple[int, Array]]] = {axis: [] for axis in spans}
         for row, (units, often) in enumerate(self._units):
-            whole = np.zeros(total, dtype=np.int64)
-            whole[units] = often
-            for axis, span in spans.items() if len(units) else ():
-                if whole[span].any():
-                    by_axis[axis].append((row, whole[span]))
+            for number in np.unique(axis_of[units]):
+                span, here = spans[names[number]], axis_of[units] == number
+                part = np.zeros(span.stop - span.start, dtype=np.int64)
+                part[units[here] - span.start] = often[here]
+                by_axis[names[number]].append((row, part))
         kinds = np.zeros(total, dtype=np.int64)
-        columns = [np.zeros((len(self.fixed), 0), dtype=np.int64)]
+        columns, so_far = [np.zeros((len(self.fixed), 0), dtype=np.int64)], 0
         for axis, rows in by_axis.items():
             table = np.stack([part for _, part in rows])
             distinct, which = np.unique(table, axis=1, return_inverse=True)
-            kinds[spans[axis]] = sum(c.shape[1] for c in columns) + which.reshape(-1)
+            kinds[spans[axis]] = so_far + which.reshape(-1)
             column = np.zeros((len(self.fixed), distinct.shape[1]), dtype=np.int64)
             column[[row for row, _ in rows]] = distinct
             columns.append(column)
+            so_far += distinct.shape[1]
         return kinds, np.concatenate(columns, axis=1)
 
     def table(self, measure: str) -> tuple[Array, Array, Array]:
