@@ -16,11 +16,10 @@ from prunezoo.training.ranks.shares import reversed_rows
 from tests.support.runs import ROOT
 
 CPU = torch.device("cpu")
-# What a run sums up lies in other parts of its state in each of these.
+# What a run sums up lies in other parts of its state in each; benchmarks/elastic.py has them all.
 KINDS = (
     "in parts",  # accumulation, cutmix, an average; the loss since the last line of the log
     "bep in buckets",
-    "earlycrop/ltr",  # masks, a snapshot of the weights to go back to
 )
 AVERAGED = (
     "recipes/base/digits/digits_cnn.yaml",
