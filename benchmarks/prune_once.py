@@ -54,8 +54,10 @@ OURS: dict[str, dict[str, Any]] = {
     "pat_magnitude": {"criterion": "pat_magnitude"},
     "snip": {"criterion": "snip"},
     "snip, normalise: mean": {"criterion": "snip", **MEAN},
+    "snip, scope: layer": {"criterion": "snip", "scope": "layer"},
     "taylor": {"criterion": "taylor"},
     "taylor, normalise: mean": {"criterion": "taylor", **MEAN},
+    "taylor, scope: layer": {"criterion": "taylor", "scope": "layer"},
     "random": {"criterion": "random"},
 }
 THEIRS = {"Torch-Pruning": False, "Torch-Pruning, global": True}

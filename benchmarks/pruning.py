@@ -54,7 +54,11 @@ def event(rounds: int, batch: int) -> None:
         mine, other = copy.deepcopy(dense), copy.deepcopy(dense)
         optimizer = torch.optim.SGD(mine.parameters(), lr=0.1, momentum=0.9)
         ours.append(
-            seconds(lambda m=mine, o=optimizer: prune_once(m, image, macs=0.5, optimizer=o))
+            seconds(
+                lambda m=mine, o=optimizer: prune_once(
+                    m, image, macs=0.5, criterion="magnitude", optimizer=o
+                )
+            )
         )
         theirs.append(seconds(lambda m=other: torch_pruning(m, image, before // 2)))
     kept = [count(m, image).macs / before for m in (mine, other)]

@@ -11,6 +11,13 @@ class BudgetError(PruningError):
     """No choice of what stays has the size asked for; says what can be reached."""
 
 
+class NoImages(PruningError):
+    """A criterion got no images to score with."""
+
+    def __init__(self) -> None:
+        super().__init__("no images to score with: give the criterion at least one batch")
+
+
 class NoEffect(PruningError):
     """All rounds are over and nothing was removed."""
 

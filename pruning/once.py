@@ -19,7 +19,7 @@ from prunezoo.pruning.channel_pruning import ChannelPruning
 from prunezoo.pruning.compensation.compensations import COMPENSATIONS
 from prunezoo.pruning.criteria import Criterion
 from prunezoo.pruning.criteria.from_recipe import OwnCriterion
-from prunezoo.pruning.errors import NoEffect, PruningError
+from prunezoo.pruning.errors import NoEffect, NoImages, PruningError
 from prunezoo.pruning.moment import Images, Moment
 from prunezoo.pruning.types import Batches, Counts, Keep, Scores
 from prunezoo.schema.problems import sentence
@@ -92,7 +92,7 @@ def prune_once(
     model: nn.Module,
     example_input: Tree,
     *,
-    criterion: Named = "magnitude",
+    criterion: Named = "snip",
     batches: Batches = (),
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,
@@ -107,7 +107,9 @@ def prune_once(
         example_input: the inputs of one example on the model's device: (1, C, H, W), or a tree.
         criterion: a name, with options as in a recipe ({"name": "grasp", "temperature": 100}), or a
             function (model, batches) → scores by parameter name, of its shape or (O,), higher =
-            keep. `Criterion(function, signed=True, …)` says more of its scores.
+            keep. `Criterion(function, signed=True, …)` says more of its scores. Norms of weights
+            need no images; over all layers they kept less than chance did
+            (results/benchmarks/prune_once.txt), so give them `scope="layer"`.
         batches: pairs of inputs and targets that criterion and compensation look at, if they do.
         optimizer: goes on as if the removed channels had been masked.
         ema: an averaged copy of the model, which loses the same channels.
@@ -133,9 +135,10 @@ def prune_once(
     _check_table(config, method, latency_table)
     try:
         method.rounds(moment, [method.removed], first=0, of=1)
-    except StopIteration:  # of a caller's own function that looks at the first of no batches
+    except (NoImages, StopIteration):  # a caller's function that looks at the first of no batches
         raise PruningError(
-            f"criterion {config.criterion.name} needs images to score with; give batches"
+            f"criterion {config.criterion.name} needs images to score with; give batches=[(images,"
+            ' targets), …], or criterion="magnitude", scope="layer", which need none'
         ) from None
     if all(bool(kept.all()) for kept in method.kept.values()):
         raise NoEffect(

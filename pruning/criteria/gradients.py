@@ -12,14 +12,13 @@ from prunezoo.models import trees
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.criteria.maps import norms
 from prunezoo.pruning.criteria.measuring import (
-    NO_IMAGES,
     check_numbers,
     gates,
     layer_weights,
     mean_gradient,
     scoring,
 )
-from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.errors import NoImages, PruningError
 from prunezoo.pruning.types import Batches, Reduce, Scores, identity
 from prunezoo.tasks.classification import CLASSES
 from prunezoo.tasks.task import Task
@@ -137,7 +136,7 @@ def gate_decorator(
     given = {"train": train, "reduce": reduce, "task": task}
     each = [bn_taylor(model, [batch], **given) for batch in batches]
     if not each:
-        raise PruningError(NO_IMAGES)
+        raise NoImages
     return {name: torch.stack([s[name].abs() for s in each]).mean(0) for name in each[0]}
 
 

@@ -14,13 +14,12 @@ from prunezoo.models import trees
 from prunezoo.models.modes import modes_kept
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
-from prunezoo.pruning.errors import PruningError, bounded
+from prunezoo.pruning.errors import NoImages, PruningError, bounded
 from prunezoo.pruning.types import LAYERS, Batches, Reduce, identity
 from prunezoo.tasks.classification import CLASSES
 from prunezoo.tasks.task import Task
 
 Key = TypeVar("Key")
-NO_IMAGES = "no images to score with: give the criterion at least one batch"
 
 
 def layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -128,7 +127,7 @@ def mean_over_images(
             total[name] = total[name] + part if name in total else part
         seen += count
     if not seen:
-        raise PruningError(NO_IMAGES)
+        raise NoImages
     return {name: reduce(value / seen) for name, value in total.items()}
 
 
@@ -136,11 +135,11 @@ def first_of(batches: Batches) -> tuple[Tree, Tree]:
     """The first batch.
 
     Raises:
-        PruningError: there is none.
+        NoImages: there is none.
     """
     first = next(iter(batches), None)
     if first is None:
-        raise PruningError(NO_IMAGES)
+        raise NoImages
     return first
 
 

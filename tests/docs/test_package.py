@@ -134,7 +134,7 @@ from prunezoo.schema.options import registry
 import torch
 
 assert prune_once(ours.build("digits_cnn", num_classes=10, in_channels=1), torch.zeros(1, 1, 8, 8),
-                  channels="50%").axes
+                  channels="50%", criterion="magnitude").axes
 assert registry("prunezoo.pruning.criteria", "CRITERIA")
 assert version("prunezoo") == prunezoo.__version__
 assert Path(html.__file__).with_name("page.html").exists()

@@ -25,7 +25,7 @@ NETWORKS = {
 def pruned(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = NETWORKS[name]()
-    prune_once(model, IMAGE, macs=0.5)
+    prune_once(model, IMAGE, macs=0.5, criterion="magnitude")
     return model.eval()
 
 

@@ -105,7 +105,9 @@ def test_it_trains_on_and_is_pruned_again(tmp_path):
         optimizer = torch.optim.SGD(model.train().parameters(), lr=0.1)
         model(IMAGES).square().sum().backward()
         optimizer.step()
-        prune_once(model.eval(), IMAGES[:1], channels=0.3, optimizer=optimizer)
+        prune_once(
+            model.eval(), IMAGES[:1], channels=0.3, criterion="magnitude", optimizer=optimizer
+        )
     assert torch.equal(models[0](IMAGES), models[1](IMAGES))
 
 

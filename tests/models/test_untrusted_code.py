@@ -231,7 +231,7 @@ def test_a_head_that_only_trains_is_pruned_with_what_it_reads():
     assert channels.labels["aux.weight"][1].tolist() == list(range(16))
     assert channels.fixed["aux"] == "the network's output"
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    prune_once(model, IMAGES[:1], channels=0.5, optimizer=optimizer)
+    prune_once(model, IMAGES[:1], channels=0.5, criterion="magnitude", optimizer=optimizer)
     for _ in range(2):
         optimizer.zero_grad()
         sum(t.sum() for t in model.train()(IMAGES)).backward()
@@ -269,7 +269,7 @@ def test_a_plain_parameter_keeps_its_rows_and_prune_once_works():
     channels = axes(model, IMAGES[:1])
     why = "w is not the weight of a Conv or Linear module, which criteria score"
     assert channels.fixed["w"] == why
-    prune_once(model, IMAGES[:1], channels=0.4)
+    prune_once(model, IMAGES[:1], channels=0.4, criterion="magnitude")
     assert len(model.w) == 12
     model(IMAGES)
 

@@ -160,7 +160,14 @@ def test_an_export_is_shown_next_to_the_dense_network(words, rows, tmp_path, cap
 def test_a_slow_pruned_network_is_told_of_widths_that_kernels_want(round_to, found):
     dense = models.build("mlp", num_classes=3, in_channels=4, units=128, depth=3)
     pruned = copy.deepcopy(dense)
-    prune_once(pruned, torch.zeros(1, 4), macs="60%", tolerance=0.2, round_to=round_to)
+    prune_once(
+        pruned,
+        torch.zeros(1, 4),
+        criterion="magnitude",
+        macs="60%",
+        tolerance=0.2,
+        round_to=round_to,
+    )
     said = hint(dense, pruned)
     assert bool(said) == bool(found)
     assert all("layers, as hidden" in line and "round_to: 8" in line for line in said)
