@@ -184,8 +184,8 @@ def show(records: list[Record], folder: Path) -> str | None:
         f" the paper); accuracies are {SAYS}; from records in `results/bep/3` and beside this page,"
         " by `studies/early.py show`.\n\n"
         + table(records_of, METHODS)
-        + "\nA size is twice the kernel weights, as in the paper; networks of one size differ in their"
-        " MACs. Differences in accuracy are over the same seeds:\n\n"
+        + "\nA size is twice the kernel weights, as in the paper; networks of one size differ in"
+        " their MACs. Differences in accuracy are over the same seeds:\n\n"
         + against_bep(records_of)
         + f"\n![{caption}](accuracy_cost.png)\n"
     )
