@@ -155,6 +155,6 @@ def _gains(cells: pd.DataFrame, after: str, figure: str) -> Iterator[dict[str, A
                 change = (seeds[f"bp_{score}"] - seeds[score]).dropna().tolist()
                 half = half_width(change)
                 yield dict(zip(place, where, strict=True)) | {
-                    "after": after, "figure": figure, "score": score, "seeds": len(change),
+                    "after": after, "figure": figure, "seeds": len(change), "score": score,
                     "with minus without": np.mean(change), "95 % interval ±": half,
                 }  # fmt: skip
