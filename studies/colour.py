@@ -23,6 +23,7 @@ from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.pages.palette import COLOURS
 from prunezoo.reporting.records import Job, Record, numbers
+from studies.benchmark.comparison import paired
 
 TEST = ("data.validation=0", "cost.tracker=none")  # no weights are chosen: the last are tested
 LATE = "pruning.schedule.start=75%"
@@ -42,6 +43,7 @@ CHANNELS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("pruning.criterion=magnitude", LATE),
     ),
 }
+EARLY_WEIGHTS, EARLY_CHANNELS = "EarlyCroP-U, early", "EarlyCroP-S, early"
 PRUNED = WEIGHTS | CHANNELS
 DENSE = "dense"
 CPU_SECONDS = 85.0  # of a training, measured on one core of an Intel Xeon
@@ -84,6 +86,22 @@ def line(method: str, records: list[Record]) -> str:
     return f"| {method} | {len(records)} | {figures} |"
 
 
+def differences(found: dict[str, list[Record]]) -> str:
+    """Error minus the dense network's and minus EarlyCroP's over the same seeds, as Markdown."""
+    lines = ["| method | minus dense | minus EarlyCroP's of its kind |", "|---|--:|--:|"]
+    errors = {
+        method: {r.job.seed: float(r.summary["eval/rmse_levels"]) for r in records}
+        for method, records in found.items()
+    }
+    for method, ours in errors.items():
+        if method != DENSE:
+            early = EARLY_WEIGHTS if method in WEIGHTS else EARLY_CHANNELS
+            gaps = [paired(ours, errors.get(other, {})) for other in (DENSE, early)]
+            said = [shown(gap) for gap in gaps[: 1 if method == early else 2]]
+            lines.append(f"| {method} | {' | '.join([*said, ''][:2])} |")
+    return "\n".join(lines) + "\n"
+
+
 def paint(found: dict[str, list[Record]], axes: Axes) -> None:
     """Error of each method with its seeds' own values."""
     methods = list(found)[::-1]
@@ -113,7 +131,9 @@ def show(records: list[Record], folder: Path) -> str | None:
             " | pruned at epoch |",
             "|---|--:|--:|--:|--:|--:|---|",
             *(line(method, found[method]) for method in found),
-            f"\n![{caption}](rmse.png)\n",
+            "\nDifferences in error over the same seeds:\n",
+            differences(found),
+            f"![{caption}](rmse.png)\n",
         ]
     )
 

@@ -24,7 +24,8 @@ from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.pages.looks import MARKERS
 from prunezoo.reporting.pages.palette import COLOURS
-from prunezoo.reporting.records import Job, Record
+from prunezoo.reporting.records import Job, Record, numbers
+from studies.benchmark.comparison import paired
 
 FOLDER = "bep/short"
 SIZES = {"95K": "80%", "24K": "90%"}  # channels removed
@@ -128,6 +129,25 @@ def table(records_of: Groups, methods: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def against_bep(records_of: Groups) -> str:
+    """Inference MACs, and BEP's accuracy minus each method's over the same seeds, as Markdown."""
+    lines = ["| size | method | inference MACs | BEP minus it, points |", "|---|---|--:|--:|"]
+    for size in SIZES:
+        ours = by_seed(records_of.get(("BEP", size), []))
+        for method in METHODS:
+            records = records_of.get((method, size), [])
+            gap = "" if method == "BEP" else shown(paired(ours, by_seed(records)))
+            macs = numbers(records, "model/macs")
+            size_of = f"{statistics.fmean(macs):,.0f}" if macs else NOT_RUN
+            lines.append(f"| {size} | {method} | {size_of} | {gap} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_seed(records: Sequence[Record]) -> dict[int, float]:
+    """Seed → test accuracy."""
+    return {record.job.seed: float(record.summary[ACCURACY]) for record in records}
+
+
 def paint(records_of: Groups, methods: Iterable[str], axes: Axes) -> None:
     """Accuracy against training FLOPs: a line a method, from its smaller to its larger size."""
     for i, method in enumerate(methods):
@@ -149,7 +169,7 @@ def paint(records_of: Groups, methods: Iterable[str], axes: Axes) -> None:
     axes.set_xticks([0.5, 1, 2, 5, 10, 20], labels=["0.5", "1", "2", "5", "10", "20"])
     axes.set_xlabel("floating-point operations of the whole training, 10¹²")
     axes.set_ylabel("test accuracy, %")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # where no point lies
 
 
 def show(records: list[Record], folder: Path) -> str | None:
@@ -164,6 +184,9 @@ def show(records: list[Record], folder: Path) -> str | None:
         f" the paper); accuracies are {SAYS}; from records in `results/bep/3` and beside this page,"
         " by `studies/early.py show`.\n\n"
         + table(records_of, METHODS)
+        + "\nA size is twice the kernel weights, as in the paper; networks of one size differ in"
+        " their MACs. Differences in accuracy are over the same seeds:\n\n"
+        + against_bep(records_of)
         + f"\n![{caption}](accuracy_cost.png)\n"
     )
 

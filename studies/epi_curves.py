@@ -2,11 +2,12 @@
 
 import statistics
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 from prunezoo.reporting.intervals import shown
-from prunezoo.reporting.pages.palette import ramp
+from prunezoo.reporting.pages.palette import OKABE_ITO
 from prunezoo.reporting.pages.stability import indicators, layers
 from prunezoo.reporting.records import Record
 
@@ -67,21 +68,20 @@ def draw_curves(tau: float, records: Sequence[Record], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5))
     found = curves(records)
-    for (ratio, by_epoch), colour in zip(found.items(), ramp(len(found)), strict=True):
+    for (ratio, by_epoch), colour in zip(found.items(), cycle(OKABE_ITO), strict=False):
         means = [statistics.fmean(values) for values in by_epoch.values()]
         left.plot(list(by_epoch), means, color=colour, label=f"{ratio:.0%} removed")
     left.axhline(tau, color="#777777", linestyle="--", linewidth=0.8, label="threshold")
     left.set(xlabel="epochs trained", ylabel="EPI, mean over seeds")
-    left.legend()
     events = records[0].history.get("watched", [])
     for number, points in enumerate(layers(events)):
         right.plot(*zip(*points, strict=True), label=f"layer {number + 1}")
     right.set(xlabel="epochs trained", ylabel=f"units that would stay, seed {records[0].job.seed}")
-    right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)  # below the data
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)

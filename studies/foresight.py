@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,7 +210,10 @@ def draw(grid: Grid, groups: Groups, path: Path) -> None:
         axis.set_xlabel("compression ratio (whole network)")
         axis.set_ylabel("test accuracy, %" if axis is not panels[-1] else "compression error, %")
         axis.grid(alpha=0.3)
+    ran = {cell.strategy for cell in groups}
     for index, strategy in enumerate(grid.strategies):
+        if strategy not in ran:
+            continue
         style = {
             "color": COLOURS[index % 7],
             "marker": "osv^DPX*<>hpd8.+x"[index],
@@ -218,12 +222,16 @@ def draw(grid: Grid, groups: Groups, path: Path) -> None:
         }
         for rate, axis in zip(rates, panels, strict=False):
             of = {r: grid.of(groups, strategy, r, rate) for r in grid.ratios}
-            means = {r: statistics.fmean(top1(records)) for r, records in of.items() if records}
-            axis.plot(list(means), list(means.values()), **style)
-            errors = {r: 100 * compression_error(of[r], r) for r in means}
-            panels[-1].plot(list(errors), list(errors.values()), **style)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=6, fontsize=8)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
+            # a gap where nothing was run: lines join neighbours alone
+            means = [statistics.fmean(top1(of[r])) if of[r] else nan for r in of]
+            axis.plot(list(of), means, **style)
+            errors = [100 * compression_error(of[r], r) if of[r] else nan for r in of]
+            panels[-1].plot(list(of), errors, **style)
+    named = {}
+    for axis in panels:
+        named |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="lower center", ncols=6, fontsize=10)
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -109,7 +109,8 @@ def show(records: list[Record], folder: Path) -> str | None:
         "# Mean Replacement Pruning\n\nPenalties, the rise of the loss right after a cut, and what"
         " is left of it later (ICLR 2019 submission); by `studies/mean_replacement.py show`, from"
         " rows next to the records. Bands of figures are the paper's, 80 % intervals over seeds."
-        " Solid lines propagate biases, dashed ones do not.\n"
+        " Solid lines propagate biases, dashed ones do not. `gains.csv` has what propagation"
+        " changes, with Student's 95 % intervals over the same seeds.\n"
     )
     return "\n".join([says, *parts])
 
@@ -124,7 +125,7 @@ def _section(laboratory: Laboratory, records: Sequence[Record], folder: Path) ->
             lines.append(f"* [figure {number}]({laboratory.folder}/{path.name})")
         else:
             lines.append(f"* figure {number}: not drawn, {path}")
-    for name in ("summary", "later"):
+    for name in ("summary", "later", "gains"):
         lines.append(f"* [{name}.csv]({laboratory.folder}/{name}.csv)")
     return "\n".join(lines) + "\n"
 

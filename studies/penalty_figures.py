@@ -6,7 +6,8 @@ Names are of run folders or of records; `studies/mean_replacement.py` runs and d
 figure is drawn for whatever was run, as its title says; figures that the records do not allow are
 listed with the reason. Bands are 80 % confidence intervals over seeds (t quantile). Solid lines
 propagate biases, dashed ones do not. `summary.csv` holds the numbers behind the claims, `later.csv`
-those after fine-tuning and at the end of training.
+those after fine-tuning and at the end of training, `gains.csv` what propagation changes, with
+Student's 95 % intervals over seeds.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from prunezoo.reporting.pages.palette import BLACK, BLUE, GREEN, ORANGE, SKY, VE
 from studies.penalty_records import (
     NotRunError,
     ever_selected,
+    gains,
     halves,
     interval,
     later,
@@ -38,6 +40,7 @@ from studies.penalty_records import (
 )
 
 matplotlib.use("agg")
+plt.rc("axes", titlesize=10, labelsize=10)
 COLOURS = {
     "abs_mrs": BLUE,
     "abs_rs": SKY,
@@ -46,6 +49,7 @@ COLOURS = {
     "mrs": VERMILION,
     "rs": ORANGE,
 }
+FEW = 12  # measurements of a curve that are marked
 LIMITS = (-0.1, 0.4)  # of the paper's scatter plots
 
 
@@ -53,6 +57,8 @@ LIMITS = (-0.1, 0.4)  # of the paper's scatter plots
 def curve(axes: Axes, rows: pd.DataFrame, x: str, y: str, **style: Any) -> None:
     """Draw mean and 80 % interval over seeds of y against x."""
     mean, half = interval(rows.pivot_table(index=x, columns="seed", values=y))
+    if len(mean) <= FEW:  # they show where something was measured
+        style = {"marker": "o", "ms": 3.5} | style
     line = axes.plot(mean.index, mean, lw=1, **style)[0]
     axes.fill_between(
         mean.index, mean - half, mean + half, color=line.get_color(), alpha=0.15, lw=0
@@ -66,7 +72,8 @@ def method_curves(axes: Axes, rows: pd.DataFrame, x: str, y: str) -> None:
             part = rows[(rows["score"] == score) & (rows["bias_propagation"] == propagated)]
             if not part.empty:
                 name = f"{'bp_' if propagated else ''}{score}"
-                curve(axes, part, x, y, color=colour, ls="-" if propagated else "--", label=name)
+                style = {"ls": "-"} if propagated else {"ls": "--", "mfc": "white"}
+                curve(axes, part, x, y, color=colour, label=name, **style)
 
 
 def scatter(
@@ -77,18 +84,33 @@ def scatter(
     for score, colour in COLOURS.items():
         if f"bp_{score}" in pairs:
             x, y = pairs[score], pairs[f"bp_{score}"]
-            axes.scatter(x, y, s=6, color=colour, alpha=0.5, lw=0, label=score)
+            axes.scatter(x, y, s=dot(len(x)), color=colour, alpha=0.5, lw=0, label=score)
             wins, cells = wins + int((y < x).sum()), cells + len(x)
     axes.plot(limits, limits, color="grey", lw=0.8)
     axes.set(xlim=limits, ylim=limits, xlabel="penalty without bp", ylabel="penalty with bp")
-    axes.set_title(f"{title}\n{100 * wins / max(cells, 1):.1f} % of {cells} below", fontsize=9)
+    axes.set_title(f"{title}\n{100 * wins / max(cells, 1):.1f} % of {cells} below")
 
 
 def canvas(columns: int, title: str = "") -> tuple[Figure, list[Axes]]:
     """A row of plots."""
-    figure, axes = plt.subplots(1, columns, figsize=(4.2 * columns, 3.6), squeeze=False)
-    figure.suptitle(title, fontsize=10)
+    size = (4.2 * columns, 4.2)
+    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained")
+    figure.suptitle(title, fontsize=11)
     return figure, list(axes[0])
+
+
+def dot(count: int) -> int:
+    """Area of a dot, in points²: a few are larger than many."""
+    return 25 if count < 100 else 6
+
+
+def legend(figure: Figure) -> None:
+    """One legend of all plots below them, each name once: it hides no data."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        named |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    columns = max(2, round(2 * figure.get_figwidth() / 4.2))
+    figure.legend(named.values(), named, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────
@@ -99,7 +121,6 @@ def figure_2(table: pd.DataFrame) -> Figure:
     method_curves(left, rows, "step", "penalty")
     left.set(xlabel="iteration", ylabel="pruning penalty")
     left.set_ylim(-0.1, np.quantile(rows["penalty"], 0.98))
-    left.legend(fontsize=6, ncols=2)
     intact = table[(table["experiment"] == "intact") & (table["model"] == rows["model"].iloc[0])]
     twin = right.twinx()
     for prefix, name, style in (("", "training subset", "-"), ("held_out_", "held out", "--")):
@@ -107,8 +128,8 @@ def figure_2(table: pd.DataFrame) -> Figure:
             curve(right, intact, "step", f"{prefix}loss", color=BLUE, ls=style, label=name)
             curve(twin, intact, "step", f"{prefix}top1_percent", color=VERMILION, ls=style)
     right.set(xlabel="iteration", ylabel="loss (blue)")
-    right.legend(fontsize=6)
     twin.set_ylabel("top-1 in % (orange)")
+    legend(figure)
     return figure
 
 
@@ -120,14 +141,13 @@ def _scatters(table: pd.DataFrame, level: str, title: str) -> Figure:
     figure, plots = canvas(len(names), title)
     for axes, name in zip(plots, names, strict=True):
         scatter(axes, pairs[of == name], name)
+    legend(figure)
     return figure
 
 
 def figure_3(table: pd.DataFrame) -> Figure:
     """With against without bias propagation, every measurement, one plot per data set."""
-    figure = _scatters(table, "data", "Figure 3")
-    figure.axes[0].legend(fontsize=6, markerscale=2)
-    return figure
+    return _scatters(table, "data", "Figure 3")
 
 
 def tuning_steps(table: pd.DataFrame) -> list[int]:
@@ -146,7 +166,7 @@ def _tuned(table: pd.DataFrame, title: str, limits: tuple[float, float]) -> Figu
     figure, plots = canvas(len(steps), title)
     for axes, n in zip(plots, steps, strict=True):
         scatter(axes, one_shot(table, n), f"{n} steps of fine-tuning", limits)
-    figure.axes[0].legend(fontsize=6, markerscale=2)
+    legend(figure)
     return figure
 
 
@@ -170,7 +190,7 @@ def figure_5(table: pd.DataFrame) -> Figure:
         dashes = "--" if method == score else "-"
         axes.plot(shares.index, shares[method], color=COLOURS[score], ls=dashes, lw=1, label=method)
     axes.set(xlabel="τ", ylabel="share within the threshold")
-    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.01, 1))
+    legend(figure)
     return figure
 
 
@@ -184,7 +204,6 @@ def figure_6(table: pd.DataFrame) -> Figure:
     method_curves(left, rows, "step", "penalty")
     left.set(xlabel="iteration", ylabel="pruning penalty")
     left.set_ylim(-0.1, np.quantile(rows["penalty"], 0.98))
-    left.legend(fontsize=6, ncols=2)
     chosen = {s: np.concatenate(list(plain[plain["score"] == s]["squared_activation"]))
               for s in ("rand", "abs_mrs", "mrs") if (plain["score"] == s).any()}  # fmt: skip
     top = np.quantile(np.concatenate(list(chosen.values())), 0.99)
@@ -192,7 +211,7 @@ def figure_6(table: pd.DataFrame) -> Figure:
         style = {"color": COLOURS[score], "label": score, "histtype": "step", "log": True}
         right.hist(np.clip(squares, 0, top), bins=40, range=(0, top), **style)
     right.set(xlabel="mean squared activation of a selected unit", ylabel="count")
-    right.legend(fontsize=6)
+    legend(figure)
     return figure
 
 
@@ -211,8 +230,8 @@ def figure_7(table: pd.DataFrame) -> Figure:
             if not part.empty:
                 curve(axes, ever_selected(part), "step", "fraction", color=colour, label=score)
         axes.set(xlabel="iteration", ylabel="fraction ever selected", ylim=(0, 1.02))
-        axes.set_title(f"from iteration {start:.0f}", fontsize=9)
-    plots[0].legend(fontsize=6)
+        axes.set_title(f"from iteration {start:.0f}")
+    legend(figure)
     return figure
 
 
@@ -242,7 +261,7 @@ def figure_10(table: pd.DataFrame) -> Figure:
     for axes, (column, name) in zip(plots, wanted, strict=True):
         method_curves(axes, rows, "fraction", column)
         axes.set(xlabel="fraction removed", ylabel=name)
-    plots[0].legend(fontsize=6, ncols=2)
+    legend(figure)
     return figure
 
 
@@ -262,12 +281,19 @@ def figure_11(table: pd.DataFrame) -> Figure:
         low, high = min(0.0, drawn.min()), min(1.5, drawn.max())  # 1.5: the paper's axes
         ends = (low - 0.05 * (high - low), high + 0.05 * (high - low))
         for x, y, colour in clouds:
-            style = {"s": 6, "color": colour, "alpha": 0.5, "lw": 0, "label": f"{y} vs {x}"}
+            style = {
+                "s": dot(len(pairs)),
+                "color": colour,
+                "alpha": 0.5,
+                "lw": 0,
+                "label": f"{y} vs {x}",
+            }
             axes.scatter(pairs[x], pairs[y], **style)
         axes.plot(ends, ends, color="grey", lw=0.8)
+        axes.locator_params(nbins=5)
         axes.set(xlim=ends, ylim=ends, xlabel="penalty (right)", ylabel="penalty (left)")
-        axes.set_title(f"{n} steps of fine-tuning", fontsize=9)
-        axes.legend(fontsize=6)
+        axes.set_title(f"{n} steps of fine-tuning")
+    legend(figure)
     return figure
 
 
@@ -280,10 +306,9 @@ FIGURES: dict[int, Callable[[pd.DataFrame], Figure]] = {
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG with a palette of 256 colours; the repository holds these files."""
     figure.set_dpi(90)
-    figure.tight_layout()
     pixels = BytesIO()
     figure.savefig(pixels, format="png")
-    Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+    Image.open(pixels).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(
         path, optimize=True
     )
     plt.close(figure)
@@ -311,7 +336,8 @@ def draw_all(table: pd.DataFrame, out: Path) -> dict[int, Path | NotRunError]:
             continue
         drawn[number] = out / f"figure_{number}.png"
         save(figure, out / f"figure_{number}.png")
-    for name, rows in (("summary", summary(table)), ("later", later(table))):
+    numbers = {"summary": summary(table), "later": later(table), "gains": gains(table)}
+    for name, rows in numbers.items():
         rows.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
     return drawn
 

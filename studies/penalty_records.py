@@ -1,12 +1,15 @@
 """Laboratory records of many runs as one table, and statistics of it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
+
+from prunezoo.reporting.intervals import half_width
 
 SCORES = ("abs_mrs", "abs_rs", "norm", "rand", "mrs", "rs")
 CELL = ["data", "model", "seed", "step", "layers", "amount"]  # one measurement of all methods
@@ -125,3 +128,33 @@ def later(table: pd.DataFrame) -> pd.DataFrame:
         copies = ends.pivot_table(values="held_out_top1_percent", **columns).reset_index()
         tuned.append(copies.assign(after="training on, top-1 %"))
     return pd.concat(tuned, ignore_index=True)
+
+
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """What bias propagation changes over the same seeds: with minus without, and the interval.
+
+    Of penalties, in which less is better, and of the top-1 of copies that trained on, in which more
+    is. A seed's value is the mean of its measurements.
+    """
+    steps = sorted(table.loc[table["experiment"] == "one_shot", "fine_tune"].unique())
+    found = [_gains(one_shot(table, int(n)), f"{n:.0f} steps", "penalty") for n in steps]
+    ends = table[table["experiment"] == "trained_on"]
+    if not ends.empty:
+        values = "held_out_top1_percent"
+        copies = ends.pivot_table(values=values, index=CELL, columns="method")
+        found.append(_gains(copies, "training on", "top-1 %"))
+    return pd.DataFrame([row for rows in found for row in rows])
+
+
+def _gains(cells: pd.DataFrame, after: str, figure: str) -> Iterator[dict[str, Any]]:
+    place = ["data", "model", "layers", "amount"]
+    means = cells.groupby([*place, "seed"]).mean()
+    for where, seeds in means.groupby(place):
+        for score in SCORES:
+            if score in seeds and f"bp_{score}" in seeds:
+                change = (seeds[f"bp_{score}"] - seeds[score]).dropna().tolist()
+                half = half_width(change)
+                yield dict(zip(place, where, strict=True)) | {
+                    "after": after, "figure": figure, "seeds": len(change), "score": score,
+                    "with minus without": np.mean(change), "95 % interval ±": half,
+                }  # fmt: skip

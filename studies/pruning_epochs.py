@@ -11,10 +11,12 @@ from typing import NamedTuple
 from prunezoo.reporting.intervals import half_width, shown
 from prunezoo.reporting.pages.palette import GREEN, VERMILION
 from prunezoo.reporting.records import Job, Record
+from studies.benchmark.comparison import paired
 
 KINDS = {"PaT": "fixed_epoch", "EPI": "epi", "lottery ticket": "lottery_ticket"}
 WATCHING = "EPI, watching"
 COLOURS = {"PaT": GREEN, "lottery ticket": "#777777", "EPI": VERMILION}
+NO_GRID = "no grid"  # of pruning epochs, to compare with
 LONG = "training.duration=90ep"  # of runs that only watch: the paper's length
 SHARES = "[0.1, 0.3, 0.5, 0.8, 0.9]"  # of which they follow EPI
 
@@ -46,6 +48,7 @@ class Part:
     `folder` and `prefix`: of records. `settings`: of all trainings. `seconds`: of one core for a
     training of the grid. `tickets`: ratios that are run as lottery tickets too. `seeds`: the only
     ones, if given. `watching`: with runs that only watch. `data`: it needs the data set's folder.
+    `caution`: what the page says below its comparison with EPI.
     """
 
     folder: str
@@ -60,6 +63,7 @@ class Part:
     seeds: tuple[int, ...] = ()
     watching: bool = True
     data: bool = False
+    caution: str = ""
 
     @property
     def slug(self) -> str:
@@ -221,26 +225,60 @@ def policy_table(part: Part, points: Points) -> str:
         for ratio in part.ratios
     }
     for name in next(iter(gaps.values())):
-        lines.append(f"| {name} | {' | '.join(shown(gaps[r][name]) for r in part.ratios)} |")
-    said = [verdict(points, r, gaps[r]["EPI"]) for r in part.ratios if gaps[r]["EPI"]]
+        cells = [shown(gaps[r][name]) if curve(points, "PaT", r) else NO_GRID for r in part.ratios]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    said = [verdict(points, r, gaps[r]["EPI"]) for r in part.ratios if curve(points, "EPI", r)]
+    said += [part.caution] if part.caution else []
     return "\n".join(lines) + "\n\n" + "".join(f"* {line}\n" for line in said)
+
+
+def differences(part: Part, points: Points) -> str:
+    """Accuracy by pruning epoch minus the best epoch's and minus the ticket's, over the same seeds.
+
+    Without a table where no epoch has two seeds.
+    """
+    grid = {r: {e: by_seed(c) for e, c in curve(points, "PaT", r).items()} for r in part.ratios}
+    tickets = {
+        r: {e: by_seed(c) for e, c in curve(points, "lottery ticket", r).items()}
+        for r in part.tickets
+    }
+    best = {r: of_epochs[best_epoch(points, r)] for r, of_epochs in grid.items() if of_epochs}
+    if not any(len(seeds) > 1 for seeds in best.values()):
+        return ""
+    columns = [(f"minus epoch {best_epoch(points, r)}, {r:.0%} of channels", r) for r in best]
+    heads = [name for name, _ in columns]
+    heads += [f"minus its lottery ticket, {r:.0%} of channels" for r in tickets]
+    lines = [f"| pruning epoch | {' | '.join(heads)} |", "|--:|" + "--:|" * len(heads)]
+    for epoch in part.epochs:
+        gaps = [paired(grid[r].get(epoch, {}), best[r]) for r in best]
+        gaps += [paired(grid[r].get(epoch, {}), of.get(epoch, {})) for r, of in tickets.items()]
+        lines.append(f"| {epoch} | {' | '.join(map(shown, gaps))} |")
+    return "Differences over the same seeds, points:\n\n" + "\n".join(lines) + "\n"
+
+
+def by_seed(records: Sequence[Record]) -> dict[int, float]:
+    """Seed → test accuracy, in %."""
+    return {record.job.seed: test(record) for record in records}
 
 
 def verdict(points: Points, ratio: float, gap: Sequence[float]) -> str:
     """A sentence comparing EPI's epoch with the best one, by the 95 % interval of paired seeds."""
     of_epi = [(p.epoch, fired(points[p])) for p in sorted(points) if p[:2] == ("EPI", ratio)]
     at = ", ".join(f"{e}" if by_itself else f"{e} (the latest allowed)" for e, by_itself in of_epi)
+    began = f"{ratio:.0%} of channels: EPI began at epoch {at}"
+    if not gap:
+        accuracies = [test(points[p]) for p in sorted(points) if p[:2] == ("EPI", ratio)]
+        return f"{began}; its accuracy is {shown(accuracies)} %, with {NO_GRID} to compare it with."
     mean, noise = statistics.fmean(gap), half_width(gap)
     best = f"the best by validation is {best_epoch(points, ratio)}"
     if noise is None:
-        said = f"{mean:+.2f} points from the best epoch's, one seed"
+        said = f"is {mean:+.2f} points from the best epoch's, one seed"
+    elif abs(mean) <= noise:
+        said = f"cannot be told from the best epoch's ({mean:+.2f} ± {noise:.2f} points)"
     else:
-        inside = "within the noise of" if abs(mean) <= noise else "outside the noise of"
-        said = (
-            f"{inside} the best epoch's"
-            f" ({mean:+.2f} points, 95 % interval of paired seeds ± {noise:.2f})"
-        )
-    return f"{ratio:.0%} of channels: EPI began at epoch {at}; {best}. Its accuracy is {said}."
+        side = "behind" if mean < 0 else "ahead of"
+        said = f"is {abs(mean):.2f} ± {noise:.2f} points {side} the best epoch's"
+    return f"{began}; {best}. Its accuracy {said}."
 
 
 def draw(part: Part, points: Points, path: Path) -> None:
@@ -250,9 +288,10 @@ def draw(part: Part, points: Points, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    count = len(part.ratios)
-    figure, panels = plt.subplots(1, count, figsize=(5 * count, 4.4), squeeze=False)
-    for panel, ratio in zip(panels[0], part.ratios, strict=True):
+    ratios = [ratio for ratio in part.ratios if curve(points, "PaT", ratio)]
+    count = len(ratios)
+    figure, panels = plt.subplots(1, count, figsize=(4.4 * count, 4.4), squeeze=False)
+    for panel, ratio in zip(panels[0], ratios, strict=True):
         for kind, marker in (("PaT", "o"), ("lottery ticket", "s")):
             accuracies = {e: [test(r) for r in records]
                           for e, records in curve(points, kind, ratio).items()}  # fmt: skip
@@ -270,8 +309,11 @@ def draw(part: Part, points: Points, path: Path) -> None:
         panel.set_xlabel("pruning epoch")
         panel.set_ylabel("test accuracy, %")
         panel.grid(alpha=0.3)
-    panels[0][0].legend()
-    figure.tight_layout()
+    named = {}
+    for panel in panels[0]:
+        named |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(named.values(), named, loc="lower center", ncols=len(named))
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)

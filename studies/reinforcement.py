@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from prunezoo.reporting.intervals import NOT_RUN, SAYS, half_width, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
@@ -24,6 +25,7 @@ from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.pages.looks import MARKERS
 from prunezoo.reporting.pages.palette import COLOURS
 from prunezoo.reporting.records import Job, Record
+from studies.benchmark.comparison import paired
 
 ENVIRONMENTS = {
     "CartPole-v1": "cartpole",
@@ -47,13 +49,13 @@ METHODS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 TEST = ("data.validation=0", "cost.tracker=none")  # no weights are chosen: the last are tested
 SEEDS = (0, 1, 2, 3, 4)
+BASELINES = ("Random-U", "SNIP", "GraSP, original")  # that the others are compared with
 SECONDS = {
     "CartPole-v1": 12.0,
     "LunarLander-v3": 37.0,
     "Acrobot-v1": 21.0,
 }  # of one core, a training
 Cell = tuple[str, str, str]  # environment, method, sparsity
-DENSITY = {"80%": 20.0, "95%": 5.0, "98%": 2.0}  # weights that stay, in %
 
 
 def job(environment: str, method: str, sparsity: str, seed: int) -> Job:
@@ -123,33 +125,57 @@ def table(environment: str, records_of: dict[Cell, list[Record]]) -> str:
     return "\n".join([head, *rows]) + "\n"
 
 
+def differences(environment: str, records_of: dict[Cell, list[Record]]) -> str:
+    """Return minus that of each baseline over the same seeds, as Markdown."""
+    lines = [f"| method | removed | {' | '.join(f'minus {name}' for name in BASELINES)} |"]
+    lines += ["|---|--:|" + "--:|" * len(BASELINES)]
+    for _, method, sparsity in cells(environment)[1:]:
+        ours = by_seed(records_of.get((environment, method, sparsity), []))
+        of = {b: by_seed(records_of.get((environment, b, sparsity), [])) for b in BASELINES}
+        gaps = ["" if b == method else shown(paired(ours, of[b]), 1) for b in BASELINES]
+        lines.append(f"| {method} | {sparsity} | {' | '.join(gaps)} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_seed(records: Sequence[Record]) -> dict[int, float]:
+    """Seed → mean return of the test episodes."""
+    return dict(zip((r.job.seed for r in records), returns(records), strict=True))
+
+
 def paint(environment: str, records_of: dict[Cell, list[Record]], axes: Axes) -> None:
-    """Return against the weights that stay: a line a method, a band where nothing was removed."""
+    """Return of each method, a panel for each sparsity with a scale of its own.
+
+    A band where nothing was removed.
+    """
+    figure, sparsities = axes.figure, SPARSITIES[environment]
+    assert isinstance(figure, Figure)
+    axes.remove()
+    figure.set_size_inches(2.6 * len(sparsities) + 1.4, 2.8)
+    panels = figure.subplots(1, len(sparsities), sharey=True, squeeze=False)[0]
     dense = returns(records_of.get((environment, DENSE, ""), []))
-    if dense:
-        mean, error = statistics.fmean(dense), half_width(dense) or 0.0
-        axes.axhline(mean, color=COLOURS[0], label=DENSE)
-        axes.axhspan(mean - error, mean + error, color=COLOURS[0], alpha=0.2, lw=0)
-    sparsities = SPARSITIES[environment]
-    for i, method in enumerate(METHODS, 1):
-        there = [s for s in sparsities if (environment, method, s) in records_of]
-        values = [returns(records_of[environment, method, s]) for s in there]
-        axes.errorbar(
-            [DENSITY[s] * 1.03 ** (i - 3.5) for s in there],  # side by side
-            list(map(statistics.fmean, values)),
-            yerr=[half_width(each) or 0.0 for each in values],
-            marker=MARKERS[i],
-            color=COLOURS[i],
-            capsize=2,
-            label=method,
-        )
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    axes.set_xticks([DENSITY[s] for s in sparsities], labels=sparsities)
-    axes.minorticks_off()
-    axes.set_xlabel("weights asked to go")
-    axes.set_ylabel(f"mean return of test episodes, {environment}")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    for panel, sparsity in zip(panels, sparsities, strict=True):
+        if dense:
+            mean, error = statistics.fmean(dense), half_width(dense) or 0.0
+            panel.axvline(mean, color=COLOURS[0])
+            panel.axvspan(mean - error, mean + error, color=COLOURS[0], alpha=0.2, lw=0)
+        for y, method in enumerate(METHODS):
+            values = returns(records_of.get((environment, method, sparsity), []))
+            if values:
+                panel.errorbar(
+                    statistics.fmean(values),
+                    y,
+                    xerr=half_width(values) or 0.0,
+                    marker=MARKERS[y + 1],
+                    color=COLOURS[y + 1],
+                    capsize=2,
+                )
+                panel.plot(values, [y] * len(values), "|", color=COLOURS[y + 1], alpha=0.6)
+        panel.set_title(f"{sparsity} of the weights asked to go", fontsize=9)
+        panel.set_xlabel("mean return")
+        panel.locator_params(axis="x", nbins=5)
+    panels[0].set_yticks(range(len(METHODS)), labels=list(METHODS))
+    panels[0].set_ylim(len(METHODS) - 0.5, -0.5)
+    figure.subplots_adjust(wspace=0.12)
 
 
 def show(records: list[Record], folder: Path) -> str | None:
@@ -168,9 +194,14 @@ def show(records: list[Record], folder: Path) -> str | None:
     for environment, name in ENVIRONMENTS.items():
         if not any(cell[0] == environment for cell in records_of):
             continue
-        caption = f"{environment}: return against the weights removed, mean and 95 % interval"
+        caption = (
+            f"{environment}: return by method and weights removed; mean, 95 % interval and seeds,"
+            f" band: the dense network's"
+        )
         draw(name, caption, folder, lambda axes, e=environment: paint(e, records_of, axes))
         page += [f"## {environment}\n", table(environment, records_of)]
+        page += ["Differences in return over the same seeds:\n"]
+        page += [differences(environment, records_of)]
         page.append(f"![{caption}]({name}.png)\n")
     return "\n".join(page)
 

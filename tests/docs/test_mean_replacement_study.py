@@ -152,6 +152,19 @@ def test_one_command_draws_what_was_run_and_says_what_was_not(tmp_path, monkeypa
     assert summary["bp_rs"].tolist() == pytest.approx((summary["rs"] / 2).tolist(), rel=1e-3)
 
 
+def test_what_propagation_changes_has_an_interval_over_the_same_seeds(tmp_path):
+    table = records.load([run(tmp_path / str(seed), seed) for seed in (0, 1)])
+    late = table["seed"] == 1
+    table.loc[late, "penalty"] = 2 * table.loc[late, "penalty"]
+    found = records.gains(table).set_index(["layers", "after", "score"])
+    mean = np.mean([1 / step for step in (10, 20, 30, 40)])  # a half of it is gained by seed 0
+    first = found.loc[("all", "0 steps", records.SCORES[0])]
+    assert first["seeds"] == 2
+    assert first["with minus without"] == pytest.approx(-0.75 * mean)
+    assert first["95 % interval ±"] == pytest.approx(12.706 * 0.25 * mean, rel=1e-3)
+    assert set(found.index.get_level_values("after")) == {"0 steps", "10 steps"}
+
+
 def test_points_of_figure_3_lie_where_the_penalties_say(tmp_path):
     table = records.load([run(tmp_path / "run", 0)])
     figure = study.figure_3(table)

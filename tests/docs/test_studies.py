@@ -185,21 +185,35 @@ def test_the_best_epoch_is_chosen_on_validation_and_policies_are_compared_seed_b
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "word"),
+    ("accuracies", "verdict"),
     [
-        ((98.0, 98.1, 98.5), "within"),
+        ((98.0, 98.1, 98.5), "cannot be told from the best epoch's (-0.00 ± 0.66 points)"),
         # 3.8 standard errors, of three seeds
-        ((98.4, 98.5, 98.7), "within"),
-        ((97.0, 97.1, 97.05), "outside"),
+        ((98.4, 98.5, 98.7), "cannot be told from the best epoch's (+0.33 ± 0.38 points)"),
+        ((97.0, 97.1, 97.05), "is 1.15 ± 0.12 points behind the best epoch's"),
     ],
 )
-def test_the_verdict_on_epi_is_a_matter_of_paired_noise(accuracies, word: str):
+def test_the_verdict_on_epi_is_a_matter_of_paired_noise(accuracies, verdict: str):
     points = NARROW.results(grid(10, dict(enumerate(accuracies))))
     gap = pruning_epochs.against_best(points, 0.5, pruning_epochs.policies(points, 0.5)["EPI"])
     said = pruning_epochs.verdict(points, 0.5, gap)
     began = "10 (the latest allowed), 10, 10"
     assert f"EPI began at epoch {began}; the best by validation is 8" in said
-    assert f"is {word} the noise of" in said
+    assert said.endswith(f"Its accuracy {verdict}.")
+
+
+def test_a_fraction_without_a_grid_says_so_and_has_no_panel(tmp_path):
+    points = NARROW.results(grid(10, {0: 98.0, 1: 98.1, 2: 98.5}))
+    page = pruning_epochs.policy_table(NARROW, points)
+    assert "| EPI | -0.00 ± 0.66 | no grid |" in page
+    assert page.endswith(f"* {NARROW.caution}\n")
+    alone = {p._replace(ratio=0.8): r for p, r in points.items() if p.kind == "EPI"}
+    assert "98.20 ± 0.66 %, with no grid to compare" in pruning_epochs.verdict(alone, 0.8, [])
+    lines = pruning_epochs.differences(NARROW, points).splitlines()
+    assert "| pruning epoch | minus epoch 8, 50% of channels |" in lines[2]
+    assert lines[4].startswith("| 0 | 0.80 ± 0.00 | 0.00 ± 0.00 |")
+    one_seed = {p: r for p, r in points.items() if p.seed == 0}
+    assert pruning_epochs.differences(NARROW, one_seed) == ""
 
 
 def test_one_seed_of_epi_is_no_verdict():
@@ -281,6 +295,21 @@ def test_theirs_stand_next_to_ours_under_the_thesis_names(tmp_path):
 
 
 # ── late or forecast ─────────────────────────────────────────────────────────────────────────────
+def test_bep_is_compared_with_each_method_over_the_same_seeds():
+    def record(method: str, seed: int, accuracy: float, macs: float) -> Record:
+        summary = {early.ACCURACY: accuracy, "model/macs": macs}
+        return Record(early.job(method, "95K", seed), summary)
+
+    records = [record("BEP", 0, 64.0, 8e5), record("BEP", 1, 66.0, 8e5)]
+    records += [record("SNIP", 1, 60.0, 8e5), record("SNIP", 2, 50.0, 8e5)]
+    records += [record("SynFlow", 0, 65.0, 9.5e6)]
+    lines = early.against_bep(early.results(records)).splitlines()
+    assert "| 95K | BEP | 800,000 |  |" in lines
+    assert "| 95K | SNIP | 800,000 | 6.00 |" in lines  # of the seed that both have
+    assert "| 95K | SynFlow | 9,500,000 | -1.00 |" in lines
+    assert "| 24K | SNIP | not run | not run |" in lines
+
+
 def test_snip_is_read_at_what_bep_spent():
     def record(method: str, flops: float, accuracy: float) -> Record:
         summary = {"eval/top1_percent": accuracy, "cost/training_flops": flops}
@@ -315,6 +344,8 @@ def test_returns_are_shown_by_environment_method_and_sparsity(tmp_path):
     assert "| SNIP | 95% | 3 | 200.0 ± 248.4 | 100.0 | 94.0 % |  |" in page
     assert "| EarlyCroP-U | 95% | 1 | 450.0 | 450.0 | 94.0 % | 8 |" in page
     assert "| GraSP | 98% | 0 | not run |" in page
+    assert "| EarlyCroP-U | 95% | not run | 350.0 | not run |" in page  # seed 0 of both
+    assert "| SNIP | 95% | not run |  | not run |" in page
     assert "Acrobot-v1\n" not in page
     assert (tmp_path / "cartpole.png").exists()
     assert reinforcement.show([], tmp_path) is None
@@ -334,5 +365,7 @@ def test_errors_of_a_dense_task_are_shown_by_method(tmp_path):
     assert "| SNIP weights, before | 3 | 51.00 ± 2.48 | 40.0 | 90.0 % | 2.00 |  |" in page
     assert "| EarlyCroP-S, early | 1 | 40.00 | 40.0 | 90.0 % | 2.00 | 3 |" in page
     assert "random channels" not in page
+    assert "| SNIP weights, before | 20.00 | not run |" in page  # over the same seeds
+    assert "| EarlyCroP-S, early | 10.00 |  |" in page
     assert (tmp_path / "rmse.png").exists()
     assert colour.show([], tmp_path) is None
