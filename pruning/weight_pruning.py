@@ -134,7 +134,7 @@ class WeightPruning(Rounds):
         )
 
     def _chooser(self) -> Callable[[Scores], Masks]:
-        """Masks of the size of those held, chosen again at each step; N:M alone waits for no device."""
+        """Masks of the size of those held, chosen at each step; N:M alone waits for no device."""
         n_of_m = pattern(self._config.scope)
         if n_of_m is not None:
             return lambda scores: {name: best_in_groups(s, *n_of_m) for name, s in scores.items()}
