@@ -105,8 +105,10 @@ class Report(AbstractContextManager["Report"]):
             table.add_row(name, f"{s['dense/' + key]:,}", f"{s['model/' + key]:,}")
         first, last = (rate(s["cost/segments"][end]) for end in (0, -1))
         table.add_row(f"training {example}s/s", first, last)
+        unknown = "not measured" if self.run.recipe.pruning else ""
         for name, text in self.results(s, past):
-            table.add_row(name, "not trained" if name.startswith("test ") else "", text)
+            table.add_row(name, unknown, text)
+            unknown = ""
         table.add_row("wall clock", "", clock(s["cost/wall_hours"] * 3600))
         kind = "GPU" if s["cost/gpu_hours"] else "device"
         table.add_row(f"{kind} hours", "", f"{s[f'cost/{kind.lower()}_hours']:.4f}")
