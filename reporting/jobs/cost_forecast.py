@@ -87,16 +87,18 @@ def forecast(
     alike = [r for r in everywhere if r.summary.get("run/device") == device]
     own_here = _own(alike, job)
     here = own_here or alike
+    stated = rates.images_per_second is not None
     speed = rates.images_per_second or _median(here, SPEED)
     if speed is None:
         raise PlanError(
             f"{job.recipe}: no record of {model} on {data} with {device};"
             " state --images-per-second, or measure it with --benchmark"
         )
+    if not stated and not own_here:
+        speed *= _relative_speed(own, everywhere)
     paused = _pauses(own)
     pauses = paused or Pauses()
     hours = (images * pauses.stretch + pauses.once) / speed / 3600
-    stated = rates.images_per_second is not None
     source = "speed stated" if stated else _counted(here, "the recipe" if own_here else "others")
     if paused and (stated or not own_here):
         source += f"; pauses: {_counted(own, 'the recipe')}"
@@ -237,6 +239,15 @@ def _own(records: Sequence[Record], job: Job) -> list[Record]:
     """Records of the job's row, else of its recipe."""
     row = [r for r in records if job.row and r.job.row == job.row]
     return row or [r for r in records if r.job.recipe == job.recipe]
+
+
+def _relative_speed(own: Sequence[Record], everywhere: Sequence[Record]) -> float:
+    """The speed of a recipe's runs by that of others on the same device; 1 if one is unknown."""
+    device = own[0].summary.get("run/device") if own else None
+    there = [r for r in everywhere if r.summary.get("run/device") == device]
+    mine = _median([r for r in there if r in own], SPEED)
+    theirs = _median([r for r in there if r not in own], SPEED)
+    return mine / theirs if mine and theirs else 1.0
 
 
 def _pauses(records: Sequence[Record]) -> Pauses | None:

@@ -57,7 +57,10 @@ def _remarks(rows: Sequence[Sequence[str]], forecasts: Sequence[Forecast]) -> It
             " the training but its start and a single round of pruning"
         )
     if "~ " in bounds:
-        yield "~ rough: at the speed of other recipes, as this one's records are of another device"
+        yield (
+            "~ rough: by the speed of other recipes here, and of this one's against others' on the"
+            " device of its records"
+        )
     if "≥ " in bounds:
         yield (
             "≥ training steps alone, a lower bound: no record says how long this recipe's"

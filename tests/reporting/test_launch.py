@@ -1,6 +1,7 @@
 """Running and planning what a table still lacks."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,10 @@ def test_plan_takes_speed_and_pauses_from_the_recipes_own_records(project, tmp_p
     rough = forecast(job, project, known, Rates(), "Synthetic Processor")
     assert rough.hours == pytest.approx(0.5 * (0.5 + 2 * 2.5))  # twice as fast here
     assert rough.bound == "~ "
+    (dense_record,) = others
+    there = replace(dense_record, summary=dense_record.summary | {"run/device": "Another"})
+    slower = forecast(job, project, [*known, there], Rates(), "Synthetic Processor")
+    assert slower.hours == pytest.approx(0.5 + 2 * 2.5)  # half of the others' speed there too
     shown = summed([bare, rough], "Synthetic Processor", 4)
     assert shown.rows[-1][:2] == ["in all, 2 of 4 runs", f"≥ {bare.hours + rough.hours:.3g}"]
     assert any(remark.startswith("≥ training steps alone") for remark in shown.remarks)
