@@ -19,7 +19,7 @@ train: $(READY) ## the quickstart: a dense run, one that is pruned while it trai
 quick: $(READY) ## the quick tests of everything: before each commit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --durations 5 --durations-min 2
 
-test: $(READY) ## lint and types, beside them all tests
+test: $(READY) ## lint, types and all tests
 	@$(MAKE) --no-print-directory --jobs 2 lint pytest
 
 pytest: $(READY) ## all tests alone

@@ -1,6 +1,7 @@
 """Loss and accuracy of a model that was trained before, on any data set.
 
 python evaluate.py runs/NAME                                    as at the end of its training
+python evaluate.py zoo/NAME                                     a small network of this checkout
 python evaluate.py model.safetensors --data FOLDER [--json]     or hf://owner/name, or timm/NAME
 """
 
@@ -42,8 +43,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = Arguments(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "model",
-        help="a run's folder, a model.safetensors, hf://owner/name, or the name of a network with"
-        " pretrained weights",
+        help="a run's folder, zoo/NAME, a model.safetensors, hf://owner/name, or the name of a"
+        " network with pretrained weights",
     )
     parser.add_argument(
         "--data", metavar="NAME", help="another data set: a name, a folder, or an id on the hub"

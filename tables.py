@@ -9,7 +9,7 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -99,27 +99,31 @@ def plan_tables(arguments: argparse.Namespace) -> int:
         Rates,
         benchmark,
         forecast,
-        summed,
         this_device,
     )
+    from prunezoo.reporting.jobs.forecast_grid import summed
 
     measured, jobs = records.load_records(arguments.results), jobs_of(arguments)
     todo = missing(jobs, places_of(arguments))
     device = arguments.device or this_device()
     factors = (arguments.watts, arguments.kg_per_kwh, arguments.price, arguments.processes)
-    lines, unknown = [], Counter()
+    lines, unknown, recipes = [], Counter(), defaultdict(set)
     for job in todo:
         try:
             speed = benchmark(job, ROOT) if arguments.benchmark else arguments.images_per_second
             rates = Rates(speed, *factors)
             lines.append(forecast(job, ROOT, measured, rates, device))
         except PlanError as error:
-            unknown[str(error)] += 1
+            reason = str(error).removeprefix(f"{job.recipe}: ")
+            unknown[reason] += 1
+            recipes[reason].add(job.recipe)
     print(f"{len(jobs)} runs, {len(jobs) - len(todo)} have a record, {len(todo)} to do")
     if lines:
-        print_grid(summed(lines, device))
+        print_grid(summed(lines, device, len(todo)))
     for reason, runs in unknown.items():
-        print(f"{runs} runs left out: {reason}", file=sys.stderr)
+        print(
+            f"{runs} runs left out: {', '.join(sorted(recipes[reason]))}: {reason}", file=sys.stderr
+        )
     return 2 if unknown and not lines else 0
 
 

@@ -27,13 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
         command = parse(arguments)
         os.environ.setdefault("HF_HUB_OFFLINE", "0" if command.online else "1")
         from prunezoo.schema.recipe import load
+        from prunezoo.schema.source import naming_settings
 
         recipe, source = load(command.recipe, command.set)
         if command.dry_run:
             from prunezoo.training.dry_run import plan
 
             whole = {"processes": command.processes or 1, "defaults": command.defaults}
-            print(plan(recipe, source, **whole), flush=True)
+            with naming_settings(source):
+                print(plan(recipe, source, **whole), flush=True)
             return 0
         from prunezoo.reporting.conventions import conventions
         from prunezoo.training.best import evaluate_best
@@ -46,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         gc.enable()
         options = {"output": command.output, "resume": command.resume, "stem": command.recipe.stem}
-        with start(recipe, source, **options) as run, Report(run) as report, run.signals():
+        begun = start(recipe, source, **options)
+        with naming_settings(source), begun as run, Report(run) as report, run.signals():
             measure_owed(run)
             while not run.done:
                 train_until_due(run)

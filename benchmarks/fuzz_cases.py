@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import fuzz_words as words
 from prunezoo.reporting import papers
 from prunezoo.schema.options import registry
+from prunezoo.schema.recipe import Recipe
 from prunezoo.schema.source import resolve
 from prunezoo.schema.values import Percent
 
@@ -216,7 +217,7 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 @cache
 def _schema() -> dict[str, Any]:
-    return json.loads((ROOT / "recipes" / "schema.json").read_text(encoding="utf-8"))
+    return Recipe.model_json_schema()
 
 
 @cache

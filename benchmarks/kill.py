@@ -169,7 +169,7 @@ def main() -> int:
             fault = same(whole, folder)
             wrong, done = wrong + bool(fault), done + 1
             print(
-                f"{processes} process(es), kill {number + 1}: {outcome}: {fault or 'identical'}",
+                f"{processes} processes, kill {number + 1}: {outcome}: {fault or 'identical'}",
                 flush=True,
             )
             if not fault:

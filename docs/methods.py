@@ -39,7 +39,7 @@ FOLDERS = {
     "mean_replacement": "Mean replacement (ICLR 2019 submission)",
     "earlycrop": "EarlyCroP and its baselines (Rachwan et al. 2022)",
     "foresight": "Foresight weight pruning (James 2022)",
-    "methods": "Methods beside the papers",
+    "methods": "Methods besides the papers'",
 }
 
 

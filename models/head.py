@@ -8,7 +8,7 @@ from prunezoo.models.zoo import build
 
 
 def renew_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """`model` itself, whose layers that give one output a class start anew, for `num_classes`.
+    """`model` itself, whose layers that give one output a class are new, for `num_classes`.
 
     They read as many channels as are left of them, and start as PyTorch's own layers do, from its
     global random state. All other layers stay as they are.

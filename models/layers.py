@@ -62,7 +62,7 @@ class Words(nn.Linear):
         super().__init__(words, units, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw the weight anew."""
+        """Draw the weight again."""
         _draw_words(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:

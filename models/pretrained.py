@@ -15,7 +15,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Pretrained:
     """Number of classes; channels, side in pixels, mean and deviation (of 0 to 1) of the images.
 
-    classes: None of the weights of a trunk alone, whose network's last layers start anew.
+    classes: None of the weights of a trunk alone, whose network's last layers are new.
     """
 
     classes: int | None

@@ -51,13 +51,13 @@ def check_effect(config: PruningConfig, removed: float, event: Record) -> None:
         )
 
 
-SHOWN = 50  # points of training that a dry run lists
+SHOWN = 8  # points of training that a dry run lists
 
 
 def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
     """A line for every point of training at which rounds are due, for a dry run.
 
-    Of very many points the last and the first ones are listed.
+    Of more than SHOWN points the first ones and the last are listed.
     """
     schedule = Schedule.of(config.schedule, steps_per_epoch, total_steps)
     steps = schedule.steps()
@@ -85,7 +85,8 @@ def _planned(
     numbers = f"{rounds[0] + 1}" + (f"–{last + 1}" if len(rounds) > 1 else "")
     name, value = config.amount or ("", 0.0)
     sparsity = 1 - 1 / value if name == "compression_ratio" else value
-    removed = f"{schedule.sparsity(sparsity, last):.4%} of {name}" if name else "by score"
+    part = f"{100 * schedule.sparsity(sparsity, last):.4f}".rstrip("0").rstrip(".")
+    removed = f"{part}% of {name}" if name else "by score"
     if not ends:
         removed = SELECTIONS[config.selection.name].midway.format(removed)
     goes = ends or config.rewinds_each

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal, TypedDict, Unpack
 
 from pydantic import ValidationError
@@ -82,10 +83,10 @@ class Pruned:
 
 
 def _size(name: str, dense: float, now: float) -> str:
-    """`MACs: 74,025,098 of 148,050,944 (50.0 %)`; times of layers are no whole numbers."""
+    """`MACs left: 74,025,098 of 148,050,944 (50.0 %)`; times of layers are no whole numbers."""
     shown = [f"{x:,.0f}" if float(x).is_integer() else f"{x:.6g}" for x in (now, dense)]
     part = f" ({100 * now / dense:.1f} %)" if dense else ""
-    return f"{SHOWN.get(name, name)}: {' of '.join(shown)}{part}"
+    return f"{SHOWN.get(name, name)} left: {' of '.join(shown)}{part}"
 
 
 def prune_once(
@@ -153,7 +154,8 @@ _AMOUNTS = (*SIZES, "compression_ratio")
 
 def _config(criterion: Named, words: dict[str, Any]) -> PruningConfig:
     """The section of a recipe that says the same."""
-    known = Words.__annotations__.keys()
+    own = [name for name, p in signature(prune_once).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    known = [*own, *Words.__annotations__]
     # of sparsity the schema says what to write instead
     for word in [word for word in words if word not in {*known, "sparsity"}]:
         near = difflib.get_close_matches(word, known, n=1)

@@ -125,7 +125,7 @@ class WeightPruning(Rounds):
         return self._straight_through or self._config.schedule.dense.amount > 0
 
     def holder(self, state: State) -> Holder:
-        """What holds the masks, or chooses them anew at every step."""
+        """What holds the masks, or chooses them again at every step."""
         if not self._straight_through or not self._masks:
             return super().holder(state)
         weights = self._weights(state)
@@ -134,7 +134,7 @@ class WeightPruning(Rounds):
         )
 
     def _chooser(self) -> Callable[[Scores], Masks]:
-        """Masks of the size of those held, anew at each step; N:M alone waits for no device."""
+        """Masks of the size of those held, chosen at each step; N:M alone waits for no device."""
         n_of_m = pattern(self._config.scope)
         if n_of_m is not None:
             return lambda scores: {name: best_in_groups(s, *n_of_m) for name, s in scores.items()}

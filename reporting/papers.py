@@ -62,12 +62,17 @@ class Table:
     rows: dict[str, dict[str, str]]  # row key → column → text
     protocol: dict[str, Any]
     slips: tuple[Slip, ...]
+    unsure: tuple[tuple[str, str], ...]  # rows and column of cells that are hard to read
     closed_form: dict[str, Any] | None
 
     def slip(self, row: str, column: str) -> Slip | None:
         """The slip in a cell, if any."""
         hits = (s for s in self.slips if s.column == column and fnmatchcase(row, s.rows))
         return next(hits, None)
+
+    def is_unsure(self, row: str, column: str) -> bool:
+        """True if the scan leaves the cell, or its error, in doubt."""
+        return any(column == name and fnmatchcase(row, rows) for rows, name in self.unsure)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Cell:
     column: Column
     note: str
     slip: Slip | None
+    unsure: bool
 
 
 def number(text: str) -> float | None:
@@ -136,6 +142,7 @@ def _table(address: str, paper: dict[str, Any], spec: dict[str, Any], folder: Pa
         rows=rows,
         protocol=spec.get("protocol", {}),
         slips=tuple(Slip(**slip) for slip in spec.get("slips", [])),
+        unsure=tuple((one["rows"], one["column"]) for one in spec.get("unsure", [])),
         closed_form=spec.get("closed_form"),
     )
 
@@ -157,6 +164,7 @@ def cell(table: Table, row: str, column: str) -> Cell:
         column=meaning,
         note=line.get("note", ""),
         slip=table.slip(row, column),
+        unsure=table.is_unsure(row, column),
     )
 
 

@@ -90,7 +90,7 @@ class AugmentConfig(Section):
     resize: to a square of that side (bilinear, antialiased); validation and test images too.
     cutout: a square of that side in pixels around a random centre becomes the mean colour.
     erasing: with that probability a rectangle of 2 to 33 % of the area becomes the mean colour.
-    repeats: each image comes that many times in a batch, changed anew, and fewer images an epoch.
+    repeats: each image comes that many times in a batch, changed each time, and fewer an epoch.
     """
 
     random_resized_crop: tuple[float, float] | None = None

@@ -16,7 +16,7 @@ class ModelConfig(Named):
     pretrained: weights from elsewhere to start from: the tag of timm's (a1_in1k), the name of
         torchvision's (IMAGENET1K_V2), or true for those that the network has by default.
     `weights` starts from a saved model of an earlier run (its structure must be the same network).
-    `head: new` replaces its last layer by one that starts anew, for data of other classes.
+    `head: new` replaces its last layer by a new one, for data of other classes.
     """
 
     name: Word
@@ -31,7 +31,7 @@ class ModelConfig(Named):
             raise ValueError("weights and pretrained both say where to start; write one")
         if self.head and not (self.weights or self.pretrained):
             raise ValueError(
-                "head: new goes with weights or pretrained; without them every layer starts anew"
+                "head: new goes with weights or pretrained; without them every layer is new"
             )
         for key in NO_OPTIONS:
             if key in self.options:

@@ -56,6 +56,19 @@ def traits(module: str, name: str) -> dict[str, dict[str, Any]]:
     return {key: keywords for key, (_, keywords) in _entries(module, name).items()}
 
 
+def names(module: str, name: str) -> list[str]:
+    """Keys of a dictionary of a module, whatever its values are."""
+    table = _assigned(_parsed(module), name)
+    assert isinstance(table, ast.Dict), f"{module}.{name} is a plain dictionary"
+    return [ast.literal_eval(key) for key in table.keys if key is not None]
+
+
+def kind(option: Option) -> Any:
+    """The type of an option's values."""
+    # safe: the text is of our own source, and _is_plain let only names of PLAIN through
+    return eval(option.annotation, {"__builtins__": {}}, PLAIN)
+
+
 def _entries(module: str, name: str) -> dict[str, tuple[tuple[str, str], dict[str, Any]]]:
     """Place of the function or class of each key, and the keywords of its line."""
     tree = _parsed(module)
@@ -93,7 +106,7 @@ def checked(module: str, name: str, key: str, given: dict[str, Any]) -> dict[str
     missing = [o for o, option in options.items() if not option.optional and o not in given]
     if missing:
         raise ValueError(f"{key} needs {', '.join(missing)}; write it")
-    return {o: _typed(key, o, options[o].annotation, value) for o, value in given.items()}
+    return {o: _typed(key, o, options[o], value) for o, value in given.items()}
 
 
 def _near(word: str, names: dict[str, Any]) -> str:
@@ -103,18 +116,16 @@ def _near(word: str, names: dict[str, Any]) -> str:
     return f" ({hint}known: {', '.join(names) or 'none'})"
 
 
-def _typed(key: str, option: str, annotation: str, value: Any) -> Any:
-    # safe: the text is of our own source, and _is_plain let only names of PLAIN through
-    kind = eval(annotation, {"__builtins__": {}}, PLAIN)
+def _typed(key: str, name: str, option: Option, value: Any) -> Any:
     try:
         if isinstance(value, bool):
-            check_switch(kind)
-        typed = TypeAdapter(kind, config=FINITE).validate_python(value)
+            check_switch(kind(option))
+        typed = TypeAdapter(kind(option), config=FINITE).validate_python(value)
     except ValidationError as error:
-        wrong = f"{value!r} of {key}: {error.errors()[0]['msg']}; write {annotation}"
-        raise OptionError(option, f"{option}: {wrong}") from None
+        wrong = f"{value!r} of {key}: {error.errors()[0]['msg']}; write {option.annotation}"
+        raise OptionError(name, f"{name}: {wrong}") from None
     if isinstance(typed, int) and abs(typed) > LARGEST:
-        raise ValueError(f"{option}: {value!r} of {key}: write {LARGEST:,} or less")
+        raise ValueError(f"{name}: {value!r} of {key}: write {LARGEST:,} or less")
     return typed
 
 

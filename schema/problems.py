@@ -16,7 +16,10 @@ def problem(fault: dict[str, Any], source: Source, recipe: type[BaseModel]) -> s
     """Return where a fault that pydantic found in a recipe lies, what is wrong, what to write."""
     option = getattr(fault.get("ctx", {}).get("error"), "option", None)
     place = (*_named(fault), *filter(None, [option]))
-    return f"{source.locate(place)}: {sentence(fault, recipe)}"
+    said = sentence(fault, recipe)
+    # keys of a section contradict one another: the setting among them made it so
+    setting = source.setting_in(said, place) if fault["type"] == "value_error" else None
+    return f"{setting or source.locate(place)}: {said}"
 
 
 def _named(fault: dict[str, Any]) -> Key:

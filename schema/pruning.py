@@ -16,9 +16,16 @@ from prunezoo.schema.choice import Choice
 from prunezoo.schema.duration import Duration
 from prunezoo.schema.options import traits
 from prunezoo.schema.pruning_rules import NONE, SIZES, check_rules
-from prunezoo.schema.section import Fraction, Section
+from prunezoo.schema.section import Fraction, Named, Section
 
 AMOUNTS = ("sparsity", *SIZES, "compression_ratio")
+
+
+def _also_none(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": "none"})
+
+
+OR_NONE = Field(json_schema_extra=_also_none)  # for editors, which see no validators
 
 
 def _word_none(value: Any) -> Any:
@@ -143,7 +150,7 @@ class ScheduleConfig(Section):
         return self
 
 
-class RewindConfig(Section):
+class RewindConfig(Named):
     """After every round go back to this step: its weights, its place in the schedule, or both.
 
     The optimizer starts empty. Frankle et al. 2020, arXiv:1912.05671 (`rewind: 500it`); learning
@@ -155,11 +162,6 @@ class RewindConfig(Section):
     weights: bool = True
     schedule: bool = True
     after: Literal["round", "last"] = "round"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_word(cls, value: Any) -> Any:
-        return {"to": value} if isinstance(value, str) else value
 
 
 class CalibrationConfig(Section):
@@ -222,9 +224,9 @@ class PruningConfig(Section):
     importance: ImportanceConfig = ImportanceConfig()
     # model_construct: a validated default would parse the registry's files on import
     selection: SelectionConfig = SelectionConfig.model_construct(name="top_k")
-    sanity: Annotated[SanityConfig | None, BeforeValidator(_one_word_each)] = None
-    regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none)] = None
-    penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none)] = None
+    sanity: Annotated[SanityConfig | None, BeforeValidator(_one_word_each), OR_NONE] = None
+    regrow: Annotated[RegrowConfig | None, BeforeValidator(_word_none), OR_NONE] = None
+    penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none), OR_NONE] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
     rewind: RewindConfig | None = None
     application: Literal["mask", "surgery", "mask_then_surgery", "straight_through"] = "mask"

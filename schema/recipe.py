@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from prunezoo.schema.data import DataConfig
+from prunezoo.schema.editor import editor_schema
 from prunezoo.schema.laboratory import LaboratoryConfig
 from prunezoo.schema.model import ModelConfig
 from prunezoo.schema.problems import problem
@@ -121,13 +122,7 @@ def checked(source: Source) -> Recipe:
 
 def schema() -> dict[str, Any]:
     """The JSON schema that lets editors complete and check recipes."""
-    document = Recipe.model_json_schema()
-    document["properties"]["extends"] = {
-        "type": "string",
-        "description": "the one recipe this builds on",
-    }
-    document["required"] = []  # a recipe that extends another need not repeat its sections
-    return document
+    return editor_schema(Recipe)
 
 
 if __name__ == "__main__":

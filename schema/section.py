@@ -52,10 +52,14 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _fraction(value: object) -> object:
-    """`95%` is 0.95; a number of 1 or more is refused with what to write instead."""
+    """`95%` is 0.95; another word, or a number of 1 or more, is refused with what to write."""
     # a plain 95% is a number since it was read; this is for a quoted one, and for Python callers
-    if isinstance(value, str) and value.strip().endswith("%"):
-        value = float(value.strip().removesuffix("%")) / 100
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            raise ValueError(f"{value[:40]!r} is not a fraction; write 0.5 or 50%") from None
     if isinstance(value, int | float) and value >= 1:
         raise ValueError("not a fraction below 1; write one such as 0.5 or 50%")
     return value

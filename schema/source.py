@@ -1,7 +1,10 @@
 """Recipe files as plain values that remember where each came from."""
 
 import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,17 @@ from prunezoo.schema.values import (
     scalar,
 )
 
-__all__ = ["Key", "RecipeError", "Source", "brief", "override", "read", "resolve", "scalar"]
+__all__ = [
+    "Key",
+    "RecipeError",
+    "Source",
+    "brief",
+    "naming_settings",
+    "override",
+    "read",
+    "resolve",
+    "scalar",
+]
 
 CHAIN = 16  # recipes that extend one another
 
@@ -52,6 +65,30 @@ class Source:
                 return f"{brief(file, 200)}:{line}" if line else brief(file, 200)
         return brief(self.file, 200)
 
+    def setting_in(self, sentence: str, section: Key = ()) -> str | None:
+        """The setting below a section whose key, or its last word, is in a sentence."""
+        for key, (file, line) in self.where.items():
+            mine = not line and file.startswith("--set") and key[: len(section)] == section
+            if mine and re.search(rf"\b{re.escape(str(key[-1]))}\b", sentence):
+                return brief(file, 200)
+        return None
+
+
+@contextmanager
+def naming_settings(source: Source) -> Iterator[None]:
+    """Put the setting that a fault is about before its sentence.
+
+    Raises:
+        RecipeError: as it was raised inside, with the setting if there is one.
+    """
+    try:
+        yield
+    except RecipeError as error:
+        setting = source.setting_in(str(error))
+        if setting is None or str(error).startswith("--set"):
+            raise
+        raise RecipeError(f"{setting}: {error}") from error
+
 
 def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) -> Source:
     """The values of a recipe file over those of the one file it extends, or of `extends` instead.
@@ -73,6 +110,15 @@ def read(path: Path, seen: tuple[Path, ...] = (), extends: str | None = None) ->
     return base
 
 
+def _plain(path: Path) -> Path:
+    """The path without `..`, where that leads to the same file."""
+    plain = Path(os.path.normpath(path))
+    try:
+        return plain if plain.samefile(path) else path  # a link before the .. leads elsewhere
+    except (OSError, ValueError):
+        return path
+
+
 def _base(path: Path, parent: Any, source: Source, seen: tuple[Path, ...]) -> Path:
     """The file that `path` extends.
 
@@ -82,7 +128,7 @@ def _base(path: Path, parent: Any, source: Source, seen: tuple[Path, ...]) -> Pa
     where = source.locate(("extends",))
     if not isinstance(parent, str) or not parent:
         raise RecipeError(f"{where}: extends is the path of one recipe, relative to this one")
-    base, chain = path.parent / parent, (*seen, path.resolve())
+    base, chain = _plain(path.parent / parent), (*seen, path.resolve())
     try:
         if not base.is_file():
             raise FileNotFoundError

@@ -14,6 +14,9 @@ Watts = Annotated[float, Field(gt=0, le=1_000_000)]
 Label = Annotated[str, Field(min_length=1, max_length=128)]  # as long as W&B takes
 
 
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+
+
 class OptimizerConfig(Named):
     """The optimizer. `timm/<name>` is any optimizer of timm, with its own `options`.
 
@@ -35,13 +38,12 @@ class OptimizerConfig(Named):
 
     @model_validator(mode="after")
     def _named(self) -> "OptimizerConfig":
-        names = ("sgd", "adam", "adamw", "rmsprop")
-        if self.name not in names and not self.name.startswith("timm/"):
-            near = difflib.get_close_matches(self.name, names, 1)
+        if self.name not in OPTIMIZERS and not self.name.startswith("timm/"):
+            near = difflib.get_close_matches(self.name, OPTIMIZERS, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"unknown optimizer {self.name}{hint}; use {', '.join(names)}, or for one of timm's"
-                f" timm/{self.name}"
+                f"unknown optimizer {self.name}{hint}; use {', '.join(OPTIMIZERS)}, or for one of"
+                f" timm's timm/{self.name}"
             )
         if self.name == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum; write momentum: 0.9, or nesterov: false")

@@ -34,7 +34,7 @@ class Report(AbstractContextManager["Report"]):
 
     def __enter__(self) -> "Report":
         run = self.run
-        self.say(f"{run.folder} · {device_name(run.device)} · {run.processes} process(es)")
+        self.say(f"{run.folder} · {device_name(run.device)} · {_processes(run.processes)}")
         values = run.recipe.model_dump(mode="json")
         run.log.tracker.set_sizes(dense_size(run) | run.pruner.before())
         line = run.log.tracker.start(run.recipe.log, values, partial(read, run.log.path))
@@ -105,8 +105,10 @@ class Report(AbstractContextManager["Report"]):
             table.add_row(name, f"{s['dense/' + key]:,}", f"{s['model/' + key]:,}")
         first, last = (rate(s["cost/segments"][end]) for end in (0, -1))
         table.add_row(f"training {example}s/s", first, last)
+        unknown = "not measured" if self.run.recipe.pruning else ""
         for name, text in self.results(s, past):
-            table.add_row(name, "", text)
+            table.add_row(name, unknown, text)
+            unknown = ""
         table.add_row("wall clock", "", clock(s["cost/wall_hours"] * 3600))
         kind = "GPU" if s["cost/gpu_hours"] else "device"
         table.add_row(f"{kind} hours", "", f"{s[f'cost/{kind.lower()}_hours']:.4f}")
@@ -134,3 +136,7 @@ def rate(segment: dict[str, float]) -> str:
     """Examples a second of a segment, or a dash where nothing was timed."""
     seconds = segment["timed_seconds"]
     return f"{segment['timed_images'] / seconds:,.0f}" if seconds > 0 else "–"
+
+
+def _processes(number: int) -> str:
+    return f"{number} process{'' if number == 1 else 'es'}"

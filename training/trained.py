@@ -1,5 +1,6 @@
 """A trained model, found by what a command names, with the data that a recipe tests it on."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from prunezoo.training.start import RESOLVED, set_numerics
 from prunezoo.training.summary import device_name
 
 ALONE = {"duration": "1ep", "batch_size": 100}  # of a model without a recipe: fp32, in hundreds
+MOST = 8  # folders that a fault names
 QUIET = ["processes=null", "log.tracker=none"]  # a test may run on other machines than training
 
 
@@ -83,6 +85,9 @@ def find(where: str) -> Found:
     if is_hub(where) or Path(where).exists() or where.endswith(".safetensors"):
         notes = models.header(where)["notes"]
         return Found(models.load(where), noted(notes), is_file=True, words=row_of(notes))
+    folder, slash, last = where.rpartition("/")
+    if slash and where.partition("/")[0] not in ("timm", "torchvision"):
+        raise ModelError(f"{shown(where)}: no such file or folder{_there(Path(folder), last)}")
     name, _, tag = where.partition(".")
     try:
         about = pretrained_for(name, tag or True)
@@ -98,6 +103,17 @@ def find(where: str) -> Found:
     side = {"height": about.size, "width": about.size}
     images = Expected(channels=about.channels, mean=about.mean, std=about.std, **side)
     return Found(model.eval(), images, is_file=False)
+
+
+def _there(folder: Path, name: str) -> str:
+    """What is in the folder instead."""
+    if not folder.is_dir():
+        return ""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    listed = f"{', '.join(names[:MOST])}{', …' if len(names) > MOST else ''}"
+    return f" ({hint}in {folder}: {listed})" if names else ""
 
 
 def recipe_of(

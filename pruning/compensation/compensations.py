@@ -179,7 +179,7 @@ def reinitialise(
     """A new start: weights as `models.initialise` draws them for the widths left.
 
     Wang et al. 2020 (Pruning from Scratch), arXiv:1909.12579, train what they found from weights
-    drawn anew; Frankle et al. 2021, arXiv:2009.08576, do so to check that a mask fits its weights.
+    drawn again; Frankle et al. 2021, arXiv:2009.08576, do so to check that a mask fits its weights.
     Without a `scheme` it is the network's own. The averaged copy starts as the model, the optimizer
     without a past.
     """

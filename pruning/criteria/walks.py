@@ -43,8 +43,8 @@ def phew(
     they have not visited ranks below, by size. So a density above what stays is the paper's method.
 
     The path has the layers in the order in which they run, each the first that reads all of what
-    the one before writes. Layers beside it, such as a shortcut's convolution, score 1, as that code
-    keeps all 1×1 kernels. `batches` only tells the images' shape.
+    the one before writes. Others, such as a shortcut's convolution, score 1, as that code keeps all
+    1×1 kernels. `batches` only tells the images' shape.
     """
     bounded("criterion: phew", density=(density, 0, 1))
     if axes is None:

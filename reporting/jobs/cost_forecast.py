@@ -12,11 +12,12 @@ from typing import Any
 
 from prunezoo.reporting.errors import ReportingError
 from prunezoo.reporting.records import Job, Record, numbers
-from prunezoo.reporting.tables.grid import Grid
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.duration import Duration
 from prunezoo.schema.source import resolve
 from prunezoo.training.data.facts import DATASETS
+
+SPEED = "throughput/images_per_second"
 
 
 class PlanError(ReportingError):
@@ -35,8 +36,23 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Pauses:
+    """All that a run does besides training steps, as recorded runs of its recipe had it.
+
+    `stretch`: seconds of an image, pauses included, per second of a training step's image. `once`:
+    what does not grow with the training, in images that would be trained on meanwhile.
+    """
+
+    stretch: float = 1.0
+    once: float = 0.0
+
+
+@dataclass(frozen=True)
 class Forecast:
-    """The cost of one job, and the source of its throughput."""
+    """The cost of one job, and the records behind it.
+
+    `bound`: ~ where its own recipe's speed is not known, ≥ where its pauses are not either.
+    """
 
     job: Job
     images: float
@@ -46,35 +62,49 @@ class Forecast:
     emissions_kgco2e: float | None
     money: float | None
     source: str
+    bound: str = ""
 
 
 def forecast(
     job: Job, root: Path, records: Sequence[Record], rates: Rates, device: str
 ) -> Forecast:
-    """A job's cost: planned images over images/s; power and grid intensity as measured or stated.
+    """A job's cost: planned images over images/s, with pauses; power and grid intensity too.
 
-    Throughput is the median over records of the same model, data and device, unless stated; so a
-    job that prunes is forecast at the mean speed of such runs.
+    All are medians over records, or stated. Throughput is that of the device's records of the same
+    row, else recipe, else model and data. Pauses are those of the row's or recipe's records on any
+    device; without them the cost is of training steps alone.
 
     Raises:
-        PlanError: no such record, and no `--images-per-second`.
+        PlanError: no record of the model, data and device, and no `--images-per-second`.
     """
     # unchecked, since checking hundreds of recipes would take minutes
     values = _recipe(job, root)
     with _unchecked(job):
         model, data = _name(values["model"]), _name(values["data"])
         images = _planned_images(values, data)
-    alike = [r for r in records if _is_alike(r, model, data, device)]
-    speed = rates.images_per_second or _median(alike, "throughput/images_per_second")
+    everywhere = [r for r in records if _is_alike(r, model, data)]
+    own = _own(everywhere, job)
+    alike = [r for r in everywhere if r.summary.get("run/device") == device]
+    own_here = _own(alike, job)
+    here = own_here or alike
+    stated = rates.images_per_second is not None
+    speed = rates.images_per_second or _median(here, SPEED)
     if speed is None:
         raise PlanError(
             f"{job.recipe}: no record of {model} on {data} with {device};"
             " state --images-per-second, or measure it with --benchmark"
         )
-    hours = images / speed / 3600
-    watts = rates.watts or _watts(alike)
+    if not stated and not own_here:
+        speed *= _relative_speed(own, everywhere)
+    paused = _pauses(own)
+    pauses = paused or Pauses()
+    hours = (images * pauses.stretch + pauses.once) / speed / 3600
+    source = "speed stated" if stated else _counted(here, "the recipe" if own_here else "others")
+    if paused and (stated or not own_here):
+        source += f"; pauses: {_counted(own, 'the recipe')}"
+    watts = rates.watts or _watts(here)
     energy = watts and hours * watts / 1000
-    grid = _grid(alike) if rates.kg_per_kwh is None else rates.kg_per_kwh
+    grid = _grid(here) if rates.kg_per_kwh is None else rates.kg_per_kwh
     price = rates.price_per_gpu_hour
     return Forecast(
         job=job,
@@ -84,27 +114,9 @@ def forecast(
         energy_kwh=energy,
         emissions_kgco2e=energy and grid and energy * grid,
         money=price and price * hours * rates.devices,
-        source="stated" if rates.images_per_second else f"{len(alike)} records",
+        source=source,
+        bound="≥ " if paused is None else "" if stated or own_here else "~ ",
     )
-
-
-def summed(forecasts: Sequence[Forecast], device: str) -> Grid:
-    """Costs of each job and their total; a total with an unknown part is a lower bound."""
-    names = ("hours", "device_hours", "energy_kwh", "emissions_kgco2e", "money")
-    rows = [
-        [f"{f.job.row} seed {f.job.seed}", *(_shown(getattr(f, n)) for n in names), f.source]
-        for f in forecasts
-    ]
-    totals = [[getattr(f, name) for f in forecasts] for name in names]
-    stated = [[v for v in column if v is not None] for column in totals]
-    marks = ["≥ " if len(a) < len(b) else "" for a, b in zip(stated, totals, strict=True)]
-    total = [f"{m}{sum(v):.3g}" if v else "?" for m, v in zip(marks, stated, strict=True)]
-    headings = ["run", "hours", "device hours", "kWh", "kg CO2e", "money", "throughput from"]
-    remarks = [
-        "? unknown: state --watts, --kg-per-kwh or --price; one after the other on one device",
-        "device hours are GPU hours where the device is a GPU",
-    ]
-    return Grid(f"forecast on {device}", headings, [*rows, ["in all", *total, ""]], remarks)
 
 
 def this_device() -> str:
@@ -211,10 +223,6 @@ def _planned_images(values: dict[str, Any], data: str) -> float:
     return duration.amount * size
 
 
-def _shown(value: float | None) -> str:
-    return "?" if value is None else f"{value:.3g}"
-
-
 def _section(stated: Any) -> dict[str, Any]:
     return {"name": stated} if isinstance(stated, str) else stated
 
@@ -223,9 +231,45 @@ def _name(section: Any) -> str:
     return _section(section)["name"]
 
 
-def _is_alike(record: Record, model: str, data: str, device: str) -> bool:
-    ours = [record.summary.get(k) for k in ("model/name", "data/name", "run/device")]
-    return ours == [model, data, device]
+def _is_alike(record: Record, model: str, data: str) -> bool:
+    return [record.summary.get(k) for k in ("model/name", "data/name")] == [model, data]
+
+
+def _own(records: Sequence[Record], job: Job) -> list[Record]:
+    """Records of the job's row, else of its recipe."""
+    row = [r for r in records if job.row and r.job.row == job.row]
+    return row or [r for r in records if r.job.recipe == job.recipe]
+
+
+def _relative_speed(own: Sequence[Record], everywhere: Sequence[Record]) -> float:
+    """The speed of a recipe's runs by that of others on the same device; 1 if one is unknown."""
+    device = own[0].summary.get("run/device") if own else None
+    there = [r for r in everywhere if r.summary.get("run/device") == device]
+    mine = _median([r for r in there if r in own], SPEED)
+    theirs = _median([r for r in there if r not in own], SPEED)
+    return mine / theirs if mine and theirs else 1.0
+
+
+def _pauses(records: Sequence[Record]) -> Pauses | None:
+    """The median run's; None where no record has what it takes."""
+    found = []
+    for record in records:
+        keys = (SPEED, "run/images", "cost/wall_hours")
+        speed, images, hours = (record.number(key) for key in keys)
+        if not (speed and images and hours):
+            continue
+        once = record.number("cost/setup_seconds") or 0.0
+        # several rounds are more in a longer training; a search before it is not
+        if (record.number("prune/rounds_done") or 0) <= 1:
+            once += record.number("cost/prune_seconds") or 0.0
+        found.append(((3600 * hours - once) * speed / images, once * speed))
+    if not found:
+        return None
+    return Pauses(*(statistics.median(column) for column in zip(*found, strict=True)))
+
+
+def _counted(records: Sequence[Record], whose: str) -> str:
+    return f"{len(records)} record{'' if len(records) == 1 else 's'} of {whose}"
 
 
 def _median(records: Sequence[Record], key: str) -> float | None:

@@ -15,6 +15,7 @@ from prunezoo.reporting.tables.compare import Comparison, Measured
 
 CONVENTION = "†"  # marks headings of figures counted in a paper's own way
 SLIP = "‡"  # marks figures that contradict others of their paper
+UNSURE = "?"  # marks figures that are hard to read in the paper's scan
 RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
 FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formula
 AMOUNT = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?[KM%]?", re.IGNORECASE)
@@ -47,7 +48,20 @@ def grid(table: Table, rows: Sequence[Comparison]) -> Grid:
     everywhere = [f"in every row: {c.name} {table.rows[rows[0].row][c.name]}" for c in constant]
     unclaimed = sum(row.claim is None for row in rows)
     missing = [f"{unclaimed} of {len(rows)} rows have no recipe yet"] if unclaimed else []
-    return Grid(title, [name for name, _ in full], lines, everywhere + missing + remarks(table))
+    below = everywhere + missing + remarks(table) + list(_of_ours(table, rows))
+    return Grid(title, [name for name, _ in full], lines, below)
+
+
+def _of_ours(table: Table, rows: Sequence[Comparison]) -> Iterator[str]:
+    """Explanations of our runs' columns."""
+    shown = [row.ours(c) for row in rows for c in table.columns.values() if _is_shown(table, c)]
+    if any(one and one.error is not None for one in shown):
+        yield (
+            "ours: mean ± standard error of the seeds, as papers print it (on pages of studies ± is"
+            " the 95 % interval)"
+        )
+    if any(row.records and row.differs for row in rows):
+        yield "(difference): these runs were not as the paper's: see what differs"
 
 
 def _theirs(table: Table, shown: Sequence[Column]) -> Iterator[GridColumn]:
@@ -65,7 +79,7 @@ def _ours(column: Column, rows: Sequence[Comparison]) -> Iterator[GridColumn]:
     if not any(row.ours(column) for row in rows):
         return
     yield f"ours {column.name}", lambda row: measured_text(row.ours(column))
-    yield "difference", lambda row: _signed(row.difference(row.cell(column.name)))
+    yield "difference", lambda row: _difference(row, column)
     if column.honest:
         yield f"honest {column.name}", lambda row: measured_text(row.honest(column))
 
@@ -88,6 +102,8 @@ def remarks(table: Table) -> list[str]:
     for slip in table.slips:
         right = "unknown" if slip.should_be is None else f"{slip.should_be:g}"
         said.append(f"{SLIP} slip in {slip.rows}, {slip.column}: should be {right} ({slip.why})")
+    if table.unsure:
+        said.append(f"{UNSURE} hard to read in the scan of the paper: what it is taken for")
     notes: dict[str, list[str]] = defaultdict(list)
     for row, line in table.rows.items():
         if line.get("note"):
@@ -172,6 +188,7 @@ def _cell_json(row: Comparison, one: Cell) -> dict[str, Any]:
         "origin": one.column.origin,
         "paper_convention": one.column.convention,
         "note": one.note or None,
+        "unsure": one.unsure or None,
         "slip": one.slip and {"should_be": one.slip.should_be, "why": one.slip.why},
         "recomputed": again and {"value": again.value, "is_lower_bound": again.bound},
         "ours": ours and {"mean": ours.mean, "standard_error": ours.error, "seeds": ours.seeds},
@@ -190,7 +207,7 @@ def text_of(one: Cell) -> str:
     if not one.text:
         return "–"
     spread = f" ± {one.error:g}" if one.error is not None and "+-" not in one.text else ""
-    return f"{one.text}{spread}{' ' + SLIP if one.slip else ''}"
+    return f"{one.text}{spread}{' ' + SLIP if one.slip else ''}{' ' + UNSURE if one.unsure else ''}"
 
 
 def measured_text(ours: Measured | None) -> str:
@@ -253,6 +270,12 @@ def _plain(value: Any) -> str:
 
 def _signed(gap: float | None) -> str:
     return "" if gap is None else f"{gap:+.3g}"
+
+
+def _difference(row: Comparison, column: Column) -> str:
+    """Ours minus theirs, in brackets where the runs were not the paper's."""
+    gap = _signed(row.difference(row.cell(column.name)))
+    return f"({gap})" if gap and row.differs else gap
 
 
 def _raw(value: Any) -> str:

@@ -22,8 +22,14 @@ FOLDERS = [
     "tests",
     "papers",
     "benchmarks",
+    "docs",
+    "zoo",
 ]
 FILES = ("train.py", "tables.py", "pyproject.toml")
+CURRENT = (  # tests of what is made from code and recipes
+    "tests/docs/test_methods.py",
+    "tests/schema/test_recipe.py::test_the_checked_in_schema_is_current",
+)
 QUICKLY = ["--set=training.duration=2ep", "--set=log.tracker=none", "--set=cost.tracker=none"]
 
 
@@ -72,9 +78,11 @@ def test_the_worked_example_does_what_it_says(title, copy):
             commands += block.splitlines()
         else:
             follow(block, copy)
-    assert len(commands) == 3
+    assert len(commands) >= 4
+    commands += [f"python -m pytest -q {' '.join(CURRENT)}"]
     for command in commands:
-        words = shlex.split(command)
+        line, _, output = command.partition(" > ")
+        words = shlex.split(line)
         assert words.pop(0) == "python"
         trains = "train.py" in words and "--dry-run" not in words
         done = subprocess.run(
@@ -84,5 +92,7 @@ def test_the_worked_example_does_what_it_says(title, copy):
             text=True,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if output:
+            (copy / output).write_text(done.stdout, encoding="utf-8")
         if "pytest" in words:
             assert re.search(r"[1-9]\d* passed|^\.+", done.stdout, re.MULTILINE), done.stdout

@@ -110,7 +110,7 @@ def test_the_result_says_what_stayed_and_prints_it():
     assert result.fixed["11"] == "the network's output"
     said = str(result).splitlines()
     now, dense = macs(model), macs(network())
-    assert f"MACs: {now:,} of {dense:,} ({100 * now / dense:.1f} %)" in said
+    assert f"MACs left: {now:,} of {dense:,} ({100 * now / dense:.1f} %)" in said
     assert f"0: {result.widths['0']} of 8" in "\n".join(said)
 
 
@@ -297,9 +297,11 @@ REFUSED = [
     ({"macs": 0}, "macs=0 removes nothing; ask for more"),
     ({"compression_ratio": 1}, "compression_ratio=1 removes nothing"),
     ({"macs": math.nan}, "macs: Input should be "),
-    ({"macs": "half"}, "macs: Input should be a valid number"),
+    ({"macs": "half"}, "macs: 'half' is not a fraction; write 0.5 or 50%"),
+    ({"macs": "50 percent"}, "macs: '50 percent' is not a fraction; write 0.5 or 50%"),
+    (MACS | {"critrion": "x"}, "unknown word critrion (did you mean criterion? known: "),
     ({"sparsity": 0.5}, "sparsity counts single weights; write channels, params or macs"),
-    ({"flops": 0.5}, "unknown word flops (did you mean floor? known: activation_bytes, channels, "),
+    ({"flops": 0.5}, "unknown word flops (did you mean floor? known: activation_bytes, batches, "),
     (MACS | {"except": ["9"]}, "unknown word except (did you mean except_? known: "),
     (MACS | {"schedule": {}}, "unknown word schedule (known: "),
     (MACS | {"except_": ["8"]}, "except: no convolution or linear layer in 8; "),

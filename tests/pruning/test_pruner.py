@@ -394,21 +394,21 @@ def test_the_plan_of_a_forecast_says_so_until_the_last_round():
                schedule=schedule), 10, 100
     )  # fmt: skip
     assert lines == [
-        "step 10 (epoch 1): round 1 of 2, by forecast (50.0000% of channels in the end) removed",
-        "step 20 (epoch 2): round 2 of 2, 50.0000% of channels removed",
+        "step 10 (epoch 1): round 1 of 2, by forecast (50% of channels in the end) removed",
+        "step 20 (epoch 2): round 2 of 2, 50% of channels removed",
     ]
 
 
 def test_the_plan_names_every_event():
     assert plan_events(recipe(sparsity=0.9, schedule={"rounds": 100}), 10, 100) == [
-        "step 0 (epoch 0): round 1–100 of 100, 90.0000% of sparsity removed"
+        "step 0 (epoch 0): round 1–100 of 100, 90% of sparsity removed"
     ]
     lines = plan_events(
         recipe(**CHANNEL, schedule={"trigger": "epi", "rounds": 2, "every": "4it"}), 10, 100
     )
     assert lines == [
         "0 steps after epi fires: round 1 of 2, 29.2893% of channels removed",
-        "4 steps after epi fires: round 2 of 2, 50.0000% of channels removed",
+        "4 steps after epi fires: round 2 of 2, 50% of channels removed",
     ]
 
 

@@ -1,6 +1,7 @@
 """Running and planning what a table still lacks."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from prunezoo.reporting.jobs.cost_forecast import (
     Rates,
     benchmark,
     forecast,
-    summed,
 )
+from prunezoo.reporting.jobs.forecast_grid import summed
 from prunezoo.reporting.jobs.launch import (
     Places,
     missing,
@@ -22,7 +23,7 @@ from prunezoo.reporting.jobs.launch import (
     run_here,
     run_jobs,
 )
-from prunezoo.reporting.records import Job, load_records
+from prunezoo.reporting.records import Job, collect, load_records
 from prunezoo.reporting.tables.command_line import seeds
 from tests.support.synthetic_runs import ROW, make_recipe, make_run
 
@@ -148,11 +149,62 @@ def test_plan_multiplies_what_was_measured(project):
     runs = load_records(project / "results")
     priced = forecast(job, project, runs, Rates(price_per_gpu_hour=3.0), "Synthetic Processor")
     assert priced.images == 150 * 50_000
-    assert priced.hours == pytest.approx(7.5e6 / 1000 / 3600)
+    assert priced.hours == pytest.approx(2.0)  # as long as those
     assert priced.energy_kwh == pytest.approx(priced.hours * 0.25)  # 0.5 kWh in 2 h
     assert priced.emissions_kgco2e == pytest.approx(priced.energy_kwh * 0.4)
     assert priced.money == pytest.approx(3 * priced.hours)
-    assert "3 records" in summed([priced], "x").rows[0]
+    assert "3 records of the recipe" in summed([priced], "x").rows[0]
+
+
+def test_plan_takes_speed_and_pauses_from_the_recipes_own_records(project, tmp_path):
+    """Half as many images at half of the others' speed, and a search once in 2 hours."""
+    (job,) = jobs(project, only="*,24K,*", seeds=(0,))
+    where = Job(None, "recipes/bep/other.yaml")
+    dense = make_run(tmp_path / "dense", cost__wall_hours=1.0)
+    collect(dense, tmp_path / "mine", job=where)
+    own = make_run(
+        tmp_path / "own",
+        run__images=3_750_000,
+        throughput__images_per_second=500.0,
+        cost__wall_hours=3.0,
+        cost__prune_seconds=1800.0,
+        prune__rounds_done=1,
+    )
+    others = load_records(tmp_path / "mine")
+    bare = forecast(job, project, others, Rates(), "Synthetic Processor")
+    assert bare.hours == pytest.approx(7500 / 3600)
+    assert (bare.bound, bare.source) == ("≥ ", "1 record of others")
+    collect(own, tmp_path / "mine", job=job)
+    known = load_records(tmp_path / "mine")
+    once = forecast(job, project, known, Rates(), "Synthetic Processor")
+    assert once.hours == pytest.approx(0.5 + 2 * 2.5)
+    assert (once.bound, once.source) == ("", "1 record of the recipe")
+    elsewhere = [r for r in known if r.job == job]
+    elsewhere[0].summary["run/device"] = "Another"
+    rough = forecast(job, project, known, Rates(), "Synthetic Processor")
+    assert rough.hours == pytest.approx(0.5 * (0.5 + 2 * 2.5))  # twice as fast here
+    assert rough.bound == "~ "
+    (dense_record,) = others
+    there = replace(dense_record, summary=dense_record.summary | {"run/device": "Another"})
+    slower = forecast(job, project, [*known, there], Rates(), "Synthetic Processor")
+    assert slower.hours == pytest.approx(0.5 + 2 * 2.5)  # half of the others' speed there too
+    shown = summed([bare, rough], "Synthetic Processor", 4)
+    assert shown.rows[-1][:2] == ["in all, 2 of 4 runs", f"≥ {bare.hours + rough.hours:.3g}"]
+    assert any(remark.startswith("≥ training steps alone") for remark in shown.remarks)
+    priced = forecast(job, project, others, Rates(price_per_gpu_hour=1.0), "Synthetic Processor")
+    assert not any(remark.startswith("?") for remark in summed([priced], "x").remarks)
+
+
+def test_plan_has_a_line_for_seeds_that_cost_the_same(project):
+    every = jobs(project, only="*,24K,*", seeds=(0, 1, 2))
+    records = load_records(project / "results")
+    priced = [forecast(job, project, records, Rates(), "Synthetic Processor") for job in every]
+    rows = summed(priced, "x").rows
+    assert [row[0] for row in rows] == [
+        "bep/3/CIFAR-10,24K,BEP,1e-4 seeds 0–2, each",
+        "in all, 3 of 3 runs",
+    ]
+    assert float(rows[1][1]) == pytest.approx(3 * float(rows[0][1]), rel=0.01)
 
 
 def test_plan_takes_the_baseline_that_the_claim_names(project):

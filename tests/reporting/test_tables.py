@@ -20,6 +20,7 @@ from prunezoo.reporting.tables.bep_flops import (
     of_table,
     recompute,
 )
+from prunezoo.reporting.tables.grid import remarks, text_of
 from tests.support.synthetic_runs import CLAIMS, ROW, make_recipe
 
 ALL = list(papers.tables().values())
@@ -219,3 +220,17 @@ def test_the_projects_claims_plan_the_same_jobs():
     ]
     assert len(planned) == 2 * 510
     assert hashlib.sha256(json.dumps(planned).encode()).hexdigest()[:16] == PLANNED
+
+
+def test_what_is_hard_to_read_is_marked_in_its_cell():
+    for table in papers.tables().values():
+        for rows, column in table.unsure:
+            marked = [row for row in table.rows if table.is_unsure(row, column)]
+            assert marked, (table.address, rows)
+            assert all(table.rows[row]["note"] for row in marked), (table.address, rows)
+    table = papers.find_table("bep/3")
+    guessed = text_of(papers.cell(table, "CIFAR-100,33K,BEP,1e-7", "val_acc"))
+    printed = text_of(papers.cell(table, "CIFAR-100,10K,BEP,1e-7", "val_acc"))
+    assert (guessed[-1], printed[-1].isdecimal()) == ("?", True)
+    assert any(remark.startswith("? hard to read") for remark in remarks(table))
+    assert not any(remark.startswith("?") for remark in remarks(papers.find_table("pat/1")))

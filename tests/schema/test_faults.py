@@ -11,6 +11,7 @@ from torch import nn
 import train
 from prunezoo import models
 from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.schema.source import Source, naming_settings
 from prunezoo.training.data.data import info
 from prunezoo.training.folder.lock import give_back
 from prunezoo.training.folder.run_folder import take
@@ -403,3 +404,36 @@ def test_memory_that_a_machine_lacks_names_what_to_lower():
         recipe, _ = load(ROOT / QUICK, [f"training.batch_size={images}", looked])
         with nullcontext() if images == most else pytest.raises(RecipeError):
             check_memory(recipe, about, sizes, 1, room=room)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("pruning.macs=half", "pruning.macs: 'half' is not a fraction; write 0.5 or 50%"),
+        ("pruning.macs=50 percent", "'50 percent' is not a fraction; write 0.5 or 50%"),
+        ("pruning.granularity=weight", "pruning: "),
+    ],
+)
+def test_a_fault_of_a_setting_names_it(setting, said):
+    with pytest.raises(RecipeError) as caught:
+        load(ROOT / "recipes/methods/fpgm.yaml", [setting])
+    assert str(caught.value).startswith(f"--set {setting}: ")
+    assert said in str(caught.value)
+
+
+def test_a_fault_that_a_rehearsal_finds_names_its_setting():
+    source = Source({}, {("pruning", "criterion", "trim"): ("--set pruning.criterion.trim=0.7", 0)})
+    named = r"^--set pruning.criterion.trim=0.7: pruning: trim is"
+    with pytest.raises(RecipeError, match=named), naming_settings(source):
+        raise RecipeError("pruning: trim is 0.7; write 0 … 0.5")
+    with pytest.raises(RecipeError, match=r"^model: no such network$"), naming_settings(source):
+        raise RecipeError("model: no such network")
+
+
+def test_places_are_plain_paths(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/a.yaml").write_text("modle: x\n")
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods/b.yaml").write_text("extends: ../base/a.yaml\n")
+    with pytest.raises(RecipeError, match=rf"^{tmp_path}/base/a.yaml:1: unknown key modle"):
+        load(tmp_path / "methods/b.yaml")

@@ -9,8 +9,11 @@ from rich.console import Console
 
 from prunezoo.schema.headline import ACCURACY
 from prunezoo.training import display
+from prunezoo.training.console import Report, _processes
 from prunezoo.training.display import LONG, SHORT, Bar, Display
+from prunezoo.training.history import history
 from tests.support.runs import DIGITS, TINY
+from tests.support.synthetic_runs import SUMMARY
 
 
 @pytest.fixture
@@ -125,3 +128,22 @@ def test_a_run_shows_its_validation_and_its_best(run_recipe, capsys, monkeypatch
     assert ["validation" in line for line in lines] == [False, True, False, True]
     for row in ("validation accuracy", "best validation accuracy", "test accuracy of the best"):
         assert re.search(rf"│ {row} +│ +│ +\d+\.\d\d %( at epoch [24]\.0)? │", said.out), said.out
+
+
+@pytest.mark.parametrize(("pruning", "dense"), [({"macs": 0.5}, "not measured"), (None, "")])
+def test_the_last_table_says_that_the_dense_networks_accuracy_was_not_measured(pruning, dense):
+    report = object.__new__(Report)
+    report.run = SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        recipe=SimpleNamespace(pruning=pruning),
+        task=SimpleNamespace(headline=ACCURACY),
+        folder="runs/a",
+        steps_per_epoch=1,
+    )
+    figures = SUMMARY | {"data/example": "image", "cost/energy_source": "estimated"}
+    table = report.table(figures, history([]))
+    rows = dict(zip(table.columns[0].cells, table.columns[1].cells, strict=True))
+    assert rows["test accuracy"] == dense
+
+
+def test_one_process_is_one():
+    assert [_processes(number) for number in (1, 2)] == ["1 process", "2 processes"]

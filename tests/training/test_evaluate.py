@@ -141,6 +141,7 @@ def test_a_recipe_that_names_more_processes_or_a_tracker_is_evaluated_all_the_sa
 SYNTHETIC = ("--data", "synthetic", "--set", "data.channels=1", "--set")
 FAULTS = [
     (["nonesuch"], "nonesuch: no such file or folder; as a name: unknown model nonesuch; use"),
+    (["zoo/digits_prune"], "no such file or folder (did you mean digits_pruned? in zoo: digits_de"),
     (["gone.safetensors"], "gone.safetensors: no such file; give a model.safetensors written by"),
     (["digits_cnn"], "digits_cnn has no pretrained weights; write pretrained: false"),
     (["hf://owner"], "hf://owner: not an address on the hub; write hf://owner/name"),

@@ -5,7 +5,7 @@
     forecast.samples(150.0, 10_000, generator)  # (10 000, M), draws of s_T, never an M × M matrix
 
 Times are epochs. What is forecast is on the scale [0, 10] that `Scaling` makes. BEP's forecaster
-stands beside simpler ones (`ForecastName`), so that the gain of forecasting can be told from that
+stands next to simpler ones (`ForecastName`), so that the gain of forecasting can be told from that
 of pruning late.
 """
 
