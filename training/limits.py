@@ -32,8 +32,7 @@ def check_settings(recipe: Recipe) -> None:
     Raises:
         RecipeError: one sentence.
     """
-    if recipe.log.tracker != "none":
-        _check_tracker(recipe.log.tracker)
+    check_tracker(recipe.log.tracker)
     if recipe.cost.tracker != "none":
         _check_country(recipe.cost.country)
     _check_start(recipe.model)
@@ -41,7 +40,14 @@ def check_settings(recipe: Recipe) -> None:
     check_distillation(recipe)
 
 
-def _check_tracker(name: str) -> None:
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that accelerate does not know, or that is not installed.
+
+    Raises:
+        RecipeError: names those that could be written.
+    """
+    if name == "none":
+        return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     there = [str(tracker) for tracker in get_available_trackers()]

@@ -19,6 +19,7 @@ from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import CheckpointError
 from prunezoo.training.folder.environment import environment, write_json, write_text
 from prunezoo.training.folder.run_folder import give_back, take
+from prunezoo.training.limits import check_tracker
 from prunezoo.training.ranks.faults import from_main, together
 from prunezoo.training.ranks.launcher import end_with_launcher
 from prunezoo.training.run import Run
@@ -50,6 +51,7 @@ def start(
     try:
         _say(warning)
         set_numerics(recipe)
+        check_tracker(recipe.log.tracker)  # before accelerate, which has an error of its own
         run = Run(recipe, folder, make_accelerator(recipe, folder))
         with run.writer:
             _go_on(run)

@@ -347,6 +347,13 @@ def test_a_run_finds_what_a_dry_run_finds(setting, dry, monkeypatch):
     assert str(caught.value) == dry(QUICK, setting)[1].strip()
 
 
+def test_a_run_says_of_a_tracker_what_a_dry_run_says(run_recipe, dry, capsys):
+    """A run makes its accelerator before it rehearses, and that has an error of its own."""
+    setting = "log.tracker=nope"
+    assert run_recipe(QUICK, setting)[0] == 2
+    assert capsys.readouterr().err == dry(QUICK, setting)[1]
+
+
 def test_a_last_batch_of_one_image_meets_batchnorm(dry):
     data = "data={name: synthetic, image_size: 8, train_images: 65, drop_last: false}"
     status, said = dry(DIGITS, "model={name: resnet56, options: {depth: 20}}", data)
