@@ -341,8 +341,8 @@ SAME = (  # faults that once showed when training had begun
 @pytest.mark.parametrize("setting", SAME)
 def test_a_run_finds_what_a_dry_run_finds(setting, dry, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    recipe, _ = load(ROOT / QUICK, [setting])
-    with pytest.raises(RecipeError) as caught:
+    recipe, source = load(ROOT / QUICK, [setting])
+    with pytest.raises(RecipeError) as caught, naming_settings(source):
         rehearse_early(recipe, 1)
     assert str(caught.value) == dry(QUICK, setting)[1].strip()
 
