@@ -426,8 +426,9 @@ def test_a_fault_that_a_rehearsal_finds_names_its_setting():
     named = r"^--set pruning.criterion.trim=0.7: pruning: trim is"
     with pytest.raises(RecipeError, match=named), naming_settings(source):
         raise RecipeError("pruning: trim is 0.7; write 0 … 0.5")
-    with pytest.raises(RecipeError, match=r"^model: no such network$"), naming_settings(source):
-        raise RecipeError("model: no such network")
+    for other in ("model: no such network", "data: they trim words"):
+        with pytest.raises(RecipeError, match=f"^{other}$"), naming_settings(source):
+            raise RecipeError(other)
 
 
 def test_places_are_plain_paths(tmp_path):
