@@ -66,10 +66,12 @@ class Source:
         return brief(self.file, 200)
 
     def setting_in(self, sentence: str, section: Key = ()) -> str | None:
-        """The setting below a section whose key, or its last word, is in a sentence."""
+        """The setting below a section that a sentence is about, by its first and last word."""
         for key, (file, line) in self.where.items():
             mine = not line and file.startswith("--set") and key[: len(section)] == section
-            if mine and re.search(rf"\b{re.escape(str(key[-1]))}\b", sentence):
+            word = key[-2] if key[-1] == "name" and len(key) > 1 else key[-1]  # one of many names
+            about = rf"(?={re.escape(str(key[0]))}\b).*\b{re.escape(str(word))}\b"
+            if mine and re.match(about, sentence, re.DOTALL):
                 return brief(file, 200)
         return None
 

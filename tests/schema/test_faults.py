@@ -341,8 +341,8 @@ SAME = (  # faults that once showed when training had begun
 @pytest.mark.parametrize("setting", SAME)
 def test_a_run_finds_what_a_dry_run_finds(setting, dry, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    recipe, _ = load(ROOT / QUICK, [setting])
-    with pytest.raises(RecipeError) as caught:
+    recipe, source = load(ROOT / QUICK, [setting])
+    with pytest.raises(RecipeError) as caught, naming_settings(source):
         rehearse_early(recipe, 1)
     assert str(caught.value) == dry(QUICK, setting)[1].strip()
 
@@ -433,8 +433,9 @@ def test_a_fault_that_a_rehearsal_finds_names_its_setting():
     named = r"^--set pruning.criterion.trim=0.7: pruning: trim is"
     with pytest.raises(RecipeError, match=named), naming_settings(source):
         raise RecipeError("pruning: trim is 0.7; write 0 … 0.5")
-    with pytest.raises(RecipeError, match=r"^model: no such network$"), naming_settings(source):
-        raise RecipeError("model: no such network")
+    for other in ("model: no such network", "data: they trim words"):
+        with pytest.raises(RecipeError, match=f"^{other}$"), naming_settings(source):
+            raise RecipeError(other)
 
 
 def test_places_are_plain_paths(tmp_path):
