@@ -220,10 +220,14 @@ def test_batches_of_the_same_shapes_count_as_the_first_of_them():
 def test_a_loop_that_is_left_or_fails_leaves_nothing_behind():
     matrix, counter = torch.ones(2, 2), Operations()
     kept = alike([matrix] * 3)
-    with pytest.raises(ZeroDivisionError), counter.counted():
+
+    def fail():
         for number, _ in enumerate(kept):
             matrix @ matrix
             1 / (1 - number)
+
+    with pytest.raises(ZeroDivisionError), counter.counted():
+        fail()
     assert Operations.current is None
     kept.close()
     assert Operations.current is None
