@@ -5,7 +5,7 @@ hooks every module and every tensor with a gradient, and takes the gradient of t
 convolution in groups for that of one without.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from math import prod
@@ -88,7 +88,7 @@ def uncounted() -> Iterator[None]:
             counter._begin()
 
 
-def alike(batches: Iterable[Batch]) -> Iterator[Batch]:
+def alike(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
     """The batches, each of which takes as many operations as the first of the same shapes.
 
     For a loop whose body does the same with each. Counting an operator takes tens of microseconds,

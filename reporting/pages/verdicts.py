@@ -90,9 +90,12 @@ def sentences(verdict: Verdict) -> tuple[str, str]:
     if flops < 1.005 * fewest:
         others = {e.mean(FLOPS.key) for e in verdict.ranked}
         same = "as those of all" if len(others) == 1 else "the fewest of all"
-        return ahead, f"It took {_count(flops)} operations, {same}.{_remark(verdict)}"
+        return (
+            ahead,
+            f"Training and pruning took {_count(flops)} operations, {same}.{_remark(verdict)}",
+        )
     return ahead, (
-        f"It took {_count(flops)} operations, {flops / fewest:.3g} times those of"
+        f"Training and pruning took {_count(flops)} operations, {flops / fewest:.3g} times those of"
         f" {_called(verdict, cheapest)} ({_result(cheapest)}), the fewest of all.{_remark(verdict)}"
     )
 

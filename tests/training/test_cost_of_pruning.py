@@ -125,7 +125,7 @@ def test_two_ranks_spend_together_what_one_process_does(run, tmp_path):
 
 def matrices(cost: Cost, phase: str) -> None:
     with cost.phase(phase):
-        torch.ones(2, 3) @ torch.ones(3, 5)
+        torch.ones(2, 3).mm(torch.ones(3, 5))
 
 
 def test_operations_are_summed_over_ranks_and_phases_within_are_left_out():
@@ -137,7 +137,7 @@ def test_operations_are_summed_over_ranks_and_phases_within_are_left_out():
     with cost.phase("train"):
         with cost.looking():
             matrices(cost, "checkpoint")
-            torch.ones(2, 3) @ torch.ones(3, 5)
+            torch.ones(2, 3).mm(torch.ones(3, 5))
         matrices(cost, "evaluate")
     cost.refresh_energy()
     cost.refresh_energy()  # nothing is counted twice
