@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             measure_owed(run)
             while not run.done:
                 train_until_due(run)
-                if run.pruner.due(run):
+                if run.pruning_due():
                     with run.cost.phase("prune"):
                         report.event(prune(run))
                     run.save()

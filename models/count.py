@@ -10,6 +10,7 @@ from torch.nn.modules.pooling import _MaxPoolNd
 
 from prunezoo.models.layers import Words
 from prunezoo.models.modes import evaluating
+from prunezoo.models.operations import uncounted
 from prunezoo.models.trees import Tree
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -131,7 +132,7 @@ def _value_counts(model: nn.Module, example_input: Tree) -> dict[str, tuple[int,
 
         return hook
 
-    with ExitStack() as stack, evaluating(model):
+    with ExitStack() as stack, evaluating(model), uncounted():
         for name, module in model.named_modules():
             if isinstance(module, Weighted | Transposed | _NormBase | _MaxPoolNd):
                 handle = module.register_forward_hook(record(name), with_kwargs=True)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
 
+from prunezoo.reporting import operations
 from prunezoo.reporting.intervals import SAYS, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
@@ -81,7 +82,7 @@ def line(method: str, records: list[Record]) -> str:
     epochs = ", ".join(f"{e:g}" for e in numbers(records, "derived/first_pruning_epoch"))
     gone = 100 * statistics.fmean(numbers(records, "model/sparsity"))
     macs = statistics.fmean(numbers(records, "model/macs")) / 1e6
-    cost = statistics.fmean(numbers(records, "cost/training_flops")) / 1e12
+    cost = statistics.fmean(operations.number(r, operations.TOTAL) or 0.0 for r in records) / 1e12
     figures = f"{shown(errors)} | {macs:.1f} | {gone:.1f} % | {cost:.2f} | {epochs}"
     return f"| {method} | {len(records)} | {figures} |"
 
@@ -120,6 +121,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     if not found:
         return None
     caption = "test error by what is pruned and when; dots are seeds, lines means"
+    said = operations.remark([record for each in found.values() for record in each])
     draw("rmse", caption, folder, lambda axes: paint(found, axes))
     return "\n".join(
         [
@@ -127,10 +129,11 @@ def show(records: list[Record], folder: Path) -> str | None:
             "A small U-Net on 600 photographs of Imagenette at 64 pixels, 10 epochs; weights: 90 %"
             " removed; channels: half of the MACs. Test RMSE of the last weights, in levels of 255,"
             f" {SAYS}. From records in this folder, by `studies/colour.py show`.\n",
-            "| method | seeds | test RMSE | MACs, millions | weights gone | training TFLOPs"
+            "| method | seeds | test RMSE | MACs, millions | weights gone | TFLOPs"
             " | pruned at epoch |",
             "|---|--:|--:|--:|--:|--:|---|",
             *(line(method, found[method]) for method in found),
+            *([f"\n{said}."] if said else []),
             "\nDifferences in error over the same seeds:\n",
             differences(found),
             f"![{caption}](rmse.png)\n",

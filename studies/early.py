@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from matplotlib.axes import Axes
 
+from prunezoo.reporting import operations
 from prunezoo.reporting.intervals import NOT_RUN, SAYS, half_width, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
@@ -59,7 +60,7 @@ COLUMNS = {
     "test accuracy, %": (ACCURACY, 1.0, ""),
     "BEP's FLOPs, 2 × kernel weights": ("bep/inference_weight_flops", 1.0, "{:,.0f}"),
     "training FLOPs, BEP's count": ("bep/training_weight_flops", 1.0, "{:.3g}"),
-    "training FLOPs": ("cost/training_flops", 1.0, "{:.3g}"),
+    "FLOPs": (operations.TOTAL, 1.0, "{:.3g}"),
     "wall clock, min": ("cost/wall_hours", 60.0, "{:.1f}"),
     "of it pauses and forecasts, min": ("", 1 / 60, "{:.1f}"),
     "emissions, g CO2e": ("cost/emissions_kgco2e", 1e3, "{:.2f}"),
@@ -105,9 +106,18 @@ def grouped(records: Iterable[Record], jobs: Mapping[tuple[str, str], Job]) -> G
 
 def value(record: Record, key: str) -> float:
     """A figure of the summary; without a key, seconds of BEP's pauses and prunings."""
+    if key == operations.TOTAL:
+        return flops(record)
     if key:
         return float(record.summary[key])
     return record.summary["cost/saliency_seconds"] + record.summary["cost/prune_seconds"]
+
+
+def flops(record: Record) -> float:
+    """Operations of training and of pruning, or what was counted of them."""
+    counted = operations.number(record, operations.TOTAL)
+    assert counted is not None, f"{record.path} has no count of operations"
+    return counted
 
 
 def cell(records: list[Record], key: str, times: float, shape: str) -> str:
@@ -126,7 +136,8 @@ def table(records_of: Groups, methods: Iterable[str]) -> str:
             cells = [cell(records, *column) for column in COLUMNS.values()] if records else []
             cells = cells or [NOT_RUN] * len(COLUMNS)
             lines.append(f"| {size} | {method} | {len(records)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    said = operations.remark([record for records in records_of.values() for record in records])
+    return "\n".join([*lines, *(["", f"{said}."] if said else [])]) + "\n"
 
 
 def against_bep(records_of: Groups) -> str:
@@ -149,15 +160,15 @@ def by_seed(records: Sequence[Record]) -> dict[int, float]:
 
 
 def paint(records_of: Groups, methods: Iterable[str], axes: Axes) -> None:
-    """Accuracy against training FLOPs: a line a method, from its smaller to its larger size."""
+    """Accuracy against operations: a line a method, from its smaller to its larger size."""
     for i, method in enumerate(methods):
         sizes = [
             records_of[method, size] for size in reversed(SIZES) if (method, size) in records_of
         ]
         accuracy = [[r.summary[ACCURACY] for r in records] for records in sizes]
-        flops = [[1e-12 * r.summary["cost/training_flops"] for r in records] for records in sizes]
+        costs = [[1e-12 * flops(record) for record in records] for records in sizes]
         axes.errorbar(
-            list(map(statistics.fmean, flops)),
+            list(map(statistics.fmean, costs)),
             list(map(statistics.fmean, accuracy)),
             yerr=[half_width(values) or 0.0 for values in accuracy],
             marker=MARKERS[i],
@@ -167,7 +178,8 @@ def paint(records_of: Groups, methods: Iterable[str], axes: Axes) -> None:
         )
     axes.set_xscale("log")
     axes.set_xticks([0.5, 1, 2, 5, 10, 20], labels=["0.5", "1", "2", "5", "10", "20"])
-    axes.set_xlabel("floating-point operations of the whole training, 10¹²")
+    drawn = [record for records in records_of.values() for record in records]
+    axes.set_xlabel(f"{operations.name(drawn)}, 10¹²")
     axes.set_ylabel("test accuracy, %")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # where no point lies
 
@@ -177,7 +189,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     records_of = results(records)
     if not records_of:
         return None
-    caption = "test accuracy against the FLOPs of the whole training, two sizes per method"
+    caption = "test accuracy against FLOPs, two sizes per method"
     draw("accuracy_cost", caption, folder, lambda axes: paint(records_of, METHODS, axes))
     return (
         "# The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 on a short schedule (150 epochs in"

@@ -11,7 +11,7 @@ images, where the paper's have three on 40 %: as much work, and enough points to
 
 Controls cut once after the same dense epoch, by the latest saliency or at random; or keep BEP's own
 number of units, but those of the latest saliency. SNIP is run at three lengths, to be read at what
-BEP spent, in training FLOPs and in CPU seconds.
+BEP spent, in FLOPs and in CPU seconds.
 """
 
 import sys
@@ -21,13 +21,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from prunezoo.reporting import operations
 from prunezoo.reporting.intervals import SAYS, shown
 from prunezoo.reporting.jobs.study import Study, carry_out
 from prunezoo.reporting.pages.drawing import draw
 from prunezoo.reporting.records import Job, Record
 from studies.benchmark.comparison import at_cost, paired
 from studies.benchmark.trainings import slug
-from studies.early import ACCURACY, SIZES, Groups, grouped, paint, table
+from studies.early import ACCURACY, SIZES, Groups, grouped, paint, table, value
 
 FOLDER = "bep/controls"
 EPOCHS, PAPER = 8, 150
@@ -75,7 +76,7 @@ METHODS: dict[str, tuple[str, tuple[str, ...], tuple[float, float]]] = {
     "GraSP": ("grasp", (), (270, 250)),
     "Random": ("random", (), (260, 240)),
 }  # fmt: skip
-BUDGETS = {"training FLOPs": "cost/training_flops", "CPU seconds": "cost/training_cpu_seconds"}
+BUDGETS = {"FLOPs": operations.TOTAL, "CPU seconds": "cost/training_cpu_seconds"}
 
 
 def epochs(method: str, size: str) -> int:
@@ -109,7 +110,7 @@ def results(records: Sequence[Record]) -> Groups:
 
 def by_seed(records: Sequence[Record], key: str = ACCURACY) -> dict[int, float]:
     """Seed → a figure of the summary."""
-    return {record.job.seed: float(record.summary[key]) for record in records}
+    return {record.job.seed: value(record, key) for record in records}
 
 
 def snip_at(groups: Groups, size: str, key: str) -> dict[int, float]:
@@ -146,7 +147,7 @@ def show(records: list[Record], folder: Path) -> str | None:
     groups = results(records)
     if not groups:
         return None
-    caption = "test accuracy against the FLOPs of the whole training, two sizes per method"
+    caption = "test accuracy against FLOPs, two sizes per method"
     draw("accuracy_cost", caption, folder, lambda axes: paint(groups, METHODS, axes))
     return (
         "# Late or forecast? The small CNN on CIFAR-10, 8 epochs\n\nBEP's table 3 with all"

@@ -5,19 +5,21 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunezoo.models.operations import Operations, uncounted
 from prunezoo.schema.training import CostConfig
-from prunezoo.training.phases import PHASES, TRAINING_PHASES
+from prunezoo.training.phases import PHASES, PRUNING_PHASES, TRAINING_PHASES
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
 CPU_TIMES = ("cpu_seconds", "training_cpu_seconds")
-GAUGES = (*ENERGIES, *CPU_TIMES)
+SPENT = (*ENERGIES, *CPU_TIMES)  # by crashed sessions too
+GAUGES = (*SPENT, "pruning_flops")
 RETIRED = ("bep_flops", "bep_weight_flops")  # sums that older checkpoints have too
 
 
@@ -41,6 +43,7 @@ class Totals:
     forward_macs: float = 0.0
     teacher_macs: float = 0.0
     acting_macs: float = 0.0
+    pruning_flops: float = 0.0
     segments: list[dict[str, float]] = field(default_factory=list)
     sessions: list[dict[str, float]] = field(default_factory=list)  # one entry a number of devices
 
@@ -159,6 +162,7 @@ class Cost:
         self.started = self.phase_started = time.perf_counter()
         self.cpu_started = time.process_time()
         self.cpu = dict.fromkeys(CPU_TIMES, 0.0)  # of this process and session
+        self.operations = Operations()  # of pruning, in this process and session
         self.stack = ["setup"]
         self.meter = (
             Meter(config, device.type == "cuda") if meters and config.tracker != "none" else None
@@ -167,16 +171,24 @@ class Cost:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what is inside as `name`; the device is waited for at both ends."""
+        """Time what is inside as `name`; the device is waited for at both ends.
+
+        Operations of pruning's phases are counted too, but for phases inside of them.
+        """
         self._synchronize()
         self._switch()
         self.stack.append(name)
         try:
-            yield
+            with self.looking() if name in PRUNING_PHASES else uncounted():
+                yield
         finally:
             self._synchronize()
             self._switch()
             self.stack.pop()
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Count the operations of what is inside as pruning's, whatever phase it is in."""
+        return self.operations.counted()
 
     def add_wait(self, seconds: float) -> None:
         """Move seconds that the training loop spent waiting for data out of the phase train."""
@@ -237,13 +249,14 @@ class Cost:
         return self.totals
 
     def refresh_energy(self) -> None:
-        """Add what all nodes' meters and all ranks' CPU times gained since the last call.
+        """Add what all nodes' meters and all ranks' CPU times and operations gained since before.
 
         Every rank calls it, at checkpoints and at the end.
         """
         nothing: dict[str, float] = dict.fromkeys(ENERGIES, 0.0)
         self._switch()
-        gauges = (self.meter.read() if self.meter else nothing) | self.cpu
+        counted = self.cpu | {"pruning_flops": float(self.operations.flops)}
+        gauges = (self.meter.read() if self.meter else nothing) | counted
         # differences, as a meter counts from its own start and a run has several sessions
         gained = [gauges[name] - self.metered.get(name, 0.0) for name in GAUGES]
         # one meter a node: ranks without one add zeros
@@ -257,13 +270,14 @@ class Cost:
 
         What crashed sessions did after that checkpoint was really spent: their wall time, read from
         the log's last line, is added to their devices', and their energy and CPU time at the run's
-        mean rate.
+        mean rate. Operations are those of the run as if nothing had crashed, of training and of
+        pruning alike.
         """
         # this session's set-up so far, which the checkpoint does not know
         mine, self.totals = self.refresh(), totals
         lost = max(0.0, last.get("cost/wall_seconds", 0.0) - totals.wall_seconds)
         grown = 1 + lost / totals.wall_seconds if totals.wall_seconds else 1.0
-        for name in GAUGES:
+        for name in SPENT:
             setattr(totals, name, getattr(totals, name) * grown)
         totals.redone_seconds += lost
         totals.wall_seconds += lost
@@ -295,12 +309,14 @@ class Cost:
         ranks' processes with their threads, not of workers that decode streamed images; of training
         without set-up, evaluation, laboratory and checkpoints. `training_flops` is 2 a MAC and
         three passes (forward, and backward to inputs and to weights), of a teacher and of
-        acting in environments one pass.
+        acting in environments one pass. `pruning_flops` are those that pruning's own passes
+        spent on all ranks (`models/operations.py`).
         """
         t = self.refresh()
         training = self._training_seconds()
         kwh = t.cpu_kwh + t.gpu_kwh + t.ram_kwh
         metered = self.config.tracker != "none"
+        training_flops = 6 * t.forward_macs + 2 * (t.teacher_macs + t.acting_macs)
         return {
             **{f"cost/{name}_seconds": t.seconds[name] for name in PHASES},
             "cost/wall_hours": t.wall_seconds / 3600,
@@ -326,7 +342,9 @@ class Cost:
             "cost/forward_macs": t.forward_macs,
             **({"cost/teacher_macs": t.teacher_macs} if t.teacher_macs else {}),
             **({"cost/acting_macs": t.acting_macs} if t.acting_macs else {}),
-            "cost/training_flops": 6 * t.forward_macs + 2 * (t.teacher_macs + t.acting_macs),
+            "cost/training_flops": training_flops,
+            "cost/pruning_flops": t.pruning_flops,
+            "cost/total_flops": training_flops + t.pruning_flops,
             "throughput/images_per_second": self.rate(),
             "throughput/batch_milliseconds": 1e3 * training / t.timed_steps
             if t.timed_steps

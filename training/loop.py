@@ -31,11 +31,11 @@ from prunezoo.training.segment import (
 
 def train_until_due(run: Run) -> None:
     """Ordinary training until the pruner is due or the run is done; existing masks are held."""
-    if run.done or run.pruner.due(run):
+    if run.done or run.pruning_due():
         note_steps(run)
     else:
         _train_segment(run)
-    if run.teacher.awaited and run.pruner.due(run):
+    if run.teacher.awaited and run.pruning_due():
         run.sync_buffers()
         run.teacher.take(run.evaluated_model)
 
@@ -49,7 +49,7 @@ def _train_segment(run: Run) -> None:
             # the first steps compile and tune kernels, which says nothing of throughput
             with run.cost.phase("compile"):
                 _train(run, islice(batches, run.recipe.cost.warmup_steps))
-        if not run.done and not run.pruner.due(run):
+        if not run.done and not run.pruning_due():
             _train(run, timed(run, batches))
     end_segment(run)
 
@@ -58,7 +58,7 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
     for batch in batches:
         train_step(run, batch)
         after_step(run)
-        if run.done or run.pruner.due(run):
+        if run.done or run.pruning_due():
             return
 
 

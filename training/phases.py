@@ -12,4 +12,5 @@ PHASES = (
     "setup",
 )
 # what a method makes of training; the rest does not depend on it
+PRUNING_PHASES = ("prune", "saliency")  # whose operations are counted as they run
 TRAINING_PHASES = ("train", "data_wait", "saliency", "prune", "compile")

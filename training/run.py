@@ -161,6 +161,16 @@ class Run:
         """Return True if the position is a multiple of `steps`; never if they are 0."""
         return steps > 0 and self.position % steps == 0
 
+    def pruning_due(self) -> bool:
+        """Return True if a round is due; what the pruner computes to know it is counted as its own.
+
+        It looks at the network before the first step and at ends of epochs.
+        """
+        if self.position % self.steps_per_epoch:
+            return self.pruner.due(self)
+        with self.cost.looking():
+            return self.pruner.due(self)
+
     # ── what a pruner asks of training ───────────────────────────────────────────────────────────
     @property
     def ema(self) -> nn.Module | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REMEDY = "move it away to go on from the checkpoint before, or choose another --output"
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 HIGHEST = 2**62  # of counts: what follows from them is still a float
+OPERATIONS = 2**100  # the same of operations and multiply-accumulates
 LOWEST = {"best_percent": -HIGHEST, "best_work": -1}  # there is no best yet; other numbers count
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Index = Annotated[str, Field(pattern=r"^\d{1,9}$")]
@@ -42,7 +43,8 @@ def _table(kind: type, *, required: bool, retired: Sequence[str] = ()) -> GetPyd
     columns: dict[str, Any] = dict.fromkeys(retired, (float, 0.0))
     for field in fields(kind):
         number = types[field.name] in (int, float)
-        limit = Field(ge=LOWEST.get(field.name, 0), le=HIGHEST) if number else Field()
+        highest = OPERATIONS if field.name.endswith(("_macs", "_flops")) else HIGHEST
+        limit = Field(ge=LOWEST.get(field.name, 0), le=highest) if number else Field()
         annotated = Annotated[types[field.name], limit]
         columns[field.name] = (annotated, ... if required else None)
     model = create_model(kind.__name__, __config__=CONFIG, **columns)

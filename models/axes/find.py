@@ -19,11 +19,13 @@ from prunezoo.models.axes.removal import shrink
 from prunezoo.models.axes.rules import RULES
 from prunezoo.models.axes.trace import Trace, Vectors, classes, named_tensors
 from prunezoo.models.axes.trial import Risks, tried
+from prunezoo.models.operations import uncounted
 from prunezoo.models.trees import Tree
 
 __all__ = ["Axes", "Keep", "Masks", "axes", "masks", "shrink"]
 
 
+@uncounted()
 def axes(model: nn.Module, example_input: Tree, *, verify: bool = True) -> Axes:
     """The channels of `model` that go together, and those that stay, each with its reason.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prunezoo.models.layers import Words
 from prunezoo.models.modes import evaluating
+from prunezoo.models.operations import uncounted
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.types import LAYERS
@@ -62,6 +63,7 @@ class Latency:
         return cls({name: (outputs, inputs, ms) for name, (outputs, inputs, ms) in grids.items()})
 
 
+@uncounted()
 def latency_table(
     model: nn.Module,
     example_input: Tree,
@@ -77,7 +79,8 @@ def latency_table(
     layer counts as no faster than a narrower one, so that budgets have one answer. Inputs have the
     memory format of the layer's weight and, under autocast, its type, as in training.
     A layer that runs several times in a pass counts as often. Normalisation, activations, pooling,
-    transposed convolutions and look-ups of words are not in the table.
+    transposed convolutions and look-ups of words are not in the table. No operations are counted
+    meanwhile, which would take time.
     """
     shapes, runs = _inputs(model, example_input)
     by_shape: dict[str, tuple[Array, Array, Array]] = {}

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from prunezoo.models.axes.labels import Axes
 from prunezoo.models.layers import initialise, own_scheme
 from prunezoo.models.modes import evaluating
+from prunezoo.models.operations import alike
 from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
 from prunezoo.pruning.compensation.least_squares import least_squares
 from prunezoo.pruning.compensation.mean_replacement import measure, propagate
@@ -157,7 +158,7 @@ def _recalibrate(
             norm.train()
             norm.reset_running_stats()
             norm.momentum = None  # PyTorch's word for a cumulative average
-        for inputs, _ in batches:
+        for inputs, _ in alike(batches):
             network(inputs)
     for norm, (momentum, tracked) in zip(norms, before, strict=True):
         norm.momentum = momentum

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from prunezoo.models import trees
 from prunezoo.models.bias_map import MappedConv2d
 from prunezoo.models.modes import evaluating
+from prunezoo.models.operations import alike
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.types import Batches, Reduce, identity
 
@@ -43,7 +44,7 @@ def input_products(
             _check(name, layer)
             handle = layer.register_forward_pre_hook(partial(_see, total, name))
             hooks.callback(handle.remove)
-        for inputs, _ in batches:
+        for inputs, _ in alike(batches):
             model(inputs)
             seen += trees.size(inputs)
     if not seen:

@@ -17,6 +17,7 @@ from prunezoo.models import trees
 from prunezoo.models.axes.labels import Axes
 from prunezoo.models.bias_map import MappedConv2d, add_bias_map
 from prunezoo.models.modes import evaluating
+from prunezoo.models.operations import alike
 from prunezoo.pruning.compensation.layer_inputs import (
     ColumnStatistics,
     norms,
@@ -64,7 +65,7 @@ def measure(
         stack.enter_context(evaluating(model))
         read = stack.enter_context(recorded_inputs(model, axes))
         written = stack.enter_context(recorded_outputs(model, axes)) if value == "pre" else {}
-        for inputs, _ in batches:
+        for inputs, _ in alike(batches):
             model(inputs)
     means = {n: reduce(mean) for n, mean in stand_ins(axes, read, value, written).items()}
     sizes = {name: meter.size for name, meter in read.items()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunezoo.models import trees
 from prunezoo.models.modes import modes_kept
+from prunezoo.models.operations import alike
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
 from prunezoo.pruning.errors import NoImages, PruningError, bounded
@@ -119,7 +120,7 @@ def mean_over_images(
     """
     total: dict[Key, Tensor] = {}
     seen = 0
-    for inputs, targets in batches:
+    for inputs, targets in alike(batches):
         count = trees.size(inputs)
         for name, value in term(inputs, targets).items():
             # detach, or each batch's graph would be kept until the end

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunezoo.models.axes.labels import Axes
 from prunezoo.models.axes.removal import shrink
 from prunezoo.models.modes import evaluating
+from prunezoo.models.operations import alike
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.amount.budget import BudgetError, select_channels
 from prunezoo.pruning.compensation.compensations import bn_recalibrate
@@ -86,7 +87,7 @@ class PruneFromScratch(Selection):
         with scoring(model):
             for norm in _norms(model):
                 norm.train()
-            for inputs, targets in self._batches(round):
+            for inputs, targets in alike(self._batches(round)):
                 weights = gated(read, factors.index_copy(0, place, gates))
                 with WholeBatch(reduce):
                     outputs = functional_call(model, weights, (inputs,))
@@ -218,7 +219,7 @@ class EagleEye(Selection):
             bn_recalibrate(candidate, round.axes, {}, images[self.judge :], reduce=reduce)
         sums = task.no_sums(next(candidate.parameters()).device)
         with evaluating(candidate):
-            for inputs, targets in images[: self.judge]:
+            for inputs, targets in alike(images[: self.judge]):
                 sums = added(sums, task.sums(candidate(inputs), targets))
         # summed first: one collective call a candidate
         sums = over_ranks(sums, reduce)

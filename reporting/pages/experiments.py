@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from prunezoo.reporting import operations
 from prunezoo.reporting.pages import words
 from prunezoo.reporting.papers import find_table
 from prunezoo.reporting.records import LOCAL, Record, numbers, split_row, standard_error
@@ -44,12 +45,17 @@ class Experiment:
 
     def mean(self, key: str) -> float | None:
         """The mean of a summary key over the seeds that have it."""
-        values = numbers(self.records, key)
+        values = self.values(key)
         return statistics.fmean(values) if values else None
 
     def error(self, key: str) -> float | None:
         """The standard error of that mean; None of one seed."""
-        return standard_error(numbers(self.records, key))
+        return standard_error(self.values(key))
+
+    def values(self, key: str) -> list[float]:
+        """A summary key of the seeds that have it; of operations see `reporting/operations.py`."""
+        found = (operations.number(record, key) for record in self.records)
+        return [value for value in found if value is not None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Cost:
 
 
 SPARSITY = Cost("model/sparsity", "weights removed", "%", "of 1", 100, more=True)
-FLOPS = Cost("cost/training_flops", "operations of the whole training", "FLOPs")
+FLOPS = Cost(operations.TOTAL, "operations of training and pruning", "FLOPs")
 HOURS = Cost("cost/device_hours", "device hours", clocked=True)
 COSTS = (
     SPARSITY,

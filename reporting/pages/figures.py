@@ -9,6 +9,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
+from prunezoo.reporting.operations import remark
 from prunezoo.reporting.pages.drawing import (
     HATCHES,
     Drawn,
@@ -63,7 +64,8 @@ def accuracy_figures(
             said = "no front, as seeds do not show more than the load of the machine in it"
         about = replace(cost, name=_hours(experiments)) if cost == HOURS else cost
         headline = experiments[0].headline
-        caption = f"{name}: {headline.name} against {about.name}; {said}."
+        lacking = _remark(cost, experiments)
+        caption = f"{name}: {headline.name} against {about.name}; {said}.{lacking}"
         file = slug(f"{name}-{cost.key}")
         drawn.append(
             # defaults bind this turn's values: a lambda would see the last turn's
@@ -81,13 +83,22 @@ def equal_costs(experiments: Sequence[Experiment]) -> str:
     """Sentences about the costs that are equal for all experiments; empty if none is."""
     values = {cost: {point.x for point in points(experiments, cost)} for cost in COSTS}
     same = {cost: costs.pop() for cost, costs in values.items() if len(costs) == 1}
-    said = [f"{cost.label}: {x:.4g} in each experiment." for cost, x in same.items()]
+    said = [
+        f"{cost.label}: {x:.4g} in each experiment.{_remark(cost, experiments)}"
+        for cost, x in same.items()
+    ]
     if FLOPS in same and len(experiments) > 1:
         said.append(
             "Masks make nothing faster: what they remove is still computed. So hours and emissions"
             " differ by the load of the machine alone and are not drawn."
         )
     return " ".join(said)
+
+
+def _remark(cost: Cost, experiments: Sequence[Experiment]) -> str:
+    """A sentence on runs that do not have the whole of a cost, if there are any."""
+    said = remark([r for e in experiments for r in e.records]) if cost == FLOPS else ""
+    return f" {said}." if said else ""
 
 
 def inside_figures(

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from prunezoo.reporting.operations import TOTAL, remark
 from prunezoo.reporting.pages import figures, words
 from prunezoo.reporting.pages.experiments import Experiment, by_setting
 from prunezoo.reporting.pages.figures import Drawn
@@ -23,7 +24,8 @@ DIFFERS = "what differs"
 Settings = Mapping[str, Sequence[Experiment]]
 RUN_COLUMNS = (  # heading, summary key, factor; behind the results, and a phone shows the first
     ("weights removed [%]", "model/sparsity", 100.0),
-    ("training FLOPs", "cost/training_flops", 1.0),
+    ("FLOPs of training and pruning", TOTAL, 1.0),
+    ("of it pruning", "cost/pruning_flops", 1.0),
     ("parameters", "model/params", 1.0),
     ("MACs per {example}", "model/macs", 1.0),
     ("theoretical speed-up", "model/theoretical_speedup", 1.0),
@@ -236,7 +238,12 @@ def runs_html(experiments: Sequence[Experiment], looks: Looks) -> str:
         small = f"<small>{escape(e.details)}</small>" if e.details else ""
         lines.append((f' data-key="{look.key}"', f"{swatch(look)}{escape(e.method)}{small}"))
     headings = ["experiment", *(name for name, _, _ in shown), "seeds", "device", "recipe"]
-    return table_html(Grid("", headings, rows), lines)
+    return table_html(Grid("", headings, rows, _remarks(experiments)), lines)
+
+
+def _remarks(experiments: Sequence[Experiment]) -> list[str]:
+    said = remark([record for e in experiments for record in e.records])
+    return [f"{said}."] if said else []
 
 
 def _columns(experiments: Sequence[Experiment]) -> list[tuple[str, str, float]]:
@@ -263,7 +270,8 @@ def runs_grid(settings: Settings) -> Grid:
         start = [called, experiment.details, name, str(len(experiment.records))]
         results = [_mean(experiment, key, times) for _, key, times in shown]
         rows.append([*start, *results, device, first.job.recipe])
-    return Grid("All runs", [*headings, "device", "recipe"], rows)
+    remarks = _remarks([e for _, e in every])
+    return Grid("All runs", [*headings, "device", "recipe"], rows, remarks)
 
 
 # ── the papers' tables ───────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from prunezoo.reporting.operations import remark
 from prunezoo.reporting.pages.experiments import DENSE, FLOPS, Experiment
 
 GAP = 1.3  # of the parts that are left: experiments further apart are no longer of one size
@@ -89,11 +90,20 @@ def sentences(verdict: Verdict) -> tuple[str, str]:
     if flops < 1.005 * fewest:
         others = {e.mean(FLOPS.key) for e in verdict.ranked}
         same = "as those of all" if len(others) == 1 else "the fewest of all"
-        return ahead, f"Its training took {_count(flops)} operations, {same}."
+        return (
+            ahead,
+            f"Training and pruning took {_count(flops)} operations, {same}.{_remark(verdict)}",
+        )
     return ahead, (
-        f"Its training took {_count(flops)} operations, {flops / fewest:.3g} times those of"
-        f" {_called(verdict, cheapest)} ({_result(cheapest)}), the fewest of all."
+        f"Training and pruning took {_count(flops)} operations, {flops / fewest:.3g} times those of"
+        f" {_called(verdict, cheapest)} ({_result(cheapest)}), the fewest of all.{_remark(verdict)}"
     )
+
+
+def _remark(verdict: Verdict) -> str:
+    """A sentence on runs without a count of what pruning spent, if there are any."""
+    said = remark([record for e in verdict.ranked for record in e.records])
+    return f" {said}." if said else ""
 
 
 def _called(verdict: Verdict, experiment: Experiment) -> str:

@@ -25,7 +25,7 @@ from prunezoo.reporting.tables.grid import grid, markdown
 from prunezoo.schema.headline import ACCURACY, Headline
 
 # columns of every project, behind its headlines
-FIRST = ("model/params", "model/macs", "model/sparsity", "cost/training_flops",
+FIRST = ("model/params", "model/macs", "model/sparsity", "cost/total_flops",
          "cost/device_hours", "cost/emissions_kgco2e")  # fmt: skip
 Compared = Mapping[str, Sequence[Comparison]]
 

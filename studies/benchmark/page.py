@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from prunezoo.reporting.intervals import shown
+from prunezoo.reporting.operations import remark
 from studies.benchmark.rows import DENSE, ORACLE, PRUNE_TRAIN, SMALL, Kind
 from studies.benchmark.runs import Run, Runs
 from studies.benchmark.tables import (
+    BUDGETS,
     OUTSIDE,
     REFERENCE,
     at_budget,
@@ -39,9 +41,10 @@ TERMS = f"""## Terms
   network's cost, in operations or in CPU seconds, is read between the two runs of a seed, linear
   in the cost's logarithm, never beyond them ("{OUTSIDE}"). Masked weights cost what the dense
   network does, but for scoring: their rows have one length, whose accuracy stands for both costs.
-* FLOPs are those of training steps (6 a MAC); scoring, BEP's pauses and searches are in the CPU
-  seconds, which leave out set-up, evaluation and checkpoints. Energy is that of the whole machine
-  during a run, most of it estimated, and depends on what else ran.
+* FLOPs are those of training steps (6 a MAC) and of what pruning computes besides: scores, BEP's
+  pauses, searches, compensation (2 a MAC of each pass that ran; docs/cost.md). CPU seconds leave
+  out set-up, evaluation and checkpoints. Energy is that of the whole machine during a run, most of
+  it estimated, and depends on what else ran.
 * Validation images, held out from training, choose the oracle's epoch and the short table's rows;
   test images nothing.
 * Intervals: mean ± Student's 95 % interval over seeds. Differences are paired by seeds, with p
@@ -74,6 +77,8 @@ def page(runs: Runs, planned: int) -> str:
         short_table(runs, SETTINGS[0]),
         TERMS,
     ]
+    said = remark([run.record for run in runs.all])
+    parts += [f"{said}.\n"] if said else []
     for setting in SETTINGS:
         if any(run.training.setting is setting for run in runs.all):
             parts += _setting(runs, setting)
@@ -86,9 +91,7 @@ def short_table(runs: Runs, setting: Setting) -> str:
     for kind in KINDS:
         chosen = _chosen(runs, setting, kind)
         rows = [row for row in setting.rows() if row.name in chosen]
-        columns = [
-            at_budget(runs, setting, rows, MIDDLE, b) for b in ("training FLOPs", "CPU seconds")
-        ]
+        columns = [at_budget(runs, setting, rows, MIDDLE, budget) for budget in BUDGETS]
         lines = []
         for row in rows:
             group = runs.group(setting, row, MIDDLE, "equal epochs")

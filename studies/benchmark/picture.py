@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from prunezoo.reporting.operations import name
 from prunezoo.reporting.pages.drawing import INK, LINE, STYLE, few_ticks
 from prunezoo.reporting.pages.experiments import Point, pareto
 from prunezoo.reporting.pages.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
@@ -25,10 +26,7 @@ LOOKS: dict[Moment, tuple[str, str, str]] = {
     "compensation": (PURPLE, "P", "early, with compensation"),
     "check": (SKY, "X", "check: other channels, new weights"),
 }
-AXES = {
-    "training FLOPs": "operations of the whole training",
-    "CPU seconds": "CPU seconds of the whole training",
-}
+AXES = {"FLOPs": "", "CPU seconds": "CPU seconds of the whole training"}
 # an image in a page cannot ask for the page's colours, but for the reader's scheme it can
 SCHEMES = (
     f"<style>:root{{--ink:{INK};--line:{LINE}}}"
@@ -102,4 +100,6 @@ def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> None:
         )  # fmt: skip
     axes.set_xscale("log")
     few_ticks(axes.xaxis)
-    axes.set_xlabel(f"{AXES[cost]}\n(hollow: as long as dense training's operations allow)")
+    drawn = [run.record for groups in found.values() for group in groups for run in group.runs]
+    about = AXES[cost] or name(drawn)
+    axes.set_xlabel(f"{about}\n(hollow: as long as dense training's operations allow)")

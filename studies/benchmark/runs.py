@@ -5,13 +5,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from prunezoo.reporting import operations
 from prunezoo.reporting.records import Record
 from studies.benchmark.rows import DENSE, Row
 from studies.benchmark.trainings import FOLDER, SETTINGS, Length, Setting, Training, planned
 
 ACCURACY = "eval/top1_percent"
 COSTS = {
-    "training FLOPs": "cost/training_flops",
+    "FLOPs": operations.TOTAL,
     "CPU seconds": "cost/training_cpu_seconds",
     "energy": "cost/energy_kwh",
     "final MACs": "model/macs",
@@ -39,8 +40,8 @@ class Run:
         return self.training.seed
 
     def number(self, key: str) -> float | None:
-        """A figure of the summary."""
-        return self.record.number(key)
+        """A figure of the summary; of operations see `reporting/operations.py`."""
+        return operations.number(self.record, key)
 
     @property
     def accuracy(self) -> float:
@@ -138,8 +139,9 @@ COLUMNS = (
     "setting", "method", "kind", "moment", "removed_percent", "length", "seed", "epochs",
     "top1_percent", "validation_top1_percent", "macs_left_percent", "weights_left_percent",
     "fewest_left_in_a_layer", "first_cut_epoch", "trigger_fired", "top1_before_cut_percent",
-    "top1_after_cut_percent", "training_flops", "training_cpu_seconds", "cpu_seconds",
-    "wall_hours", "energy_kwh", "emissions_kgco2e", "device", "commit", "record",
+    "top1_after_cut_percent", "total_flops", "training_flops", "pruning_flops",
+    "training_cpu_seconds", "cpu_seconds", "wall_hours", "energy_kwh",
+    "emissions_kgco2e", "device", "commit", "record",
 )  # fmt: skip
 
 
@@ -175,7 +177,9 @@ def _lines(runs: Runs) -> Iterable[Mapping[str, object]]:
             "trigger_fired": run.fired,
             "top1_before_cut_percent": fall and fall.before,
             "top1_after_cut_percent": fall and fall.after,
+            "total_flops": run.record.number("cost/total_flops"),  # empty if it was not counted
             "training_flops": run.number("cost/training_flops"),
+            "pruning_flops": run.number("cost/pruning_flops"),
             "training_cpu_seconds": run.number("cost/training_cpu_seconds"),
             "cpu_seconds": run.number("cost/cpu_seconds"),
             "wall_hours": run.number("cost/wall_hours"),

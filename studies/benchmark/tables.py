@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from prunezoo.reporting.intervals import NOT_RUN, half_width, shown
+from prunezoo.reporting.operations import TOTAL
 from prunezoo.reporting.pages.experiments import Point, pareto
 from studies.benchmark.comparison import at_cost, holm, p_value, paired, ranks
 from studies.benchmark.rows import DENSE, FIXED, ORACLE, RANDOM_ERK, SMALL, Kind, Row, fixed_name
@@ -11,7 +12,7 @@ from studies.benchmark.runs import COSTS, Group, Run, Runs
 from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
-BUDGETS = ("training FLOPs", "CPU seconds")
+BUDGETS = ("FLOPs", "CPU seconds")
 Accuracies = Mapping[str, Mapping[int, float]]  # method → seed → test accuracy
 OUTSIDE = "outside"
 
@@ -52,7 +53,7 @@ def equal_epochs(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
             against.get(group.row.name, ""),
             _mean(group, "model/macs", 100 / whole, "{:.1f}"),
             _fewest(group.runs),
-            _share(group, dense, "cost/training_flops"),
+            _share(group, dense, TOTAL),
             _mean(group, "cost/training_cpu_seconds", 1.0, "{:.0f}"),
             _mean(group, "cost/energy_kwh", 1e3, "{:.2f}"),
             _fall(group.runs),
@@ -209,7 +210,7 @@ def unsized(runs: Runs, setting: Setting) -> str:
                         shown(list(group.by_seed().values())),
                         _mean(group, "model/macs", whole, "{:.1f}"),
                         _fewest(group.runs),
-                        _share(group, dense, "cost/training_flops"),
+                        _share(group, dense, TOTAL),
                         _mean(group, "cost/training_cpu_seconds", 1.0, "{:.0f}"),
                     ]
                 )

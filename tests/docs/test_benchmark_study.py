@@ -220,6 +220,7 @@ def made_up(training: Training, accuracy: float, **changes: object) -> Record:
         "derived/first_pruning_epoch": 4.0,
     }
     summary |= {key.replace("__", "/"): value for key, value in changes.items()}
+    summary.setdefault("cost/total_flops", summary["cost/training_flops"])
     cuts = [
         {
             "step": step,
@@ -310,6 +311,10 @@ def test_the_page_says_what_was_run_and_every_line_leads_to_a_record(tmp_path):
     lines = table(runs).splitlines()
     assert len(lines) == 1 + len(runs.all)
     assert all(line.endswith(".json") for line in lines[1:])
+    assert "of training steps alone" not in text
+    del runs.all[0].record.summary["cost/total_flops"]
+    older = page.page(runs, len(planned()))
+    assert f"FLOPs of 1 of {len(runs.all)} runs shown are those of training steps alone" in older
     assert draw(runs, tmp_path / "cost.svg")
     svg = (tmp_path / "cost.svg").read_text()
     assert "prefers-color-scheme:dark" in svg

@@ -281,8 +281,8 @@ def test_the_answer_names_who_kept_most_at_each_size_and_the_cost(results):
         " 3 methods."
     )
     assert cost == (
-        "Its training took 1.14e13 operations, 3 times those of SNIP (68.50 ± 0.50 %), the fewest"
-        " of all."
+        "Training and pruning took 1.16e13 operations, 2.9 times those of SNIP (68.50 ± 0.50 %),"
+        " the fewest of all."
     )
     assert small.removed == "99.0 %"
 
@@ -293,7 +293,7 @@ def test_the_answer_says_what_one_seed_and_many_experiments_leave_open(study):
     ahead, cost = sentences(first)
     assert (first.removed, first.methods, len(first.ranked)) == ("50 %", 14, 14)
     assert "0.00 points (one seed: chance is unknown)" in ahead
-    assert cost == "Its training took 1.8e14 operations, as those of all."
+    assert cost == "Training and pruning took 1.8e14 operations, as those of all."
     assert len(verdicts(experiments)) == 6
 
 

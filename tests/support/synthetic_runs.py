@@ -47,6 +47,7 @@ SUMMARY = {
     "cost/checkpoint_seconds": 0.0,
     "cost/forward_macs": 3.0e13,
     "cost/training_flops": 1.8e14,
+    "cost/pruning_flops": 2e11,
     "run/images": 7_500_000,
     "model/theoretical_speedup": 20.7,
     "cost/segments": [
@@ -82,6 +83,8 @@ def make_run(folder: Path, *, seed: int = 0, command: str = "", **changes: objec
     folder.mkdir(parents=True)
     changed = {key.replace("__", "/"): value for key, value in changes.items()}
     summary = SUMMARY | {"run/seed": seed, "run/name": folder.name} | changed
+    both = summary["cost/training_flops"] + summary["cost/pruning_flops"]
+    summary.setdefault("cost/total_flops", both)
     (folder / "environment.json").write_text(
         json.dumps({"python": "3.0", "commit": "c0ffee", "command": command, "cpu": "Synthetic"})
     )
