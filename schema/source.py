@@ -68,10 +68,11 @@ class Source:
     def setting_in(self, sentence: str, section: Key = ()) -> str | None:
         """The setting below a section that a sentence is about, by its first and last word."""
         for key, (file, line) in self.where.items():
-            mine = not line and file.startswith("--set") and key[: len(section)] == section
+            if line or not file.startswith("--set") or key[: len(section)] != section:
+                continue
             word = key[-2] if key[-1] == "name" and len(key) > 1 else key[-1]  # one of many names
             about = rf"(?={re.escape(str(key[0]))}\b).*\b{re.escape(str(word))}\b"
-            if mine and re.match(about, sentence, re.DOTALL):
+            if re.match(about, sentence, re.DOTALL):
                 return brief(file, 200)
         return None
 
