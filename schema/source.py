@@ -167,6 +167,10 @@ def _key(setting: str) -> Key:
     return tuple(word.strip() for word in setting.partition("=")[0].split("."))
 
 
+# the key that a section's bare word is a value of, where that is not `name`
+BARE = {"lr_schedule": "curve", "rewind": "to", "distillation": "teacher"}
+
+
 def merge(base: Source, over: Source) -> None:
     """Lay `over` on `base` in place: maps merge, everything else is replaced."""
     replaced: set[Key] = set()
@@ -174,9 +178,10 @@ def merge(base: Source, over: Source) -> None:
     def lay(below: dict[str, Any], above: dict[str, Any], key: Key) -> None:
         for name, value in above.items():
             here = (*key, name)
-            if isinstance(value, dict) and "name" not in value and isinstance(below.get(name), str):
-                below[name] = {"name": below[name]}  # a bare word is its section's name
-                base.where[(*here, "name")] = base.where[here]
+            bare = BARE.get(name, "name")
+            if isinstance(value, dict) and bare not in value and isinstance(below.get(name), str):
+                below[name] = {bare: below[name]}
+                base.where[(*here, bare)] = base.where[here]
             if isinstance(value, dict) and isinstance(below.get(name), dict):
                 lay(below[name], value, here)
             else:

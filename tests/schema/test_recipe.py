@@ -9,6 +9,7 @@ from prunezoo.reporting.claims import find_claims
 from prunezoo.schema import source
 from prunezoo.schema.pruning import PruningConfig
 from prunezoo.schema.recipe import RecipeError, load, schema
+from prunezoo.schema.section import Named
 from prunezoo.schema.source import scalar
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +160,17 @@ def test_set_reaches_into_a_bare_word(tmp_path):
     recipe, _ = load(write(tmp_path, GOOD), ["model.options.width=0.5"])
     assert recipe.model.name == "mnist_cnn"
     assert recipe.model.options == {"width": 0.5}
+
+
+@pytest.mark.parametrize("kind", Named.__subclasses__())
+def test_a_section_adds_to_the_bare_word_of_its_base(kind):
+    """Whichever key the word is a value of: a schedule's is its curve."""
+    first = next(iter(kind.model_fields))
+    name = next((word for word, key in source.BARE.items() if key == first), "section")
+    base = source.Source({name: "cosine"}, {(name,): "a.yaml:1"}, "a.yaml")
+    source.merge(base, source.Source({name: {"other": 1}}, {(name,): "b.yaml:1"}, "b.yaml"))
+    assert base.values == {name: {first: "cosine", "other": 1}}
+    assert base.locate((name, first)) == "a.yaml:1"
 
 
 def test_extends_merges_maps_and_replaces_the_rest(tmp_path):
