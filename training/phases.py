@@ -11,6 +11,6 @@ PHASES = (
     "checkpoint",
     "setup",
 )
-# what a method makes of training; the rest does not depend on it
 PRUNING_PHASES = ("prune", "saliency")  # whose operations are counted as they run
+# what a method makes of training; the rest does not depend on it
 TRAINING_PHASES = ("train", "data_wait", "saliency", "prune", "compile")

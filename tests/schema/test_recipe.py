@@ -167,8 +167,8 @@ def test_a_section_adds_to_the_bare_word_of_its_base(kind):
     """Whichever key the word is a value of: a schedule's is its curve."""
     first = next(iter(kind.model_fields))
     name = next((word for word, key in source.BARE.items() if key == first), "section")
-    base = source.Source({name: "cosine"}, {(name,): "a.yaml:1"}, "a.yaml")
-    source.merge(base, source.Source({name: {"other": 1}}, {(name,): "b.yaml:1"}, "b.yaml"))
+    base = source.Source({name: "cosine"}, {(name,): ("a.yaml", 1)}, "a.yaml")
+    source.merge(base, source.Source({name: {"other": 1}}, {(name,): ("b.yaml", 1)}, "b.yaml"))
     assert base.values == {name: {first: "cosine", "other": 1}}
     assert base.locate((name, first)) == "a.yaml:1"
 
