@@ -70,7 +70,7 @@ class Source:
         for key, (file, line) in self.where.items():
             if line or not file.startswith("--set") or key[: len(section)] != section:
                 continue
-            word = key[-2] if key[-1] == "name" and len(key) > 1 else key[-1]  # one of many names
+            word = key[-2:][0] if key[-1] == "name" else key[-1]  # one of many names
             about = rf"(?={re.escape(str(key[0]))}\b).*\b{re.escape(str(word))}\b"
             if re.match(about, sentence, re.DOTALL):
                 return brief(file, 200)
