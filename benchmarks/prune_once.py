@@ -1,6 +1,6 @@
 """Accuracy after half of the MACs went in one call, and after an epoch more: ours, Torch-Pruning's.
 
-    python -m benchmarks.prune_once --data data/cifar10            # some 25 minutes of one core
+    python -m benchmarks.prune_once --data data/cifar10  # some 30 minutes of one core a seed
     python -m benchmarks.prune_once --data data/cifar10 --seeds 0 1
 
 Five networks of timm are trained for a few short epochs from scratch. Every way of pruning begins
@@ -32,6 +32,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from prunezoo.models.count import count
 from prunezoo.models.files.tensor_files import load_tensors, save_tensors
 from prunezoo.pruning import prune_once
+from prunezoo.reporting.intervals import half_width
 from prunezoo.schema.data import DataConfig
 from prunezoo.training.data.layouts.opening import open_splits
 
@@ -193,7 +194,7 @@ def line(key: list[Any], record: dict[str, Any]) -> str:
 
 
 def means(records: dict[str, dict[str, Any]]) -> list[str]:
-    """Each way's mean over the networks and seeds that every way managed."""
+    """Each way's mean over the networks and seeds that every way managed, and what random lacks."""
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for key, record in records.items():
         name, seed, way = json.loads(key)
@@ -205,10 +206,17 @@ def means(records: dict[str, dict[str, Any]]) -> list[str]:
     def mean(way: str, key: str) -> float:
         return statistics.mean(row[way][key] for row in whole)
 
+    def ahead(way: str, key: str) -> str:
+        differences = [row[way][key] - row["random"][key] for row in whole]
+        return f"{statistics.mean(differences):+5.1f} ± {half_width(differences) or 0:4.1f}"
+
     ways = sorted((*OURS, *THEIRS), key=lambda way: -mean(way, "tuned"))
     title = f"# mean over {len(whole)} networks × seeds that every way pruned; dense"
-    return [f"{title} {mean('dense', 'cut'):.1f}"] + [
-        f"{way:28} cut {mean(way, 'cut'):5.1f}  tuned {mean(way, 'tuned'):5.1f}" for way in ways
+    head = f"{title} {mean('dense', 'cut'):.1f}; in brackets minus random, Student's 95 % interval"
+    return [head] + [
+        f"{way:28} cut {mean(way, 'cut'):5.1f} ({ahead(way, 'cut')})"
+        f"  tuned {mean(way, 'tuned'):5.1f} ({ahead(way, 'tuned')})"
+        for way in ways
     ]
 
 

@@ -93,7 +93,7 @@ def prune_once(
     model: nn.Module,
     example_input: Tree,
     *,
-    criterion: Named = "snip",
+    criterion: Named = "taylor",
     batches: Batches = (),
     optimizer: Optimizer | None = None,
     ema: nn.Module | None = None,

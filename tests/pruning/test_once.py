@@ -309,7 +309,7 @@ REFUSED = [
     (MACS | {"scope": "glob"}, "scope: 'glob' is not one of "),
     (MACS | {"importance": {"normalize": "mean"}}, "unknown key normalize in importance (did you"),
     (MACS | {"criterion": "size"}, "criterion: unknown name size (known: magnitude"),
-    (MACS, "criterion snip needs images to score with; give batches=[(images, targets), …], or"),
+    (MACS, "criterion taylor needs images to score with; give batches=[(images, targets), …], or"),
     (MACS | {"criterion": takes_the_first}, "criterion takes_the_first needs images to score"),
     (MACS | {"criterion": returns_a_list}, "criterion returns_a_list returned a list; return"),
     (MACS | {"criterion": lambda m, b: {}}, "criterion <lambda> has no score for 0, 4, 9; choose"),
