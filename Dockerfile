@@ -16,7 +16,7 @@ RUN apt-get update \
 WORKDIR /app
 COPY requirements.txt deploy/docker/constraints.txt /tmp/
 RUN python3 -m venv /opt/venv \
-    && grep -vE '^(pytest|hypothesis|ruff|pyright|pandas-stubs|pre-commit|mkdocs)' /tmp/requirements.txt > /tmp/needed.txt \
+    && grep -vE '^(pytest|hypothesis|jsonschema|ruff|pyright|pandas-stubs|pre-commit|mkdocs)' /tmp/requirements.txt > /tmp/needed.txt \
     && /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/needed.txt --constraint /tmp/constraints.txt \
     && rm /tmp/*.txt
 

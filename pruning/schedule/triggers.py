@@ -6,11 +6,11 @@ Triggers that watch the structure get it from the method itself: the units that 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunezoo.pruning.errors import PruningError, bounded
 from prunezoo.pruning.stateful import Stateful
@@ -186,12 +186,17 @@ class Drift(Trigger):
         return {"drift/distance": distance, "drift/change": change}
 
     def _distance(self, weights: dict[str, nn.Parameter]) -> float:
-        squares = [(p - self.tensors[n]).double().square().sum() for n, p in weights.items()]
-        moved = float(torch.stack(squares).sum())
+        moved = _squares(p - self.tensors[name] for name, p in weights.items())
         if self.mode == "slides":
             return moved
-        size = torch.stack([p.double().square().sum() for p in self.tensors.values()]).sum()
-        return math.sqrt(moved / float(size))
+        # in the network's order: a checkpoint's are in that of their names
+        return math.sqrt(moved / _squares(self.tensors[name] for name in weights))
+
+
+def _squares(tensors: Iterable[Tensor]) -> float:
+    """Σ x², in one order of sums whatever the memory format."""
+    sums = [tensor.contiguous().double().square().sum() for tensor in tensors]
+    return float(torch.stack(sums).sum())
 
 
 class MaskDistance(Trigger):

@@ -211,6 +211,21 @@ def test_drift_as_in_the_slides():
     assert log["drift/distance"] == pytest.approx(4.41)
 
 
+def test_drift_is_the_same_from_a_checkpoint_which_sorts_names():
+    """To the bit, where the sum depends on its order: 1e16 + 1 is 1e16, and 1 + 1 + … is not 0."""
+
+    def distance(reverse: bool) -> float:
+        trigger = Drift(0.98, "weight", mode="code")
+        model = nn.ParameterList([torch.tensor([1e8]), *torch.ones(3, 1)])
+        trigger.observe(1, model, no_scores)
+        trigger.tensors = dict(sorted(trigger.tensors.items(), reverse=reverse))
+        with torch.no_grad():
+            model[1].zero_()
+        return trigger.observe(2, model, no_scores)["drift/distance"]
+
+    assert distance(reverse=True) == distance(reverse=False)
+
+
 @pytest.mark.parametrize(
     ("removed", "granularity", "threshold"),
     [

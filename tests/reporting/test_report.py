@@ -230,7 +230,9 @@ def test_a_study_of_many_runs_stays_readable(study, tmp_path):
         experiment.records[0].history["forecasts"].clear()  # a figure of each run only takes long
     looks = looks_of(e.method for e in experiments)
     (sparsity,) = accuracy_figures(name, experiments, looks, tmp_path)  # all else cost the same
-    assert "operations of the whole training [FLOPs]: 1.8e+14 in each" in equal_costs(experiments)
+    assert "operations of training and pruning [FLOPs]: 1.802e+14 in each" in equal_costs(
+        experiments
+    )
     titles = re.findall(r"<title>(.*?)</title>", sparsity.svg)
     assert len(set(titles)) == 84
     assert "M3, layer by layer, 64× compression, 58.00 %" in titles

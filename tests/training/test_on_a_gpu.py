@@ -3,6 +3,7 @@
 Kernels, streams, several GPUs, compiled code and CUDA graphs are not seen here.
 """
 
+import inspect
 import json
 from typing import Any, cast
 
@@ -102,7 +103,7 @@ def test_a_mask_on_the_cpu_is_seen(on_gpu, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", slow_but(["masks"], RECIPES))
 def test_tensors_are_on_one_device_and_a_step_waits_for_nothing(on_gpu, monkeypatch, name):
-    monkeypatch.setitem(cast(Any, latency_table).__kwdefaults__, "points", 2)
+    monkeypatch.setitem(cast(Any, inspect.unwrap(latency_table)).__kwdefaults__, "points", 2)
     status, gpu, folder = on_gpu(*RECIPES[name])
     assert status == 0
     assert json.loads((folder / "summary.json").read_text())["run/device"] == NAME
