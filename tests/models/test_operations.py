@@ -98,7 +98,10 @@ def twice():
 def image_by_image():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
     weights = {name: p.detach() for name, p in net.named_parameters()}
-    loss = lambda w, x: functional_call(net, w, (x[None],)).square().sum()  # noqa: E731
+
+    def loss(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return functional_call(net, w, (x[None],)).square().sum()
+
     return lambda: vmap(grad(loss), (None, 0))(weights, torch.randn(3, 1, 8, 8))
 
 

@@ -10,30 +10,12 @@ import pytest
 import yaml
 
 from prunezoo.schema import options
-from prunezoo.schema.pruning import (
-    CompensationConfig,
-    CriterionConfig,
-    PenaltyConfig,
-    RegrowConfig,
-    SanityConfig,
-    SelectionConfig,
-    TriggerConfig,
-)
+from prunezoo.schema.choice import Choice
 from prunezoo.schema.recipe import schema
-from prunezoo.schema.task import TaskConfig
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-CHOICES = (
-    CompensationConfig,
-    CriterionConfig,
-    PenaltyConfig,
-    RegrowConfig,
-    SanityConfig,
-    SelectionConfig,
-    TaskConfig,
-    TriggerConfig,
-)
+CHOICES = Choice.__subclasses__()
 
 
 class Editor(yaml.SafeLoader):
