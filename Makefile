@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Tests start hundreds of processes: each would compile what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help train quick test pytest lint docs clean
 
