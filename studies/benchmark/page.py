@@ -127,16 +127,21 @@ def _setting(runs: Runs, setting: Setting) -> list[str]:
         f" `recipes/base/{setting.base}.yaml`.\n",
     ]
     for kind in KINDS:
-        for point in setting.points:
-            if not groups(runs, setting, kind, point):
-                continue
+        points = [p for p in setting.points if _ran(runs, setting, kind, p)]
+        for point in points:
             name = f"{setting.name}: {REMOVED[kind][point]} % of {AMOUNTS[kind]}"
             parts += [f"### {name}, equal epochs\n", equal_epochs(runs, setting, kind, point)]
             if kind == "channels" and _has_long(runs, setting, point):
                 parts += [f"### {name}, equal cost\n", equal_cost(runs, setting, kind, point)]
-        parts += [f"### {setting.name}: ranks, {kind}\n", rank_table(runs, setting, kind)]
-        parts += [f"### {setting.name}: Pareto fronts, {kind}\n", fronts(runs, setting, kind)]
+        if points:
+            parts += [f"### {setting.name}: ranks, {kind}\n", rank_table(runs, setting, kind)]
+            parts += [f"### {setting.name}: Pareto fronts, {kind}\n", fronts(runs, setting, kind)]
     return [*parts, *_prune_train(runs, setting)]
+
+
+def _ran(runs: Runs, setting: Setting, kind: Kind, point: int) -> bool:
+    """Whether anything but the dense network, which is at every point, has a run there."""
+    return any(group.row.name != DENSE for group in groups(runs, setting, kind, point))
 
 
 def _prune_train(runs: Runs, setting: Setting) -> Sequence[str]:

@@ -7,6 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from prunezoo.reporting.operations import name
 from prunezoo.reporting.pages.drawing import INK, LINE, STYLE, few_ticks
@@ -26,6 +27,9 @@ LOOKS: dict[Moment, tuple[str, str, str]] = {
     "compensation": (PURPLE, "P", "early, with compensation"),
     "check": (SKY, "X", "check: other channels, new weights"),
 }
+Drawn = tuple[list[Point], list[Point]]  # all, and the front
+LONGER = "\n(hollow: as long as dense training's operations allow)"
+SIDES = [(7, 4, "left"), (-7, 4, "right"), (7, -9, "left"), (-7, -9, "right")]  # points; ha
 AXES = {"FLOPs": "", "CPU seconds": "CPU seconds of the whole training"}
 # an image in a page cannot ask for the page's colours, but for the reader's scheme it can
 SCHEMES = (
@@ -45,8 +49,7 @@ def draw(runs: Runs, path: Path) -> bool:
     with rc_context(STYLE):
         figure = Figure(figsize=(8.6, 4.4), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, cost in zip(panels, AXES, strict=True):
-            _paint(axes, found, cost)
+        drawn = [_paint(axes, found, cost) for axes, cost in zip(panels, AXES, strict=True)]
         panels[0].set_ylabel("test accuracy, %")
         figure.suptitle(
             f"{setting.about}; {REMOVED['channels'][MIDDLE]} % of the MACs removed", fontsize=9
@@ -57,6 +60,9 @@ def draw(runs: Runs, path: Path) -> bool:
             markerscale=1.2,
         )  # fmt: skip
         FigureCanvasSVG(figure)
+        figure.draw_without_rendering()  # so that places are known
+        for axes, (points, front) in zip(panels, drawn, strict=True):
+            _name(axes, points, front)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue().replace(INK, "var(--ink)").replace(LINE, "var(--line)")
@@ -72,7 +78,7 @@ def _groups(runs: Runs, setting: Setting, length: Length) -> list[Group]:
     return [group for group in found if group.runs]
 
 
-def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> None:
+def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> Drawn:
     """Filled marks at equal epochs, hollow ones at equal cost, and the front through all."""
     points: list[Point] = []
     for length, groups in found.items():
@@ -91,15 +97,31 @@ def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> None:
             )  # fmt: skip
     front = pareto(points, more=False)
     axes.plot([p.x for p in front], [p.y for p in front], color=INK, linewidth=0.8, zorder=1)
-    for number, point in enumerate(front):
-        # the first would hang over the axis
-        side, shift = ("left", 4) if number == 0 else ("right", -3)
-        axes.annotate(
-            point.label, (point.x, point.y), xytext=(shift, 5 if number % 2 else 10),
-            textcoords="offset points", fontsize=7, ha=side,
-        )  # fmt: skip
+    axes.margins(y=0.1)
     axes.set_xscale("log")
     few_ticks(axes.xaxis)
     drawn = [run.record for groups in found.values() for group in groups for run in group.runs]
     about = AXES[cost] or name(drawn)
-    axes.set_xlabel(f"{about}\n(hollow: as long as dense training's operations allow)")
+    axes.set_xlabel(about + (LONGER if found["equal cost"] else ""))
+    return points, front
+
+
+def _name(axes: Axes, points: list[Point], front: list[Point]) -> None:
+    """Names of the front's points, each at the first of its sides that covers nothing."""
+    marks = [axes.transData.transform((point.x, point.y)) for point in points]
+    taken: list[Bbox] = []
+    for point in sorted(front, key=lambda point: -point.y):
+        for right, up, side in SIDES:
+            name = axes.annotate(
+                point.label, (point.x, point.y), xytext=(right, up), fontsize=7, ha=side,
+                textcoords="offset points",
+            )  # fmt: skip
+            name.set_in_layout(False)
+            box = name.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            near = box.padded(3)  # pixels: a mark is wider than its point
+            covers = box.count_overlaps(taken) or any(near.contains(*mark) for mark in marks)
+            if inside and not covers:
+                taken.append(box)
+                break
+            name.remove()
