@@ -178,10 +178,12 @@ def _job(setting: Setting, row: Row, point: int, budget: int, name: str, seed: i
 def planned(seeds: int = 3) -> list[Training]:
     """All trainings in the order to run them, so that what there is so far is of use.
 
-    The core on the first network comes first. Then each setting's middle point, seed by seed at
-    equal epochs, then at equal cost; the other points follow. Dense runs are listed once.
+    The core on the first network comes first, at equal epochs and at equal cost. Then each
+    setting's middle point, seed by seed at equal epochs, then at equal cost; the other points
+    follow. Dense runs are listed once.
     """
-    first = [t for seed in range(seeds) for t in _block(SETTINGS[0], MIDDLE, LENGTHS[0], seed)]
+    blocks = [(length, seed) for length in LENGTHS for seed in range(seeds)]
+    first = [t for length, seed in blocks for t in _block(SETTINGS[0], MIDDLE, length, seed)]
     order = [t for t in first if t.row.name in (DENSE, SMALL, *CORE)]
     for length in LENGTHS:
         for setting in SETTINGS:

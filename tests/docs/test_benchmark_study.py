@@ -149,15 +149,17 @@ def test_the_network_small_from_the_start_has_about_the_macs_of_each_point(setti
         assert left == pytest.approx(1 - REMOVED["channels"][point] / 100, abs=0.015)
 
 
-def test_the_plan_begins_with_the_core_at_one_point_and_equal_epochs():
+def test_the_plan_begins_with_the_core_at_one_point_at_equal_epochs_and_at_equal_cost():
     order = planned(3)
     core = [row for row in RESNET.rows() if row.name in (DENSE, SMALL, *CORE)]
     places = [(t.setting.name, t.point, t.length, t.seed, t.row) for t in order]
-    at = (RESNET.name, MIDDLE, "equal epochs")
-    first = [(*at, seed, row) for seed in range(3) for row in core]
+    here = (RESNET.name, MIDDLE)
+    cheaper = [r for r in core if equal_cost_epochs(r, RESNET.epochs, 80) > RESNET.epochs]
+    blocks = (("equal epochs", core), ("equal cost", [r for r in cheaper if r.name != DENSE]))
+    first = [(*here, of, seed, row) for of, rows in blocks for seed in range(3) for row in rows]
     assert places[: len(first)] == first
     rest = [row for row in RESNET.rows() if row not in core]
-    then = [(*at, seed, row) for seed in range(3) for row in rest]
+    then = [(*here, "equal epochs", seed, row) for seed in range(3) for row in rest]
     assert places[len(first) : len(first) + len(then)] == then
     assert len(set(order)) == len(order)
     assert sum(t.row.name == DENSE for t in order) == 3 * len(SETTINGS)
