@@ -63,11 +63,17 @@ REGISTRIES = (
         "compensation", "Compensations", "adjust what is left", CompensationConfig, COMPENSATIONS
     ),
 )
+MODES = {  # second column of the table of modes
+    "true": "batch statistics (`train: true`)",
+    "false": "running statistics (`train: false`)",
+    "evaluation": "evaluation",
+    "–": "none",
+}
 INTRODUCTION = """# Methods
 
 What a recipe can say under `pruning:`, and what each method is made of. Made by
 `python -m docs.methods` from recipes, registries and docstrings; a test keeps it true. What holds
-for all methods, and the mode in which each criterion scores: [pruning](../pruning/README.md).
+for all methods: [pruning](../pruning/README.md).
 
 """
 
@@ -198,6 +204,7 @@ def _word(name: str, entry: Any, optional: list[str], users: list[str]) -> str:
     facts = [f"*Options:* {', '.join(_option(function, o) for o in optional) or 'none'}."]
     if isinstance(entry, Criterion):
         facts.append(f"*Scores:* {_traits(entry)}.")
+        facts.append(f"*Mode:* {_mode(name)}.")
     shown = ", ".join(users[:6]) + (f" and {len(users) - 6} more" if len(users) > 6 else "")
     facts += [f"*Code:* [{source}](../{source}).", f"*Recipes:* {shown or 'none'}."]
     text = _plain(inspect.getdoc(function) or "")
@@ -213,6 +220,23 @@ def _option(function: Any, name: str) -> str:
 def _value(default: Any) -> str:
     words = {True: "true", False: "false", None: "null"}
     return words[default] if default is None or isinstance(default, bool) else str(default)
+
+
+def modes() -> dict[str, tuple[str, str]]:
+    """Criterion → the mode that it scores in and why; "" is all that the table does not name."""
+    text = (ROOT / "pruning/README.md").read_text(encoding="utf-8")
+    table = text.partition("| criterion | `train` | why |")[2].partition("\n\n")[0]
+    found = {}
+    for line in table.splitlines()[2:]:
+        names, mode, why = (cell.strip() for cell in line.strip("|").split("|"))
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", names) or [""], (mode, why))
+    return found
+
+
+def _mode(name: str) -> str:
+    known = modes()
+    mode, why = known.get(name, known[""])
+    return f"{MODES[mode]}; {why}"
 
 
 def _traits(criterion: Criterion) -> str:

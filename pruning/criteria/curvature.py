@@ -38,7 +38,9 @@ def grasp(
 
     Wang et al. 2020, arXiv:2002.07376, eq. 8, removes the highest −θ ⊙ Hg: those without which gᵀg
     is largest. `train`: batch statistics, as in the published code. `reversed=True` negates: the
-    thesis's wording of eq. 3.6 and EarlyCroP's code.
+    thesis's wording of eq. 3.6 and EarlyCroP's code. Deviations: that code draws new weights for
+    linear layers (Xavier) to score with, here they are the network's; its images are as many of
+    each class, which is for the recipe to say (`calibration.class_balanced`).
     """
     theta = layer_weights(model)
     check_temperature("grasp", temperature, task)

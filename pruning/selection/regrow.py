@@ -28,14 +28,16 @@ def gradient(
 
     RigL, Evci et al. 2020, arXiv:1911.11134: the share is fraction/2 · (1 + cos(π i/n)) in round i
     of n, growth is by |∂L/∂θ|, grown weights start at 0, the first mask is random. A weight that
-    goes and returns within one round keeps its value.
+    goes and returns within one round keeps its value. Deviation: the gradient is of calibration
+    images, with batch statistics, not augmented and without label smoothing, where RigL's is that
+    of a training step.
 
     GraNet, Liu et al. 2021, arXiv:2106.10404: where a round removes more than the one before, the
     lowest scores go first (eq. 2 with `schedule.curve: cubic`), then weights are exchanged at the
     new size. `schedule.first` with a random mask is its sparse-to-sparse form; `first_mask: score`
     prunes and exchanges from the dense network on. Deviations: the share falls to 0 by the last
-    round, not by the end of training, gradients are those of calibration images, and the authors'
-    code zeroes what the curve removes before it may return.
+    round, not by the end of training, and the authors' code zeroes what the curve removes before
+    it may return.
     """
     if round.alive is None and first_mask == "random":
         return round.best(_noise(round.scores, round.seed))

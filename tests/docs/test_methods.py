@@ -1,5 +1,6 @@
 """The page of methods is current and complete."""
 
+import inspect
 from pathlib import Path
 
 from docs import methods
@@ -37,3 +38,17 @@ def test_every_word_says_what_it_is():
         for name, entry in registry.entries.items():
             text = getattr(entry, "function", entry).__doc__ or ""
             assert len(text.split()) >= 5, f"{registry.word} {name} needs a docstring"
+
+
+def test_the_table_of_modes_has_the_defaults_of_the_criteria():
+    known = methods.modes()
+    assert set(known) - {""} <= set(CRITERIA)
+    for name, criterion in CRITERIA.items():
+        options = inspect.signature(criterion.function).parameters
+        mode = known.get(name, known[""])[0]
+        if "train" in options:
+            assert mode == str(options["train"].default).lower(), name
+        else:
+            assert mode in ("evaluation", "–"), name
+        if mode == "–":
+            assert not {"task", "reduce"} & set(options), f"{name} looks at images"

@@ -57,7 +57,8 @@ class BayesianEarlyPruning(Selection):
     of the training images, `pauses` times an epoch. protocol buckets: each `every`-th training
     step, averaged over `bucket` steps; activation_taylor only. A bucket that a decision cuts short
     is dropped. A round at the very end of training keeps the B_s units that are the most salient
-    then: what BEP would do if it knew.
+    then: what BEP would do if it knew. Utilities are means over `draws` on a scale up to 10, so
+    that one draw of 10,000 can exceed what the smallest λ of the paper, 1e-7, asks for.
 
     For comparison: `forecast` (pruning/selection/bep/forecast.py) replaces the multi-output process
     by independent ones, by the latest measurement, or by the same fit read now; `prior: none` fits
