@@ -224,6 +224,16 @@ def test_channels_rank_as_torch_pruning_ranks_them(name, options, importance):
     assert torch.equal(units.argsort(stable=True), theirs.argsort(stable=True))
 
 
+def test_fpgm_is_torch_prunings_where_no_weight_is_negative():
+    """Theirs has distances of |w|, where the paper has those of w."""
+    model = tiny_network("depthwise")
+    with torch.no_grad():
+        model[6].weight.abs_()
+    ours = CRITERIA["fpgm"](model, data(1))["6.weight"]
+    theirs = tp.importance.FPGMImportance(1, "first", None)(torch_pruning_group(model, model[6]))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_tied_batch_norms_are_averaged_as_in_torch_pruning():
     model = tiny_network("residual")
     axes = stage(model, "stem.weight", "conv2.weight")

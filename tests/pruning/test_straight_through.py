@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.ao.pruning import WeightNormSparsifier
 
 from prunezoo.pruning.amount.scope import keep_n_of_m, select_weights
 from prunezoo.pruning.errors import PruningError
@@ -31,6 +32,15 @@ def test_n_of_every_m_inputs_are_the_best_of_their_group(n: int, m: int):
     kept, values = groups(mask, m), groups(scores, m)
     assert (kept.sum(1) == n).all()
     assert (values.where(kept, torch.inf).amin(1) > values.where(~kept, -torch.inf).amax(1)).all()
+
+
+def test_two_of_four_are_those_of_torchs_sparsifier():
+    layer = nn.Linear(16, 6)
+    mask = keep_n_of_m("w", layer.weight.detach().abs(), 2, 4)
+    theirs = WeightNormSparsifier(1.0, sparse_block_shape=(1, 4), zeros_per_block=2)
+    theirs.prepare(nn.Sequential(layer), [{"tensor_fqn": "0.weight"}])
+    theirs.step()
+    assert torch.equal(mask, layer.parametrizations.weight[0].mask.bool())
 
 
 def test_among_equal_scores_the_lower_index_stays_and_the_removed_stay_removed():
