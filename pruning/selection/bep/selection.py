@@ -65,8 +65,9 @@ class BayesianEarlyPruning(Selection):
     the exact posterior by likelihood alone, as BEP says; `kernel: decay_constant` lets latents stay
     (ours); `choose: latest` leaves each decision its number of units and takes those that were
     measured highest last; `steps` bounds the fit (default: 30 of L-BFGS; Adam until it converges);
-    `trend: off` leaves out the check that turns rising elements over; `untrained: off` leaves out
-    the pause before the first step, of which BEP does not speak.
+    `trend: off` leaves out the check that turns rising elements over, which sees a rise too where
+    a cut makes the saliency of the survivors jump; `untrained: off` leaves out the pause before the
+    first step, of which BEP does not speak.
     """
 
     scored = False
