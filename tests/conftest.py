@@ -1,8 +1,9 @@
 import gc
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from hypothesis import settings
 
 import train
+from prunezoo.pruning.amount.latency import latency_table
 from prunezoo.reporting.records import Job, collect
 from prunezoo.training import loop
 from tests.support.ranks import PAIR
@@ -106,6 +108,14 @@ def crash(run_recipe, monkeypatch):
                 run_recipe(recipe, *words, folder=folder)
 
     return run
+
+
+@pytest.fixture
+def quick_latencies(monkeypatch) -> None:
+    """Layers are timed at two widths each way for milliseconds: the default takes seconds."""
+    defaults = cast(Any, inspect.unwrap(latency_table)).__kwdefaults__
+    monkeypatch.setitem(defaults, "points", 2)
+    monkeypatch.setitem(defaults, "seconds", 1e-3)
 
 
 @pytest.fixture

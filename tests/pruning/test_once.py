@@ -228,6 +228,7 @@ def test_a_latency_table_is_taken_as_it_is():
     assert cheaper.sizes["latency"][0] == dense
 
 
+@pytest.mark.usefixtures("quick_latencies")
 def test_latency_is_measured_where_no_table_is_given():
     _, result = left(latency=0.3, tolerance=0.5)
     dense, now = result.sizes["latency"]

@@ -104,6 +104,7 @@ def test_a_dry_run_changes_nothing(keys: dict):
     assert training.model.training
 
 
+@pytest.mark.usefixtures("quick_latencies")
 def test_the_latency_table_that_a_trigger_needed_is_the_one_that_rounds_use():
     keys = NORMED | {"latency": 0.5, "tolerance": 0.5}
     training, pruner, lines = at_the_end_of_an_epoch("epi", **keys)

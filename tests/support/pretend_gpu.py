@@ -7,18 +7,17 @@ internals (`Tensor._make_subclass`, dispatch modes) and may need care at a new v
 """
 
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.support.runs import ROOT
 
+OURS = (f"{ROOT}/training", f"{ROOT}/pruning")  # whose lines a note has
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "bincount"}
 WAITS |= {"_unique2", "unique_dim", "unique_consecutive", "repeat_interleave", "allclose"}
@@ -154,7 +153,7 @@ class PretendGPU(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = func._schema.name.partition("::")[2]
-        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        tensors = _tensors((*args, *kwargs.values()))
         on_gpu = any(map(is_on_gpu, tensors))
         request = kwargs.get("device")
         goes_up = request is not None and torch.device(request).type == "cuda"
@@ -171,8 +170,7 @@ class PretendGPU(TorchDispatchMode):
         own = bool(self.running) and not tensors and name in FACTORIES
         if not (on_gpu or goes_up or own):
             return result
-        given = {id(t) for t in tensors}
-        return pytree.tree_map(lambda t: _lifted(t, given), result)
+        return _lifted(result, {id(t) for t in tensors})
 
     def _check_devices(
         self, func: Any, name: str, tensors: list[Tensor], kwargs: Any, goes_up: bool
@@ -213,9 +211,13 @@ class PretendGPU(TorchDispatchMode):
 
     def note(self, kind: str, what: str) -> None:
         """Count it, with the lines of the project that led there."""
-        frames = reversed(traceback.extract_stack(sys._getframe(1)))
-        ours = [f for f in frames if f.filename.startswith((f"{ROOT}/training", f"{ROOT}/pruning"))]
-        places = [f"{f.filename.removeprefix(f'{ROOT}/')}:{f.lineno} {f.name}" for f in ours]
+        places, frame = [], sys._getframe(1)
+        while frame is not None:
+            file = frame.f_code.co_filename
+            if file.startswith(OURS):
+                at = f"{file.removeprefix(f'{ROOT}/')}:{frame.f_lineno}"
+                places.append(f"{at} {frame.f_code.co_name}")
+            frame = frame.f_back
         self.notes[kind, what, " < ".join(places)] += 1
 
     def seen(self, kind: str, inside: str = "") -> list[str]:
@@ -248,7 +250,20 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """Those of an operator's arguments, which are in lists at the deepest."""
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(t for t in value if isinstance(t, Tensor))
+    return found
+
+
 def _lifted(value: Any, given: set[int]) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_lifted(v, given) for v in value)
     if not isinstance(value, Tensor) or is_on_gpu(value) or id(value) in given:
         return value
     return Tensor._make_subclass(OnGPU, value, False)

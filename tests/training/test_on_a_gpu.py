@@ -3,16 +3,13 @@
 Kernels, streams, several GPUs, compiled code and CUDA graphs are not seen here.
 """
 
-import inspect
 import json
-from typing import Any, cast
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from prunezoo import models
-from prunezoo.pruning.amount.latency import latency_table
 from prunezoo.pruning.application.masks import Hold
 from prunezoo.training import loop
 from prunezoo.training.random import seed_layers
@@ -101,9 +98,9 @@ def test_a_mask_on_the_cpu_is_seen(on_gpu, monkeypatch, capsys):
     assert "unexpected Mixed" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_latencies")
 @pytest.mark.parametrize("name", slow_but(["masks"], RECIPES))
-def test_tensors_are_on_one_device_and_a_step_waits_for_nothing(on_gpu, monkeypatch, name):
-    monkeypatch.setitem(cast(Any, inspect.unwrap(latency_table)).__kwdefaults__, "points", 2)
+def test_tensors_are_on_one_device_and_a_step_waits_for_nothing(on_gpu, name):
     status, gpu, folder = on_gpu(*RECIPES[name])
     assert status == 0
     assert json.loads((folder / "summary.json").read_text())["run/device"] == NAME
