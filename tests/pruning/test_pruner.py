@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -100,6 +101,14 @@ def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
         count = len(training.records)
 
 
+@cache
+def _undisturbed(settings: str) -> Training:
+    """What a training with these settings comes to, which several cuts are compared with."""
+    training = Training()
+    training.run(Pruner(recipe(**json.loads(settings)), training))
+    return training
+
+
 @pytest.mark.parametrize("cut", slow_but([13], [4, 13, 21]))
 @pytest.mark.parametrize(
     "settings",
@@ -122,10 +131,7 @@ def _records(training: Training, pruner: Pruner) -> Iterator[dict]:
     ],
 )  # fmt: skip
 def test_resuming_anywhere_gives_the_same_network_bit_for_bit(settings: dict, cut: int):
-    config = recipe(**settings)
-    whole = Training()
-    whole.run(Pruner(config, whole))
-
+    config, whole = recipe(**settings), _undisturbed(json.dumps(settings))
     first = Training()
     pruner = Pruner(config, first)
     first.run(pruner, until=cut)
