@@ -160,24 +160,25 @@ def test_a_compiled_run_ends_as_one_that_is_not(run_recipe, compiled, more):
 def test_generated_code_trains_as_torch_s_own_kernels(
     run_recipe, one_convolution, monkeypatch, tmp_path
 ):
-    """Inductor's C++ through two events, an average and accumulation: one graph a segment.
+    """Inductor's C++ through an event, an average and accumulation: one graph a segment.
 
     It adds in another order: √(192 images · 36 places) · 6e-8 of float32 is 5e-6 of a sum.
     """
-    twice = SURGERY.replace("{start: 1ep}", "{start: 3it, every: 6it, rounds: 2}")
-    settings = (f"model={one_convolution}", *SMALL[:2], "log.every=1it", twice)
+    settings = (f"model={one_convolution}", *SMALL[:2], "log.every=1it", SURGERY)
     settings += ("training.ema={decay: 0.9}", "training.accumulation=2")
     _, plain = run_recipe(DIGITS, *settings, folder="plain")
     # a cache of its own: Inductor's forgets which instructions its code was made for
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "generated"))
     # other processes would import torch first, which takes longer than these few kernels
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    # the CPU's instructions are taken as they are: trying whether each compiles takes seconds
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)
     torch.compiler.reset()
     counters.clear()
     status, folder = run_recipe(DIGITS, *settings, "training.compile=on", folder="compiled")
     torch.compiler.reset()
     assert status == 0
-    assert counters["stats"]["unique_graphs"] == 3
+    assert counters["stats"]["unique_graphs"] == 2
     assert not counters["graph_break"]
     assert counters["inductor"]["fxgraph_cache_miss"] + counters["inductor"]["fxgraph_cache_hit"]
     assert losses(folder) == pytest.approx(losses(plain), rel=5e-6)
