@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -22,7 +23,11 @@ class Ranks:
         self.place, self.number = Path(), 0
 
     def run(self, folder: Path, runs: dict[str, list[str]]) -> None:
-        """Carry out several_runs.py's request.
+        """Runs in folders of these names: [recipe, *settings]."""
+        self.ask({"folder": str(folder), "runs": runs})
+
+    def ask(self, what: dict[str, Any]) -> None:
+        """Carry out a request of several_runs.py.
 
         Raises:
             AssertionError: an exit status is not 0; holds the end of what the ranks wrote.
@@ -33,7 +38,7 @@ class Ranks:
         request = self.place / f"{self.number}.json"
         answers = [request.with_suffix(f".{rank}.done") for rank in range(2)]
         written = request.with_suffix(".part")
-        written.write_text(json.dumps({"folder": str(folder), "runs": runs}))
+        written.write_text(json.dumps(what))
         written.rename(request)
         self.number += 1
         while self.launched.poll() is None and not all(map(Path.exists, answers)):

@@ -2,7 +2,7 @@
 
 python -m torch.distributed.run … several_runs.py FOLDER
 
-`N.json`, {"folder": {"recipe": [...]}}, is answered by `N.R.done` of each rank R, which holds the
+`N.json`, the arguments of `carry_out`, is answered by `N.R.done` of each rank R, which holds the
 exit status. `end` ends the ranks; so does an hour without a request.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -20,6 +21,8 @@ sys.path.insert(0, str(ROOT))
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 
 import train  # noqa: E402
+from benchmarks import sessions as sessions_of  # noqa: E402
+from benchmarks.sessions import Session  # noqa: E402
 from prunezoo.training.ending import leave  # noqa: E402
 
 QUIET = ["log.tracker=none", "cost.tracker=none", "log.every=5it"]
@@ -45,9 +48,16 @@ def main(place: Path) -> int:
     return 0
 
 
-def carry_out(folder: str, runs: dict[str, list[str]]) -> int:
-    """Runs in folders of these names: [recipe, *settings]. The first exit status that is not 0."""
-    for name, (recipe, *settings) in runs.items():
+def carry_out(
+    folder: str = "", runs: dict[str, list[str]] | None = None, sessions: Sequence[Session] = ()
+) -> int:
+    """Runs in folders of these names: [recipe, *settings]; or sessions of runs, cut where asked.
+
+    The first exit status that is not 0; a session that ends badly raises.
+    """
+    for session in sessions:
+        sessions_of.run(session)
+    for name, (recipe, *settings) in (runs or {}).items():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         words = ["--recipe", recipe, "--output", str(Path(folder) / name)]

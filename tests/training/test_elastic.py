@@ -1,4 +1,4 @@
-"""Runs that go on with another number of processes; two ranks are launched once for all of them."""
+"""Runs that go on with another number of processes."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from prunezoo.training.cost import RETIRED
 from prunezoo.training.folder.checkpoint import latest, load, number, save
 from prunezoo.training.progress import Watch
 from prunezoo.training.ranks.shares import reversed_rows
+from tests.support.ranks import PAIR
 from tests.support.runs import ROOT
 
 CPU = torch.device("cpu")
@@ -56,7 +57,7 @@ def folder(tmp_path_factory) -> Path:
         for name in KINDS:
             here(name, "whole")
             here(name, "1-2-1", until=8)
-        launch(2, [*on_two(runs), *averaged_on_two(runs)], runs / "sessions.json")
+        PAIR.ask({"sessions": [*on_two(runs), *averaged_on_two(runs)]})
         for name in KINDS:
             here(name, "1-2-1", resume=True)
             here(name, "2-1", resume=True)
@@ -111,7 +112,7 @@ def of_three(tmp_path_factory, folder) -> Path:
     """The same training on three ranks, whole and cut; the one in the middle mixes with itself."""
     runs = tmp_path_factory.mktemp("three")
     recipe, settings = recipe_and_settings("adamw")
-    settings = [*settings, "training.batch_size=240", "training.duration=6ep"]
+    settings = [*settings, "training.batch_size=240", "training.duration=4ep"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
         patch.chdir(ROOT)
