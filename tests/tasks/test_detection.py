@@ -89,13 +89,12 @@ def test_detections_are_torchvisions(theirs):
         assert len(boxes) > 20
 
 
-def right_and_wrong(detections, threshold, truth):
+def right_and_wrong(shared, labels, threshold, truth):
     """Verdicts in the order of scores, by Pascal VOC's rule, one at a time."""
     taken, found = set(), []
-    for box, label in detections:
+    for row, label in zip(shared, labels, strict=True):
         best, thing = 0.0, None
-        for number, other in enumerate(truth["boxes"]):
-            overlap = float(overlaps(box[None], other[None]))
+        for number, overlap in enumerate(row):
             if truth["labels"][number] == label and overlap > best:
                 best, thing = overlap, number
         near = thing is not None and best >= threshold
@@ -117,9 +116,9 @@ def test_verdicts_are_those_of_one_detection_after_another():
         boxes = torch.cat([truth["boxes"][there] + 0.003, boxes, truth["boxes"][there]])
         labels = torch.cat([truth["labels"][there], labels, truth["labels"][there]])
         right, wrong = verdicts(boxes, labels, truth)
+        shared = [[float(overlaps(a[None], b[None])) for b in truth["boxes"]] for a in boxes]
         for row in (0, 5, 9):
-            pairs = list(zip(boxes, labels.tolist(), strict=True))
-            expected = right_and_wrong(pairs, THRESHOLDS[row], truth)
+            expected = right_and_wrong(shared, labels.tolist(), THRESHOLDS[row], truth)
             assert list(zip(right[row].tolist(), wrong[row].tolist(), strict=True)) == expected
             seen |= set(expected)
     assert seen == {(True, False), (False, True), (False, False)}
