@@ -171,8 +171,6 @@ def test_generated_code_trains_as_torch_s_own_kernels(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "generated"))
     # other processes would import torch first, which takes longer than these few kernels
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
-    # the CPU's instructions are taken as they are: trying whether each compiles takes seconds
-    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)
     torch.compiler.reset()
     counters.clear()
     status, folder = run_recipe(DIGITS, *settings, "training.compile=on", folder="compiled")
