@@ -19,6 +19,7 @@ import prunezoo.models.eager  # noqa: F401  or the first operator that is seen i
 from prunezoo.models import trees
 
 Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 aten = torch.ops.aten
 
 
@@ -109,6 +110,34 @@ def alike(batches: Iterable[Batch]) -> Generator[Batch, None, None]:
             before = counter.flops
             yield batch
             known[shapes] = counter.flops - before
+
+
+@contextmanager
+def repeating(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+    """The function, for an optimiser: each call takes as many operations as the first.
+
+    That one alone is watched; nothing else inside is counted.
+    """
+    counter = Operations.current
+    if counter is None:
+        yield function
+        return
+    calls, before = 0, counter.flops
+
+    def call() -> Result:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            return function()
+        counter._begin()
+        try:
+            return function()
+        finally:
+            counter._end()
+
+    with uncounted():
+        yield call
+    counter.flops += (counter.flops - before) * (calls - 1)
 
 
 @cache

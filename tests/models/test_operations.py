@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prunezoo import models
 from prunezoo.models.axes.find import axes
 from prunezoo.models.count import count
-from prunezoo.models.operations import Operations, alike, uncounted
+from prunezoo.models.operations import Operations, alike, repeating, uncounted
 from prunezoo.pruning.amount.latency import latency_table
 from prunezoo.pruning.criteria import CRITERIA
 
@@ -218,6 +218,42 @@ def test_batches_of_the_same_shapes_count_as_the_first_of_them():
     every = sum(2 * n * n * 4 for n in sizes)
     assert operations(run) == every
     assert seen == [True, True, False, False, False]
+
+
+def test_of_an_optimisers_evaluations_the_first_alone_is_watched():
+    matrix, seen = torch.ones(2, 2), []
+
+    def evaluate():
+        seen.append(Operations.current is not None)
+        return matrix.mm(matrix)
+
+    def run():
+        with repeating(evaluate) as evaluated:
+            for _ in range(4):
+                evaluated()
+            matrix.mm(matrix)  # the optimiser's own, which is not counted
+
+    assert operations(run) == 4 * 16
+    assert seen == [True, False, False, False]
+    run()
+    assert seen[4:] == [False] * 4
+    assert operations(lambda: [run(), matrix.mm(matrix)]) == 5 * 16
+
+
+def test_an_evaluation_that_fails_leaves_nothing_behind():
+    def fail():
+        raise ZeroDivisionError
+
+    counter, matrix = Operations(), torch.ones(2, 2)
+    with (
+        pytest.raises(ZeroDivisionError),
+        counter.counted(),
+        repeating(fail) as evaluated,
+    ):
+        evaluated()
+    assert Operations.current is None
+    matrix.mm(matrix)
+    assert counter.flops == 0
 
 
 def test_a_loop_that_is_left_or_fails_leaves_nothing_behind():

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prunezoo.models.operations import repeating
+
 # Singular values, relative to the largest, below which a direction in time carries nothing. Fitting
 # needs no better than the observations' noise; the posterior is held to rounding.
 _FIT_TOLERANCE, _POSTERIOR_TOLERANCE = 1e-5, 1e-12
@@ -218,7 +220,8 @@ def fit_prior(
         value.backward()
         return value
 
-    optimizer.step(loss)
+    with repeating(loss) as evaluated:
+        optimizer.step(evaluated)
     with torch.no_grad():
         end = fitted()
     return replace(end, mixing=mixing.detach() @ rows)

@@ -12,6 +12,7 @@ from gpytorch.variational import (
 )
 from torch import Tensor, nn
 
+from prunezoo.models.operations import alike
 from prunezoo.pruning.selection.bep.exact import KernelName, Prior, starting_prior, with_constant
 
 _WINDOW = 100  # steps between checks of convergence
@@ -141,7 +142,7 @@ def _fitted(
     bound = gpytorch.mlls.VariationalELBO(likelihood, model, num_data=len(times))
     optimizer = torch.optim.Adam([*model.parameters(), *likelihood.parameters()], learning_rate)
     losses: list[float] = []
-    for step in range(1, steps + 1):
+    for step in alike(range(1, steps + 1)):
         optimizer.zero_grad()
         loss = -cast(Tensor, bound(model(times[:, None]), S))
         loss.backward()
