@@ -182,9 +182,11 @@ def planned(seeds: int = 3) -> list[Training]:
     setting's middle point, seed by seed at equal epochs, then at equal cost; the other points
     follow. Dense runs are listed once.
     """
-    blocks = [(length, seed) for length in LENGTHS for seed in range(seeds)]
-    first = [t for length, seed in blocks for t in _block(SETTINGS[0], MIDDLE, length, seed)]
-    order = [t for t in first if t.row.name in (DENSE, SMALL, *CORE)]
+    order: list[Training] = []
+    for length in LENGTHS:
+        for seed in range(seeds):
+            first = _block(SETTINGS[0], MIDDLE, length, seed)
+            order += [t for t in first if t.row.name in (DENSE, SMALL, *CORE)]
     for length in LENGTHS:
         for setting in SETTINGS:
             for seed in range(seeds):

@@ -24,6 +24,7 @@ from studies import (
     pruning_epochs,
     recording,
     reinforcement,
+    same_structure,
     when,
 )
 from studies.foresight import Cell
@@ -40,6 +41,7 @@ RANKING = (
     mean_replacement,
     reinforcement,
     colour,
+    same_structure,
 )
 
 
@@ -56,6 +58,7 @@ RANKING = (
         (mean_replacement, 1 + 2 + 1),
         (reinforcement, (1 + 2 * 6) + (1 + 2 * 6) + (1 + 3 * 6)),
         (colour, 1 + 4 + 4),
+        (same_structure, 2 * (1 + 10 + 5)),
     ],
 )
 def test_every_training_of_a_study_is_a_recipe_and_has_a_name_of_its_own(study, trainings: int):
@@ -394,3 +397,21 @@ def test_errors_of_a_dense_task_are_shown_by_method(tmp_path):
     assert "| EarlyCroP-S, early | 10.00 |  |" in page
     assert (tmp_path / "rmse.png").exists()
     assert colour.show([], tmp_path) is None
+
+
+# ── the same structure of other filters ──────────────────────────────────────────────────────────
+def test_draws_are_held_against_the_choice_of_their_seed():
+    part, kind = same_structure.PARTS[0], same_structure.SHUFFLED
+    known = {}
+    for seed, own in ((0, 90.0), (1, 80.0)):
+        near = [(same_structure.OWN, 0, own), (kind, 0, own + 1), (kind, 1, own - 3 + seed)]
+        for what, draw, accuracy in near:
+            training = same_structure.job(part, what, draw, seed)
+            known[training.name] = Record(training, {"eval/top1_percent": accuracy})
+    assert same_structure.distances(known, part, 0)[kind] == [1, -3]
+    assert same_structure.distances(known, part, 2) == {}
+    line = next(x for x in same_structure.table(known, part, [0, 1, 2]).splitlines() if kind in x)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:3] == ["2", "2"]
+    assert cells[3].startswith("1.75 ±")  # (1 + 3) / 2 and (1 + 2) / 2
+    assert cells[5].startswith("-0.75 ±")  # (1 - 3) / 2 and (1 - 2) / 2
