@@ -1,17 +1,17 @@
 """Parameters, multiply-accumulates, activations; sparsity; bytes of a file."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.pooling import _MaxPoolNd
 
+from prunezoo.models import trees
 from prunezoo.models.layers import Words
 from prunezoo.models.modes import evaluating
 from prunezoo.models.operations import uncounted
 from prunezoo.models.trees import Tree
+from prunezoo.models.uses import seeing_uses
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -38,8 +38,9 @@ class Count:
     """A network's size, for one image.
 
     `params`: every parameter. `macs`: multiply-accumulates of convolutions, transposed ones too,
-    and linear layers; nothing for biases, normalisation, activations, pooling, or attention's own
-    products. `activation_bytes`: 4 bytes for each output value of those layers.
+    and linear layers; nothing for biases, normalisation, activations, pooling, attention's own
+    products, or what PyTorch's LSTM and MultiheadAttention do inside. `activation_bytes`: 4 bytes
+    for each output value of those layers.
 
     The others are sums over layers of which papers make operations of their own: the entries of
     convolutions' and linear layers' weights, their outputs that a bias is added to, the outputs and
@@ -118,25 +119,20 @@ def _layer_count(layer: Weighted | Transposed, values: int, outputs: int) -> Lay
 def _value_counts(model: nn.Module, example_input: Tree) -> dict[str, tuple[int, int]]:
     """Module name → input and output values for one image, of modules that count, in order of use.
 
-    Input values are those of the first argument.
+    Input values are those of the first argument. A layer may be given more than an image at a time:
+    the windows of an attention, the places of a text.
     """
     values: dict[str, tuple[int, int]] = {}
+    images = trees.size(example_input)
 
-    def record(name: str) -> Callable[[nn.Module, tuple, dict, Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple, by_name: dict, output: Tensor) -> None:
-            first, *_ = (*inputs, *by_name.values())
-            read, written = values.get(name, (0, 0))
-            images = len(output)
-            # added, as a module may run several times in one pass
-            values[name] = read + first.numel() // images, written + output.numel() // images
+    def record(name: str, first: Tensor, output: Tensor) -> None:
+        read, written = values.get(name, (0, 0))
+        # added, as a module may run several times in one pass
+        values[name] = read + first.numel() // images, written + output.numel() // images
 
-        return hook
-
-    with ExitStack() as stack, evaluating(model), uncounted():
-        for name, module in model.named_modules():
-            if isinstance(module, Weighted | Transposed | _NormBase | _MaxPoolNd):
-                handle = module.register_forward_hook(record(name), with_kwargs=True)
-                stack.callback(handle.remove)
+    kinds = Weighted | Transposed | _NormBase | _MaxPoolNd
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    with evaluating(model), uncounted(), seeing_uses(modules, record):
         model(example_input)
     return values
 

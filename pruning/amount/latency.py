@@ -1,17 +1,19 @@
 """Times of layers at other widths, measured on the device at hand."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunezoo.models import trees
 from prunezoo.models.layers import Words
 from prunezoo.models.modes import evaluating
 from prunezoo.models.operations import uncounted
 from prunezoo.models.trees import Tree
+from prunezoo.models.uses import seeing_uses
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.types import LAYERS
 
@@ -82,42 +84,45 @@ def latency_table(
     transposed convolutions and look-ups of words are not in the table. No operations are counted
     meanwhile, which would take time.
     """
-    shapes, runs = _inputs(model, example_input)
     by_shape: dict[str, tuple[Array, Array, Array]] = {}
     grids = {}
-    for name, shape in shapes.items():
+    for name, reads in _inputs(model, example_input).items():
         layer = model.get_submodule(name)
-        key = f"{layer} {tuple(shape)}"
+        key = f"{layer} {reads.rows} {reads.shape}"
         if key not in by_shape:
-            sample = layer.get_parameter("weight").new_zeros(batch_size, *shape)
+            sample = layer.get_parameter("weight").new_zeros(batch_size * reads.rows, *reads.shape)
             by_shape[key] = _measured(layer, sample, points, seconds)
         outputs, inputs, times = by_shape[key]
-        grids[f"{name}.weight"] = (outputs, inputs, runs[name] * times)
+        grids[f"{name}.weight"] = (outputs, inputs, reads.runs * times)
     return Latency(grids)
 
 
-def _inputs(
-    model: nn.Module, example_input: Tree
-) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
-    """The shape of every layer's inputs, without the batch, and how often it runs."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    runs: Counter[str] = Counter()
-    names: dict[nn.Module, str] = {
-        module: name
+class Reads(NamedTuple):
+    """What a layer reads of one example: so many rows of this shape, and how often in a pass."""
+
+    rows: int
+    shape: tuple[int, ...]
+    runs: int
+
+
+def _inputs(model: nn.Module, example_input: Tree) -> dict[str, Reads]:
+    """The inputs of every layer; its last ones, where it runs several times."""
+    examples, seen = trees.size(example_input), dict[str, Reads]()
+    layers = {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, LAYERS) and not isinstance(module, Words)
     }
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shapes[names[module]] = tuple(inputs[0].shape[1:])
-        runs[names[module]] += 1
+    def record(name: str, inputs: Tensor, output: Tensor) -> None:
+        runs = seen[name].runs if name in seen else 0
+        # more than one row an example: windows of an attention
+        rows = max(1, len(inputs) // examples)
+        seen[name] = Reads(rows, tuple(inputs.shape[1:]), runs + 1)
 
-    handles = [module.register_forward_pre_hook(record) for module in names]
-    with evaluating(model):
+    with evaluating(model), seeing_uses(layers, record):
         model(example_input)
-    for handle in handles:
-        handle.remove()
-    return shapes, runs
+    return seen
 
 
 def _measured(

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +17,7 @@ from prunezoo.models.paper_counts import (
     earlycrop_weight_sparsity,
 )
 from prunezoo.reporting.conventions import bep_flops, bep_weight_flops
+from tests.support.windowed import Windowed
 
 
 def on_meta(name: str, classes: int, **options) -> nn.Module:
@@ -207,6 +209,29 @@ def test_same_as_pytorchs_own_counter(name):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     assert counter.get_total_flops() == 2 * count(model, image).macs
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilevit_xxs", "swinv2_tiny_window8_256", "eva02_tiny_patch14_224"]
+)
+def test_attention_s_layers_are_those_of_pytorchs_own_counter(name):
+    # a layer is given windows of an image, or its weight is given to a function
+    model, image = timm.create_model(name).to("meta").eval(), images(224)
+    if model.default_cfg["input_size"][-1] == 256:
+        image = images(256)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    layers = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+    found = counter.get_flop_counts()["Global"]
+    assert sum(found.get(kind, 0) for kind in layers) == 2 * count(model, image).macs
+
+
+def test_layers_of_windows_and_weights_given_to_a_function_by_hand():
+    counted = count(Windowed(), torch.zeros(3, 8, 4))
+    assert counted.layers == {
+        "qkv": LayerCount(params=30, macs=8 * 24, positions=8, outputs=8 * 6),
+        "proj": LayerCount(params=28, macs=8 * 24, positions=8, outputs=8 * 4),
+    }
 
 
 def test_counting_leaves_everything_as_found():

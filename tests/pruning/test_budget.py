@@ -9,6 +9,7 @@ from prunezoo.models import build
 from prunezoo.models.axes.find import axes, shrink
 from prunezoo.models.count import count, layer_weights
 from prunezoo.models.paper_counts import earlycrop_node_sparsity
+from prunezoo.pruning.amount import latency
 from prunezoo.pruning.amount.budget import (
     Ask,
     BudgetError,
@@ -18,6 +19,7 @@ from prunezoo.pruning.amount.budget import (
 from prunezoo.pruning.amount.latency import Latency, latency_table
 from prunezoo.pruning.amount.scope import floors
 from prunezoo.pruning.amount.sizes import Sizes, positions
+from tests.support.windowed import Windowed
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -323,6 +325,20 @@ def test_measured_latency_grows_with_width_and_survives_a_checkpoint():
     sizes = {n: (int(o[-1]), int(i[-1])) for n, (o, i, _) in latencies.grids.items()}
     assert again.milliseconds(sizes) == latencies.milliseconds(sizes)
     assert sizes["3.weight"] == (16, 1)  # depthwise: one input to each output
+
+
+def test_latency_is_of_all_windows_of_an_image(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        latency, "_time", lambda layer, sample, *_: seen.append((layer, sample)) or 1.0
+    )
+    model = Windowed()
+    measured = latency_table(model, torch.zeros(1, 8, 4), batch_size=5, points=1)
+    assert [(layer, sample.shape) for layer, sample in seen] == [
+        (model.qkv, (5 * 2, 4, 4)),
+        (model.proj, (5 * 2, 4, 6)),
+    ]
+    assert measured.grids.keys() == {"qkv.weight", "proj.weight"}
 
 
 def test_savings_are_what_removing_one_unit_saves(network):
