@@ -146,7 +146,8 @@ def test_a_recipe_s_name_may_hold_what_a_pattern_means(tmp_path, monkeypatch):
 TOO_SMALL = "model: {0} on 1×8×8 cannot train on 64 at a time (RuntimeError: "
 SETTINGS = {
     "data=nope": "data.name: nope is neither a folder nor a data set known by name",
-    "data={name: digits, validation: 1437}": "digits: 1437 training images are too few",
+    "data={name: digits, validation: 1437}": "images are too few for validation 1437; lower it",
+    "data={name: digits, validation: 9, train_subset: 1430}": "subset 1430; lower one of them",
     "data={name: digits, train_subset: 63}": "training.batch_size 64 exceeds 63 training images",
     "data={name: digits, mean: [0.1, 0.2, 0.3]}": "data.mean: 3 values for images of 1 channels",
     "data={name: digits, stream: true}": "data.stream: digits is held in memory; write false",

@@ -258,9 +258,10 @@ def held_out(config: DataConfig, examples: int) -> tuple[int, int]:
     left = examples - validation
     train = config.train_subset or left
     if train > left or left < 1:
+        also = f" and train_subset {train}" if config.train_subset else ""
         raise DataError(
-            f"{config.name}: {examples} training images are too few for validation {share} and"
-            f" train_subset {config.train_subset}"
+            f"{config.name}: {examples} training images are too few for validation {share}{also};"
+            f" lower {'one of them' if also else 'it'}"
         )
     return train, validation
 
