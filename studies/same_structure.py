@@ -113,6 +113,13 @@ def table(records: dict[str, Record], part: Part, seeds: Sequence[int]) -> str:
         by = shown([statistics.fmean(each) for each in drawn])
         draws = ", ".join(sorted({str(len(each)) for each in drawn}))
         lines.append(f"| {kind} | {len(drawn)} | {draws} | {far} | {PAPER[kind]} | {by} |")
+    both = [
+        statistics.fmean(found[SHUFFLED]) - statistics.fmean(found[OTHER])
+        for found in of
+        if found[SHUFFLED] and found[OTHER]
+    ]
+    if both:
+        lines.append(f"| the first minus the second | {len(both)} | | | | {shown(both)} |")
     own = [
         float(record.summary["eval/top1_percent"])
         for seed in seeds

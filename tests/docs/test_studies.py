@@ -405,13 +405,16 @@ def test_draws_are_held_against_the_choice_of_their_seed():
     known = {}
     for seed, own in ((0, 90.0), (1, 80.0)):
         near = [(same_structure.OWN, 0, own), (kind, 0, own + 1), (kind, 1, own - 3 + seed)]
+        near += [(same_structure.OTHER, 0, own - 6 - seed)]
         for what, draw, accuracy in near:
             training = same_structure.job(part, what, draw, seed)
             known[training.name] = Record(training, {"eval/top1_percent": accuracy})
     assert same_structure.distances(known, part, 0)[kind] == [1, -3]
     assert same_structure.distances(known, part, 2) == {}
-    line = next(x for x in same_structure.table(known, part, [0, 1, 2]).splitlines() if kind in x)
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    lines = same_structure.table(known, part, [0, 1, 2]).splitlines()
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[0] == kind
     assert cells[1:3] == ["2", "2"]
     assert cells[3].startswith("1.75 ±")  # (1 + 3) / 2 and (1 + 2) / 2
     assert cells[5].startswith("-0.75 ±")  # (1 - 3) / 2 and (1 - 2) / 2
+    assert "5.75 ±" in lines[4]  # (-1 + 6) and (-0.5 + 7)
