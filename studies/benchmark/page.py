@@ -52,7 +52,8 @@ TERMS = f"""## Terms
   the most validation accuracy.
 * "{SMALL}" is a narrower network of about as many MACs, nothing pruned. "{ORACLE}" is the best
   of five epochs, at the cost of all five. MACs are met from below within 5 % of what may stay
-  (10 % by methods with many sizes on the way), weights exactly.
+  (10 % by methods with many sizes on the way, or that leave layers of one channel), weights
+  exactly.
 """
 LIMITS = """## What this cannot tell
 

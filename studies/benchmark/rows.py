@@ -29,7 +29,9 @@ AFTER_15 = (
     "pruning.schedule.start=15%",
 )
 AT_A_QUARTER = "pruning.schedule.start=25%"
-COARSE = "pruning.tolerance=10%"  # of each of many sizes on the way to the last
+COARSE = (
+    "pruning.tolerance=10%"  # of many sizes on the way, or where layers of one channel are left
+)
 CHOSEN = "pruning.sanity=none"
 
 
@@ -147,6 +149,7 @@ CHANNELS = (
         "EPI, magnitude",
         "early",
         "pat/epi",
+        COARSE,
         "pruning.criterion=pat_magnitude",
         "pruning.accumulate=off",
         EPI.format(tau=0.983),
