@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 
+from prunezoo.reporting import operations
 from prunezoo.reporting.intervals import shown
 from prunezoo.reporting.operations import remark
-from studies.benchmark.rows import DENSE, ORACLE, PRUNE_TRAIN, SMALL, Kind
-from studies.benchmark.runs import Run, Runs
+from studies.benchmark.rows import DENSE, ORACLE, OWN, PRUNE_TRAIN, SMALL, Kind
+from studies.benchmark.runs import Group, Run, Runs
 from studies.benchmark.tables import (
     BUDGETS,
     OUTSIDE,
     REFERENCE,
     at_budget,
+    differences,
     equal_cost,
     equal_epochs,
     fronts,
@@ -19,6 +21,7 @@ from studies.benchmark.tables import (
     mean,
     rank_table,
     read_off,
+    share,
     unsized,
 )
 from studies.benchmark.trainings import MIDDLE, REMOVED, SETTINGS, Setting
@@ -87,37 +90,57 @@ def page(runs: Runs, planned: int) -> str:
 
 
 def short_table(runs: Runs, setting: Setting) -> str:
-    """Controls, and of each moment the row best on validation images: the README's table."""
+    """Controls, the papers' own, and of each moment the row best on validation images.
+
+    The README's table.
+    """
     parts = []
+    long = _has_long(runs, setting, MIDDLE)
     for kind in KINDS:
-        chosen = _chosen(runs, setting, kind)
-        rows = [row for row in setting.rows() if row.name in chosen]
-        columns = [at_budget(runs, setting, rows, MIDDLE, budget) for budget in BUDGETS]
-        lines = []
-        for row in rows:
-            group = runs.group(setting, row, MIDDLE, "equal epochs")
-            accuracy = shown(list(group.by_seed().values()))
-            costs = [read_off(column[row.name]) for column in columns]
-            seconds = f"{mean(group.values('cost/training_cpu_seconds')):.0f}"
-            lines.append([row.name, row.moment, accuracy, *costs, seconds])
+        if not _ran(runs, setting, kind, MIDDLE):
+            continue
+        ordered = groups(runs, setting, kind, MIDDLE)
+        against = differences({g.row.name: g.by_seed() for g in ordered}, REFERENCE[kind])
+        names = _chosen(ordered, kind)
+        chosen = [group for group in ordered if group.row.name in names]
+        rows = [group.row for group in chosen]
+        budgets = BUDGETS if long and kind == "channels" else ()
+        columns = [at_budget(runs, setting, rows, MIDDLE, budget) for budget in budgets]
+        dense = runs.group(setting, setting.dense, MIDDLE, "equal epochs")
+        lines = [
+            [
+                group.row.name,
+                group.row.moment,
+                shown(list(group.by_seed().values())),
+                against.get(group.row.name, ""),
+                *(read_off(column[group.row.name]) for column in columns),
+                share(group, dense, operations.TOTAL),
+                f"{mean(group.values('cost/training_cpu_seconds')):.0f}",
+            ]
+            for group in chosen
+        ]
         heads = [
-            f"{setting.name}, {REMOVED[kind][MIDDLE]} % of {AMOUNTS[kind]}", "when",
-            "top-1 at equal epochs, %", "at equal FLOPs, %", "at equal CPU time, %", "CPU s",
-        ]  # fmt: skip
+            f"{setting.name}, {REMOVED[kind][MIDDLE]} % of {AMOUNTS[kind]}",
+            "when",
+            "test accuracy, %",
+            f"− {REFERENCE[kind]}",
+            *(f"at dense training's {budget}, %" for budget in budgets),
+            "FLOPs, % of dense",
+            "CPU s",
+        ]
         parts.append(markdown(heads, lines))
     return "\n".join(parts)
 
 
-def _chosen(runs: Runs, setting: Setting, kind: Kind) -> set[str]:
-    """Names of the controls that were run, and of each moment's best row by validation."""
+def _chosen(ordered: Sequence[Group], kind: Kind) -> set[str]:
+    """Names of the controls, of the papers' own, and of each moment's best row by validation."""
     best: dict[str, tuple[float, str]] = {}
-    for group in groups(runs, setting, kind, MIDDLE):
+    for group in ordered:
         moment = group.row.moment
         if moment in ("start", "early", "during", "after"):
             accuracy = mean([run.validation for run in group.runs])
             best[moment] = max(best.get(moment, (-1.0, "")), (accuracy, group.row.name))
-    controls = {DENSE, REFERENCE[kind]} | {name for _, name in best.values()}
-    return {g.row.name for g in groups(runs, setting, kind, MIDDLE) if g.row.name in controls}
+    return {DENSE, REFERENCE[kind], *OWN} | {name for _, name in best.values()}
 
 
 def _setting(runs: Runs, setting: Setting) -> list[str]:

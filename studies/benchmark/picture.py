@@ -30,6 +30,7 @@ LOOKS: dict[Moment, tuple[str, str, str]] = {
 Drawn = tuple[list[Point], list[Point]]  # all, and the front
 LONGER = "\n(hollow: as long as dense training's operations allow)"
 SIDES = [(7, 4, "left"), (-7, 4, "right"), (7, -9, "left"), (-7, -9, "right")]  # points; ha
+FAILED = 0.7  # of the highest accuracy
 AXES = {"FLOPs": "", "CPU seconds": "CPU seconds of the whole training"}
 # an image in a page cannot ask for the page's colours, but for the reader's scheme it can
 SCHEMES = (
@@ -88,7 +89,8 @@ def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> Drawn:
                 continue
             colour, marker, label = LOOKS[group.row.moment]
             filled = length == "equal epochs"
-            at = Point(group.row.name, mean(values), mean(list(group.by_seed().values())), 0.0)
+            called = group.row.name + ("" if filled else ", longer")
+            at = Point(called, mean(values), mean(list(group.by_seed().values())), 0.0)
             points.append(at)
             axes.plot(
                 at.x, at.y, marker, color=colour, markersize=5,
@@ -99,11 +101,25 @@ def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> Drawn:
     axes.plot([p.x for p in front], [p.y for p in front], color=INK, linewidth=0.8, zorder=1)
     axes.margins(y=0.1)
     axes.set_xscale("log")
+    _leave_out_failed(axes, points)
     few_ticks(axes.xaxis)
     drawn = [run.record for groups in found.values() for group in groups for run in group.runs]
     about = AXES[cost] or name(drawn)
     axes.set_xlabel(about + (LONGER if found["equal cost"] else ""))
     return points, front
+
+
+def _leave_out_failed(axes: Axes, points: list[Point]) -> None:
+    """Begin the axis above what failed, which would flatten all others: it is told at the edge."""
+    least = FAILED * max(point.y for point in points)
+    failed = [point for point in points if point.y < least]
+    if failed:
+        axes.set_ylim(bottom=least)
+    for point in failed:
+        axes.annotate(
+            f"{point.label}: {point.y:.1f} ↓", (point.x, least), xytext=(0, 3), fontsize=7,
+            ha="center", textcoords="offset points",
+        )  # fmt: skip
 
 
 def _name(axes: Axes, points: list[Point], front: list[Point]) -> None:

@@ -99,6 +99,10 @@ def _one_cut(name: str, moment: Moment, *settings: str, **more) -> Row:
 
 FIXED = (0, 10, 25, 50, 75)
 DENSE, SMALL, RANDOM_ERK = "dense", "small from the start", "random, ERK"
+OWN = {  # the methods of the five papers, and chance
+    "random channels", "SNIP channels", "GraSP channels", "EPI, gradients", "EarlyCroP-S", "BEP",
+    "SNIP", "GraSP", "EarlyCroP-U",
+}  # fmt: skip
 ORACLE, PRUNE_TRAIN = "oracle: PaT's best epoch", "PruneTrain"
 
 CHANNELS = (

@@ -53,7 +53,7 @@ def equal_epochs(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
             against.get(group.row.name, ""),
             _mean(group, "model/macs", 100 / whole, "{:.1f}"),
             _fewest(group.runs),
-            _share(group, dense, TOTAL),
+            share(group, dense, TOTAL),
             _mean(group, "cost/training_cpu_seconds", 1.0, "{:.0f}"),
             _mean(group, "cost/energy_kwh", 1e3, "{:.2f}"),
             _fall(group.runs),
@@ -210,7 +210,7 @@ def unsized(runs: Runs, setting: Setting) -> str:
                         shown(list(group.by_seed().values())),
                         _mean(group, "model/macs", whole, "{:.1f}"),
                         _fewest(group.runs),
-                        _share(group, dense, TOTAL),
+                        share(group, dense, TOTAL),
                         _mean(group, "cost/training_cpu_seconds", 1.0, "{:.0f}"),
                     ]
                 )
@@ -234,7 +234,8 @@ def _mean(group: Group, key: str, times: float, form: str) -> str:
     return form.format(times * mean(values)) if values else ""
 
 
-def _share(group: Group, dense: Group, key: str) -> str:
+def share(group: Group, dense: Group, key: str) -> str:
+    """A mean cost in % of the dense network's."""
     whole = dense.values(key)
     return _mean(group, key, 100 / mean(whole), "{:.0f}") if whole else ""
 

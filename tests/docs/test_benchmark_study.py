@@ -321,9 +321,21 @@ def test_the_page_says_what_was_run_and_every_line_leads_to_a_record(tmp_path):
     svg = (tmp_path / "cost.svg").read_text()
     assert "prefers-color-scheme:dark" in svg
     assert "#1a1a19" not in svg.replace("--ink:#1a1a19", "")
+    assert ">CroP-S</text>" in svg  # on the front, at both lengths
+    assert ">CroP-S, longer</text>" in svg
+    assert "↓" not in svg
     first = svg
     assert draw(runs, tmp_path / "cost.svg")
     assert (tmp_path / "cost.svg").read_text() == first
+
+
+def test_what_failed_is_told_at_the_pictures_edge(tmp_path):
+    runs = made_up_runs()
+    for run in runs.all:
+        if run.training.row.name == "CroP-S":
+            run.record.summary["eval/top1_percent"] = 10.0
+    draw(runs, tmp_path / "cost.svg")
+    assert ">CroP-S: 10.0 ↓</text>" in (tmp_path / "cost.svg").read_text()
 
 
 def test_nothing_is_shown_without_records_of_the_benchmark(tmp_path, capsys):
