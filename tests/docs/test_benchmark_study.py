@@ -351,3 +351,11 @@ def test_committed_pages_are_what_the_records_say(tmp_path):
     if runs.all:
         assert written.read_text() == page.page(runs, len(planned()))
         assert (written.parent / "runs.csv").read_text() == table(runs)
+
+
+def test_the_readmes_table_is_the_pages():
+    text = (ROOT / "README.md").read_text().partition("results/benchmark/cost.svg)\n\n")[2]
+    of_page = (ROOT / "results/benchmark/README.md").read_text().splitlines()
+    rows = text.partition("\n\n")[0].splitlines()[2:]  # below a heading of its own
+    assert len(rows) > 5
+    assert all(row in of_page for row in rows)
