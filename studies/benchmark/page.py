@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from prunezoo.reporting import operations
 from prunezoo.reporting.intervals import shown
-from prunezoo.reporting.operations import remark
 from studies.benchmark.rows import DENSE, ORACLE, OWN, PRUNE_TRAIN, SMALL, Kind
 from studies.benchmark.runs import Group, Run, Runs
 from studies.benchmark.tables import (
@@ -81,7 +80,7 @@ def page(runs: Runs, planned: int) -> str:
         short_table(runs, SETTINGS[0]),
         TERMS,
     ]
-    said = remark([run.record for run in runs.all])
+    said = operations.remark([run.record for run in runs.all])
     parts += [f"{said}.\n"] if said else []
     for setting in SETTINGS:
         if any(run.training.setting is setting for run in runs.all):
