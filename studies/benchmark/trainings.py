@@ -6,7 +6,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 from prunezoo.reporting.records import Job
-from studies.benchmark.rows import CHANNELS, CORE, DENSE, SMALL, WEIGHTS, Kind, Moment, Row
+from studies.benchmark.rows import CHANNELS, CORE, DENSE, OWN, SMALL, WEIGHTS, Kind, Moment, Row
 
 Length = Literal["equal epochs", "equal cost"]
 LENGTHS: tuple[Length, ...] = ("equal epochs", "equal cost")
@@ -178,15 +178,19 @@ def _job(setting: Setting, row: Row, point: int, budget: int, name: str, seed: i
 def planned(seeds: int = 3) -> list[Training]:
     """All trainings in the order to run them, so that what there is so far is of use.
 
-    The core on the first network comes first, at equal epochs and at equal cost. Then each
-    setting's middle point, seed by seed at equal epochs, then at equal cost; the other points
-    follow. Dense runs are listed once.
+    The core on the first network comes first, at equal epochs and at equal cost, of the latter the
+    papers' own methods. Then each setting's middle point, seed by seed at equal epochs, then at
+    equal cost; the other points follow. Dense runs are listed once.
     """
     order: list[Training] = []
-    for length in LENGTHS:
+    for length, names in (
+        ("equal epochs", {DENSE, SMALL, *CORE}),
+        ("equal cost", {SMALL, *OWN}),
+        ("equal cost", {SMALL, *CORE}),
+    ):
         for seed in range(seeds):
             first = _block(SETTINGS[0], MIDDLE, length, seed)
-            order += [t for t in first if t.row.name in (DENSE, SMALL, *CORE)]
+            order += [t for t in first if t.row.name in names]
     for length in LENGTHS:
         for setting in SETTINGS:
             for seed in range(seeds):
