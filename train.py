@@ -20,7 +20,7 @@ INTERRUPTS: list[int] = []  # signals that came before or after training
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe: the whole story. The exit status is 0, or 1 for an unforeseen fault, 2 for a
     recipe or command that cannot be run, 3 for a loss that became NaN or infinite, 4 for a disk
-    that fails, 75 after a signal (saved; run again with --resume), 130 for Ctrl-C before training.
+    that fails, 75 after a signal (run again with --resume), 130 for Ctrl-C before training.
     """
     run = None
     try:
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         from prunezoo.training.ending import end
 
         whole = "--traceback" in (sys.argv if arguments is None else arguments)
-        return end(error, run, interrupted=bool(INTERRUPTS), show_traceback=whole)
+        return end(error, run, signals=INTERRUPTS, show_traceback=whole)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -128,14 +128,17 @@ def count(text: str) -> int:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Note Ctrl-C before or after training: it ends the program, and no other disturbs that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Note a signal before or after training: it ends the program, and no other disturbs that."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
     INTERRUPTS.append(number)
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, interrupt)
+    if "RANK" not in os.environ:  # a launcher ends its other ranks by SIGTERM, which is no news
+        signal.signal(signal.SIGTERM, interrupt)
     gc.disable()  # until all is imported: what imports make stays, and going through it takes time
     status = main()
     from prunezoo.training.ending import leave

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prunezoo.training.run import Run
 
 ROOT = Path(__file__).parent.parent
-UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
+UNFORESEEN, ASKED, DISK, AGAIN, INTERRUPTED = 1, 2, 4, 75, 128 + signal.SIGINT  # AGAIN: EX_TEMPFAIL
 CLOSED = 128 + signal.SIGPIPE
 PEERS = ("closed by peer", "reset by peer", "Broken pipe")  # how gloo says that a process is gone
 
@@ -26,17 +26,18 @@ def end(
     error: BaseException,
     run: "Run | None",
     *,
-    interrupted: bool = False,
+    signals: Sequence[int] = (),
     show_traceback: bool = False,
 ) -> int:
     """Print in one line why a run ended, and return the exit status.
 
-    `interrupted`: Ctrl-C came, which code in other languages turns into errors of its own.
+    `signals`: those that came before or after training, which code in other languages turns into
+    errors of its own.
     `show_traceback`: print the traceback first.
     """
     if show_traceback:
         traceback.print_exception(error)
-    line, status = _answer(KeyboardInterrupt() if interrupted else error, run)
+    line, status = _answer(KeyboardInterrupt(*signals) if signals else error, run)
     with contextlib.suppress(OSError):  # nobody listens any more
         print(line, file=sys.stderr, flush=True)
     return status
@@ -68,6 +69,8 @@ def _answer(error: BaseException, run: "Run | None") -> tuple[str, int]:
         return str(error), ASKED  # before anything heavy is imported
     if isinstance(error, KeyboardInterrupt):
         went = f"go on with --resume: {folder}" if folder else "nothing was trained; start it again"
+        if signal.SIGTERM in error.args:
+            return f"stopped by SIGTERM; {went}", AGAIN
         return f"interrupted; {went}", INTERRUPTED
     if isinstance(error, BrokenPipeError) and error.filename is None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes it

@@ -103,15 +103,23 @@ def test_ctrl_c_before_training_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted; nothing was trained; start it again\n"
 
 
-def test_ctrl_c_is_known_when_other_code_makes_an_error_of_it(monkeypatch, capsys):
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize(
+    ("number", "status", "why"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 75, "stopped by SIGTERM")],
+)
+def test_a_signal_is_known_when_other_code_makes_an_error_of_it(
+    monkeypatch, capsys, number, status, why
+):
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(train, "INTERRUPTS", [])
     with pytest.raises(KeyboardInterrupt):
-        train.interrupt(signal.SIGINT, None)
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # no second one disturbs the end
-    signal.signal(signal.SIGINT, before)
-    assert train.main(["--recipe", "/nope"]) == 130
-    assert capsys.readouterr().err == "interrupted; nothing was trained; start it again\n"
+        train.interrupt(number, None)
+    # no second one disturbs the end
+    assert {signal.getsignal(s) for s in before} == {signal.SIG_IGN}
+    for other, handler in before.items():
+        signal.signal(other, handler)
+    assert train.main(["--recipe", "/nope"]) == status
+    assert capsys.readouterr().err == f"{why}; nothing was trained; start it again\n"
 
 
 @pytest.mark.slow

@@ -57,12 +57,20 @@ SPLIT = ("name", "validation", "train_subset", "drop_last")
 OF_DEPTH = (*SPLIT, "path", "workers", "augment", "target", "sides", "target_sides", "mean", "std")
 OF_ANNOTATED = (*SPLIT, "path", "workers", "augment", "target", "sides", "mean", "std")
 IMAGES = Source(images.known, images.open_images, absent=absent_images)
+OF_FILES = ("path", "revision", "configuration", "columns", "test_split")
+WITHOUT_FILES = Source(
+    images.known,
+    images.open_images,
+    tuple(key for key in DataConfig.model_fields if key not in OF_FILES),
+)
 DEPTH = Source(depth.known, depth.open_depth, OF_DEPTH, _unopened)
 OF_TEXT = ("name", "path", "train_subset", "drop_last", "target", "length", "context", "vocabulary")
 TEXT = Source(texts.known, texts.open_texts, OF_TEXT, _unopened)
 ANNOTATED = Source(annotated.known, annotated.open_annotated, OF_ANNOTATED, _unopened)
 ENVIRONMENT = Source(rollouts.known, rollouts.opened, ("name", "validation", "play"))
 SOURCES: dict[str, Source] = {
+    "digits": WITHOUT_FILES,
+    "synthetic": WITHOUT_FILES,
     "diabetes": Source(tables.known, tables.diabetes, SPLIT),
     "voc2007": ANNOTATED,
     "voc2012": ANNOTATED,

@@ -195,3 +195,22 @@ def test_recipes_name_what_does_not_go_together():
         with pytest.raises(ValueError, match=message):
             DataConfig(**options)
     assert DataConfig(name="x", validation=0.1).validation == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("digits", "test_split", "validation"),
+        ("synthetic", "columns", {"label": "y"}),
+        ("idx", "test_split", "validation"),
+        ("folders", "columns", {"label": "y"}),
+        ("folders", "configuration", "small"),
+    ],
+)
+def test_a_key_that_these_files_have_no_use_for_is_refused(tmp_path, name, key, value):
+    if name in ("idx", "folders"):
+        {"idx": write_idx, "folders": write_folders}[name](tmp_path / "set")
+        name = str(tmp_path / "set")
+    refused = rf"data\.{key} means nothing for .*; remove it"
+    with pytest.raises(DataError, match=refused):
+        opened(name, **{key: value})

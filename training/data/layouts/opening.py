@@ -1,5 +1,6 @@
 """From a recipe's `data:` section to its images, whatever their layout."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from prunezoo.schema.data import DataConfig
@@ -15,13 +16,14 @@ from prunezoo.training.data.layouts.files import faults_named
 from prunezoo.training.data.layouts.kinds import DataError, Splits
 
 GENERATED = {"digits": generated.digits, "synthetic": generated.synthetic}
-LAYOUTS = (
-    raw_files.idx_files,
-    raw_files.cifar_files,
-    shards.tar_shards,
-    hub.parquet_files,
-    folders.image_folders,
-)
+LAYOUTS = {  # and the keys of `data` that each reads, of those that pick parts of a set
+    raw_files.idx_files: (),
+    raw_files.cifar_files: (),
+    shards.tar_shards: ("test_split",),
+    hub.parquet_files: ("test_split", "columns", "configuration"),
+    folders.image_folders: ("test_split",),
+}
+PARTS = ("test_split", "columns", "configuration")
 
 
 def open_splits(config: DataConfig) -> Splits:
@@ -36,9 +38,10 @@ def open_splits(config: DataConfig) -> Splits:
         folder = _folder(config)
         if folder is None:
             return hub.from_hub(config)
-        for layout in LAYOUTS:
+        for layout, read in LAYOUTS.items():
             splits = layout(folder, config)
             if splits is not None:
+                _refuse_unread(config, folder, read)
                 return splits
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise DataError(
@@ -46,6 +49,13 @@ def open_splits(config: DataConfig) -> Splits:
         " parquet files, tar shards named …train….tar and …val….tar, MNIST's idx files or CIFAR's"
         " batches (docs/data.md)"
     )
+
+
+def _refuse_unread(config: DataConfig, folder: Path, read: Collection[str]) -> None:
+    stated = config.model_dump(exclude_defaults=True)
+    idle = [key for key in PARTS if key in stated and key not in read]
+    if idle:
+        raise DataError(f"data.{idle[0]} means nothing for files as in {folder}; remove it")
 
 
 def absent(config: DataConfig) -> str:
