@@ -281,7 +281,7 @@ WEIGHTS = (
 CORE = {
     "random channels", "SNIP channels", "GraSP channels", *map(fixed_name, FIXED),
     "EPI, gradients", "EPI, magnitude", "EarlyCroP-S", "EarlyBird", "BEP",
-    "random, one cut at 15 %", "train, prune, train again", "random, uniform", RANDOM_ERK,
+    "BEP by the latest measurement", "BEP's saliency, one cut", "random, one cut at 15 %", "train, prune, train again", "random, uniform", RANDOM_ERK,
     "magnitude at the start", "SNIP", "GraSP", "SynFlow", "EarlyCroP-U", "GMP", "RigL",
     "magnitude after training",
 }  # fmt: skip
