@@ -27,7 +27,6 @@ def seconds(training: Training, runs: Runs) -> float:
     if known:
         return statistics.fmean(known)
     left = 1.0 if row.kind == "weights" or row.name == DENSE else 1 - training.removed / 100
-    before = row.first / training.budget if row.first > 1 else row.first
     smaller = FIXED_SHARE + (1 - FIXED_SHARE) * left
-    share = before + (1 - before) * smaller + EXTRA.get(row.name, 0.0)
+    share = row.first + (1 - row.first) * smaller + EXTRA.get(row.name, 0.0)
     return START + training.budget * EPOCH[setting.name] * share

@@ -41,7 +41,9 @@ class Row:
 
     `amount`: the recipe's own amount, which the operating point's replaces. `passes`: trainings of
     the row's duration that it makes, so that its duration is a share of the budget. `first`: the
-    earliest epoch (if above 1) or share of training at which it is smaller, for forecasts of cost.
+    share of training before it is smaller; of steps and of triggers, which longer training makes
+    fire at a smaller share, one that is rather too low, so that the dense cost lies between two
+    lengths.
     `batchnorm`: it needs BatchNorm. `gradients`: its scores are the setting's gradient scores.
     `strengths`: settings in place of the three operating points, where no size can be asked for.
     """
@@ -146,7 +148,7 @@ CHANNELS = (
         LATEST,
         *ALGORITHM_1,
         amount="channels",
-        first=8,
+        first=0.4,  # epoch 14 or 15 of 20, 23 of 68
         gradients=True,
     ),
     _channels(
@@ -160,20 +162,20 @@ CHANNELS = (
         LATEST,
         *ALGORITHM_1,
         amount="channels",
-        first=8,
+        first=0.25,
     ),
     _channels(
         "EarlyCroP-S", "early", "earlycrop/earlycrop_s", DRIFT, LATEST, *ONE_SCHEDULE,
-        amount="nodes", first=3,
+        amount="nodes", first=0.35,  # epoch 11 or 12 of 20, 25 of 88
     ),
     _channels(
         "EarlyBird", "early", "earlycrop/early_bird", LATEST, *ONE_SCHEDULE,
-        amount="nodes", first=5, batchnorm=True,
+        amount="nodes", first=0.4, batchnorm=True,
     ),
-    _channels("BEP", "early", "bep/bep", *BEP, amount="channels", first=0.15, bep=True),
+    _channels("BEP", "early", "bep/bep", *BEP, amount="channels", first=0.45, bep=True),
     _channels(
         "BEP by the latest measurement", "early", "bep/bep",
-        *BEP, "pruning.selection.forecast=latest", amount="channels", first=0.15, bep=True,
+        *BEP, "pruning.selection.forecast=latest", amount="channels", first=0.65, bep=True,
     ),
     _channels(
         "BEP-LITE", "early", "bep/bep_lite",
@@ -246,7 +248,7 @@ WEIGHTS = (
     _weights("PHEW", "methods/phew"),
     Row(
         "EarlyCroP-U", "weights", "early", "earlycrop/earlycrop_u", (LATEST, *ONE_SCHEDULE),
-        first=3,
+        first=0.35,
     ),
     Row("GMP", "weights", "during", "methods/gmp", ("pruning.schedule.rounds=14",), first=0.1),
     Row(
@@ -281,7 +283,7 @@ WEIGHTS = (
 CORE = {
     "random channels", "SNIP channels", "GraSP channels", *map(fixed_name, FIXED),
     "EPI, gradients", "EPI, magnitude", "EarlyCroP-S", "EarlyBird", "BEP",
-    "BEP by the latest measurement", "BEP's saliency, one cut", "random, one cut at 15 %", "train, prune, train again", "random, uniform", RANDOM_ERK,
-    "magnitude at the start", "SNIP", "GraSP", "SynFlow", "EarlyCroP-U", "GMP", "RigL",
-    "magnitude after training",
+    "BEP by the latest measurement", "BEP's saliency, one cut", "random, one cut at 15 %",
+    "train, prune, train again", "random, uniform", RANDOM_ERK, "magnitude at the start", "SNIP",
+    "GraSP", "SynFlow", "EarlyCroP-U", "GMP", "RigL", "magnitude after training",
 }  # fmt: skip

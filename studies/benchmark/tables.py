@@ -14,7 +14,7 @@ from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("FLOPs", "CPU seconds")
 Accuracies = Mapping[str, Mapping[int, float]]  # method → seed → test accuracy
-OUTSIDE = "outside"
+OUTSIDE, DEARER = "outside", "dearer"
 
 
 def groups(runs: Runs, setting: Setting, kind: Kind, point: int) -> list[Group]:
@@ -71,17 +71,20 @@ def equal_cost(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
     heads, columns = ["method"], []
     for budget in BUDGETS:
         found = at_budget(runs, setting, names, point, budget)
-        columns.append((found, differences(found, REFERENCE[kind])))
+        columns.append((budget, found, differences(found, REFERENCE[kind])))
         heads += [f"top-1 at the dense network's {budget}, %", f"− {REFERENCE[kind]}"]
     lines = []
     for row in names:
         cells = [
             cell
-            for found, against in columns
-            for cell in (read_off(found[row.name]), against.get(row.name, ""))
+            for budget, found, against in columns
+            for cell in (
+                read_off(runs, setting, row, point, budget, found[row.name]),
+                against.get(row.name, ""),
+            )
         ]
         lines.append([row.name, *cells])
-    order = {row.name: -mean(list(columns[0][0][row.name].values())) for row in names}
+    order = {row.name: -mean(list(columns[0][1][row.name].values())) for row in names}
     return markdown(heads, sorted(lines, key=lambda line: order[line[0]]))
 
 
@@ -224,9 +227,15 @@ def mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else float("-inf")
 
 
-def read_off(accuracies: Mapping[int, float]) -> str:
-    """Accuracy at a cost; `outside` if no seed was run both below and above it."""
-    return shown(list(accuracies.values())) if accuracies else OUTSIDE
+def read_off(
+    runs: Runs, setting: Setting, row: Row, point: int, budget: str, found: Mapping[int, float]
+) -> str:
+    """Accuracy at the dense network's cost; a word if no seed was run both below and above it."""
+    if found:
+        return shown(list(found.values()))
+    dense = runs.group(setting, setting.dense, point, "equal epochs").values(COSTS[budget])
+    own = runs.group(setting, row, point, "equal epochs").values(COSTS[budget])
+    return DEARER if own and min(own) > mean(dense) else OUTSIDE
 
 
 def _mean(group: Group, key: str, times: float, form: str) -> str:

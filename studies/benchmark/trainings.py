@@ -117,19 +117,15 @@ def slug(name: str) -> str:
 
 
 def equal_cost_epochs(row: Row, epochs: int, removed: int) -> int:
-    """Epochs after which the row has spent the training FLOPs of `epochs` dense ones, at least.
+    """Epochs after which the row has spent the training FLOPs of `epochs` dense ones, or more.
 
     p + (1 − p) f of a dense epoch is spent in each, on average, where the fraction p passes before
-    anything is removed and f of the MACs is left then. A row that goes step by step, or waits for
-    a trigger beyond its earliest epoch, spends more by then. Weights that are masked still cost.
+    anything is removed and f of the MACs is left then. Weights that are masked still cost.
     """
     if row.kind == "weights" or row.strengths:
         return epochs
     left = 1 - removed / 100
-    if row.first > 1:  # epochs, however long training is
-        needed = row.first + (epochs - row.first) / left
-    else:
-        needed = epochs / (row.first + (1 - row.first) * left)
+    needed = epochs / (row.first + (1 - row.first) * left)
     return math.ceil(needed - 1e-9)  # 20 / (1 - 0.8) is above 100
 
 
@@ -183,11 +179,12 @@ def planned(seeds: int = 3) -> list[Training]:
     equal cost; the other points follow. Dense runs are listed once.
     """
     order: list[Training] = []
-    for length, names in (
+    blocks: tuple[tuple[Length, set[str]], ...] = (
         ("equal epochs", {DENSE, SMALL, *CORE}),
         ("equal cost", {SMALL, *OWN}),
         ("equal cost", {SMALL, *CORE}),
-    ):
+    )
+    for length, names in blocks:
         for seed in range(seeds):
             first = _block(SETTINGS[0], MIDDLE, length, seed)
             order += [t for t in first if t.row.name in names]
