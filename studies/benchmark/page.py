@@ -76,20 +76,43 @@ LIMITS = """## What this cannot tell
 
 def page(runs: Runs, planned: int) -> str:
     """The whole page as Markdown; `planned` is the number of trainings of the plan."""
+    hours = sum(run.number("cost/cpu_seconds") or 0.0 for run in runs.all) / 3600
     parts = [
         "# When and by what to prune, at equal cost\n",
-        f"{len(runs.all)} runs, of {planned} planned; made by `python -m studies.benchmark show`"
-        " from the records next to this page, one line each in [runs.csv](runs.csv).\n",
+        f"{len(runs.all)} runs, of {planned} planned, {hours:.1f} CPU hours; made by"
+        " `python -m studies.benchmark show` from the records next to this page, one line each in"
+        " [runs.csv](runs.csv).\n",
         f"![{CAPTION}](cost.svg)\n",
         short_table(runs, SETTINGS[0]),
         TERMS,
     ]
-    said = operations.remark([run.record for run in runs.all])
-    parts += [f"{said}.\n"] if said else []
+    said = [operations.remark([run.record for run in runs.all]), _shared_cores(runs)]
+    parts += [f"{sentence}.\n" for sentence in said if sentence]
     for setting in SETTINGS:
         if any(run.training.setting is setting for run in runs.all):
             parts += _setting(runs, setting)
     return "\n".join([*parts, LIMITS])
+
+
+def _shared_cores(runs: Runs) -> str:
+    """How far CPU seconds of the same work are apart; empty if nothing was run twice."""
+    spent: dict[tuple[object, ...], list[tuple[float, float]]] = {}
+    for run in runs.all:
+        flops, seconds = run.number(operations.TOTAL), run.number("cost/training_cpu_seconds")
+        if flops and seconds:
+            spent.setdefault(run.training[:4], []).append((flops, seconds))
+    most = 1.0
+    for pairs in spent.values():
+        for flops, seconds in pairs:
+            same = [other for of, other in pairs if abs(of / flops - 1) < 0.01]
+            most = max(most, max(same) / seconds)
+    if most == 1.0:
+        return ""
+    share = 100 * (most - 1)
+    return (
+        "CPU seconds are of cores shared with other work: runs of one row and length that do the"
+        f" same operations, to one per cent, differ by up to {share:.0f} %"
+    )
 
 
 def short_table(runs: Runs, setting: Setting) -> str:

@@ -41,9 +41,8 @@ class Row:
 
     `amount`: the recipe's own amount, which the operating point's replaces. `passes`: trainings of
     the row's duration that it makes, so that its duration is a share of the budget. `first`: the
-    share of training before it is smaller; of steps and of triggers, which longer training makes
-    fire at a smaller share, one that is rather too low, so that the dense cost lies between two
-    lengths.
+    share of training before it is smaller; of steps and of triggers, which fire at a smaller share
+    of longer training, one that is rather too low, so that the dense cost lies between two lengths.
     `batchnorm`: it needs BatchNorm. `gradients`: its scores are the setting's gradient scores.
     `strengths`: settings in place of the three operating points, where no size can be asked for.
     """
@@ -148,7 +147,7 @@ CHANNELS = (
         LATEST,
         *ALGORITHM_1,
         amount="channels",
-        first=0.4,  # epoch 14 or 15 of 20, 23 of 68
+        first=0.12,  # from epoch 8 on, however long training is
         gradients=True,
     ),
     _channels(
@@ -162,7 +161,7 @@ CHANNELS = (
         LATEST,
         *ALGORITHM_1,
         amount="channels",
-        first=0.25,
+        first=0.12,
     ),
     _channels(
         "EarlyCroP-S", "early", "earlycrop/earlycrop_s", DRIFT, LATEST, *ONE_SCHEDULE,
