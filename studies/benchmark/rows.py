@@ -102,7 +102,7 @@ FIXED = (0, 10, 25, 50, 75)
 DENSE, SMALL, RANDOM_ERK = "dense", "small from the start", "random, ERK"
 OWN = {  # the methods of the five papers, and chance
     "random channels", "SNIP channels", "GraSP channels", "EPI, gradients", "EarlyCroP-S", "BEP",
-    "SNIP", "GraSP", "EarlyCroP-U",
+    "random, one cut at 15 %", "train, prune, train again", "SNIP", "GraSP", "EarlyCroP-U",
 }  # fmt: skip
 ORACLE, PRUNE_TRAIN = "oracle: PaT's best epoch", "PruneTrain"
 
