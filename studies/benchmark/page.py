@@ -19,6 +19,7 @@ from studies.benchmark.tables import (
     groups,
     markdown,
     mean,
+    pair_table,
     rank_table,
     read_off,
     share,
@@ -186,6 +187,10 @@ def _setting(runs: Runs, setting: Setting) -> list[str]:
             parts += [f"### {name}, equal epochs\n", equal_epochs(runs, setting, kind, point)]
             if kind == "channels" and _has_long(runs, setting, point):
                 parts += [f"### {name}, equal cost\n", equal_cost(runs, setting, kind, point)]
+            pairs = pair_table(runs, setting, point) if kind == "channels" else ""
+            if pairs:
+                about = "Paired by seeds; Student's 95 % interval, not adjusted.\n"
+                parts += [f"### {name}, methods and their controls\n", about, pairs]
         if points:
             parts += [f"### {setting.name}: ranks, {kind}\n", rank_table(runs, setting, kind)]
             parts += [f"### {setting.name}: Pareto fronts, {kind}\n", fronts(runs, setting, kind)]

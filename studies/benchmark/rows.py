@@ -104,6 +104,12 @@ OWN = {  # the methods of the five papers, and chance
     "random channels", "SNIP channels", "GraSP channels", "EPI, gradients", "EarlyCroP-S", "BEP",
     "random, one cut at 15 %", "train, prune, train again", "SNIP", "GraSP", "EarlyCroP-U",
 }  # fmt: skip
+PAIRS = (  # a method and its controls
+    ("BEP", "BEP by the latest measurement"), ("BEP", "BEP's saliency, one cut"),
+    ("BEP", "random, one cut at 15 %"), ("BEP", "SNIP channels"), ("BEP", "GraSP channels"),
+    ("BEP", "random channels"), ("EPI, gradients", fixed_name(50)),
+    ("EarlyCroP-S", fixed_name(50)), ("EarlyCroP-S", "SNIP channels"),
+)  # fmt: skip
 ORACLE, PRUNE_TRAIN = "oracle: PaT's best epoch", "PruneTrain"
 
 CHANNELS = (

@@ -7,7 +7,17 @@ from prunezoo.reporting.intervals import NOT_RUN, half_width, shown
 from prunezoo.reporting.operations import TOTAL
 from prunezoo.reporting.pages.experiments import Point, pareto
 from studies.benchmark.comparison import at_cost, holm, p_value, paired, ranks
-from studies.benchmark.rows import DENSE, FIXED, ORACLE, RANDOM_ERK, SMALL, Kind, Row, fixed_name
+from studies.benchmark.rows import (
+    DENSE,
+    FIXED,
+    ORACLE,
+    PAIRS,
+    RANDOM_ERK,
+    SMALL,
+    Kind,
+    Row,
+    fixed_name,
+)
 from studies.benchmark.runs import COSTS, Group, Run, Runs
 from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 
@@ -66,8 +76,10 @@ def equal_epochs(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
 
 
 def equal_cost(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
-    """Every row at what training the dense network costs, in operations and in CPU time."""
+    """Every row run longer at what dense training costs, in operations and in CPU time."""
     names = [group.row for group in groups(runs, setting, kind, point)]
+    longer = {row.name for row in names if runs.group(setting, row, point, "equal cost").runs}
+    names = [row for row in names if row.name in {DENSE, *longer}]
     heads, columns = ["method"], []
     for budget in BUDGETS:
         found = at_budget(runs, setting, names, point, budget)
@@ -129,6 +141,30 @@ def differences(accuracies: Accuracies, reference: str) -> dict[str, str]:
             text = f"{statistics.fmean(gap):+.2f}"
             said[name] = text + (f" ± {width:.2f}, p {adjusted[name]:.2g}" if width else "")
     return said
+
+
+def pair_table(runs: Runs, setting: Setting, point: int) -> str:
+    """Methods against their controls, at equal epochs and operations; empty if none was run."""
+    rows = {row.name: row for row in setting.rows() if any(row.name in pair for pair in PAIRS)}
+    epochs = {
+        name: runs.group(setting, row, point, "equal epochs").by_seed()
+        for name, row in rows.items()
+    }
+    at_flops = at_budget(runs, setting, list(rows.values()), point, BUDGETS[0])
+    lines = []
+    for method, control in PAIRS:
+        cells = [_gap(of.get(method, {}), of.get(control, {})) for of in (epochs, at_flops)]
+        if cells[0] != NOT_RUN:
+            lines.append([f"{method} − {control}", *cells])
+    heads = ["difference, points", "equal epochs", f"at the dense network's {BUDGETS[0]}"]
+    return markdown(heads, lines) if lines else ""
+
+
+def _gap(first: Mapping[int, float], second: Mapping[int, float]) -> str:
+    gap = paired(first, second)
+    if len(gap) < 2:
+        return NOT_RUN
+    return f"{mean(gap):+.2f} ± {half_width(gap):.2f}"
 
 
 def rank_table(runs: Runs, setting: Setting, kind: Kind) -> str:
@@ -235,7 +271,9 @@ def read_off(
         return shown(list(found.values()))
     dense = runs.group(setting, setting.dense, point, "equal epochs").values(COSTS[budget])
     own = runs.group(setting, row, point, "equal epochs").values(COSTS[budget])
-    return DEARER if own and min(own) > mean(dense) else OUTSIDE
+    if own and min(own) > mean(dense):
+        return DEARER
+    return OUTSIDE if runs.group(setting, row, point, "equal cost").runs else NOT_RUN
 
 
 def _mean(group: Group, key: str, times: float, form: str) -> str:

@@ -295,6 +295,33 @@ def test_equal_cost_is_read_between_the_two_lengths():
     assert cells(text, "random channels")[2].startswith("-1.00")
 
 
+def test_a_method_is_paired_with_its_controls_at_equal_epochs_and_at_equal_operations(monkeypatch):
+    pairs = ("CroP-S", "random channels"), ("CroP-S", "SNIP channels")
+    monkeypatch.setattr(tables, "PAIRS", pairs)
+    runs = made_up_runs()
+    gap = stats.ttest_1samp([3.0, 3.0, 3.5], 0.0)
+    said = f"{19 / 6:+.2f} ± {gap.confidence_interval(0.95).high - 19 / 6:.2f}"
+    lines = tables.pair_table(runs, RESNET, MIDDLE).splitlines()[2:]
+    # the longer runs, of both, are five points higher; of SNIP's channels there is none
+    assert lines == [f"| CroP-S − random channels | {said} | {said} |"]
+    short = Runs([r.record for r in runs.all if r.training.length == "equal epochs"])
+    assert tables.pair_table(short, RESNET, MIDDLE).endswith(f" | {said} | not run |\n")
+
+
+def test_a_cost_that_no_two_lengths_hold_is_a_word():
+    runs = made_up_runs()
+    rows = {row.name: row for row in RESNET.rows()}
+
+    def word(name: str, budget: str = "FLOPs") -> str:
+        return tables.read_off(runs, RESNET, rows[name], MIDDLE, budget, {})
+
+    assert word("random channels") == "outside"
+    assert word("SNAP") == "not run"
+    for run in runs.group(RESNET, rows["random channels"], MIDDLE, "equal epochs").runs:
+        run.record.summary["cost/training_cpu_seconds"] = 101.0
+    assert word("random channels", "CPU seconds") == "dearer"
+
+
 def test_ranks_and_fronts_follow_the_accuracies():
     runs = made_up_runs()
     order = [line.split("|")[1].strip() for line in tables.rank_table(
