@@ -67,7 +67,9 @@ LIMITS = """## What this cannot tell
 * Networks are small, data few, schedules short, so that every method has little time: to settle,
   to forecast, to recover. The papers train for 80 to 160 epochs; an order found here need not be
   theirs.
-* Three seeds give wide intervals (Student's factor is 4.30); adjusted for some thirty rows few
+* At equal cost what is small from the start has five times the epochs of the dense network, which
+  has not learnt all that it can in its own. Where it has, they are worth less.
+* Three seeds give wide intervals (Student's factor is 4.30); adjusted for all rows of a table few
   differences can be significant. A row without one is not shown to be equal.
 * Methods keep their papers' numbers or these scaled; none was tuned for this setting.
 * Imagenette is a check on other images with 600 of them, too few for accuracies to mean much by
