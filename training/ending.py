@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from prunezoo.training.run import Run
 
 ROOT = Path(__file__).parent.parent
-UNFORESEEN, ASKED, DISK, AGAIN, INTERRUPTED = 1, 2, 4, 75, 128 + signal.SIGINT  # AGAIN: EX_TEMPFAIL
+UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
+AGAIN = 75  # after a signal: run again with --resume (EX_TEMPFAIL)
 CLOSED = 128 + signal.SIGPIPE
 PEERS = ("closed by peer", "reset by peer", "Broken pipe")  # how gloo says that a process is gone
 
@@ -89,14 +90,14 @@ def _foreseen(error: BaseException) -> int | None:
     from prunezoo.training.data.layouts import DataError
     from prunezoo.training.folder.checkpoint import CheckpointError
     from prunezoo.training.folder.run_folder import Finished
-    from prunezoo.training.run import STOPPED, NotFinite, Stopped
+    from prunezoo.training.run import NotFinite, Stopped
 
     table: dict[type | tuple[type, ...], int] = {
         Finished: 0,
         (DataError, ModelError, PruningError): ASKED,
         NotFinite: 3,
         (CheckpointError, OSError): DISK,
-        Stopped: STOPPED,
+        Stopped: AGAIN,
     }
     if is_memory(error):
         return ASKED

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from prunezoo.pruning.laboratory.laboratory import Row
 
 MODEL = "model.safetensors"
-STOPPED = 75  # exit status after a signal: state saved, run again with --resume (EX_TEMPFAIL)
 
 
 class Stopped(Exception):
