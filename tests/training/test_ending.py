@@ -122,6 +122,28 @@ def test_a_signal_is_known_when_other_code_makes_an_error_of_it(
     assert capsys.readouterr().err == f"{why}; nothing was trained; start it again\n"
 
 
+@pytest.mark.parametrize(
+    ("rank", "status", "said"),
+    [
+        ({}, 75, "stopped by SIGTERM; nothing was trained; start it again\n"),
+        ({"RANK": "1"}, -signal.SIGTERM, ""),  # its launcher ends it, and says why
+    ],
+    ids=["alone", "rank"],
+)
+def test_sigterm_before_training_is_one_line_of_a_process_on_its_own(rank, status, said):
+    code = """
+import os, runpy, signal, sys
+from prunezoo.schema import recipe
+recipe.load = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+sys.argv = ["train.py", "--recipe", "a.yaml"]
+runpy.run_path("train.py", run_name="__main__")
+"""
+    env = {name: value for name, value in os.environ.items() if name != "RANK"} | rank
+    words = [sys.executable, "-c", code]
+    ended = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (status, said)
+
+
 @pytest.mark.slow
 def test_a_folder_s_name_is_no_markup(run_recipe, capsys):
     status, folder = run_recipe(DIGITS, "training.duration=1it", folder="x[/bold]")

@@ -205,11 +205,13 @@ def test_recipes_name_what_does_not_go_together():
         ("idx", "test_split", "validation"),
         ("folders", "columns", {"label": "y"}),
         ("folders", "configuration", "small"),
+        ("parquet", "revision", "abc123"),
     ],
 )
 def test_a_key_that_these_files_have_no_use_for_is_refused(tmp_path, name, key, value):
-    if name in ("idx", "folders"):
-        {"idx": write_idx, "folders": write_folders}[name](tmp_path / "set")
+    write = {"idx": write_idx, "folders": write_folders, "parquet": write_parquet}.get(name)
+    if write is not None:
+        write(tmp_path / "set")
         name = str(tmp_path / "set")
     refused = rf"data\.{key} means nothing for .*; remove it"
     with pytest.raises(DataError, match=refused):

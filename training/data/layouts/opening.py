@@ -23,7 +23,7 @@ LAYOUTS = {  # and the keys of `data` that each reads, of those that pick parts 
     hub.parquet_files: ("test_split", "columns", "configuration"),
     folders.image_folders: ("test_split",),
 }
-PARTS = ("test_split", "columns", "configuration")
+PARTS = ("test_split", "columns", "configuration", "revision")
 
 
 def open_splits(config: DataConfig) -> Splits:
