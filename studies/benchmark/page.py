@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prunezoo.reporting import operations
 from prunezoo.reporting.intervals import shown
 from studies.benchmark.rows import DENSE, ORACLE, OWN, PRUNE_TRAIN, SMALL, Kind
-from studies.benchmark.runs import Group, Run, Runs
+from studies.benchmark.runs import COSTS, Group, Run, Runs
 from studies.benchmark.tables import (
     BUDGETS,
     DEARER,
@@ -40,14 +40,14 @@ TERMS = f"""## Terms
 * A method's own numbers are its recipe's; where they cannot fit so short a training they are
   shares of it (`studies/benchmark/rows.py` has each).
 * **Equal epochs**: all passes of a method together go over as many images as the dense training.
-* **Equal cost**: a row that is cheaper was run a second time, for as many epochs as spend the
-  dense training's operations or a little more; the accuracy at exactly the dense network's cost,
-  in operations or in CPU seconds, is read between the two runs of a seed, linear in the cost's
-  logarithm, never beyond them ("{OUTSIDE}"; "{DEARER}": as many epochs cost more already). Over a
-  wide gap that is rather too low, as most is learnt first: rows that prune at the start were run
-  at 0.2 and 1 of the dense operations, at 0.6 and 2.3 of its CPU time. Masked weights cost what
-  the dense network does, but for scoring: their rows have one length, whose accuracy stands for
-  both costs.
+* **Equal cost**: the rows of that table were run a second time, for as many epochs as spend the
+  dense training's operations or a little more (some first for other lengths, which lay too far
+  from that cost or short of it, and were replaced whatever their accuracy); the accuracy at
+  exactly the dense network's cost, in operations or in CPU seconds, is read between the two runs
+  of a seed, linear in the cost's logarithm, never beyond them ("{OUTSIDE}"; "{DEARER}": as many
+  epochs cost more already). Over a wide gap, as in CPU seconds of rows that prune at the start,
+  that is rather too low, as most is learnt first. Masked weights cost what the dense network does,
+  but for scoring: their rows have one length, whose accuracy stands for both costs.
 * FLOPs are those of training steps (6 a MAC) and of what pruning computes besides: scores, BEP's
   pauses, searches, compensation (2 a MAC of each pass that ran; docs/cost.md). CPU seconds leave
   out set-up, evaluation and checkpoints. Energy is that of the whole machine during a run, most of
@@ -99,13 +99,10 @@ def page(runs: Runs, planned: int) -> str:
 
 def _shared_cores(runs: Runs) -> str:
     """How far CPU seconds of the same work are apart; empty if nothing was run twice."""
-    spent: dict[tuple[object, ...], list[tuple[float, float]]] = {}
-    for run in runs.all:
-        flops, seconds = run.number(operations.TOTAL), run.number("cost/training_cpu_seconds")
-        if flops and seconds:
-            spent.setdefault(run.training[:4], []).append((flops, seconds))
     most = 1.0
-    for pairs in spent.values():
+    for group in runs.groups():
+        spent = [(run.number(operations.TOTAL), run.number(COSTS["CPU seconds"])) for run in group]
+        pairs = [(flops, seconds) for flops, seconds in spent if flops and seconds]
         for flops, seconds in pairs:
             same = [other for of, other in pairs if abs(of / flops - 1) < 0.01]
             most = max(most, max(same) / seconds)

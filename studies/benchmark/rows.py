@@ -171,7 +171,7 @@ CHANNELS = (
     ),
     _channels(
         "EarlyCroP-S", "early", "earlycrop/earlycrop_s", DRIFT, LATEST, *ONE_SCHEDULE,
-        amount="nodes", first=0.35,  # epoch 11 or 12 of 20, 25 of 88
+        amount="nodes", first=0.35,  # epoch 11 or 12 of 20, 17 of 42
     ),
     _channels(
         "EarlyBird", "early", "earlycrop/early_bird", LATEST, *ONE_SCHEDULE,

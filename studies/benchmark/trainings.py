@@ -182,7 +182,7 @@ def planned(seeds: int = 3) -> list[Training]:
     blocks: tuple[tuple[Length, set[str]], ...] = (
         ("equal epochs", {DENSE, SMALL, *CORE}),
         ("equal cost", {SMALL, *OWN}),
-        ("equal cost", {SMALL, *CORE}),
+        ("equal cost", CORE),
     )
     for length, names in blocks:
         for seed in range(seeds):
