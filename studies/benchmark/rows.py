@@ -110,6 +110,8 @@ PAIRS = (  # a method and its controls
     ("BEP", "random channels"), ("EPI, gradients", fixed_name(50)),
     ("EarlyCroP-S", fixed_name(50)), ("EarlyCroP-S", "SNIP channels"),
 )  # fmt: skip
+# run in all settings and at all points: the papers' own, their controls, and chance
+EVERYWHERE = {DENSE, SMALL, RANDOM_ERK, *OWN, *(name for pair in PAIRS for name in pair)}
 ORACLE, PRUNE_TRAIN = "oracle: PaT's best epoch", "PruneTrain"
 
 CHANNELS = (
@@ -283,12 +285,3 @@ WEIGHTS = (
         (CHOSEN, "pruning.compensation=reinitialise"),
     ),
 )  # fmt: skip
-
-# the rows that are run everywhere: at all points and in all settings
-CORE = {
-    "random channels", "SNIP channels", "GraSP channels", *map(fixed_name, FIXED),
-    "EPI, gradients", "EPI, magnitude", "EarlyCroP-S", "EarlyBird", "BEP",
-    "BEP by the latest measurement", "BEP's saliency, one cut", "random, one cut at 15 %",
-    "train, prune, train again", "random, uniform", RANDOM_ERK, "magnitude at the start", "SNIP",
-    "GraSP", "SynFlow", "EarlyCroP-U", "GMP", "RigL", "magnitude after training",
-}  # fmt: skip

@@ -1,19 +1,30 @@
 """The trainings of the benchmark: setting × row × operating point × length × seed, as jobs."""
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
 
 from prunezoo.reporting.records import Job
-from studies.benchmark.rows import CHANNELS, CORE, DENSE, OWN, SMALL, WEIGHTS, Kind, Moment, Row
+from studies.benchmark.rows import (
+    CHANNELS,
+    DENSE,
+    EVERYWHERE,
+    FIXED,
+    PRUNE_TRAIN,
+    SMALL,
+    WEIGHTS,
+    Kind,
+    Row,
+    fixed_name,
+)
 
 Length = Literal["equal epochs", "equal cost"]
 LENGTHS: tuple[Length, ...] = ("equal epochs", "equal cost")
 FOLDER = "benchmark"
 REMOVED: dict[Kind, tuple[int, ...]] = {"channels": (50, 80, 90), "weights": (80, 95, 98)}
 MIDDLE = 1  # the operating point that every setting has
-SHORT: tuple[Moment, ...] = ("check", "compensation")
 MEASURED = "evaluation.around_pruning=on"
 
 
@@ -23,7 +34,7 @@ class Setting:
 
     `gradients`: the criterion that training's own gradients give; of BatchNorm where there is any.
     `widths`: of the network that is as small from the start, by operating point. `whole`: it has
-    all rows, and not the core alone.
+    all rows, others those of `EVERYWHERE`.
     """
 
     name: str
@@ -43,7 +54,7 @@ class Setting:
 
     def rows(self) -> list[Row]:
         """The rows that fit the network, controls first."""
-        rows = [r for r in (*CHANNELS, *WEIGHTS) if self.whole or r.name in CORE]
+        rows = [r for r in (*CHANNELS, *WEIGHTS) if self.whole or r.name in EVERYWHERE]
         fitting = [r for r in rows if self.batchnorm or not r.batchnorm]
         return [self.dense, self.small, *fitting]
 
@@ -65,7 +76,7 @@ SETTINGS = (
     ),
     Setting(
         "small_conv", "small_conv, without BatchNorm, on 5,000 images of CIFAR-10",
-        "cifar10/small_conv_short", "cifar10", 20, False, (1,), (0.65625, 0.359375, 0.25), True,
+        "cifar10/small_conv_short", "cifar10", 20, False, (1,), (0.65625, 0.359375, 0.25), False,
     ),
     Setting(
         "imagenette", "ResNet-8 with BatchNorm on 600 images of Imagenette at 64 pixels",
@@ -174,42 +185,34 @@ def _job(setting: Setting, row: Row, point: int, budget: int, name: str, seed: i
 def planned(seeds: int = 3) -> list[Training]:
     """All trainings in the order to run them, so that what there is so far is of use.
 
-    The core on the first network comes first, at equal epochs and at equal cost, of the latter the
-    papers' own methods. Then each setting's middle point, seed by seed at equal epochs, then at
-    equal cost; the other points follow. Dense runs are listed once.
+    The rows of `EVERYWHERE` come first: on the first network at equal epochs and at equal cost,
+    where one method also prunes at all its epochs, then in the other settings. The first network's
+    other rows and its other points follow, and the dearest last. Dense runs are listed once.
     """
-    order: list[Training] = []
-    blocks: tuple[tuple[Length, set[str]], ...] = (
-        ("equal epochs", {DENSE, SMALL, *CORE}),
-        ("equal cost", {SMALL, *OWN}),
-        ("equal cost", CORE),
-    )
-    for length, names in blocks:
-        for seed in range(seeds):
-            first = _block(SETTINGS[0], MIDDLE, length, seed)
-            order += [t for t in first if t.row.name in names]
-    for length in LENGTHS:
-        for setting in SETTINGS:
-            for seed in range(seeds):
-                order += _block(setting, MIDDLE, length, seed)
-    for setting in SETTINGS:
-        for point in setting.points[1:]:
-            for seed in range(seeds):
-                order += _block(setting, point, "equal epochs", seed)
+    first, second, third = SETTINGS
+    all_epochs = EVERYWHERE | {fixed_name(share) for share in FIXED}
+    elsewhere = EVERYWHERE - {DENSE} | {PRUNE_TRAIN}
+    blocks: list[tuple[Setting, int, Length, Container[str]]] = [
+        (first, MIDDLE, "equal epochs", EVERYWHERE),
+        (first, MIDDLE, "equal cost", all_epochs),
+        (second, MIDDLE, "equal epochs", EVERYWHERE),
+        (third, MIDDLE, "equal epochs", EVERYWHERE),
+        (second, MIDDLE, "equal cost", EVERYWHERE),
+        (first, MIDDLE, "equal epochs", [row.name for row in first.rows()]),
+        *((first, point, "equal epochs", elsewhere) for point in first.points[1:]),
+        (third, MIDDLE, "equal cost", EVERYWHERE),
+    ]
+    order = [
+        training
+        for setting, point, length, names in blocks
+        for seed in range(seeds)
+        for training in _block(setting, point, length, seed)
+        if training.row.name in names
+    ]
     return list(dict.fromkeys(order))
 
 
 def _block(setting: Setting, point: int, length: Length, seed: int) -> list[Training]:
-    """One seed of the rows at a point; at equal cost those that have epochs to spare.
-
-    All methods run on the first network at its middle point; other points, and equal cost on other
-    networks, are for the core. Checks and compensations are run at equal epochs alone.
-    """
-    rows = setting.rows()
-    if point != MIDDLE:
-        rows = [row for row in rows if row.name in (SMALL, *CORE) or row.strengths]
-    elif length == "equal cost":
-        whole = setting is SETTINGS[0]
-        rows = [r for r in rows if r.name in (SMALL, *CORE) or (whole and r.moment not in SHORT)]
-    block = [Training(setting, row, point, length, seed) for row in rows]
+    """One seed of the setting's rows at a point; at equal cost those that have epochs to spare."""
+    block = [Training(setting, row, point, length, seed) for row in setting.rows()]
     return [t for t in block if length == "equal epochs" or t.budget > setting.epochs]

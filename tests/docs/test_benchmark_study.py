@@ -19,7 +19,7 @@ from prunezoo.schema.recipe import load
 from studies.benchmark import __main__ as benchmark
 from studies.benchmark import comparison, page, tables
 from studies.benchmark.picture import draw
-from studies.benchmark.rows import CORE, DENSE, FIXED, OWN, SMALL, Row, fixed_name
+from studies.benchmark.rows import DENSE, EVERYWHERE, FIXED, PRUNE_TRAIN, SMALL, Row, fixed_name
 from studies.benchmark.runs import Runs, table
 from studies.benchmark.trainings import (
     MIDDLE,
@@ -117,11 +117,11 @@ def test_all_rows_of_a_setting_are_trained_alike(setting):
             assert same[0] == (dense[0].name if row.name == SMALL else dense[0]), row.name
 
 
-def test_core_rows_exist_and_the_smallest_setting_has_them_alone():
+def test_one_setting_has_all_rows_and_the_others_those_that_are_run_everywhere():
     names = {row.name for row in RESNET.rows()}
-    assert names >= CORE
-    assert {row.name for row in SETTINGS[2].rows()} == CORE | {DENSE, SMALL}
-    assert {fixed_name(share) for share in FIXED} <= CORE
+    assert names > EVERYWHERE | {fixed_name(share) for share in FIXED}
+    for setting in SETTINGS[1:]:
+        assert {row.name for row in setting.rows()} == EVERYWHERE
 
 
 @pytest.mark.parametrize("removed", REMOVED["channels"])
@@ -148,23 +148,30 @@ def test_the_network_small_from_the_start_has_about_the_macs_of_each_point(setti
         assert left == pytest.approx(1 - REMOVED["channels"][point] / 100, abs=0.015)
 
 
-def test_the_plan_begins_with_the_core_at_one_point_at_equal_epochs_and_at_equal_cost():
+def test_the_plan_goes_from_what_is_run_everywhere_to_the_rest():
     order = planned(3)
-    core = [row for row in RESNET.rows() if row.name in (DENSE, SMALL, *CORE)]
-    places = [(t.setting.name, t.point, t.length, t.seed, t.row) for t in order]
-    here = (RESNET.name, MIDDLE)
-    cheaper = [r for r in core if equal_cost_epochs(r, RESNET.epochs, 80) > RESNET.epochs]
-    cheaper = [row for row in cheaper if row.name != DENSE]
-    papers = [row for row in cheaper if row.name in (SMALL, *OWN)]
-    others = [row for row in cheaper if row not in papers]
-    blocks = (("equal epochs", core), ("equal cost", papers), ("equal cost", others))
-    first = [(*here, of, seed, row) for of, rows in blocks for seed in range(3) for row in rows]
-    assert places[: len(first)] == first
-    rest = [row for row in RESNET.rows() if row not in core]
-    then = [(*here, "equal epochs", seed, row) for seed in range(3) for row in rest]
-    assert places[len(first) : len(first) + len(then)] == then
     assert len(set(order)) == len(order)
     assert sum(t.row.name == DENSE for t in order) == 3 * len(SETTINGS)
+    places = list(dict.fromkeys((t.setting.name, t.point, t.length) for t in order))
+    assert places == [
+        ("resnet8", 1, "equal epochs"),
+        ("resnet8", 1, "equal cost"),
+        ("small_conv", 1, "equal epochs"),
+        ("imagenette", 1, "equal epochs"),
+        ("small_conv", 1, "equal cost"),
+        ("resnet8", 0, "equal epochs"),
+        ("resnet8", 2, "equal epochs"),
+        ("imagenette", 1, "equal cost"),
+    ]
+    epochs = [t for t in order if t.setting is RESNET and t[2:4] == (MIDDLE, "equal epochs")]
+    core = [(seed, r) for seed in range(3) for r in RESNET.rows() if r.name in EVERYWHERE]
+    rest = [(seed, r) for seed in range(3) for r in RESNET.rows() if r.name not in EVERYWHERE]
+    assert [(t.seed, t.row) for t in epochs] == core + rest
+    assert {t.row.name for t in order if t.length == "equal cost"} <= EVERYWHERE | {
+        fixed_name(share) for share in FIXED
+    }
+    other = {t.row.name for t in order if t.point != MIDDLE}
+    assert other == EVERYWHERE - {DENSE} | {PRUNE_TRAIN}
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────
@@ -240,14 +247,14 @@ def made_up(training: Training, accuracy: float, **changes: object) -> Record:
 
 
 def made_up_runs() -> Runs:
-    """Three seeds of some rows; CroP-S is 2 points above SMALL in each seed but one."""
-    gaps = {DENSE: 20.0, SMALL: 0.0, "CroP-S": 2.0, "random channels": -1.0, "SNIP": 4.0}
+    """Three seeds of some rows; GraSP is 2 points above SMALL in each seed but one."""
+    gaps = {DENSE: 20.0, SMALL: 0.0, "GraSP channels": 2.0, "random channels": -1.0, "SNIP": 4.0}
     gaps |= {fixed_name(share): share / 100 for share in FIXED} | {"random, ERK": 3.0}
     records = []
     for training in planned(3):
         gap = gaps.get(training.row.name)
         if gap is not None and training.setting is RESNET and training.point == MIDDLE:
-            noise = 0.5 * (training.row.name == "CroP-S" and training.seed == 2)
+            noise = 0.5 * (training.row.name == "GraSP channels" and training.seed == 2)
             longer = 5.0 * (training.length == "equal cost")
             records.append(made_up(training, 50 + training.seed + gap + noise + longer))
     return Runs(records)
@@ -260,7 +267,7 @@ def cells(text: str, name: str) -> list[str]:
 
 def test_a_row_is_compared_with_the_control_seed_by_seed():
     text = tables.equal_epochs(made_up_runs(), RESNET, "channels", MIDDLE)
-    crop = cells(text, "CroP-S")
+    crop = cells(text, "GraSP channels")
     gap = stats.ttest_1samp([2.0, 2.0, 2.5], 0.0)
     width = gap.confidence_interval(0.95).high - 13 / 6
     p = min(1.0, 6 * gap.pvalue)  # the other six gaps are exact, so smaller
@@ -296,14 +303,14 @@ def test_equal_cost_is_read_between_the_two_lengths():
 
 
 def test_a_method_is_paired_with_its_controls_at_equal_epochs_and_at_equal_operations(monkeypatch):
-    pairs = ("CroP-S", "random channels"), ("CroP-S", "SNIP channels")
+    pairs = ("GraSP channels", "random channels"), ("GraSP channels", "SNIP channels")
     monkeypatch.setattr(tables, "PAIRS", pairs)
     runs = made_up_runs()
     gap = stats.ttest_1samp([3.0, 3.0, 3.5], 0.0)
     said = f"{19 / 6:+.2f} ± {gap.confidence_interval(0.95).high - 19 / 6:.2f}"
     lines = tables.pair_table(runs, RESNET, MIDDLE).splitlines()[2:]
     # the longer runs, of both, are five points higher; of SNIP's channels there is none
-    assert lines == [f"| CroP-S − random channels | {said} | {said} |"]
+    assert lines == [f"| GraSP channels − random channels | {said} | {said} |"]
     short = Runs([r.record for r in runs.all if r.training.length == "equal epochs"])
     assert tables.pair_table(short, RESNET, MIDDLE).endswith(f" | {said} | not run |\n")
 
@@ -326,10 +333,10 @@ def test_ranks_and_fronts_follow_the_accuracies():
     runs = made_up_runs()
     order = [line.split("|")[1].strip() for line in tables.rank_table(
         runs, RESNET, "channels").splitlines()[2:]]  # fmt: skip
-    assert order[0] == "CroP-S"
+    assert order[0] == "GraSP channels"
     assert order[-1] == "random channels"
     front = tables.fronts(runs, RESNET, "channels").splitlines()
-    assert "CroP-S" in front[0]
+    assert "GraSP channels" in front[0]
     assert "random channels" not in front[0]
     assert front[0].endswith("dense 71.0 %")
 
@@ -354,8 +361,8 @@ def test_the_page_says_what_was_run_and_every_line_leads_to_a_record(tmp_path):
     svg = (tmp_path / "cost.svg").read_text()
     assert "prefers-color-scheme:dark" in svg
     assert "#1a1a19" not in svg.replace("--ink:#1a1a19", "")
-    assert ">CroP-S</text>" in svg  # on the front, at both lengths
-    assert ">CroP-S, longer</text>" in svg
+    assert ">GraSP channels</text>" in svg  # on the front, at both lengths
+    assert ">GraSP channels, longer</text>" in svg
     assert "↓" not in svg
     first = svg
     assert draw(runs, tmp_path / "cost.svg")
@@ -365,10 +372,10 @@ def test_the_page_says_what_was_run_and_every_line_leads_to_a_record(tmp_path):
 def test_what_failed_is_told_at_the_pictures_edge(tmp_path):
     runs = made_up_runs()
     for run in runs.all:
-        if run.training.row.name == "CroP-S":
+        if run.training.row.name == "GraSP channels":
             run.record.summary["eval/top1_percent"] = 10.0
     draw(runs, tmp_path / "cost.svg")
-    assert ">CroP-S: 10.0 ↓</text>" in (tmp_path / "cost.svg").read_text()
+    assert ">GraSP channels: 10.0 ↓</text>" in (tmp_path / "cost.svg").read_text()
 
 
 def test_nothing_is_shown_without_records_of_the_benchmark(tmp_path, capsys):
