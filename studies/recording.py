@@ -4,8 +4,9 @@ python studies/recording.py run --data data/cifar10 --minutes 60    # again and 
 python studies/recording.py show    # tables, figures 1, 3, 4, 5, into results/saliency/150_epochs
 
 The paper's schedule on a fifth of its training images, measured three times an epoch on a fifth of
-those; PyTorch's start, and Keras's, which is likely the paper's. `show` keeps the history of a finished recording next to its record, fits
-every forecaster of `studies/saliency.py` to it and replays decisions by `studies/decisions.py`.
+those; PyTorch's start, and Keras's, which is likely the paper's. `show` keeps the history of a
+finished recording next to its record, fits every forecaster of `studies/saliency.py` to it and
+replays decisions by `studies/decisions.py`.
 """
 
 import shutil
@@ -73,9 +74,9 @@ def show(records: list[Record], folder: Path) -> str | None:
     if not by_start:
         return None
     page = (
-        "# Saliency of BEP's small CNN, 150 epochs of 10,000 images of CIFAR-10\n\nBy `studies/recording.py show`:"
-        " forecasts against what came true, over layers and sizes of the history, and decisions"
-        " replayed on it.\n"
+        "# Saliency of BEP's small CNN, 150 epochs of 10,000 images of CIFAR-10\n\nBy"
+        " `studies/recording.py show`: forecasts against what came true, over layers and sizes of"
+        " the history, and decisions replayed on it.\n"
     )
     for start, paths in by_start.items():
         out = folder / start
