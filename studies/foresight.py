@@ -157,8 +157,14 @@ MNIST = Grid(
     "foresight/mnist_cnn",
     "base/mnist/mnist_cnn",
     tuple(STRATEGIES),
-    # who survives where; then the rest of the curves; then the thesis's own rate, with more seeds
-    (((64,), (1e-2, 1e-3)), ((16,), (1e-2, 1e-3)), ((2, 4, 8, 16, 32, 64), (1e-4, 1e-3, 1e-2))),
+    # who survives where; then the thesis's own rate, and who leads; then the rest of its curves
+    (
+        ((64,), (1e-2,)),
+        ((16,), (1e-4,)),
+        ((64,), (1e-3,)),
+        ((16,), (1e-2,)),
+        ((2, 4, 8, 32, 64), (1e-4,)),
+    ),
 )
 
 

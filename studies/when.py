@@ -69,33 +69,27 @@ DIGITS_WIDE = Part(
     seconds=19.0,
     tickets=(0.5,),
 )
+DIGITS_BY_MAGNITUDE = replace(  # PaT's other criterion and its threshold
+    DIGITS_WIDE,
+    prefix="magnitude-",
+    title="Digits at width 2, pat_magnitude",
+    settings=(*DIGITS_WIDE.settings, *MAGNITUDE),
+    tau=0.983,
+    tickets=(),
+)
 MEDIUM_CONV = Part(
     "pat/medium_conv",
     "taylor-",
     "medium_conv on 5,000 images of CIFAR-10, taylor",
     (*MEDIUM, *TAYLOR),
     tau=0.944,
-    ratios=RATIOS,
-    epochs=STARTS,
+    ratios=(0.5,),
+    epochs=(0, 5, 11, 20, 30),
     seconds=300.0,
+    seeds=(0, 1, 2),
     data=True,
 )
-
-
-def by_magnitude(part: Part, settings: tuple[str, ...]) -> Part:
-    """The part with PaT's other criterion and its threshold, without tickets."""
-    title = f"{part.title.rpartition(', ')[0]}, pat_magnitude"
-    settings = (*settings, *MAGNITUDE)
-    return replace(part, prefix="magnitude-", title=title, settings=settings, tau=0.983, tickets=())
-
-
-PARTS = (
-    DIGITS_WIDE,
-    by_magnitude(DIGITS_WIDE, DIGITS_WIDE.settings),
-    MEDIUM_CONV,
-    by_magnitude(MEDIUM_CONV, MEDIUM),
-    NARROW,
-)
+PARTS = (DIGITS_WIDE, DIGITS_BY_MAGNITUDE, MEDIUM_CONV, NARROW)
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:

@@ -48,10 +48,11 @@ RANKING = (
 @pytest.mark.parametrize(
     ("study", "trainings"),
     [
-        (foresight, 3 * (1 + 17 * 6)),
-        (foresight_cifar10, 2 * 2 * (1 + 14 * 2)),
-        # grids and EPI at three ratios, a run that watches, and tickets at one ratio or two
-        (when, 4 * (3 * 9 + 1) + 8 + 2 * (12 + 12 + 1)),
+        # all ratios at the thesis's learning rate, two at 0.01, one at 0.001
+        (foresight, (1 + 17 * 6) + (1 + 17 * 2) + (1 + 17)),
+        (foresight_cifar10, (1 + 14 * 2) + (1 + 14)),
+        # grids and EPI at one ratio to three, a run that watches, and tickets at one or two
+        (when, 2 * (3 * 9 + 1) + 8 + (5 + 1 + 1) + 2 * (12 + 12 + 1)),
         (early, 2 * 9),
         (early_controls, 2 * 11),
         (recording, 2),
@@ -293,8 +294,9 @@ def test_what_settles_a_claim_comes_first_and_rates_are_apart():
     jobs = foresight.MNIST.jobs([0, 1])
     first = [foresight.MNIST.block(job) for job in jobs]
     order = list(dict.fromkeys(first))
-    assert order[1:4:2] == [
+    assert order[1:6:2] == [
         "learning rate 0.01, compression 64",
+        "learning rate 0.0001, compression 16",
         "learning rate 0.001, compression 64",
     ]
     cells = [Cell("GraSP, two-sided", 64, rate) for rate in (1e-3, 1e-2)]
@@ -317,7 +319,7 @@ def test_theirs_stand_next_to_ours_under_the_thesis_names(tmp_path):
     job = grid.job(Cell("SNIP, gradients alone", 32, 1e-2), 0)
     page = foresight_cifar10.show([Record(job, {"eval/top1_percent": 41.0})], tmp_path)
     assert page is not None
-    assert "| SNIP, gradients alone | 56.63 | 41.00 | not run | 12.85 |" in page
+    assert "| SNIP, gradients alone | 56.63 | 41.00 | 12.85 | not run |" in page
     assert "## ResNet" not in page
 
 
