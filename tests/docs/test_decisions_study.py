@@ -7,7 +7,18 @@ import torch
 from safetensors.torch import save_file
 
 from prunezoo.pruning.selection.bep.forecast import Forecast
-from studies.decisions import BY, REMOVED, Layer, Task, _judge, main, promises, replay
+from studies.decisions import (
+    BY,
+    REMOVED,
+    VARIED,
+    Layer,
+    Task,
+    _judge,
+    main,
+    promises,
+    replay,
+    table_4,
+)
 from studies.saliency import read
 
 
@@ -86,3 +97,20 @@ def test_tables_and_the_figure_come_from_the_history(history, tmp_path, capsys):
     assert (truth["true saliency kept, % of the best"] == 100).all()
     assert (tmp_path / "out/figure_4.png").stat().st_size > 5000
     assert "promised" in capsys.readouterr().out
+
+
+def test_table_4_varies_one_number_and_its_defaults_are_one_replay(history, tmp_path, monkeypatch):
+    monkeypatch.setitem(VARIED, "latents", (1, 12))
+    monkeypatch.setitem(VARIED, "step", (10, 100))
+    main([str(history), "--out", str(tmp_path / "out"), "--table-4", "latents", "step"])
+    rows = pd.read_csv(tmp_path / "out/table_4.csv", index_col=["hyperparameter", "value"])
+    assert list(rows.columns) == ["80 % removed", "90 % removed", "95 % removed"]
+    assert list(rows.loc["latents"].loc[12]) == list(rows.loc["step"].loc[10])
+    record = read(history)
+    once = Task(0.8, 1e-4, dynamic=True, step=100)
+    layer = replay(record.times * (150 / 14), record.layers["a"], once)
+    assert len(layer.kept) == 2  # at 20 and at 120
+    assert once.options == {"forecast": "mogp"}
+    variational = Task(0.8, 1e-4, dynamic=True, inducing=1, step=100)
+    tables = table_4(record, []), variational.options["inference"]
+    assert (len(tables[0]), tables[1]) == (0, "variational")
