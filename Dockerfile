@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # docker build -t prunezoo .
-# docker run --gpus all --shm-size 8g -v "$PWD/data:/app/data:ro" -v "$PWD/runs:/app/runs" prunezoo --recipe recipes/quickstart.yaml
-# All visible GPUs are used, else the CPU; nothing is fetched at run time. Only /app/runs and /tmp are written, so --read-only
+# mkdir -p runs && docker run --gpus all --shm-size 8g --user "$(id -u)" -v "$PWD/data:/app/data:ro" -v "$PWD/runs:/app/runs" prunezoo --recipe recipes/quickstart.yaml
+# One GPU is used, else the CPU (README has the command for eight); nothing is fetched at run time. Only /app/runs and /tmp are written, so --read-only
 # (with --tmpfs /tmp:exec) and any --user work. PyTorch's wheels bring CUDA's libraries: the smallest runtime image is enough.
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
 

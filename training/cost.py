@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunezoo.models.operations import Operations, uncounted
 from prunezoo.schema.training import CostConfig
-from prunezoo.training.phases import PHASES, PRUNING_PHASES, TRAINING_PHASES
+from prunezoo.training.phases import BUSY_PHASES, PHASES, PRUNING_PHASES, TRAINING_PHASES
 
 ENERGIES = ("cpu_kwh", "gpu_kwh", "ram_kwh", "emissions_kgco2e")
 CPU_TIMES = ("cpu_seconds", "training_cpu_seconds")
@@ -57,8 +57,8 @@ class Totals:
         return self.sessions[-1]
 
     def busy_seconds(self) -> float:
-        """In training steps, pruning and evaluation."""
-        return sum(self.seconds[phase] for phase in ("train", "prune", "evaluate"))
+        """In phases in which devices compute."""
+        return sum(self.seconds[phase] for phase in BUSY_PHASES)
 
     def hours(self, seconds: str, devices: str) -> float:
         """Σ over sessions of their seconds × their devices, in hours."""

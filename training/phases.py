@@ -12,5 +12,6 @@ PHASES = (
     "setup",
 )
 PRUNING_PHASES = ("prune", "saliency")  # whose operations are counted as they run
+BUSY_PHASES = ("train", "saliency", "prune", "evaluate", "laboratory")  # in which devices compute
 # what a method makes of training; the rest does not depend on it
 TRAINING_PHASES = ("train", "data_wait", "saliency", "prune", "compile")

@@ -14,7 +14,9 @@ to. Sizes and costs are those of one run. Weights load in one line on any machin
 without pickle:
 
 ```python
-model = models.load("runs/…/model.safetensors")
+from prunezoo import models
+
+model = models.load("zoo/digits_pruned")  # or runs/…/model.safetensors
 ```
 
 Small networks come with this checkout: [zoo/](../zoo/README.md). Where no weights are published,

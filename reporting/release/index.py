@@ -9,8 +9,9 @@ ZOO = Path(__file__).resolve().parents[2] / "zoo"
 HEAD = """# Weights
 
 Small networks, dense and pruned while they trained, to be tried from a fresh clone:
-`models.load("zoo/NAME")`, or `python evaluate.py zoo/NAME`. `python export.py RUN --hub FOLDER`
-writes such a folder; its card has the result, the cost, the channels that are left and the recipe.
+`models.load("zoo/NAME")`, or `python evaluate.py zoo/NAME`. `python export.py RUN --hub FOLDER
+--license NAME` writes such a folder; its card has the result, the cost, the channels that are left
+and the recipe.
 
 """
 COLUMNS = ("name", "recipe", "seed", "test top-1, %", "parameters", "of dense", "MACs", "of dense")

@@ -8,7 +8,7 @@ from studies.benchmark.rows import DENSE, ORACLE, OWN, PRUNE_TRAIN, SMALL, Kind
 from studies.benchmark.runs import COSTS, Group, Run, Runs
 from studies.benchmark.tables import (
     BUDGETS,
-    DEARER,
+    COSTS_MORE,
     OUTSIDE,
     REFERENCE,
     at_budget,
@@ -44,7 +44,7 @@ TERMS = f"""## Terms
   dense training's operations or a little more (some first for other lengths, which lay too far
   from that cost or short of it, and were replaced whatever their accuracy); the accuracy at
   exactly the dense network's cost, in operations or in CPU seconds, is read between the two runs
-  of a seed, linear in the cost's logarithm, never beyond them ("{OUTSIDE}"; "{DEARER}": as many
+  of a seed, linear in the cost's logarithm, never beyond them ("{OUTSIDE}"; "{COSTS_MORE}": as many
   epochs cost more already). Over a wide gap, as in CPU seconds of rows that prune at the start,
   that is rather too low, as most is learnt first. Masked weights cost what the dense network does,
   but for scoring: their rows have one length, whose accuracy stands for both costs.

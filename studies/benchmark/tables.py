@@ -24,7 +24,7 @@ from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("FLOPs", "CPU seconds")
 Accuracies = Mapping[str, Mapping[int, float]]  # method → seed → test accuracy
-OUTSIDE, DEARER = "outside", "dearer"
+OUTSIDE, COSTS_MORE = "outside", "costs more"
 
 
 def groups(runs: Runs, setting: Setting, kind: Kind, point: int) -> list[Group]:
@@ -272,7 +272,7 @@ def read_off(
     dense = runs.group(setting, setting.dense, point, "equal epochs").values(COSTS[budget])
     own = runs.group(setting, row, point, "equal epochs").values(COSTS[budget])
     if own and min(own) > mean(dense):
-        return DEARER
+        return COSTS_MORE
     return OUTSIDE if runs.group(setting, row, point, "equal cost").runs else NOT_RUN
 
 

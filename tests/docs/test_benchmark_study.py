@@ -326,7 +326,7 @@ def test_a_cost_that_no_two_lengths_hold_is_a_word():
     assert word("SNAP") == "not run"
     for run in runs.group(RESNET, rows["random channels"], MIDDLE, "equal epochs").runs:
         run.record.summary["cost/training_cpu_seconds"] = 101.0
-    assert word("random channels", "CPU seconds") == "dearer"
+    assert word("random channels", "CPU seconds") == "costs more"
 
 
 def test_ranks_and_fronts_follow_the_accuracies():

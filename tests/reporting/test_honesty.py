@@ -139,7 +139,7 @@ def test_a_generated_block_holds_only_what_was_run(root):
 def test_the_zoo_links_each_line_to_its_record_and_says_how_to_load_it(root):
     page = zoo_page(load_records(root / "results"))
     assert f"| [0](../{RECORD}) | 70.46 |" in page
-    assert 'models.load("runs/…/model.safetensors")' in page
+    assert 'models.load("zoo/digits_pruned")' in page
     assert "python train.py --recipe recipes/x.yaml --set 'seed=0'" in page
     with_weights = make_run(root / "runs" / "b", seed=1)
     job = Job("bep/3/CIFAR-10,95K,SNIP", "recipes/x.yaml", seed=1)

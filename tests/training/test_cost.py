@@ -7,6 +7,7 @@ from codecarbon.external.hardware import GPU
 
 from prunezoo.schema.training import CostConfig
 from prunezoo.training.cost import Cost, Meter, Totals
+from prunezoo.training.phases import PHASES
 
 
 def sizes(macs: int) -> dict[str, int]:
@@ -233,6 +234,16 @@ def test_hours_are_summed_over_sessions_on_any_number_of_devices():
     assert 3600 * summary["cost/gpu_hours"] == pytest.approx(400)
     counted = {s["processes"]: s["sessions"] for s in summary["cost/sessions"]}
     assert counted == {1: 2, 4: 1, 2: 1}
+
+
+def test_devices_are_busy_where_they_compute_and_not_where_they_wait():
+    """BEP's pauses and the laboratory compute as training does."""
+    totals = Totals()
+    totals.seconds |= dict.fromkeys(PHASES, 1.0)
+    waiting = {"data_wait", "compile", "checkpoint", "setup"}
+    assert totals.busy_seconds() == len(PHASES) - len(waiting)
+    totals.seconds |= dict.fromkeys(waiting, 100.0)
+    assert totals.busy_seconds() == len(PHASES) - len(waiting)
 
 
 def test_lost_work_is_that_of_the_one_number_of_devices_there_was():
