@@ -16,6 +16,7 @@ from prunezoo.pruning.compensation.compensations import COMPENSATIONS
 from prunezoo.pruning.criteria import CRITERIA, Criterion
 from prunezoo.pruning.schedule.triggers import TRIGGERS
 from prunezoo.pruning.selection.regrow import REGROWTHS
+from prunezoo.pruning.selection.sanity import SANITY_CHECKS
 from prunezoo.pruning.selection.selections import SELECTIONS
 from prunezoo.reporting.claims import find_claims
 from prunezoo.schema import options
@@ -26,6 +27,8 @@ from prunezoo.schema.pruning import (
     PenaltyConfig,
     PruningConfig,
     RegrowConfig,
+    RewindConfig,
+    SanityConfig,
     SelectionConfig,
     TriggerConfig,
 )
@@ -57,6 +60,7 @@ REGISTRIES = (
     Registry("criterion", "Criteria", "score; the highest stay", CriterionConfig, CRITERIA),
     Registry("trigger", "Triggers", "decide when rounds begin", TriggerConfig, TRIGGERS),
     Registry("selection", "Selections", "decide who stays", SelectionConfig, SELECTIONS),
+    Registry("sanity", "Sanity checks", "say if it matters who stays", SanityConfig, SANITY_CHECKS),
     Registry("regrow", "Regrowths", "let removed weights return", RegrowConfig, REGROWTHS),
     Registry("penalty", "Penalties", "prepare channels to go", PenaltyConfig, PENALTIES),
     Registry(
@@ -71,9 +75,10 @@ MODES = {  # second column of the table of modes
 }
 INTRODUCTION = """# Methods
 
-What a recipe can say under `pruning:`, and what each method is made of. Made by
-`python -m docs.methods` from recipes, registries and docstrings; a test keeps it true. What holds
-for all methods: [pruning](../pruning/README.md).
+The names that a recipe can write under `pruning:` with their options, and what each method is made
+of (recipes of mean replacement have a `laboratory:` instead). Floors, tolerances, `except` and
+calibration are in the recipes themselves. Made by `python -m docs.methods` from recipes, registries
+and docstrings; a test keeps it true. What holds for all methods: [pruning](../pruning/README.md).
 
 """
 
@@ -168,16 +173,30 @@ def _point(pruning: PruningConfig) -> Iterator[tuple[str, str]]:
     if schedule.trigger is not None:
         words.insert(0, f"trigger: {_choice(schedule.trigger)}")
     yield "schedule", ", ".join(words) or "once, before training"
-    for key in ("selection", "regrow", "penalty", "compensation"):
+    for key in ("selection", "sanity", "regrow", "penalty", "compensation"):
         value: Choice | None = getattr(pruning, key)
         if value is not None and value.name not in ("none", "top_k"):
             yield key, _choice(value)
     if pruning.rewind is not None:
-        yield "rewind", f"to {pruning.rewind.to}"
+        yield "rewind", _rewind(pruning.rewind)
+    if pruning.cut != "exact":
+        yield "cut", pruning.cut
+    if importance := pruning.importance.model_dump(exclude_defaults=True):
+        yield "importance", ", ".join(f"{key}: {value}" for key, value in importance.items())
+    if pruning.tick is not None:
+        yield "tick", str(pruning.tick)
+    if pruning.round_to > 1:
+        yield "round to", str(pruning.round_to)
     if pruning.accumulate:
         yield "scores", "accumulated over training's own steps"
     refined = f" (refine: {pruning.refine:g})" if pruning.refine else ""
     yield "application", pruning.application + refined
+
+
+def _rewind(rewind: RewindConfig) -> str:
+    parts = {"weights": rewind.weights, "schedule": rewind.schedule}
+    what = " and ".join(name for name, taken in parts.items() if taken)
+    return f"{what} to {rewind.to} after {'each' if rewind.after == 'round' else 'the last'} round"
 
 
 def _choice(choice: Choice) -> str:

@@ -1,4 +1,4 @@
-"""Rounds over single weights that take whole channels with them, the sparsest first."""
+"""Rounds over single weights that take whole channels with them, those of least mean |θ| first."""
 
 from typing import Any
 

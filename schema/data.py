@@ -90,7 +90,8 @@ class AugmentConfig(Section):
     resize: to a square of that side (bilinear, antialiased); validation and test images too.
     cutout: a square of that side in pixels around a random centre becomes the mean colour.
     erasing: with that probability a rectangle of 2 to 33 % of the area becomes the mean colour.
-    repeats: each image comes that many times in a batch, changed each time, and fewer an epoch.
+    repeats: each image comes that many times in a batch, changed each time; an epoch has that many
+        times fewer images.
     """
 
     random_resized_crop: tuple[float, float] | None = None
@@ -168,7 +169,8 @@ class DataConfig(Named):
     image_size: side of streamed images as the network is tested and counted.
     train_size: side of those that it is trained on, or a list of {from: 0ep, size: 128}, …: smaller
         images first. Default: image_size.
-    crop_ratio: side of a test image to its short side before it was cropped at the centre.
+    crop_ratio: a test image's side, divided by the short side it is resized to before its centre
+        is cut out.
     target: what is to be found: each image's label, its colour from the image in grey, the depth of
         its pixels (nyu_depth_v2, or a folder of pairs), the class of its pixels (mask) or its
         objects (boxes; both of voc…, scenes, or a folder laid out alike), or the next word

@@ -119,7 +119,8 @@ class PenaltyConfig(Choice):
 class ScheduleConfig(Section):
     """Times and number of rounds. Durations count positions in the learning-rate schedule.
 
-    `start` is the first round, or the earliest if a `trigger` decides; `latest` starts without it.
+    `start` is the first round, or the earliest if a `trigger` decides; at
+    `latest` rounds begin even if it has not fired.
     `wait` puts the first round off by so much after either. With `end`, `rounds` are spread from
     start to end, or follow `every` that far, always before training's last step. `initial` is one
     round more, at step 0. For `dense` before each round but the first the masks are lifted: all
@@ -193,7 +194,7 @@ class PruningConfig(Section):
     `cut: two_sided` keeps all weights beyond ±t as ShrinkBench does, which misses the amount where
     scores are signed.
     `floor` is the least fraction of each layer that stays (default: 2 % of channels, one weight).
-    `amenable_channels` is the fraction of channels that go with their weights, the sparsest first.
+    `amenable_channels` is the fraction of channels that go with their weights, of least mean |θ|.
     `scope: 2:4` keeps two of every four consecutive input weights, which is its amount too. Behind
     `application: straight_through` removed weights go on training and may return at every step;
     each decays by `refine` more.

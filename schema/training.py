@@ -200,7 +200,7 @@ SHOWN_AS = {
 
 
 class LogConfig(Section):
-    """Distance of lines in the log, and a tracker of accelerate's that shows them, or none.
+    """How often a line is logged, and a tracker of accelerate's that shows them, or none.
 
     `name`, `group`, `job_type` and `notes` are shown there, `name` in place of the folder's;
     `entity` owns the project. `model`: the finished model and its record become an artifact.

@@ -146,7 +146,11 @@ def rs(
     reduce: Reduce = identity,
     task: Task = CLASSES,
 ) -> Scores:
-    """E Σ −a ∂ℓ/∂a, signed: `mean_replacement_scores`."""
+    """Mean over images of Σ over positions of −a ∂ℓ/∂a, signed: the most negative go first.
+
+    Evci et al. 2018, table 1. a is the map that the next layer reads (`pre_activation`: the layer's
+    own output), ℓ an image's own loss; see `mean_replacement_scores`.
+    """
     options = {"pre_activation": pre_activation, "reduce": reduce, "task": task}
     return mean_replacement_scores(model, batches, **options)["rs"]
 
@@ -159,7 +163,12 @@ def mrs(
     reduce: Reduce = identity,
     task: Task = CLASSES,
 ) -> Scores:
-    """E Σ (ā − a) ∂ℓ/∂a, signed: `mean_replacement_scores`."""
+    """Mean over images of Σ over positions of (ā − a) ∂ℓ/∂a, signed: the most negative go first.
+
+    Evci et al. 2018, table 1. a is the map that the next layer reads (`pre_activation`: the layer's
+    own output), ℓ an image's own loss; see `mean_replacement_scores`.
+    ā is the mean of a over images and positions.
+    """
     options = {"pre_activation": pre_activation, "reduce": reduce, "task": task}
     return mean_replacement_scores(model, batches, **options)["mrs"]
 
@@ -173,7 +182,12 @@ def abs_rs(
     reduce: Reduce = identity,
     task: Task = CLASSES,
 ) -> Scores:
-    """E Σ |a ∂ℓ/∂a|: `mean_replacement_scores`."""
+    """Mean over images of Σ over positions of |a ∂ℓ/∂a|.
+
+    Evci et al. 2018, table 1. a is the map that the next layer reads (`pre_activation`: the layer's
+    own output), ℓ an image's own loss; see `mean_replacement_scores`.
+    `absolute: inside` takes |·| of every product, `after` of the sum over positions.
+    """
     options = {"pre_activation": pre_activation, "absolute": absolute}
     return mean_replacement_scores(model, batches, **options, reduce=reduce, task=task)["abs_rs"]
 
@@ -187,7 +201,13 @@ def abs_mrs(
     reduce: Reduce = identity,
     task: Task = CLASSES,
 ) -> Scores:
-    """E Σ |(ā − a) ∂ℓ/∂a|: `mean_replacement_scores`."""
+    """Mean over images of Σ over positions of |(ā − a) ∂ℓ/∂a|.
+
+    Evci et al. 2018, table 1. a is the map that the next layer reads (`pre_activation`: the layer's
+    own output), ℓ an image's own loss; see `mean_replacement_scores`.
+    ā is the mean of a over images and positions.
+    `absolute: inside` takes |·| of every product, `after` of the sum over positions.
+    """
     options = {"pre_activation": pre_activation, "absolute": absolute}
     return mean_replacement_scores(model, batches, **options, reduce=reduce, task=task)["abs_mrs"]
 

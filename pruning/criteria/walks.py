@@ -39,8 +39,9 @@ def phew(
     PHEW, Patil & Dovrolis 2021, arXiv:2010.11354. Odd walks lead from the inputs to the outputs,
     even ones back, each from the next input or output in turn; the next kernel is drawn ∝ Σ|w| and
     kept whole, a position of a flattened channel uniformly, as in the published code. Walks end
-    once they have visited `density` of the path's kernels, or 100 × 128 of them nothing new; what
-    they have not visited ranks below, by size. So a density above what stays is the paper's method.
+    once they have visited `density` of the path's kernels, or when 12,800 walks in a row have found
+    nothing new; kernels that no walk visits rank below the others, by size. So a density above
+    what stays is the paper's method.
 
     The path has the layers in the order in which they run, each the first that reads all of what
     the one before writes. Others, such as a shortcut's convolution, score 1, as that code keeps all

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from docs import methods
 from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.schema.recipe import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +31,25 @@ def test_every_recipe_that_prunes_and_every_word_has_a_card():
     words = {name for registry in methods.REGISTRIES for name in registry.entries}
     assert cards == recipes | words
     assert set(CRITERIA) <= words
+
+
+def test_no_two_recipes_of_a_folder_have_the_same_point():
+    """What a card leaves out would be what tells two methods apart."""
+    points: dict[tuple[object, ...], str] = {}
+    for path in methods._recipes():
+        pruning = load(path)[0].pruning
+        if pruning is not None:
+            point = (path.parent.name, *methods._point(pruning))
+            assert point not in points, f"{path.stem} and {points[point]}"
+            points[point] = path.stem
+
+
+def test_a_card_tells_rewound_weights_from_a_second_training():
+    pages = methods.page().replace("\n", " ")
+    card = pages.partition("[methods/magnitude_after_training]")[2].partition("### ")[0]
+    assert "rewind `schedule to 0it after the last round`" in card
+    card = pages.partition("[pat/lottery_ticket]")[2].partition("### ")[0]
+    assert "rewind `weights and schedule to 0it after the last round`" in card
 
 
 def test_every_word_says_what_it_is():
