@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         from prunezoo.training.best import evaluate_best
         from prunezoo.training.console import Report
         from prunezoo.training.evaluation import evaluate
-        from prunezoo.training.loop import train_until_due
+        from prunezoo.training.loop import train_until_due, validate_last
         from prunezoo.training.pruning_event import prune
         from prunezoo.training.segment import measure_owed
         from prunezoo.training.start import start
@@ -51,11 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
         begun = start(recipe, source, **options)
         with naming_settings(source), begun as run, Report(run) as report, run.signals():
             measure_owed(run)
-            while not run.done:
+            while not run.done or run.pruning_due():
                 train_until_due(run)
                 if run.pruning_due():
                     with run.cost.phase("prune"):
                         report.event(prune(run))
+                    validate_last(run)
                     run.save()
             run.finish()
             report.finish(evaluate(run, "test") | evaluate_best(run), conventions)

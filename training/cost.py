@@ -281,6 +281,8 @@ class Cost:
             setattr(totals, name, getattr(totals, name) * grown)
         totals.redone_seconds += lost
         totals.wall_seconds += lost
+        if not totals.sessions:  # crashed before its first checkpoint
+            totals.on(*self.devices)["sessions"] = 1
         for each in last.get("cost/sessions", []) if lost else []:
             sums = totals.on(each["processes"], each["gpus"])
             sums |= {name: each[name] for name in ("sessions", "wall_seconds")}

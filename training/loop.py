@@ -175,6 +175,12 @@ def _validate(run: Run) -> Record:
     return record
 
 
+def validate_last(run: Run) -> None:
+    """Measure again where a round came after the last step: what was measured there is gone."""
+    if run.done and run.data.info.validation_images:
+        run.show(_validate(run))
+
+
 def rest_of_training(run: Run) -> Iterator[Batch]:
     """Batches from the run's position to the end of its schedule."""
     epoch, start = divmod(run.position, run.steps_per_epoch)

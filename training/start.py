@@ -15,6 +15,7 @@ from prunezoo.schema.source import Source
 from prunezoo.training import run_state as state
 from prunezoo.training.best import load_best
 from prunezoo.training.build import make_accelerator, on_cpu
+from prunezoo.training.cost import Totals
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import CheckpointError
 from prunezoo.training.folder.environment import environment, write_json, write_text
@@ -74,9 +75,11 @@ def _go_on(run: Run) -> None:
     """
     path, faults = from_main(lambda: _newest(run.folder))
     size = 0
-    if path is not None:
-        with together():
+    with together():
+        if path is not None:
             size = state.load(run, path)
+        elif spent := run.log.last_costs():
+            run.cost.resume(Totals(), spent)
     with together():
         if run.is_main:
             if path is None and run.log.path.exists():
@@ -102,6 +105,10 @@ def _from_here(run: Run, path: Path) -> str:
 
 def _mend(run: Run, size: int) -> list[str]:
     """Cut the log where the run goes on, and note in it what was lost of it."""
+    totals = run.cost.totals
+    if totals.redone_seconds:
+        lost = {"cost/wall_seconds": totals.wall_seconds, "cost/sessions": totals.sessions}
+        run.log.note_spent(lost)
     faults = [f"{run.log.path}: {fault}" for fault in run.log.go_on(size)]
     if faults:
         run.log.append(run.progress.stamp() | {"log/faults": faults})

@@ -6,8 +6,10 @@ import torch
 from codecarbon.external.hardware import GPU
 
 from prunezoo.schema.training import CostConfig
+from prunezoo.training import loop
 from prunezoo.training.cost import Cost, Meter, Totals
 from prunezoo.training.phases import PHASES
+from tests.support.runs import DIGITS, SYNTHETIC, Crash, summary
 
 
 def sizes(macs: int) -> dict[str, int]:
@@ -234,6 +236,38 @@ def test_hours_are_summed_over_sessions_on_any_number_of_devices():
     assert 3600 * summary["cost/gpu_hours"] == pytest.approx(400)
     counted = {s["processes"]: s["sessions"] for s in summary["cost/sessions"]}
     assert counted == {1: 2, 4: 1, 2: 1}
+
+
+@pytest.mark.parametrize("checkpoints", ["2it", "100it"])
+def test_what_a_crash_lost_is_not_lost_with_the_next_crash(
+    run_recipe, crash, monkeypatch, checkpoints
+):
+    """A session of 100 seconds more than it took, one without a line in the log, and the rest."""
+    words = (*SYNTHETIC, f"checkpoint.every={checkpoints}", "log.every=1it")
+    train_step = loop.train_step
+
+    def slow(run, batch):
+        train_step(run, batch)
+        if run.work == 3:
+            run.cost.started -= 100
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", slow)
+        crash(*words, step=3)
+
+    def lost(run, batch):
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "train_step", lost)
+        with pytest.raises(Crash):
+            run_recipe(DIGITS, *words, folder="cut", resume=True)
+    status, folder = run_recipe(DIGITS, *words, folder="cut", resume=True)
+    assert status == 0
+    result = summary(folder)
+    assert result["cost/redone_seconds"] >= 100
+    assert 3600 * result["cost/wall_hours"] >= 99.9
+    assert sum(session["sessions"] for session in result["cost/sessions"]) >= 2
 
 
 def test_devices_are_busy_where_they_compute_and_not_where_they_wait():

@@ -25,6 +25,7 @@ from tests.support.runs import (
     SYNTHETIC,
     launch_several,
     losses,
+    summary,
     torchrun,
 )
 from tests.support.tiers import slow_but
@@ -144,6 +145,45 @@ def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
     status, cut = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
     assert status == 0
     assert outcome(cut) == outcome(whole)
+
+
+AT_THE_END = PRUNED.replace("start: 20it, every: 12it, rounds: 2, curve: linear", "start: 100%")
+
+
+@pytest.mark.parametrize("rewind", [(), ("pruning.rewind={to: 2it, after: last}",)])
+def test_a_signal_in_the_last_step_leaves_its_round_to_the_run_that_goes_on(
+    run_recipe, monkeypatch, rewind
+):
+    words = (*SYNTHETIC, "data.validation=17", AT_THE_END, *rewind)
+    _, whole = run_recipe(DIGITS, *words, folder="whole")
+    with monkeypatch.context() as patched:
+        after = loop.after_step
+
+        def signalled(run):
+            if run.done and not run.pruner.over:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after(run)
+
+        patched.setattr(loop, "after_step", signalled)
+        status, _ = run_recipe(DIGITS, *words, folder="cut")
+    assert status == 75
+    status, cut = run_recipe(DIGITS, *words, folder="cut", resume=True)
+    assert status == 0
+    assert summary(cut)["prune/rounds_done"] == 1
+    assert outcome(cut) == outcome(whole)
+
+
+def test_what_a_round_after_the_last_step_leaves_is_measured(run_recipe):
+    """Else the dense network's accuracy would stand for it, where an epoch is chosen by it."""
+    words = (*SHORT, "data.validation=20%", AT_THE_END, "evaluation.around_pruning=on")
+    _, folder = run_recipe(DIGITS, *words)
+    lines = read(folder / "log.jsonl")
+    around = next(line for line in lines if any("after" in key for key in line))
+    validation = [line["validation/loss"] for line in lines if "validation/loss" in line]
+    accuracy = [line["validation/top1_percent"] for line in lines if "validation/loss" in line]
+    assert accuracy[-1] == next(v for k, v in around.items() if "after" in k)
+    assert validation[-1] != validation[-2]
+    assert summary(folder)["best/validation_top1_percent"] == accuracy[-1]
 
 
 def test_accumulation_takes_the_same_steps(run_recipe):

@@ -14,6 +14,7 @@ from prunezoo.models.files.disk import flush, whole_file
 from prunezoo.training.folder.tracker import Record, Tracker
 from prunezoo.training.ranks.faults import together
 
+WALL = "cost/wall_seconds"
 # keys that differ between two equal runs
 VOLATILE = ("cost/", "throughput/", "time/", "derived/measured_speedup")
 
@@ -37,6 +38,7 @@ class Log:
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
         self.path, self.accelerator = folder / "log.jsonl", accelerator
+        self.spent = folder / "spent.json"
         self.bytes = 0  # of the file, on rank 0
         self.tracker = Tracker(folder, accelerator)
 
@@ -73,14 +75,23 @@ class Log:
             flush(self.path)
 
     def last_costs(self) -> dict[str, Any]:
-        """Costs on the last whole line that has wall seconds; nothing where there is none."""
+        """Costs on the last whole line that has wall seconds, or when the run last went on.
+
+        The later of both: a session that ends before its first line leaves none. Nothing where
+        there is neither.
+        """
         lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
-        for line in reversed(lines):
-            record = _record(line) or {}
-            seconds = record.get("cost/wall_seconds")
-            if isinstance(seconds, int | float) and 0 <= seconds < math.inf:
-                return {key: value for key, value in record.items() if key.startswith("cost/")}
-        return {}
+        written = next((costs for line in reversed(lines) if (costs := _costs(line))), {})
+        noted = _costs(self.spent.read_bytes()) if self.spent.exists() else {}
+        return max(written, noted, key=lambda costs: costs.get(WALL, -1.0))
+
+    def note_spent(self, costs: Record) -> None:
+        """Keep costs that the lines which `go_on` cuts tell of; no line, as equal runs have none.
+
+        On rank 0, when a run goes on after a crash.
+        """
+        with whole_file(self.spent) as partial:
+            partial.write_text(json.dumps(costs))
 
     def go_on(self, size: int) -> list[str]:
         """Cut the log to the size it had at a checkpoint: what came after is done again.
@@ -116,6 +127,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 def steady(record: Record) -> dict[str, object]:
     """A record without what differs between two equal runs (times and energies)."""
     return {k: v for k, v in record.items() if not k.startswith(VOLATILE)}
+
+
+def _costs(line: bytes) -> dict[str, Any]:
+    """The costs on a line that has wall seconds, else nothing."""
+    record = _record(line) or {}
+    seconds = record.get(WALL)
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        return {}
+    return {key: value for key, value in record.items() if key.startswith("cost/")}
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
