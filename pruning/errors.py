@@ -14,8 +14,10 @@ class BudgetError(PruningError):
 class NoImages(PruningError):
     """A criterion got no images to score with."""
 
-    def __init__(self) -> None:
-        super().__init__("no images to score with: give the criterion at least one batch")
+    def __init__(
+        self, message: str = "no images to score with: give the criterion at least one batch"
+    ) -> None:
+        super().__init__(message)
 
 
 class NoEffect(PruningError):

@@ -6,7 +6,7 @@ from functools import cache, partial
 from torch import Tensor
 
 from prunezoo.pruning.amenable_channels import AmenableChannels
-from prunezoo.pruning.application.masks import freeze_but_gates
+from prunezoo.pruning.application.masks import freeze_but_gates, hold_average
 from prunezoo.pruning.application.penalty import PENALTIES, Penalty
 from prunezoo.pruning.channel_pruning import ChannelPruning
 from prunezoo.pruning.compensation.rewind import Snapshot
@@ -17,7 +17,7 @@ from prunezoo.pruning.rounds import Holder, Rounds
 from prunezoo.pruning.schedule.schedule import Schedule
 from prunezoo.pruning.schedule.triggers import TRIGGERS, Trigger, WouldKeep
 from prunezoo.pruning.stateful import Stateful, Stored, pack, unpack
-from prunezoo.pruning.training_view import State, agree, digest
+from prunezoo.pruning.training_view import State, agree, digest, stateful
 from prunezoo.pruning.types import Keep
 from prunezoo.pruning.weight_pruning import WeightPruning
 from prunezoo.schema.pruning import PruningConfig
@@ -120,7 +120,7 @@ class Pruner:
         if not left:
             self._holding(state).gradients()
         elif left == self.schedule.dense:
-            state.optimizer.state.clear()
+            stateful(state.optimizer).state.clear()
             self._hold = None  # it knows the old momenta
 
     def _dense_left(self, state: State) -> int:
@@ -168,6 +168,8 @@ class Pruner:
         # masks have changed, and after surgery parameters are new objects
         self._hold = None
         self._holding(state).weights()
+        if state.ema is not None:  # a rewind gave it dense weights back
+            hold_average(state.ema, self.method.masks)
         mark = self.method.digest()
         # every rank calls it, with something removed or not: it is a collective call
         agree(state, mark, "what pruning keeps")

@@ -17,6 +17,11 @@ from prunezoo.schema.seeds import seed_of
 from prunezoo.tasks import Task
 
 
+def stateful(optimizer: Optimizer) -> Optimizer:
+    """Where the states are: timm's Lookahead keeps them in the optimizer that it leads."""
+    return getattr(optimizer, "_base_optimizer", optimizer)
+
+
 class State(Protocol):
     """A training as its pruner sees it; `training.run.Run` is one, a notebook can write another."""
 

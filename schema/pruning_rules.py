@@ -59,6 +59,10 @@ def _first_is_too_much(p: "PruningConfig") -> bool:
     return p.schedule.first is not None and p.schedule.first >= whole
 
 
+def _rounds_at_once(p: "PruningConfig") -> bool:
+    return p.schedule.every == NONE and p.schedule.end is None
+
+
 def _several_rounds(p: "PruningConfig") -> bool:
     return p.schedule.rounds > 1 or p.schedule.every != NONE
 
@@ -176,8 +180,9 @@ RULES = [
         "a layer of no channels computes nothing; write a floor above 0 (0.001 leaves one)",
     ),
     Rule(
-        lambda p: _regrows_by_score(p) and p.schedule.every != NONE,
-        "regrow: score returns weights as they were at the start; set schedule.every: 0it",
+        lambda p: _regrows_by_score(p) and not _rounds_at_once(p),
+        "regrow: score returns weights as they were at the start; set schedule.every: 0it, and no"
+        " end",
     ),
     Rule(
         lambda p: _regrows_by_score(p) and p.criterion.name != "snip",

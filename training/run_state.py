@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from prunezoo.models.count import count
 from prunezoo.models.files.model_file import reshape, widths
-from prunezoo.pruning.application.surgery import stateful
 from prunezoo.pruning.stateful import Stored, pack
+from prunezoo.pruning.training_view import stateful
 from prunezoo.schema.recipe import Recipe, RecipeError
 from prunezoo.training import stored
 from prunezoo.training.build import build_optimizer

@@ -1,7 +1,6 @@
 """Masks held through training: removed weights get no gradient, no momentum and stay zero."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.training_view import State, stateful
 from prunezoo.pruning.types import Masks
-
-if TYPE_CHECKING:
-    from prunezoo.pruning.training_view import State
 
 
 class Hold:
@@ -61,7 +58,7 @@ class Hold:
 
     def _held_moments(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Momenta exist once the optimizer has made a step; later steps change them in place."""
-        state = self._optimizer.state if self._optimizer else {}
+        state = stateful(self._optimizer).state if self._optimizer else {}
         for parameter, mask in zip(self._parameters, self._masks, strict=True):
             for value in state.get(parameter, {}).values():
                 # counters and factored moments have other shapes, and no entry of a single weight
@@ -69,7 +66,7 @@ class Hold:
                     yield value, torch.empty_like(value).copy_(mask)
 
 
-def hold_everywhere(state: "State", masks: Masks) -> None:
+def hold_everywhere(state: State, masks: Masks) -> None:
     """Zeros where something is masked, in network, optimizer and averaged copy."""
     Hold(state.model, masks, state.optimizer).weights()
     if state.ema is not None:

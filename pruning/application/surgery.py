@@ -20,6 +20,7 @@ from prunezoo.models.axes.labels import (
 )
 from prunezoo.models.axes.removal import check, shrink
 from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.training_view import stateful
 
 
 def prune_channels(
@@ -120,11 +121,6 @@ def _states(
                 for key, value in state.items()
             }
     return states
-
-
-def stateful(optimizer: Optimizer) -> Optimizer:
-    """Where the states are: timm's Lookahead keeps them in the optimizer that it leads."""
-    return getattr(optimizer, "_base_optimizer", optimizer)
 
 
 def _lacking(key: str, shape: tuple[int, ...], group: dict[str, Any]) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from prunezoo.pruning.training_view import State
+from prunezoo.pruning.training_view import State, stateful
 
 
 class Values:
@@ -27,5 +27,5 @@ class Values:
 def _tensors(state: State) -> Iterator[Tensor]:
     for network in filter(None, (state.model, state.ema)):
         yield from (tensor.detach() for tensor in network.state_dict().values())
-    for past in state.optimizer.state.values():
+    for past in stateful(state.optimizer).state.values():
         yield from (value for value in past.values() if isinstance(value, Tensor))

@@ -25,7 +25,7 @@ from prunezoo.pruning.compensation.mean_replacement import measure, propagate
 from prunezoo.pruning.compensation.woodfisher import woodfisher
 from prunezoo.pruning.criteria.from_recipe import calibration, run_arguments
 from prunezoo.pruning.errors import PruningError
-from prunezoo.pruning.training_view import State
+from prunezoo.pruning.training_view import State, stateful
 from prunezoo.pruning.types import Batches, Keep, Reduce, identity
 from prunezoo.schema.pruning import PruningConfig
 
@@ -189,7 +189,7 @@ def reinitialise(
     if ema is not None:
         ema.load_state_dict(model.state_dict())
     if optimizer is not None:
-        optimizer.state.clear()
+        stateful(optimizer).state.clear()
     return axes
 
 

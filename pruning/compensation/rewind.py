@@ -7,7 +7,7 @@ from torch import Tensor
 
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.stateful import Stateful
-from prunezoo.pruning.training_view import State
+from prunezoo.pruning.training_view import State, stateful
 from prunezoo.schema.pruning import RewindConfig
 
 Fitted = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -51,7 +51,7 @@ class Snapshot(Stateful):
         if self._config.schedule:
             state.position = self._position
         # its momenta belong to the weights that were left
-        state.optimizer.state.clear()
+        stateful(state.optimizer).state.clear()
 
 
 def _named(state: State) -> Iterator[tuple[str, Tensor]]:

@@ -48,7 +48,7 @@ def snip(
         slope = mean_gradient(model, batches, theta, reduce=reduce, task=task)
     if gradient_only:
         return {name: g.abs() for name, g in slope.items()}
-    judged = theta if weights is None else weights
+    judged = {**theta, **(weights or {})}  # `weights` are those that may go
     return {name: (judged[name].detach() * g).abs() for name, g in slope.items()}
 
 

@@ -126,6 +126,11 @@ class Schedule:
                 " between, so that each round has steps with masks and without"
             )
         first, initial = config.first, config.initial
+        if first is not None and rounds < 2:
+            raise PruningError(
+                "schedule: first is the first of several rounds and there is one; write rounds, or"
+                " a later end"
+            )
         return cls(start, every, rounds, config.curve, latest, wait, initial, first, dense)
 
     def due(self, position: int, done: int, started: int | None) -> bool:
@@ -183,6 +188,11 @@ class Schedule:
                 f"schedule: with trigger {trigger.name} the first round comes at step {first} or"
                 f" later and the last at {last}, and training ends at {total_steps}; write an"
                 " earlier latest, or train longer"
+            )
+        if config.amenable_channels is not None and self.rounds - self.initial < 2:
+            raise PruningError(
+                "amenable_channels go round by round, and the schedule has one round; write rounds,"
+                " or a later schedule.end"
             )
         again = self.rounds > 1 and not self.every and config.application == "surgery"
         if config.accumulate and (first == 0 or again):

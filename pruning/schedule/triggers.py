@@ -229,7 +229,8 @@ class MaskDistance(Trigger):
         if keep is None:
             return {}
         mask = torch.cat([kept.flatten() for kept in keep.values()])
-        past = [self.tensors[str(i)] for i in range(len(self.tensors))]
+        # a checkpoint's are on the training's device
+        past = [self.tensors[str(i)].to(mask.device) for i in range(len(self.tensors))]
         distances = [float((mask != earlier).double().mean()) for earlier in past]
         full = len(distances) == self.previous
         self.fired = self.fired or (full and max(distances) <= self.distance)

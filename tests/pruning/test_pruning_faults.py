@@ -273,6 +273,23 @@ def test_rounds_that_cannot_come_are_refused(keys, says):
         Pruner(recipe(**CHANNEL | keys), Training())
 
 
+ONE_ROUND = {"start": "1ep", "every": "1ep"}
+RETURNING = {"regrow": "global_gradient", "application": "mask_then_surgery"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"schedule": ONE_ROUND | {"first": 0.3}}, "there is one; write rounds"),
+        ({"schedule": ONE_ROUND | {"every": "2ep", "end": "2ep", "first": 0.3}}, "there is one"),
+        ({"schedule": ONE_ROUND, "amenable_channels": 0.3, **RETURNING}, "the schedule has one"),
+    ],
+)
+def test_one_round_is_not_the_first_of_several(keys: dict, says: str):
+    with pytest.raises(PruningError, match=says):
+        Pruner(recipe(**{"sparsity": 0.9} | keys), Training())
+
+
 def test_a_trigger_that_latest_forces_needs_no_time_of_its_own():
     schedule = {"trigger": "epi", "latest": "2ep"}
     training = Training()
@@ -444,3 +461,11 @@ def test_a_plan_of_many_rounds_shows_the_first_and_the_last():
     assert lines[0].startswith("step 0 ")
     assert lines[-1].startswith("step 999 ")
     assert lines[-2] == f"… {1000 - SHOWN} more …"
+
+
+def test_a_training_without_images_to_score_with_is_told_so():
+    training = Training()
+    training.calibration = lambda *_, **__: iter(())
+    pruner = Pruner(recipe(criterion="snip", sparsity=0.5), training)
+    with pytest.raises(PruningError, match="pruning at step 0, round 1 of 1: no images to score"):
+        pruner.prune(training)

@@ -110,6 +110,30 @@ def test_a_curve_from_its_first_round_on_ends_at_the_whole(curve: str):
         assert ratios == pytest.approx([ratios[0]] * 5)
 
 
+def test_weights_return_where_a_layer_is_left_alone():
+    schedule = {"rounds": 4, "every": "0it", "curve": "exponential"}
+    left_alone = {"except": ["classifier"]}
+    training = Training()
+    config = recipe(criterion="snip", sparsity=0.8, regrow="score", schedule=schedule, **left_alone)
+    pruner = Pruner(config, training)
+    pruner.prune(training)
+    masks = pruner.method.masks
+    assert list(masks) == ["0.weight", "4.weight", "9.weight"]
+    assert sum(int(mask.sum()) for mask in masks.values()) == pytest.approx(
+        0.2 * sum(mask.numel() for mask in masks.values()), abs=1
+    )
+
+
+def test_weights_that_are_to_return_as_they_were_return_at_once():
+    """Spread over training a second round would find zeros where dense weights had been."""
+    for apart in ({"every": "1ep"}, {"end": "3ep"}):
+        with pytest.raises(ValueError, match=r"set schedule\.every: 0it, and no end"):
+            recipe(
+                criterion="snip", sparsity=0.8, regrow="score",
+                schedule={"start": "1ep", "rounds": 4, **apart},
+            )  # fmt: skip
+
+
 def test_weights_that_return_at_once_keep_their_momentum_and_average():
     """FORCE's rounds at one moment leave what its last mask leaves of what there was before."""
     schedule = {"start": "7it", "rounds": 8, "every": "0it", "curve": "exponential"}

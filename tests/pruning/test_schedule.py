@@ -1,6 +1,7 @@
 import json
 import math
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -242,6 +243,23 @@ def test_default_thresholds_are_the_codes(removed: float, granularity: str, thre
 def test_a_threshold_that_never_fires_is_an_error():
     with pytest.raises(ValueError, match="never fires; write threshold"):
         Drift(0.9, "channel", mode="code")
+
+
+def test_masks_of_a_checkpoint_are_compared_wherever_they_were_loaded():
+    class Elsewhere:
+        """A mask on another device: it can be moved, and compared no sooner."""
+
+        def __init__(self, mask: torch.Tensor) -> None:
+            self.mask = mask
+
+        def to(self, device: torch.device) -> torch.Tensor:
+            return self.mask.to(device)
+
+    trigger = MaskDistance(0.5, "channel", previous=1)
+    mask = torch.tensor([True, True, False, False])
+    trigger.tensors = {"0": cast(torch.Tensor, Elsewhere(mask))}
+    told = trigger.observe(2, nn.Linear(1, 1), lambda _: {"a": ~mask})
+    assert told == {"mask_distance/most": 1.0}
 
 
 def test_mask_distance_fires_once_four_earlier_masks_are_near():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from prunezoo import models
@@ -86,6 +87,54 @@ def test_a_random_epoch_follows_from_the_seed_of_the_run():
     assert epoch(3) == epoch(3)
     assert len({epoch(seed) for seed in range(40)}) > 15
     assert epoch(3, seed=5) == epoch(4, seed=5)
+
+
+class Averaging(Training):
+    """A training whose average follows the weights, as `training.ema` does."""
+
+    def step(self, pruner: Pruner) -> None:
+        super().step(pruner)
+        assert self.ema is not None
+        with torch.no_grad():
+            for average, weight in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                average.lerp_(weight, 0.01)
+        pruner.hold_average(self)
+
+
+@pytest.mark.parametrize("keys", [{"sparsity": 0.9}, CHANNEL], ids=["weights", "channels"])
+def test_an_average_that_went_back_is_pruned_as_the_network_is(keys: dict):
+    training = Averaging(epochs=2, averages=True)
+    pruner = Pruner(recipe(**keys, schedule={"start": "1ep"}, rewind="3it"), training)
+    training.run(pruner)
+    assert training.ema is not None
+    averages = dict(training.ema.named_parameters())
+    assert pruner.method.masks
+    for name, mask in pruner.method.masks.items():
+        assert not averages[name].detach()[~mask].any(), name
+
+
+@pytest.mark.parametrize("name", ["sgd", "lookahead_sgd"])
+def test_an_optimizer_that_went_back_has_no_past(name: str):
+    """timm's Lookahead keeps momenta and slow weights in the optimizer that it leads."""
+
+    class Led(Training):
+        def new_optimizer(self) -> torch.optim.Optimizer:
+            return create_optimizer_v2(self.model, opt=name, lr=0.05, momentum=0.9)
+
+    training = Led(epochs=2)
+    pruner = Pruner(recipe(sparsity=0.5, schedule={"start": "1ep"}, rewind="3it"), training)
+    training.run(pruner, until=STEPS)
+    inner = getattr(training.optimizer, "_base_optimizer", training.optimizer)
+    assert inner.state
+    assert pruner.due(training)
+    pruner.prune(training)
+    assert not inner.state
+    training.run(pruner, until=STEPS + 8)  # Lookahead takes its slow weights every sixth step
+    for parameter_name, mask in pruner.method.masks.items():
+        parameter = dict(training.model.named_parameters())[parameter_name]
+        for value in inner.state[parameter].values():
+            if isinstance(value, torch.Tensor) and value.shape == mask.shape:
+                assert not value[~mask].any()
 
 
 def test_rewinding_after_the_last_round_keeps_the_weights_and_restarts_the_schedule():
