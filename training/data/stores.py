@@ -24,6 +24,7 @@ from prunezoo.training.data.layouts import (
 )
 from prunezoo.training.data.layouts.decoding import common_shape, decode, decode_all
 from prunezoo.training.data.layouts.files import faults_named
+from prunezoo.training.data.layouts.opening import PARTS
 from prunezoo.training.data.layouts.workers import Rooms, results
 from prunezoo.training.data.policies import changed_batch
 
@@ -258,7 +259,8 @@ def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
     }.items():
         if stated:
             raise DataError(f"{config.name} is held in memory: data.{key} is for streamed images")
-    train, test = decode_all(splits, config.name.strip("/").replace("/", "-"))
+    parts = config.model_dump(include=set(PARTS))
+    train, test = decode_all(splits, config.name.strip("/").replace("/", "-"), parts)
     shape = _one_shape(config, train, test)
     last = finishing(config, shape[0], device)
     stores: dict[str, ImageStore] = {

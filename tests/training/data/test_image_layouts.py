@@ -277,6 +277,39 @@ def test_decoded_images_are_kept_until_a_file_changes(tmp_path, cache, monkeypat
     assert {file.suffix for file in cache.iterdir()} == {".safetensors"}
 
 
+def write_parts(root):
+    """Tables of two image and two label columns; the test rows have labels in one alone."""
+    import datasets
+
+    stacks = {}
+    types = {c: datasets.Image() for c in ("first", "second")} | {
+        c: datasets.ClassLabel(names=list(CLASSES)) for c in ("all", "some")
+    }
+    (root / "data").mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        rows = {"all": labelled(4), "some": [-1] * 4 if split == "test" else labelled(4)}
+        for column in ("first", "second"):
+            stacks[column, split] = pictures(4, stream=f"{column} {split}")
+            rows[column] = [{"bytes": png(x), "path": None} for x in stacks[column, split]]
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(types))
+        table.to_parquet(root / "data" / f"{split}-00000-of-00001.parquet")
+    return stacks
+
+
+def test_parts_of_the_same_files_are_kept_apart(tmp_path):
+    stacks = write_parts(tmp_path / "set")
+    for image, label, stated, found in (
+        ("first", "all", None, "test"),
+        ("first", "all", "validation", "validation"),
+        ("second", "all", None, "test"),
+        ("first", "some", None, "validation"),
+    ):
+        columns = {"image": image, "label": label}
+        stores = opened(tmp_path / "set", columns=columns, test_split=stated).stores
+        assert torch.equal(stores["train"].bordered, stacks[image, "train"])
+        assert torch.equal(stores["test"].bordered, stacks[image, found])
+
+
 def test_a_cache_that_cannot_be_written_is_said_and_harmless(tmp_path, monkeypatch):
     train, _ = write_folders(tmp_path / "set")
     (tmp_path / "file").write_text("")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prunezoo.models.files.tensor_files import load_tensors, save_tensors
 
-VERSION = 2  # of what is kept; raise it when the same files would give other tensors
+VERSION = 3  # of what is kept; raise it when the same files would give other tensors
 
 
 def cache_folder() -> Path:

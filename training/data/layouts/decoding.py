@@ -4,7 +4,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -215,8 +215,11 @@ def common_shape(source: Encoded) -> tuple[int, int, int]:
     return max(shape[0] for shape in shapes), shapes[0][1], shapes[0][2]
 
 
-def decode_all(splits: Splits, name: str) -> tuple[Pixels, Pixels]:
-    """Both splits as pixels. Images must be of one size; the result is kept for later runs."""
+def decode_all(splits: Splits, name: str, parts: Mapping[str, object]) -> tuple[Pixels, Pixels]:
+    """Both splits as pixels. Images must be of one size; the result is kept for later runs.
+
+    `parts`: the recipe's keys that pick parts of the files, which alone do not tell what was read.
+    """
     pair = (splits.train, splits.test)
     if isinstance(splits.train, Pixels) and isinstance(splits.test, Pixels):
         return splits.train, splits.test
@@ -233,7 +236,7 @@ def decode_all(splits: Splits, name: str) -> tuple[Pixels, Pixels]:
         shapes = {key: tuple(stack.shape) for key, stack in stacks.items()}
         return shapes == sizes and all(x.dtype == torch.uint8 for x in stacks.values())
 
-    stacks = kept(f"{name}-pixels", files, make, fits, shape, counts)
+    stacks = kept(f"{name}-pixels", files, make, fits, shape, counts, parts)
     train, test = (Pixels(stacks[f"images{i}"], source.labels) for i, source in enumerate(sources))
     return train, test
 
