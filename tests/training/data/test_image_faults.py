@@ -93,6 +93,10 @@ FAULTS = {
         lambda r: (write_shards(r), [p.unlink() for p in r.glob("*validation*")]),
         r"2 tar files .*2 have `train` and 0 have test or valid or val",
     ),
+    "shards of both splits": (
+        lambda r: (write_shards(r), [p.rename(r / f"train-{p.name}") for p in r.glob("*-0000*")]),
+        r"set: train-set-validation-0000.tar is named as training and as test shard; rename it",
+    ),
     "idx missing": (
         lambda r: (write_idx(r), (r / "t10k-labels-idx1-ubyte.gz").unlink()),
         r"t10k-labels-idx1-ubyte.gz is missing; the four files of MNIST",

@@ -83,6 +83,25 @@ def test_tar_shards(tmp_path):
     assert_holds(data, train, test, train_labels.tolist(), test_labels.tolist())
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("retrieval-train", "retrieval-val"),
+        ("contest_train", "contest_validation"),
+        ("set/training/", "set/VAL/"),
+        ("cifar10train", "cifar10val"),
+    ],
+)
+def test_shards_are_told_apart_by_how_words_begin(tmp_path, train, test):
+    written = write_shards(tmp_path / "written")
+    for tar in sorted((tmp_path / "written").iterdir()):
+        name = tar.name.replace("set-train", train).replace("set-validation", test)
+        write(tmp_path / "set" / name, tar.read_bytes())
+    stores = opened(tmp_path / "set").stores
+    for split, (images, _) in zip(("train", "test"), written, strict=True):
+        assert torch.equal(stores[split].bordered, images)
+
+
 @pytest.mark.parametrize(("compress", "place"), [(True, "."), (False, "MNIST/raw"), (True, "raw")])
 def test_idx_files(tmp_path, compress, place):
     train, test = write_idx(tmp_path / "set" / place, compress)

@@ -19,7 +19,7 @@ from prunezoo.training.data.layouts.folders import IMAGE_SUFFIXES
 from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
 from prunezoo.training.data.layouts.labels import MOST_CLASSES, checked
 
-TEST_PARTS = ("test", "valid", "val")  # `validation` contains the second
+TEST_PARTS = ("test", "valid", "val")  # `validation` begins with the second
 NUMBER = re.compile(rb"\s*\d{1,18}\s*")  # one that fits int64; int() also reads 1_0 and +1
 MOST_TEXT = 2**24  # bytes of a .cls or .json
 # what tarfile also raises at headers of random bytes; sizes of 10^30 make the last three
@@ -57,7 +57,8 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     In order of shard name and place in the shard. None without tar files.
 
     Raises:
-        DataError: no shards of one split; a damaged one; a preparation that is not complete.
+        DataError: no shards of one split, or one of both; a damaged one; a preparation that is not
+            complete.
     """
     manifest = prepared.read(folder)
     if manifest is not None:
@@ -65,18 +66,7 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     tars = sorted(path for path in folder.rglob("*.tar") if not path.is_dir())
     if not tars:
         return None
-    relative = {tar: str(tar.relative_to(folder)).lower() for tar in tars}
-    train = [tar for tar in tars if "train" in relative[tar]]
-    parts = (config.test_split,) if config.test_split else TEST_PARTS
-    test = next(
-        (matches for part in parts if (matches := [t for t in tars if part in relative[t]])), []
-    )
-    if not train or not test:
-        names = ", ".join(tar.name for tar in tars[:5])
-        raise DataError(
-            f"{folder}: {len(tars)} tar files ({names}), of which {len(train)} have `train` and"
-            f" {len(test)} have {' or '.join(parts)} in their names; both are needed"
-        )
+    train, test = _split(folder, tars, config)
     splits = (_shards(train), _shards(test))
     if manifest and [len(s.labels) for s in splits] != [manifest.train, manifest.test]:
         numbers = " and ".join(str(len(s.labels)) for s in splits)
@@ -90,6 +80,33 @@ def tar_shards(folder: Path, config: DataConfig) -> Splits | None:
     for split in splits:
         checked(split.labels.tolist(), split.where, manifest.num_classes)
     return Splits(*splits, num_classes=manifest.num_classes)
+
+
+def _split(folder: Path, tars: list[Path], config: DataConfig) -> tuple[list[Path], list[Path]]:
+    """The shards to train on and to test on, by how a word of their paths begins."""
+
+    def named(part: str) -> list[Path]:
+        # not anywhere in a word: `retrieval-train-0.tar` contains `val`, and `contest` `test`
+        begins = re.compile(rf"(?<![^\W\d_]){re.escape(part)}", re.IGNORECASE)
+        return [tar for tar in tars if begins.search(str(tar.relative_to(folder)))]
+
+    train = named("train")
+    parts = (config.test_split,) if config.test_split else TEST_PARTS
+    test = next((found for part in parts if (found := named(part))), [])
+    if not train or not test:
+        names = ", ".join(tar.name for tar in tars[:5])
+        raise DataError(
+            f"{folder}: {len(tars)} tar files ({names}), of which {len(train)} have `train` and"
+            f" {len(test)} have {' or '.join(parts)} at the beginning of a word of their names;"
+            " both are needed"
+        )
+    both = sorted(set(train) & set(test))
+    if both:
+        raise DataError(
+            f"{folder}: {both[0].relative_to(folder)} is named as training and as test shard;"
+            " rename it, or name the test shards by data.test_split"
+        )
+    return train, test
 
 
 def _shards(tars: list[Path]) -> Shards:
