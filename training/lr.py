@@ -14,18 +14,17 @@ def factor(config: LrScheduleConfig, position: int, *, total: int, steps_per_epo
     one_cycle: cosine from 1/start_divisor up to 1 at `rise` of the whole, then down to
     1/(start_divisor · final_divisor) (Smith & Topin, arXiv:1708.07120; torch's OneCycleLR).
     Milestones count from the start of training, warm-up included. `per: epoch` holds the value
-    of an epoch's first step through the epoch; warm-up then rises as (e + 1)/(warm-up epochs).
+    of an epoch's first step through the epoch; warm-up then rises as (e + 1)/(warm-up epochs), to 1
+    in the epoch in which it ends.
     """
     if config.curve == "one_cycle":
         return _one_cycle(config, position, total)
     warm = config.warmup.steps(steps_per_epoch, total)
-    if config.per == "epoch":
-        epoch = position // steps_per_epoch
-        if position < warm:
-            return _between(config.warmup_start, 1.0, (epoch + 1) * steps_per_epoch / warm)
-        position = epoch * steps_per_epoch
-    elif position < warm:
-        return _between(config.warmup_start, 1.0, (position + 1) / warm)
+    held = steps_per_epoch if config.per == "epoch" else 1  # steps of one value
+    position = position // held * held
+    if position < warm:
+        # at most 1: a warm-up may end inside an epoch
+        return _between(config.warmup_start, 1.0, min(1.0, (position + held) / warm))
     progress = min(1.0, (position - warm) / max(1, total - warm))
     match config.curve:
         case "linear":

@@ -81,3 +81,15 @@ def test_warmup_is_linear_and_ends_at_the_base():
 def test_warmup_per_epoch_rises_as_the_papers_write_it():
     config = LrScheduleConfig(curve="cosine", per="epoch", warmup=Duration.parse("4ep"))
     assert ours(config)[:40:10] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rises"),
+    [("5it", [1.0]), ("4%", [1.0]), ("2.5ep", [0.4, 0.8, 1.0]), ("20it", [0.5, 1.0])],
+)
+def test_warmup_per_epoch_may_end_inside_an_epoch(warmup, rises):
+    config = LrScheduleConfig(curve="linear", per="epoch", warmup=Duration.parse(warmup))
+    values, warm = ours(config), config.warmup.steps(EPOCH, TOTAL)
+    falls = [1 - (p - warm) / (TOTAL - warm) for p in range(len(rises) * EPOCH, TOTAL, EPOCH)]
+    expected = [value for value in (*rises, *falls) for _ in range(EPOCH)]
+    assert values == pytest.approx(expected)
