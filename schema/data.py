@@ -232,11 +232,13 @@ class DataConfig(Named):
             raise ValueError("length, context and vocabulary are of texts; remove them")
         if self.play is not None and not self.is_environment:
             raise ValueError("play is of environments, such as gymnasium/CartPole-v1; remove it")
-        if self.is_environment and self.validation != int(self.validation):
+        is_share = isinstance(self.validation, float)  # so is 100%, which int() would make 1 image
+        if self.is_environment and self.validation and is_share:
             raise ValueError("validation is a number of episodes here; write one, such as 20")
-        # below 1 it is a fraction, from 1 on a number of images
-        if self.validation >= 1 and self.validation != int(self.validation):
-            raise ValueError("validation is a whole number of images, or a fraction such as 10%")
+        if self.validation >= 1 and is_share:
+            raise ValueError(
+                "validation is a whole number of images, or a fraction below 1 such as 10%"
+            )
         if self.path is not None and self.revision is not None:
             raise ValueError("revision names a version on the hub, path a local folder; write one")
         if self.path is not None and self.name in ("digits", "synthetic"):

@@ -251,10 +251,15 @@ def held_out(config: DataConfig, examples: int) -> tuple[int, int]:
     """Numbers of examples to train on and to validate on.
 
     Raises:
-        DataError: there are fewer than both.
+        DataError: there are fewer than both, or a fraction to validate on is none of them.
     """
     share = config.validation
     validation = round(share * examples) if share < 1 else int(share)
+    if share and not validation:
+        raise DataError(
+            f"{config.name}: validation {share} of {examples} training images is none; raise it,"
+            " or write 0"
+        )
     left = examples - validation
     train = config.train_subset or left
     if train > left or left < 1:

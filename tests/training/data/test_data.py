@@ -190,7 +190,7 @@ def test_a_subset_is_fixed_and_of_the_size_asked_for():
     assert rows != numbers(data, joined(data.subset_batches(0.4, 16, "other"))[0])
 
 
-@pytest.mark.parametrize(("validation", "held"), [(0, 0), (0.25, 26), (7, 7)])
+@pytest.mark.parametrize(("validation", "held"), [(0, 0), (0.25, 26), (1, 1), (7, 7)])
 def test_validation_is_held_out_of_training(validation, held):
     data = opened(validation=validation)
     train, out = (set(data.rows[split].tolist()) for split in ("train", "validation"))
