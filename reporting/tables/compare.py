@@ -12,6 +12,7 @@ from prunezoo.reporting.claims import Claim
 from prunezoo.reporting.papers import Cell, Column, Table
 from prunezoo.reporting.records import Record, numbers, standard_error
 from prunezoo.reporting.tables.oracle import RATIOS, with_changes
+from prunezoo.training.data.facts import DATASETS
 
 
 @dataclass(frozen=True)
@@ -105,23 +106,40 @@ def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
     epochs = line.get("epochs") or protocol.get("epochs")
     if isinstance(epochs, dict):
         epochs = epochs.get(data)
-    ran, hardware = record.number("run/epochs"), str(summary.get("run/device", "unknown"))
+    ran = record.number("run/epochs")
     parts = []
-    if data and not _same(summary.get("data/name"), data):
+    if data and _data(summary.get("data/name")) != _data(data):
         parts.append(f"data {summary.get('data/name')}")
     if epochs is not None and (ran is None or abs(ran - float(epochs)) > 0.01 * float(epochs)):
         parts.append(f"{'?' if ran is None else format(ran, 'g')} of {epochs} epochs")
-    if "hardware" in protocol and not _same(hardware, protocol["hardware"]):
-        parts.append(f"on {hardware}")
+    if "hardware" in protocol and not _is_on(record, protocol["hardware"]):
+        number, device = _processes(record), summary.get("run/device", "unknown")
+        parts.append(f"on {f'{number} × ' if number > 1 else ''}{device}")
     if RATIOS in summary:
         parts.append(f"mean over {summary[RATIOS]} % removed")
     return (*parts, *record.job.extra)
 
 
-def _same(ours: Any, theirs: Any) -> bool:
-    """Return True if two names mean the same: cifar10 is CIFAR-10."""
-    plain = [re.sub(r"[^a-z0-9]", "", str(name).lower()) for name in (ours, theirs)]
-    return plain[1] in plain[0]
+def _data(name: Any) -> str:
+    """A data set's name, however written: cifar10 of CIFAR-10, uoft-cs/cifar10, data/cifar10."""
+    last = _letters(str(name).rstrip("/").rpartition("/")[2])
+    hubs = {_letters(f.hub.rpartition("/")[2]): key for key, f in DATASETS.items() if f.hub}
+    return _letters(hubs.get(last, last))  # imagenet-1k is ImageNet
+
+
+def _is_on(record: Record, hardware: str) -> bool:
+    """Return True if it ran on such devices, as many: `8 × V100`, or `GTX 1080 Ti` for one."""
+    number, _, kind = hardware.rpartition(" × ")
+    device = _letters(record.summary.get("run/device"))
+    return _processes(record) == int(number or 1) and _letters(kind) in device
+
+
+def _processes(record: Record) -> int:
+    return int(record.number("run/processes") or 1)
+
+
+def _letters(name: Any) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
 
 
 def _experiments(records: Iterable[Record]) -> list[list[Record]]:

@@ -13,9 +13,9 @@ from prunezoo.pruning.laboratory import table as laboratory_table
 from prunezoo.reporting import papers
 from prunezoo.reporting.claims import find_claims
 from prunezoo.reporting.pages.experiments import by_setting
-from prunezoo.reporting.records import Job, RecordError, collect, load_records
+from prunezoo.reporting.records import Job, Record, RecordError, collect, load_records
 from prunezoo.reporting.tables import grid as show
-from prunezoo.reporting.tables.compare import compare, measured
+from prunezoo.reporting.tables.compare import compare, differences, measured
 from tests.support.synthetic_runs import (
     ROW,
     SUMMARY,
@@ -74,6 +74,46 @@ def test_other_data_epochs_hardware_and_settings_are_said(tmp_path):
         "on Synthetic Processor",
         "training.duration=5ep",
     )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("cifar10", "CIFAR-10", True),
+        ("uoft-cs/cifar10", "CIFAR-10", True),
+        ("data/cifar10/", "CIFAR-10", True),
+        ("ILSVRC/imagenet-1k", "ImageNet", True),
+        ("tiny_imagenet", "Tiny-ImageNet", True),
+        ("zh-plus/tiny-imagenet", "Tiny-ImageNet", True),
+        ("cifar100", "CIFAR-10", False),
+        ("imagenette", "ImageNet", False),
+        ("tiny_imagenet", "ImageNet", False),
+        (None, "ImageNet", False),
+    ],
+)
+def test_a_data_set_is_not_another_whose_name_it_begins_or_ends(ours, theirs, same):
+    table = replace(papers.find_table("pat/1"), protocol={"data": theirs})
+    row = next(row for row, line in table.rows.items() if not line.get("dataset"))
+    ran = Record(Job(None, "recipes/x.yaml"), {"data/name": ours})
+    assert differences(table, row, ran) == (() if same else (f"data {ours}",))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "device", "processes", "differs"),
+    [
+        ("8 × V100", "Tesla V100-SXM2-16GB", 8, ()),
+        ("8 × V100", "Tesla V100-SXM2-16GB", 4, ("on 4 × Tesla V100-SXM2-16GB",)),
+        ("8 × V100", "Tesla V100-SXM2-16GB", None, ("on Tesla V100-SXM2-16GB",)),
+        ("8 × V100", "NVIDIA A100", 8, ("on 8 × NVIDIA A100",)),
+        ("GTX 1080 Ti", "NVIDIA GeForce GTX 1080 Ti", 1, ()),
+        ("GTX 1080 Ti", "NVIDIA GeForce GTX 1080 Ti", 4, ("on 4 × NVIDIA GeForce GTX 1080 Ti",)),
+    ],
+)
+def test_hardware_is_a_number_of_devices_and_their_kind(hardware, device, processes, differs):
+    table = replace(papers.find_table("pat/1"), protocol={"hardware": hardware})
+    figures = {"run/device": device, "run/processes": processes}
+    ran = Record(Job(None, "recipes/x.yaml"), figures)
+    assert differences(table, next(iter(table.rows)), ran) == differs
 
 
 def test_a_study_names_its_training_and_other_records_stay_as_they_were(tmp_path):
