@@ -93,7 +93,11 @@ def run_tables(arguments: argparse.Namespace) -> int:
 
 
 def plan_tables(arguments: argparse.Namespace) -> int:
-    """Print what the missing runs will take, each and in total."""
+    """Print what the missing runs will take, each and in total.
+
+    Raises:
+        ReportingError: --benchmark of several devices.
+    """
     from prunezoo.reporting.jobs.cost_forecast import (
         PlanError,
         Rates,
@@ -103,6 +107,11 @@ def plan_tables(arguments: argparse.Namespace) -> int:
     )
     from prunezoo.reporting.jobs.forecast_grid import summed
 
+    if arguments.benchmark and arguments.processes > 1:
+        raise ReportingError(
+            "--benchmark measures one device; leave out --processes, or state --images-per-second"
+            " of all of them"
+        )
     measured, jobs = records.load_records(arguments.results), jobs_of(arguments)
     todo = missing(jobs, places_of(arguments))
     device = arguments.device or this_device()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prunezoo.reporting.errors import ReportingError
-from prunezoo.reporting.records import Job, Record, numbers
+from prunezoo.reporting.records import Job, Record
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.duration import Duration
 from prunezoo.schema.source import resolve
@@ -26,7 +26,10 @@ class PlanError(ReportingError):
 
 @dataclass(frozen=True)
 class Rates:
-    """Factors of a forecast; a figure whose factor is None is not forecast."""
+    """Factors of a forecast; a figure whose factor is None is not forecast.
+
+    Images/s and watts are those of one run, on all of its `devices`.
+    """
 
     images_per_second: float | None = None
     watts: float | None = None
@@ -40,7 +43,7 @@ class Pauses:
     """All that a run does besides training steps, as recorded runs of its recipe had it.
 
     `stretch`: seconds of an image, pauses included, per second of a training step's image. `once`:
-    what does not grow with the training, in images that would be trained on meanwhile.
+    what does not grow with the training, in images that a device would be trained on meanwhile.
     """
 
     stretch: float = 1.0
@@ -51,7 +54,8 @@ class Pauses:
 class Forecast:
     """The cost of one job, and the records behind it.
 
-    `bound`: ~ where its own recipe's speed is not known, ≥ where its pauses are not either.
+    `bound`: ~ where its own recipe's speed on as many devices is not known, ≥ where its pauses are
+    not either.
     """
 
     job: Job
@@ -71,8 +75,9 @@ def forecast(
     """A job's cost: planned images over images/s, with pauses; power and grid intensity too.
 
     All are medians over records, or stated. Throughput is that of the device's records of the same
-    row, else recipe, else model and data. Pauses are those of the row's or recipe's records on any
-    device; without them the cost is of training steps alone.
+    row, else recipe, else model and data: on as many processes, else on other numbers of them, as
+    if each device kept its speed and power. Pauses are those of the row's or recipe's records on
+    any device; without them the cost is of training steps alone.
 
     Raises:
         PlanError: no record of the model, data and device, and no `--images-per-second`.
@@ -86,9 +91,9 @@ def forecast(
     own = _own(everywhere, job)
     alike = [r for r in everywhere if r.summary.get("run/device") == device]
     own_here = _own(alike, job)
-    here = own_here or alike
+    here = _on(rates.devices, own_here or alike)
     stated = rates.images_per_second is not None
-    speed = rates.images_per_second or _median(here, SPEED)
+    speed = rates.images_per_second or _speed(here, rates.devices)
     if speed is None:
         raise PlanError(
             f"{job.recipe}: no record of {model} on {data} with {device};"
@@ -98,14 +103,12 @@ def forecast(
         speed *= _relative_speed(own, everywhere)
     paused = _pauses(own)
     pauses = paused or Pauses()
-    hours = (images * pauses.stretch + pauses.once) / speed / 3600
-    source = "speed stated" if stated else _counted(here, "the recipe" if own_here else "others")
-    if paused and (stated or not own_here):
-        source += f"; pauses: {_counted(own, 'the recipe')}"
-    watts = rates.watts or _watts(here)
+    hours = (images * pauses.stretch + rates.devices * pauses.once) / speed / 3600
+    watts = rates.watts or _watts(here, rates.devices)
     energy = watts and hours * watts / 1000
     grid = _grid(here) if rates.kg_per_kwh is None else rates.kg_per_kwh
     price = rates.price_per_gpu_hour
+    known = own_here and all(_processes(r) == rates.devices for r in here)
     return Forecast(
         job=job,
         images=images,
@@ -114,8 +117,8 @@ def forecast(
         energy_kwh=energy,
         emissions_kgco2e=energy and grid and energy * grid,
         money=price and price * hours * rates.devices,
-        source=source,
-        bound="≥ " if paused is None else "" if stated or own_here else "~ ",
+        source=_source(job, here, own if paused else [], rates),
+        bound="≥ " if paused is None else "" if stated or known else "~ ",
     )
 
 
@@ -241,12 +244,38 @@ def _own(records: Sequence[Record], job: Job) -> list[Record]:
     return row or [r for r in records if r.job.recipe == job.recipe]
 
 
+def _on(devices: int, records: Sequence[Record]) -> Sequence[Record]:
+    """Records of runs on so many processes; all of them if there is none."""
+    return [r for r in records if _processes(r) == devices] or records
+
+
+def _processes(record: Record) -> int:
+    return int(record.number("run/processes") or 1)
+
+
+def _source(job: Job, here: Sequence[Record], paused: Sequence[Record], rates: Rates) -> str:
+    """The records that speed, power and pauses are from."""
+    whose = "the recipe" if _own(here, job) else "others"
+    others = any(_processes(r) != rates.devices for r in here)
+    if rates.images_per_second is None:
+        said = _counted(here, whose, rates)
+    elif others and not rates.watts:
+        said = f"speed stated; power: {_counted(here, whose, rates)}"
+    else:
+        said = "speed stated"
+    if paused and (rates.images_per_second is not None or whose == "others"):
+        said += f"; pauses: {_counted(paused, 'the recipe', rates)}"
+    return said
+
+
 def _relative_speed(own: Sequence[Record], everywhere: Sequence[Record]) -> float:
     """The speed of a recipe's runs by that of others on the same device; 1 if one is unknown."""
     device = own[0].summary.get("run/device") if own else None
     there = [r for r in everywhere if r.summary.get("run/device") == device]
-    mine = _median([r for r in there if r in own], SPEED)
-    theirs = _median([r for r in there if r not in own], SPEED)
+    # by id: to compare records by value takes the square of their number
+    recipes = {id(r) for r in own}
+    mine = _speed([r for r in there if id(r) in recipes])
+    theirs = _speed([r for r in there if id(r) not in recipes])
     return mine / theirs if mine and theirs else 1.0
 
 
@@ -262,25 +291,34 @@ def _pauses(records: Sequence[Record]) -> Pauses | None:
         # several rounds are more in a longer training; a search before it is not
         if (record.number("prune/rounds_done") or 0) <= 1:
             once += record.number("cost/prune_seconds") or 0.0
-        found.append(((3600 * hours - once) * speed / images, once * speed))
+        by_device = speed / _processes(record)
+        found.append(((3600 * hours - once) * speed / images, once * by_device))
     if not found:
         return None
     return Pauses(*(statistics.median(column) for column in zip(*found, strict=True)))
 
 
-def _counted(records: Sequence[Record], whose: str) -> str:
-    return f"{len(records)} record{'' if len(records) == 1 else 's'} of {whose}"
+def _counted(records: Sequence[Record], whose: str, rates: Rates) -> str:
+    said = f"{len(records)} record{'' if len(records) == 1 else 's'} of {whose}"
+    numbers = sorted({_processes(r) for r in records} - {rates.devices})
+    if not numbers:
+        return said
+    return f"{said} on {', '.join(map(str, numbers))} process{'' if numbers == [1] else 'es'}"
 
 
-def _median(records: Sequence[Record], key: str) -> float | None:
-    values = [value for value in numbers(records, key) if value]
+def _speed(records: Sequence[Record], devices: int = 1) -> float | None:
+    """Images/s of so many devices."""
+    pairs = [(r.number(SPEED), _processes(r)) for r in records]
+    speeds = [devices * speed / number for speed, number in pairs if speed]
     # the median: one run on a busy machine must not move a forecast
-    return statistics.median(values) if values else None
+    return statistics.median(speeds) if speeds else None
 
 
-def _watts(records: Sequence[Record]) -> float | None:
-    pairs = [(r.number("cost/energy_kwh"), r.number("cost/wall_hours")) for r in records]
-    watts = [1000 * kwh / hours for kwh, hours in pairs if kwh and hours]
+def _watts(records: Sequence[Record], devices: int) -> float | None:
+    """Power of so many devices, with their machines."""
+    keys = ("cost/energy_kwh", "cost/wall_hours")
+    pairs = [(*(r.number(key) for key in keys), _processes(r)) for r in records]
+    watts = [devices * 1000 * kwh / hours / number for kwh, hours, number in pairs if kwh and hours]
     return statistics.median(watts) if watts else None
 
 

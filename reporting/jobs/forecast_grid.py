@@ -59,7 +59,8 @@ def _remarks(rows: Sequence[Sequence[str]], forecasts: Sequence[Forecast]) -> It
     if "~ " in bounds:
         yield (
             "~ rough: by the speed of other recipes here, and of this one's against others' on the"
-            " device of its records"
+            " device of its records; or of runs on other numbers of processes, as if each device"
+            " kept its speed"
         )
     if "≥ " in bounds:
         yield (
@@ -68,4 +69,4 @@ def _remarks(rows: Sequence[Sequence[str]], forecasts: Sequence[Forecast]) -> It
         )
     if any("?" in row for row in rows):
         yield "? unknown: state --watts, --kg-per-kwh or --price"
-    yield "runs one after the other on one device; device hours are GPU hours where it is a GPU"
+    yield "runs one after the other; device hours are GPU hours where it is a GPU"

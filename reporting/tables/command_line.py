@@ -10,7 +10,7 @@ from prunezoo.schema.duration import Duration
 
 ROOT = Path(__file__).resolve().parents[2]
 RATES = {
-    "images-per-second": "of training, instead of what records say",
+    "images-per-second": "of one run's training, instead of what records say",
     "watts": "that one run draws, instead of what records say",
     "kg-per-kwh": "CO2e of the grid, instead of what records say",
     "price": "of a device hour, in any currency",
@@ -218,7 +218,9 @@ def _plan(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, metavar="NUMBER", help=unit)
     parser.add_argument("--processes", type=count, default=1, help="devices of one run")
     parser.add_argument("--device", help="name of the device in records (default: this one)")
-    parser.add_argument("--benchmark", action="store_true", help="measure throughput now")
+    parser.add_argument(
+        "--benchmark", action="store_true", help="measure this device's throughput now"
+    )
 
 
 def _report(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from prunezoo.reporting.jobs.launch import (
     run_here,
     run_jobs,
 )
-from prunezoo.reporting.records import Job, collect, load_records
+from prunezoo.reporting.records import Job, Record, collect, load_records
 from prunezoo.reporting.tables.command_line import seeds
 from tests.support.synthetic_runs import ROW, make_recipe, make_run
 
@@ -193,6 +193,71 @@ def test_plan_takes_speed_and_pauses_from_the_recipes_own_records(project, tmp_p
     assert any(remark.startswith("≥ training steps alone") for remark in shown.remarks)
     priced = forecast(job, project, others, Rates(price_per_gpu_hour=1.0), "Synthetic Processor")
     assert not any(remark.startswith("?") for remark in summed([priced], "x").remarks)
+
+
+def on_processes(record: Record, processes: int) -> Record:
+    """The same run on more devices: as much faster, with as much power; it starts as slowly."""
+    setup, whole = 600.0, 7800.0
+    figures = {
+        "run/processes": processes,
+        "throughput/images_per_second": 1000.0 * processes,
+        "cost/setup_seconds": setup,
+        "cost/prune_seconds": 0.0,
+        "cost/wall_hours": (setup + (whole - setup) / processes) / 3600,
+    }
+    figures["cost/energy_kwh"] = 0.25 * processes * figures["cost/wall_hours"]
+    return replace(record, summary=record.summary | figures)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "asked", "bound", "source"),
+    [
+        ([1], 1, "", "1 record of the recipe"),
+        ([8], 8, "", "1 record of the recipe"),
+        ([1, 8], 8, "", "1 record of the recipe"),
+        ([1], 8, "~ ", "1 record of the recipe on 1 process"),
+        ([8], 1, "~ ", "1 record of the recipe on 8 processes"),
+        ([2, 4], 8, "~ ", "2 records of the recipe on 2, 4 processes"),
+    ],
+)
+def test_plan_multiplies_by_devices_once(project, recorded, asked, bound, source):
+    job, record = jobs(project, only="*,24K,*")[0], load_records(project / "results")[0]
+    runs = [on_processes(record, number) for number in recorded]
+    wanted = on_processes(record, asked).summary
+    priced = forecast(job, project, runs, Rates(devices=asked), "Synthetic Processor")
+    assert priced.hours == pytest.approx(wanted["cost/wall_hours"])
+    assert priced.device_hours == pytest.approx(asked * wanted["cost/wall_hours"])
+    assert priced.energy_kwh == pytest.approx(wanted["cost/energy_kwh"])
+    assert (priced.bound, priced.source) == (bound, source)
+
+
+def test_plan_says_whose_power_it_takes_where_speed_is_stated(project):
+    job, record = jobs(project, only="*,24K,*")[0], load_records(project / "results")[0]
+    runs, rates = [on_processes(record, 1)], Rates(images_per_second=8000.0, devices=8)
+    priced = forecast(job, project, runs, rates, "Synthetic Processor")
+    power = "power: 1 record of the recipe on 1 process"
+    assert priced.source == f"speed stated; {power}; pauses: {power.partition(': ')[2]}"
+    assert priced.energy_kwh == pytest.approx(on_processes(record, 8).summary["cost/energy_kwh"])
+
+
+def test_plan_compares_no_records_by_value(project, monkeypatch):
+    """Each with each would take seconds of some thousand records."""
+
+    def unequal(self: Record, other: object) -> bool:
+        raise AssertionError("records were compared")
+
+    job, known = jobs(project, only="*,24K,*")[0], load_records(project / "results")
+    other = replace(known[0], job=Job(None, "recipes/bep/other.yaml"))
+    here = replace(other, summary=other.summary | {"run/device": "Here"})
+    monkeypatch.setattr(Record, "__eq__", unequal)
+    priced = forecast(job, project, [*known, other, here], Rates(), "Here")
+    assert priced.hours == pytest.approx(2.0)
+    assert priced.bound == "~ "
+
+
+def test_plan_measures_no_more_than_one_device(capsys):
+    assert tables.main(["plan", "bep/3", "--benchmark", "--processes", "8"]) == 2
+    assert "--benchmark measures one device; leave out --processes" in capsys.readouterr().err
 
 
 def test_plan_has_a_line_for_seeds_that_cost_the_same(project):
