@@ -50,17 +50,23 @@ def _compiler_as_it_was():
 
 @pytest.fixture
 def run_recipe(tmp_path: Path, monkeypatch) -> Callable[..., tuple[int, Path]]:
-    """Run train.py in this process; returns its exit status and the run folder."""
+    """Run train.py in this process; returns its exit status and the run folder.
+
+    Without a recipe it goes on by the folder alone.
+    """
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.chdir(ROOT)
 
-    def run(recipe: str, *settings: str, folder: str = "run", resume: bool = False, **_: Any):
+    def run(
+        recipe: str | None, *settings: str, folder: str = "run", resume: bool = False, **_: Any
+    ):
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        words = ["--recipe", recipe, "--output", str(tmp_path / folder)]
+        words = ["--recipe", recipe] if recipe else []
+        words += ["--output", str(tmp_path / folder), *(["--resume"] if resume else [])]
         words += [f"--set={s}" for s in (*QUIET, *settings)]
-        status = train.main([*words, "--resume"] if resume else words)
-        return status, tmp_path / folder
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])  # as the run folder says it
+        return train.main(words), tmp_path / folder
 
     return run
 

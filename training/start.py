@@ -1,8 +1,10 @@
 """The start of a run: in a folder of its own, or in the newest of the recipe, to go on there."""
 
+import json
+import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -28,6 +30,7 @@ from prunezoo.training.run import Run
 FEW_IMAGES = (
     32  # below, statistics of batches cost accuracy: Wu & He 2018, arXiv:1803.08494, fig. 1
 )
+ENVIRONMENT = "environment.json"
 RESOLVED = "recipe.resolved.yaml"  # in a run folder: every value, and where it is from
 
 
@@ -159,10 +162,25 @@ def _describe(run: Run, source: Source) -> None:
     for pattern in ("*.partial", ".tmp*", ".model*.safetensors.*"):
         for path in run.folder.glob(pattern):
             path.unlink()
-    path = run.folder / RESOLVED
-    if source.file != str(path):  # else the folder itself was the recipe: origins stay as they are
+    path, about, said = run.folder / RESOLVED, run.folder / ENVIRONMENT, environment()
+    if source.file == str(path):  # the folder itself is the recipe: origins stay as they are
+        said |= _command(about)
+    else:
         write_text(path, resolved(run.recipe, source))
-    write_json(run.folder / "environment.json", environment())
+    write_json(about, said)
+
+
+def _command(about: Path) -> dict[str, object]:
+    """The command that began the run, which names its recipe and settings; nothing if it is lost.
+
+    Records take both from it, and the command that goes on by the folder alone has neither.
+    """
+    # absent, cut off or changed by hand: the run goes on without it
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        command = json.loads(about.read_bytes())["command"]
+        if isinstance(command, str) and shlex.split(command):
+            return {"command": command}
+    return {}
 
 
 def _say(*lines: str | None) -> None:

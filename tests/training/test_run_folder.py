@@ -16,6 +16,7 @@ import torch
 
 from prunezoo.models.files.tensor_files import save_tensors
 from prunezoo.pruning.laboratory import table as laboratory_table
+from prunezoo.reporting.records import collect, load_records
 from prunezoo.schema.recipe import RecipeError, load
 from prunezoo.training import loop
 from prunezoo.training.folder import lock
@@ -23,6 +24,7 @@ from prunezoo.training.folder import run_folder as folder
 from prunezoo.training.folder.environment import write_json
 from prunezoo.training.folder.log import read
 from prunezoo.training.folder.run_folder import Finished
+from prunezoo.training.start import ENVIRONMENT, _command
 from tests.support.runs import (
     DIGITS,
     ROOT,
@@ -267,6 +269,29 @@ def test_a_refused_resume_changes_nothing(run_recipe, crash, tmp_path, capsys, c
     assert run_recipe(DIGITS, *SMALL, change, folder="cut", resume=True)[0] == 2
     assert "written with" in one_line(capsys)
     assert contents(tmp_path / "cut") == before
+
+
+def test_a_run_that_goes_on_by_its_folder_alone_keeps_its_job(run_recipe, crash, tmp_path):
+    settings = (*SMALL, "training.optimizer.lr=0.05")
+    crash(*settings, step=5)
+    assert run_recipe(None, folder="cut", resume=True)[0] == 0
+    _, whole = run_recipe(DIGITS, *settings)
+    for run in ("cut", whole.name):
+        collect(tmp_path / run, tmp_path / "results" / run)
+    cut, never_cut = load_records(tmp_path / "results")
+    assert cut.job == never_cut.job
+    assert cut.job.recipe == DIGITS
+    assert "training.optimizer.lr=0.05" in cut.job.extra
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"command": 5}', '{"command": "a \'b"}'])
+def test_a_command_that_is_lost_is_not_kept(tmp_path, text):
+    about = tmp_path / ENVIRONMENT
+    assert _command(about) == {}
+    about.write_text(text)
+    assert _command(about) == {}
+    about.write_text('{"command": "train.py --recipe a.yaml"}')
+    assert _command(about) == {"command": "train.py --recipe a.yaml"}
 
 
 def test_a_start_that_fails_leaves_no_folder(run_recipe):
