@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from prunezoo.reporting.pages.experiments import UNSAID, Experiment, by_setting
 from prunezoo.reporting.records import Record
@@ -62,19 +63,23 @@ def _section(name: str, experiments: Sequence[Experiment]) -> str:
 def _line(experiment: Experiment) -> list[str]:
     key = experiment.headline.test
     first, error = experiment.records[0], experiment.error(key)
-    recipe = f"[{first.job.row or experiment.method}](../{first.job.recipe})"
+    weights = [(r.job.seed, r.weights or "") for r in experiment.records]
     return [
-        recipe,
+        _link(first.job.row or experiment.method, first.job.recipe),
         experiment.details,
-        " ".join(f"[{r.job.seed}](../{r.path})" for r in experiment.records),
+        " ".join(_link(str(r.job.seed), r.path) for r in experiment.records),
         _shown(experiment.mean(key), ".2f") + (f" ± {error:.2f}" if error else ""),
         _shown(experiment.mean("model/params"), ",.0f"),
         _shown(experiment.mean("model/macs"), ",.0f"),
         _shown(experiment.mean("model/sparsity"), ".2f", 100),
         _shown(experiment.mean("cost/device_hours"), ".3g"),
         _shown(experiment.mean("cost/emissions_kgco2e"), ".2g"),
-        " ".join(f"[{r.job.seed}]({r.weights})" for r in experiment.records if r.weights),
+        " ".join(f"[{seed}]({url})" for seed, url in weights if url.startswith("https://")),
     ]
+
+
+def _link(text: str, path: str) -> str:
+    return f"[{text}](../{quote(path, safe='/+')})"
 
 
 def _command(record: Record) -> str:

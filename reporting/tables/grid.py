@@ -1,6 +1,7 @@
 """A compared table as text, Markdown, CSV or JSON."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -19,6 +20,7 @@ UNSURE = "?"  # marks figures that are hard to read in the paper's scan
 RECOMPUTED = {"inference_flops_label": "inference_flops", "train_flops": "train_flops"}
 FORMULA = ("=", "+", "-", "@")  # first characters of a spreadsheet's formula
 AMOUNT = re.compile(r"[+-](\d+\.?\d*|\.\d+)(e[+-]?\d+)?[KM%]?", re.IGNORECASE)
+OTHER_LINK = re.compile(r"\]\((?!https://|\.\./)")
 GridColumn = tuple[str, Callable[[Comparison], str]]  # heading, and a row's text
 OURS = "*"  # marks headings of columns that are our arithmetic, not printed in the paper
 
@@ -123,11 +125,19 @@ def markdown(grid: Grid) -> str:
     """A grid as a GitHub table."""
     lines = [grid.headings, ["---"] * len(grid.headings), *grid.rows]
     table = "\n".join(
-        "| " + " | ".join(" ".join(t.split()).replace("|", "\\|") for t in line) + " |"
-        for line in lines
+        "| " + " | ".join(_harmless(t).replace("|", "\\|") for t in line) + " |" for line in lines
     )
-    below = "\n".join(f"- {remark}" for remark in grid.remarks)
-    return f"### {grid.title}\n\n{table}\n\n{below}\n"
+    below = "\n".join(f"- {_harmless(remark)}" for remark in grid.remarks)
+    return f"### {_harmless(grid.title)}\n\n{table}\n\n{below}\n"
+
+
+def _harmless(text: str) -> str:
+    """Markdown in a line, in which what a record says is no tag, no image and no script's link.
+
+    Links lead to https or to another folder of the project.
+    """
+    text = html.escape(" ".join(text.split()), quote=False).replace("![", "!\\[")
+    return OTHER_LINK.sub("]\\\\(", text)
 
 
 def as_csv(table: Table, rows: Sequence[Comparison]) -> str:

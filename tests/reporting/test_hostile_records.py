@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from prunezoo.reporting import papers
 from prunezoo.reporting.errors import RecordError
 from prunezoo.reporting.pages.drawing import slug
 from prunezoo.reporting.pages.html import write
+from prunezoo.reporting.pages.sources import FENCE
 from prunezoo.reporting.pages.zoo import zoo_page
 from prunezoo.reporting.records import Job, collect, load_records
 from prunezoo.reporting.tables import grid as show
@@ -291,6 +293,28 @@ def test_the_zoo_page_keeps_its_lines_and_commands(tmp_path):
     assert "--recipe 'recipes/a b.yaml'" in page
     assert """--set 'a='"'"'; rm -rf ~ #'""" in page
     assert not [line for line in page.splitlines() if line.startswith("| x |")]
+
+
+LINK = "[x](javascript:alert(4)) ![x](https://x.example/y.png)"
+
+
+@pytest.mark.parametrize("text", [HOSTILE, LINK, HOSTILE.replace(" ", "\n")])
+def test_the_zoo_page_and_readme_have_no_markup_of_a_record(text, tmp_path):
+    changes = {"data__name": text, "model__name": text, "run__device": text}
+    records = two_runs(tmp_path, settings=(f"a={text}",), recipe=f"recipes/{text}.yaml", **changes)
+    weights = ("https://x.example/w", "javascript:alert`5`")
+    records = [replace(r, weights=link) for r, link in zip(records, weights, strict=True)]
+    table = papers.find_table("earlycrop/1")
+    job = Job("earlycrop/1/SNIP", "recipes/x.yaml", extra=(text,))
+    compared = compare(table, [], [replace(records[0], job=job)])
+    for page in (zoo_page(records), show.markdown(show.grid(table, compared))):
+        shown = FENCE.sub("", page)
+        tags = {"<details>", "<summary>", "</summary>", "</details>"}
+        assert set(re.findall(r"<[^>]*>?", shown)) <= tags
+        links = re.findall(r"\]\(([^)]*)\)", shown)
+        assert all(re.match(r"\.\./[\w/.%+-]+$|https://x\.example/", link) for link in links)
+        assert "![" not in shown
+    assert "(https://x.example/w)" in zoo_page(records)
 
 
 def test_weights_that_are_no_link_are_not_collected(tmp_path):
