@@ -83,7 +83,8 @@ class Report(AbstractContextManager["Report"]):
         summary |= conventions(summary, run.model, run.dense_network)
         with together():
             if run.is_main:
-                past = history(read(run.log.path))
+                # with the summary, which alone names the task's metric
+                past = history([*read(run.log.path), summary])
                 summary = derived(summary, past) | summary
                 for record in (*run.pruner.records(), summary):
                     run.log.append({**run.progress.stamp(), **record})

@@ -1,5 +1,6 @@
 """Language is trained, pruned, interrupted and spread over processes as classification is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_two_processes_train_and_prune_as_one(run_recipe, on_two, text, name):
     trained_as_one(on_two / name, alone, rel=1e-6)
 
 
-def test_it_learns_what_follows_and_keeps_the_best_weights(run_recipe, text):
+def test_it_learns_what_follows_and_keeps_the_best_weights(run_recipe, text, capsys):
     settings = (*small(text, SMALL), "training.duration=25ep", "log.every=5ep")
     _, folder = run_recipe(SMALL, *settings)
     line = summary(folder)
@@ -115,6 +116,11 @@ def test_it_learns_what_follows_and_keeps_the_best_weights(run_recipe, text):
     ]
     assert line["best/validation_log_perplexity_nats"] == min(values)
     assert "eval/top1_percent" not in line
+    # the last table has the last validation, next to the best
+    (shown,) = re.findall(
+        r"│ validation log perplexity +│ +│ +(\S+) nats ", capsys.readouterr().out
+    )
+    assert float(shown) == pytest.approx(values[-1], rel=1e-3)
 
 
 REFUSED = {
