@@ -1,7 +1,7 @@
 """The figures of the report, drawn from records: SVG for the page, and files."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -183,7 +183,7 @@ def speedup_figure(
             pairs.append(Point(experiment.method, x, y, 0.0, experiment.details))
 
     def paint(axes: Axes) -> None:
-        _series(axes, pairs, looks)
+        _series(axes, pairs, looks, "{:.3g} ×".format)
         axes.set(xscale="log", yscale="log", xlabel="theoretical speed-up (MACs)")
         low, high = axes.get_xlim()[0], max(p.x for p in pairs)
         axes.plot([low, high], [low, high], linestyle="--", color=INK, linewidth=0.8)
@@ -230,7 +230,7 @@ def _scatter(
     looks: Looks,
     ranked: bool,
 ) -> None:
-    _series(axes, placed, looks, joined=cost.more)
+    _series(axes, placed, looks, headline.shown, joined=cost.more)
     if ranked:
         front = pareto(placed, more=cost.more, headline=headline)
         look = {"color": INK, "linewidth": 1.2, "linestyle": "--", "zorder": 1}
@@ -246,8 +246,15 @@ def _scatter(
     few_ticks(axes.xaxis)
 
 
-def _series(axes: Axes, placed: Sequence[Point], looks: Looks, *, joined: bool = False) -> None:
-    """Draw each method in its own look, its points joined if `joined`."""
+def _series(
+    axes: Axes,
+    placed: Sequence[Point],
+    looks: Looks,
+    shown: Callable[[float], str],
+    *,
+    joined: bool = False,
+) -> None:
+    """Draw each method in its own look, its points joined if `joined`; `shown`: y with its unit."""
     groups: dict[str, list[Point]] = defaultdict(list)
     for point in placed:
         groups[point.label].append(point)
@@ -264,7 +271,7 @@ def _series(axes: Axes, placed: Sequence[Point], looks: Looks, *, joined: bool =
                 bars = axes.errorbar(p.x, p.y, yerr=p.error, color=look.colour, capsize=2, zorder=2)
                 for part in bars.get_children():
                     part.set_gid(of(look.key))
-            said = tip(", ".join(filter(None, (p.label, p.details, f"{p.y:.2f} %"))), look.key)
+            said = tip(", ".join(filter(None, (p.label, p.details, shown(p.y)))), look.key)
             size = 8 if look.marker == "*" else 5
             axes.plot([p.x], [p.y], gid=said, zorder=3, linestyle="", markersize=size, **look.style)
 

@@ -1,13 +1,16 @@
 """Reports of runs whose best result is the lowest."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prunezoo.reporting.pages.experiments import COSTS, Point, by_setting, pareto, points
+from prunezoo.reporting.pages.figures import accuracy_figures, speedup_figure
 from prunezoo.reporting.pages.html import page, runs_grid
+from prunezoo.reporting.pages.looks import looks_of
 from prunezoo.reporting.pages.zoo import zoo_page
 from prunezoo.reporting.records import Job, collect, load_records
 from prunezoo.reporting.tables.oracle import best_epochs
@@ -66,6 +69,18 @@ def test_tables_and_pages_name_the_metric_and_its_unit(records, tmp_path):
     html = page({}, records, tmp_path / "figures")
     assert "RMSE against weights removed" in html
     assert "test RMSE [m]" in html
+
+
+def test_a_points_tooltip_has_the_unit_of_its_axis(records, tmp_path):
+    (experiments,) = by_setting(records).values()
+    looks = looks_of(e.method for e in experiments)
+    against_sparsity, *_ = accuracy_figures("x", experiments, looks, tmp_path)
+    titles = re.findall(r"<title>([^<]*)</title>", against_sparsity.svg)
+    assert {t.rpartition(", ")[2] for t in titles} >= {"0.9 m", "0.5 m", "0.7 m"}
+    speedup = speedup_figure("x", experiments, looks, tmp_path)
+    assert speedup
+    titles = re.findall(r"<title>([^<]*)</title>", speedup.svg)
+    assert {t.rpartition(", ")[2] for t in titles} == {"2.5 ×"}
 
 
 def test_runs_of_two_tasks_stand_side_by_side(tmp_path):
