@@ -15,7 +15,8 @@ from prunezoo.schema.recipe import Recipe
 from prunezoo.training.data.facts import facts_of
 
 LIBRARY = "prunezoo"
-TASK = "image-classification"
+CLASSES = "classification"
+TASK = "image-classification"  # the hub's word for it
 OUTWARD = ("out_channels", "out_features")
 USE = """## Use
 
@@ -70,7 +71,7 @@ def metadata(record: Record, recipe: Recipe, license: str, name: str) -> ModelCa
     return ModelCardData(
         license=license,
         library_name=LIBRARY,
-        pipeline_tag=TASK,
+        pipeline_tag=TASK if record.summary.get("task/name", CLASSES) == CLASSES else None,
         tags=["pruning", *([recipe.pruning.criterion.name] if recipe.pruning else [])],
         datasets=[hub] if hub else None,
         model_name=name,

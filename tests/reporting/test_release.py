@@ -18,8 +18,10 @@ from prunezoo.models import build, load, save
 from prunezoo.models.export import Exported
 from prunezoo.models.speed import medians
 from prunezoo.pruning import prune_once
+from prunezoo.reporting.records import Job, Record
 from prunezoo.reporting.release import folder as releases
 from prunezoo.reporting.release import speed
+from prunezoo.reporting.release.card import metadata
 from prunezoo.reporting.release.folder import release, without_folders
 from prunezoo.reporting.release.index import ZOO, index_page
 from prunezoo.reporting.release.speed import hint
@@ -85,6 +87,15 @@ def test_the_cards_metadata_are_as_the_hub_reads_them(run, tmp_path):
     )
     assert data.co2_eq_emissions["emissions"] == 200.0  # grams of 0.2 kg
     assert data.co2_eq_emissions["hardware_used"] == "Synthetic Processor"
+
+
+def test_a_card_of_another_task_is_not_of_image_classification(run):
+    figures = {"task/name": "language", "eval/log_perplexity_nats": 4.0}
+    recipe = load_recipe(run / "recipe.resolved.yaml")[0]
+    data = metadata(Record(Job(None, "recipes/x.yaml"), figures), recipe, "mit", "a model")
+    assert (data.pipeline_tag, data.eval_results) == (None, None)
+    assert "classification" not in data.to_yaml()
+    assert "pipeline_tag" not in data.to_yaml()
 
 
 def test_the_cards_text_says_result_channels_cost_images_and_use(run, tmp_path, monkeypatch):
