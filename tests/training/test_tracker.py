@@ -144,6 +144,31 @@ def test_a_tracker_that_does_not_start_is_left_out_in_a_line(started):
     assert not tracker.accelerator.trackers
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://alice:s3cret@db.example/mlflow", "postgresql://db.example/mlflow"),
+        ("mysql://alice:s3/c?r@et@db:3306/runs", "mysql://db:3306/runs"),
+        ("https://s3cret@db.example/", "https://db.example/"),
+        ("postgresql://db/mlflow?user=alice&password=s3cret", "postgresql://db/mlflow"),
+        ("http://localhost:5000", "http://localhost:5000"),
+        ("sqlite:////home/me@here/mlflow.db", "sqlite:////home/me@here/mlflow.db"),
+    ],
+)
+def test_no_line_shows_a_password(started, monkeypatch, address, shown):
+    place = SimpleNamespace(get_tracking_uri=lambda: address)
+    monkeypatch.setitem(sys.modules, "mlflow", place)
+    _, line = started(type("M", (Told,), {"name": "mlflow"}), tracker="mlflow")
+    assert line == f"mlflow logs to {shown}"
+
+    def refused(_):
+        raise ValueError(f"{'no way ' * 23}to {address}")  # longer than a line may be
+
+    _, line = started(type("R", (Told,), {"name": "mlflow", "start": refused}), tracker="mlflow")
+    assert line.startswith("mlflow did not start (ValueError: no way")
+    assert not any(part in line for part in ("alice", "s3"))
+
+
 @pytest.mark.slow
 def test_wandb_without_a_key_leaves_something_to_upload(started, tmp_path, monkeypatch):
     for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):

@@ -16,7 +16,6 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from prunezoo.models.options import first_line
 from prunezoo.schema.training import LogConfig
 
 Record = Mapping[str, object]  # a line of the log: flat keys with units
@@ -58,7 +57,7 @@ class Tracker:
             case "mlflow":
                 import mlflow  # pyright: ignore[reportMissingImports], as it is not required
 
-                return f"logs to {mlflow.get_tracking_uri()}"
+                return f"logs to {_public(mlflow.get_tracking_uri())}"
             case "trackio":
                 return f"logs; to see it: trackio show --project {shlex.quote(config.project)}"
         return "logs"
@@ -128,7 +127,7 @@ class Tracker:
         # trackers raise what they like, and none is worth a training
         except Exception as error:
             self.accelerator.trackers.clear()  # one that did not start is among them
-            return first_line(error).rstrip(".")
+            return _fault(error)
         self.started = True
         return ""
 
@@ -189,7 +188,7 @@ class Tracker:
                 artifact.add_file(str(self.folder / file), policy="immutable")
             run.log_artifact(artifact)
         except Exception as error:
-            return f"W&B took no model ({first_line(error).rstrip('.')}); it stays in {self.folder}"
+            return f"W&B took no model ({_fault(error)}); it stays in {self.folder}"
         return f"W&B artifact {name}: the model and its record"
 
     def close(self) -> None:
@@ -200,6 +199,20 @@ class Tracker:
 
 def _left_out(fault: str) -> str:
     return f"did not start ({fault}); log.jsonl goes on"
+
+
+def _fault(error: Exception) -> str:
+    """The kind of an error and its first line."""
+    first = str(error).partition("\n")[0]
+    # cut last: half an address would hide where its password ends
+    return f"{type(error).__name__}: {_public(first)}"[:200].rstrip(". ")
+
+
+def _public(text: str) -> str:
+    """A text whose addresses have no user, password and query, as logs are shown to others."""
+    # a password may hold slashes, so where there is one all up to the last @ goes
+    named = re.sub(r"(?<=://)([^/\s:]*:\S*|[^/\s]*)@", "", text)
+    return re.sub(r"(://[^\s?]*)\?\S*", r"\1", named)
 
 
 def _plain(value: object) -> bool:
