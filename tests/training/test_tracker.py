@@ -51,6 +51,16 @@ class Broken(Flat):
         raise RuntimeError
 
 
+class Lost(Flat):
+    """Its server is gone: at a line of the log, and again at the end."""
+
+    def log(self, values, step, **_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def finish(self):
+        raise ConnectionError("HTTPConnectionPool(host='mlflow'): Max retries exceeded.")
+
+
 class Told(Flat):
     """Notes how a run is to be shown, as MLflow and Trackio take it."""
 
@@ -144,6 +154,23 @@ def test_a_tracker_that_does_not_start_is_left_out_in_a_line(started):
     assert not tracker.accelerator.trackers
 
 
+def test_a_tracker_that_fails_later_is_left_out_in_a_line(started, capsys):
+    tracker, _ = started(Lost, tracker="tensorboard")
+    tracker.write({"step": 3})
+    tracker.write({"step": 4})
+    tracker.close()
+    assert capsys.readouterr().err == (
+        "tensorboard failed (BrokenPipeError: [Errno 32] Broken pipe) and is left out;"
+        " log.jsonl is the record\n"
+    )
+    tracker, _ = started(Lost, tracker="tensorboard")
+    tracker.close()
+    assert capsys.readouterr().err == (
+        "tensorboard failed (ConnectionError: HTTPConnectionPool(host='mlflow'): Max retries"
+        " exceeded) and is left out; log.jsonl is the record\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
@@ -188,10 +215,22 @@ def test_wandb_without_a_key_leaves_something_to_upload(started, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_training_ends_as_ever_with_a_tracker_that_broke(run_recipe, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Broken, "tensorboard did not start"),
+        (Lost, "tensorboard failed (BrokenPipeError"),
+    ],
+)
+def test_training_ends_as_ever_with_a_tracker_that_broke(
+    kind, said, run_recipe, monkeypatch, capsys
+):
     monkeypatch.setattr(tracking, "_available_trackers", KNOWN)
-    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Broken)
-    status, folder = run_recipe(DIGITS, "log.tracker=tensorboard", "training.duration=5it")
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", kind)
+    settings = ("log.tracker=tensorboard", "training.duration=5it", "log.every=1it")
+    status, folder = run_recipe(DIGITS, *settings)
     assert status == 0
-    assert "tensorboard did not start" in capsys.readouterr().err
-    assert read(Path(folder) / "log.jsonl")
+    assert capsys.readouterr().err.count(said) == 1
+    records = read(Path(folder) / "log.jsonl")
+    assert [r["step"] for r in records if "train/loss" in r] == [1, 2, 3, 4, 5]
+    assert "eval/loss" in records[-1]

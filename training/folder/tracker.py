@@ -10,7 +10,9 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +78,12 @@ class Tracker:
             return f"W&B {_left_out(fault)}"
         run: Any = self.accelerator.get_tracker("wandb", unwrap=True)
         if self.accelerator.is_main_process and run is not None:
-            # W&B's own step cannot go back, and a resumed run repeats steps
-            run.define_metric("images")
-            run.define_metric("*", step_metric="images")
-            if mode == "offline":
-                self._write_again(run, past())
+            with self._spared():
+                # W&B's own step cannot go back, and a resumed run repeats steps
+                run.define_metric("images")
+                run.define_metric("*", step_metric="images")
+                if mode == "offline":
+                    self._write_again(run, past())
         if mode != "offline":
             self._go_on(past())
         if mode == "offline":
@@ -151,16 +154,17 @@ class Tracker:
         self.sizes |= {k: v for k, v in numbers if k.startswith(SIZES) and k not in SAME}
 
     def write(self, record: Record) -> None:
-        """Show the numbers of a record."""
+        """Show the numbers of a record. Never fails."""
         if not self.started:
             return
-        if RESULT in record and self._wandb is not None:
-            self._wandb.summary.update({k: v for k, v in record.items() if _plain(v)})
-            return
-        self.set_sizes(record)
-        # the step is a chart's axis, not a chart
-        numbers = {k: v for k, v in _numbers(record).items() if k not in (*SAME, "step")}
-        self.accelerator.log(self.sizes | numbers, step=int(str(record["step"])))
+        with self._spared():
+            if RESULT in record and self._wandb is not None:
+                self._wandb.summary.update({k: v for k, v in record.items() if _plain(v)})
+                return
+            self.set_sizes(record)
+            # the step is a chart's axis, not a chart
+            numbers = {k: v for k, v in _numbers(record).items() if k not in (*SAME, "step")}
+            self.accelerator.log(self.sizes | numbers, step=int(str(record["step"])))
 
     @property
     def _wandb(self) -> Any:
@@ -192,9 +196,26 @@ class Tracker:
         return f"W&B artifact {name}: the model and its record"
 
     def close(self) -> None:
-        """Let it finish its files."""
-        if self.started:
-            self.accelerator.end_training()
+        """Let it finish its files. Never fails."""
+        if not self.started:
+            return
+        with self._spared():
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        self.accelerator.trackers.clear()
+        self.accelerator.end_training()  # ends the process group, on every rank or on none
+
+    @contextmanager
+    def _spared(self) -> Iterator[None]:
+        """Leave out a tracker that fails inside, and say so in a line: training goes on."""
+        try:
+            yield
+        # as at its start: trackers raise what they like
+        except Exception as error:
+            names = ", ".join(tracker.name for tracker in self.accelerator.trackers)
+            self.accelerator.trackers.clear()
+            line = f"{names} failed ({_fault(error)}) and is left out; log.jsonl is the record"
+            print(line, file=sys.stderr, flush=True)
 
 
 def _left_out(fault: str) -> str:
