@@ -24,10 +24,11 @@ from prunezoo.training.data.data import DataInfo
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.rollouts import uneven
 from prunezoo.training.distillation import check_distillation
+from prunezoo.training.optimizer_state import split
 
 
 def check_settings(recipe: Recipe) -> None:
-    """Refuse names of things that do not exist, and an optimizer that cannot step.
+    """Refuse names of things that do not exist, and an optimizer that cannot step or be kept.
 
     Raises:
         RecipeError: one sentence.
@@ -114,22 +115,10 @@ def _check_start(config: ModelConfig) -> None:
 
 
 def _check_optimizer(training: TrainingConfig) -> None:
-    """Make one step with the optimizer, on a few ones, or refuse it."""
+    """Refuse an optimizer that cannot step, tried on a few ones, or that no checkpoint can hold."""
     config = training.optimizer
-    name = config.name.removeprefix("timm/")
     if config.name.startswith("timm/"):
-        from timm.optim import get_optimizer_info, list_optimizers
-
-        names = list_optimizers()
-        if name not in names:
-            near = difflib.get_close_matches(name, map(str, names), 3)
-            hint = f"timm/{', timm/'.join(near)}" if near else "timm/lamb, timm/lion or another"
-            raise RecipeError(f"training.optimizer: timm has no {shown(name)}; write {hint}")
-        if get_optimizer_info(name).second_order:
-            raise RecipeError(
-                f"training.optimizer: {config.name} needs second derivatives, which training does"
-                " not compute; choose another"
-            )
+        _check_timm(config.name.removeprefix("timm/"))
     device = "cpu" if on_cpu() else "cuda"
     weights = nn.ParameterList(torch.ones(shape, device=device) for shape in [(2, 2, 3, 3), (2,)])
     for weight in weights.parameters():
@@ -139,7 +128,8 @@ def _check_optimizer(training: TrainingConfig) -> None:
         whole = training.model_copy(
             update={"optimizer": config.model_copy(update={"layer_decay": None})}
         )
-        build_optimizer(whole, weights).step()
+        optimizer = build_optimizer(whole, weights)
+        optimizer.step()
     except (RecipeError, *FAULTS) as error:
         if "CUDA required" in str(error):  # planned here, to be run elsewhere
             return
@@ -149,6 +139,28 @@ def _check_optimizer(training: TrainingConfig) -> None:
             f"training.optimizer: {config.name} cannot make a step ({first_line(error)});"
             " write other options, or choose another optimizer"
         ) from None
+    try:
+        json.dumps(split(optimizer.state_dict())["values"])
+    except TypeError:  # it would end the run at its first checkpoint
+        raise RecipeError(
+            f"training.optimizer: {config.name} keeps what a checkpoint cannot hold; choose another"
+        ) from None
+
+
+def _check_timm(name: str) -> None:
+    """Refuse an optimizer that timm has not, or that needs more than gradients."""
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    names = list_optimizers()
+    if name not in names:
+        near = difflib.get_close_matches(name, map(str, names), 3)
+        hint = f"timm/{', timm/'.join(near)}" if near else "timm/lamb, timm/lion or another"
+        raise RecipeError(f"training.optimizer: timm has no {shown(name)}; write {hint}")
+    if get_optimizer_info(name).second_order:
+        raise RecipeError(
+            f"training.optimizer: timm/{name} needs second derivatives, which training does"
+            " not compute; choose another"
+        )
 
 
 def check_sizes(recipe: Recipe, about: DataInfo, per_epoch: int) -> None:

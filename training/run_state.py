@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import Checkpoint, CheckpointError
 from prunezoo.training.folder.environment import write_json
 from prunezoo.training.folder.log import Log
+from prunezoo.training.optimizer_state import joined, split
 from prunezoo.training.progress import Progress
 from prunezoo.training.ranks.collectives import gather_rows
 from prunezoo.training.ranks.faults import together
@@ -69,7 +70,7 @@ def _state(
     parts = {
         "model": {"tensors": run.model.state_dict()},
         "ema": {"tensors": {} if run.ema is None else run.ema.state_dict()},
-        "optimizer": _split(run.optimizer.state_dict()),
+        "optimizer": split(run.optimizer.state_dict()),
         "pruner": pruner,
         "teacher": {"tensors": run.teacher.state_dict()},
         "data": {"tensors": data},
@@ -131,7 +132,7 @@ def _load(run: "Run", path: "Path") -> int:
     _load_networks(run, state, values)
     # a new one: pruned parameters are new objects, and groups must hold those
     run.optimizer = build_optimizer(run.recipe.training, run.model)
-    optimizer = _joined(state.part("optimizer"))
+    optimizer = joined(state.part("optimizer"))
     stored.check_optimizer(run.optimizer, optimizer)
     run.optimizer.load_state_dict(optimizer)
     _lay_out_states(run.optimizer)
@@ -190,27 +191,3 @@ def _totals(values: RunValues, run: "Run") -> Totals:
         sums |= {"sessions": 1, "wall_seconds": totals.wall_seconds}
         sums["busy_seconds"] = totals.busy_seconds()
     return totals
-
-
-def _split(optimizer: dict[str, Any]) -> Stored:
-    """An optimizer's state dict as tensors, named `index of the parameter/name`, and values."""
-    tensors: dict[str, Tensor] = {}
-    state: dict[str, dict[str, Any]] = {}
-    for index, entries in optimizer["state"].items():
-        tensors |= {f"{index}/{k}": v for k, v in entries.items() if isinstance(v, Tensor)}
-        state[str(index)] = {k: v for k, v in entries.items() if not isinstance(v, Tensor)}
-    groups = [
-        {k: v.item() if isinstance(v, Tensor) else v for k, v in group.items()}
-        for group in optimizer["param_groups"]
-    ]
-    return {"tensors": tensors, "values": {"groups": groups, "state": state}}
-
-
-def _joined(stored: Stored) -> dict[str, Any]:
-    """The state dict that `_split` took apart."""
-    values = stored["values"]
-    state: dict[int, dict[str, Any]] = {int(i): dict(v) for i, v in values["state"].items()}
-    for name, tensor in stored["tensors"].items():
-        index, key = name.split("/", 1)
-        state[int(index)][key] = tensor
-    return {"state": state, "param_groups": values["groups"]}

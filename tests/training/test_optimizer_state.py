@@ -1,0 +1,69 @@
+"""An optimizer of a recipe is refused, or goes on from a checkpoint as if there had been none."""
+
+import pytest
+import torch
+from timm.optim import kron, list_optimizers
+from torch import nn
+from torch.nn import functional as F
+
+from prunezoo.pruning.stateful import pack
+from prunezoo.schema.recipe import RecipeError, load
+from prunezoo.training.build import build_optimizer
+from prunezoo.training.folder.checkpoint import Checkpoint
+from prunezoo.training.limits import check_settings
+from prunezoo.training.optimizer_state import joined, split
+from prunezoo.training.stored import check_optimizer
+from tests.support.runs import DIGITS, ROOT
+from tests.support.tiers import slow_but
+
+# those of a GPU alone are left out
+TIMM = [f"timm/{name}" for name in list_optimizers(exclude_filters=["bnb*", "fused*"])]
+DTYPE = ("timm/adafactorbv", "timm/adafactorbvc", "timm/cadafactorbv", "timm/cadafactorbvc")
+LISTS = ("timm/kron", "timm/kronc", "timm/kronw")  # of tensors
+REFUSED = {
+    "timm/adahessian": "needs second derivatives",
+    **dict.fromkeys(DTYPE + LISTS, "keeps what a checkpoint cannot hold; choose another"),
+}
+QUICK = ("sgd", "timm/adafactor", "timm/adafactorbv", "timm/kron")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    images = torch.linspace(-1, 1, 8 * 48).reshape(8, 3, 4, 4)
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(images), torch.arange(8) % 5).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, ["sgd", "adam", "adamw", "rmsprop", *TIMM]))
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_every_optimizer_is_refused_or_goes_on_exactly(name, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(kron, "has_dynamo", False)  # it would compile for a minute
+    recipe = load(ROOT / DIGITS, [f"training.optimizer={{name: {name}, lr: 0.01}}"])[0]
+    if name in REFUSED:
+        with pytest.raises(RecipeError, match=REFUSED[name]):
+            check_settings(recipe)
+        return
+    check_settings(recipe)
+    model = network()
+    optimizer = build_optimizer(recipe.training, model)
+    train(model, optimizer)
+    parts = {"optimizer": split(optimizer.state_dict()), "model": {"tensors": model.state_dict()}}
+    kept = Checkpoint(**pack(parts, {})).copied()  # through JSON, as in a file
+    train(model, optimizer)
+
+    resumed = network()
+    resumed.load_state_dict(kept.part("model")["tensors"])
+    again = build_optimizer(recipe.training, resumed)
+    state = joined(kept.part("optimizer"))
+    check_optimizer(again, state)
+    again.load_state_dict(state)
+    train(resumed, again)
+    for weight, other in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(weight, other)
