@@ -19,8 +19,9 @@ INTERRUPTS: list[int] = []  # signals that came before or after training
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe: the whole story. The exit status is 0, or 1 for an unforeseen fault, 2 for a
-    recipe or command that cannot be run, 3 for a loss that became NaN or infinite, 4 for a disk
-    that fails, 75 after a signal (run again with --resume), 130 for Ctrl-C before training.
+    recipe or command that cannot be run, 3 for a loss or weights that became NaN or infinite, 4
+    for a disk that fails, 75 after a signal (run again with --resume), 130 for Ctrl-C before
+    training.
     """
     run = None
     try:

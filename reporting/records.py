@@ -108,8 +108,8 @@ class Record:
 
     @property
     def measured(self) -> bool:
-        """True if it has that metric."""
-        return self.headline.test in self.summary
+        """True if it has that metric, as a number."""
+        return self.summary.get(self.headline.test) is not None
 
     def number(self, key: str) -> int | float | None:
         """A figure of the summary; None if the run has not measured it.

@@ -12,7 +12,7 @@ from torch import nn
 
 from prunezoo.training.display import Display, clock
 from prunezoo.training.folder.environment import write_json
-from prunezoo.training.folder.log import Record, read
+from prunezoo.training.folder.log import Record, finite, read
 from prunezoo.training.folder.run_folder import SUMMARY
 from prunezoo.training.history import History, Summary, derived, history
 from prunezoo.training.ranks.faults import together
@@ -89,7 +89,7 @@ class Report(AbstractContextManager["Report"]):
                 for record in (*run.pruner.records(), summary):
                     run.log.append({**run.progress.stamp(), **record})
                 # last: the folder counts as finished once this file is there
-                write_json(run.folder / SUMMARY, summary)
+                write_json(run.folder / SUMMARY, {k: finite(v) for k, v in summary.items()})
                 self.display.stop()
                 if run.recipe.log.model:
                     self.say(run.log.tracker.keep_model())

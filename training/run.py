@@ -59,7 +59,7 @@ class Stopped(Exception):
 
 
 class NotFinite(Exception):
-    """The loss became NaN or infinite."""
+    """The loss or the norm of the weights became NaN or infinite."""
 
 
 class Run:
@@ -240,13 +240,32 @@ class Run:
         # gathered, since one rank alone may meet it and all must stop
         bad = int(gather_rows(self.watch.bad_step[None]).max())
         if bad >= 0:
-            rate = self.optimizer.param_groups[-1]["lr"]
-            self.wait_for_checkpoint()
-            good = checkpoint.latest(self.folder / run_state.CHECKPOINTS) or "none yet"
-            raise NotFinite(
-                f"the loss is NaN or infinite at step {bad} (learning rate {rate:.3g}); last good"
-                f" checkpoint: {good}; lower training.optimizer.lr or set training.clip_norm"
-            )
+            self._end(f"the loss is NaN or infinite at step {bad}")
+
+    def check_weights(self) -> None:
+        """Raise NotFinite on every rank if the norm of the weights or their average is not finite.
+
+        A step's loss is that before its update: what the last update did, the weights alone tell.
+        Their norm overflows where a square does, long before a weight is infinite itself.
+        Buffers are left out: some are infinite on purpose, as masks of attention.
+
+        Raises:
+            NotFinite: as `check_loss`.
+        """
+        networks = filter(None, (self.model, self.ema))
+        weights = [p.detach() for network in networks for p in network.parameters()]
+        norm = nn.utils.get_total_norm([w for w in weights if w.is_floating_point()])
+        if not gather_rows(norm.isfinite()[None]).all():
+            self._end(f"the norm of the weights is NaN or infinite after step {self.work}")
+
+    def _end(self, why: str) -> NoReturn:
+        rate = self.optimizer.param_groups[-1]["lr"]
+        self.wait_for_checkpoint()
+        good = checkpoint.latest(self.folder / run_state.CHECKPOINTS) or "none yet"
+        raise NotFinite(
+            f"{why} (learning rate {rate:.3g}); last good checkpoint: {good}; lower"
+            " training.optimizer.lr or set training.clip_norm"
+        )
 
     def mean_loss(self) -> float:
         """The mean loss over all ranks' images since the last call."""
@@ -317,7 +336,12 @@ class Run:
             self.writer.wait()
 
     def finish(self) -> None:
-        """Bring to disk what training gave, before anything that follows can fail."""
+        """Bring to disk what training gave, before anything that follows can fail.
+
+        Raises:
+            NotFinite: the last update ruined the weights; none are written.
+        """
+        self.check_weights()
         note_steps(self)
         self.wait_for_checkpoint()
         self.save_model(MODEL)

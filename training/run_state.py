@@ -45,9 +45,10 @@ def save(run: "Run") -> None:
 
     Raises:
         CheckpointError: the checkpoint before could not be written.
-        NotFinite: the loss became NaN or infinite; the last good checkpoint stays the last.
+        NotFinite: loss or weights became NaN or infinite; the last good checkpoint stays the last.
     """
     run.check_loss()
+    run.check_weights()
     run.sync_buffers()
     run.cost.refresh_energy()
     run.progress.serial += 1

@@ -26,6 +26,12 @@ from tests.support.synthetic_runs import (
 ALL = list(papers.tables().values())
 
 
+def test_a_headline_that_was_no_number_is_not_measured():
+    key = "eval/top1_percent"
+    assert Record(Job(None, "r"), SUMMARY | {key: 70.0}).measured
+    assert not Record(Job(None, "r"), SUMMARY | {key: None}).measured
+
+
 # ── records and comparison ───────────────────────────────────────────────────────────────────────
 def rows_of(project: Path, table: str = "bep/3"):
     claims, runs = find_claims(project / "papers/claims"), load_records(project / "results")

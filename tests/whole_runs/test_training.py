@@ -128,6 +128,55 @@ def test_a_loss_that_is_no_number_stops_and_says_where(run_recipe, capsys):
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.parametrize("every", ["0it", "1it"])
+def test_weights_that_the_last_update_ruined_are_no_result(every, run_recipe, capsys):
+    """They are still finite, but no square of them is."""
+    settings = ("training.optimizer.lr=1e38", "training.duration=1it", "checkpoint.keep=1")
+    settings += (f"checkpoint.every={every}",)
+    for resume in (False, True):
+        status, folder = run_recipe(DIGITS, *settings, resume=resume)
+        assert status == 3
+        said = capsys.readouterr().err
+        assert "the norm of the weights is NaN or infinite after step 1 (learning rate" in said
+        assert "last good checkpoint: none yet; lower training.optimizer.lr" in said
+        assert not list(folder.rglob("*.safetensors"))
+        assert not (folder / "summary.json").exists()
+
+
+@pytest.mark.parametrize("network", ["model", "ema"])
+def test_ruined_weights_take_no_good_checkpoint_s_place(network, run_recipe, monkeypatch, capsys):
+    settings = (*SHORT, "training.ema={decay: 0.9}", "checkpoint.every=1it", "checkpoint.keep=1")
+    after = loop.after_step
+
+    def ruined(run):
+        if run.work == 3:
+            next(getattr(run, network).parameters()).data[0] = float("nan")
+        after(run)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "after_step", ruined)
+        status, folder = run_recipe(DIGITS, *settings)
+    good = folder / "checkpoints" / "step_000000002_save_0002.safetensors"
+    assert status == 3
+    said = capsys.readouterr().err
+    assert "the norm of the weights is NaN or infinite after step 3" in said
+    assert f"last good checkpoint: {good};" in said
+    assert run_recipe(DIGITS, *settings, resume=True)[0] == 0
+
+
+def test_figures_that_are_no_numbers_are_null(run_recipe):
+    """JSON has no NaN. The weights are finite here, and what the network makes of them is not."""
+    settings = ("training.optimizer.lr=1e18", "training.duration=1it", "checkpoint.every=0it")
+    status, folder = run_recipe(DIGITS, *settings)
+    assert status == 0
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    text = (folder / "summary.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["eval/loss"] is None
+
+
 def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
     _, whole = run_recipe(DIGITS, *SHORT, folder="whole")
     with monkeypatch.context() as patched:

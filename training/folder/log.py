@@ -57,7 +57,7 @@ class Log:
             OSError: it can't be written, or something else wrote to the file or deleted it.
         """
         if self.accelerator.is_main_process:
-            line = json.dumps(_plain(record)).encode() + b"\n"
+            line = json.dumps(finite(record)).encode() + b"\n"
             try:
                 with self.path.open("ab") as file:
                     # a second job, or an editor, would make the sizes in checkpoints wrong
@@ -138,6 +138,15 @@ def _costs(line: bytes) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key.startswith("cost/")}
 
 
+def finite(value: object) -> object:
+    """The same with None for numbers that are NaN or infinite, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
@@ -163,12 +172,3 @@ def _mended(data: bytes) -> tuple[bytes, int]:
         else:
             blank += line + b" "  # before the next line, of which it becomes a part
     return bytes(mended + blank + (b"" if last.strip(b" ") else last)), unreadable
-
-
-def _plain(value: object) -> object:
-    """JSON has no NaN: such a number is written as null."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
