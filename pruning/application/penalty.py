@@ -145,7 +145,7 @@ class GrowingGroupNorm(Penalty):
     2^α for the smallest, follows the weights at every step and has no gradient; so a weight w is
     pulled by λ γ w, for each of its two units. I is the norm, as in the published code, and not the
     paper's square of it. Where all units of an axis are alike γ is 1; that code leaves the axis
-    out.
+    out. Units of norm 0, as masked ones are, do not count for the extremes.
     """
 
     def __init__(self, *, coefficient: float = 1e-4, alpha: float = 4.0) -> None:
@@ -172,10 +172,13 @@ class GrowingGroupNorm(Penalty):
 
 
 def _shortfall(norms: Tensor) -> Tensor:
-    """Each unit's distance from the largest, from 0 to 1 for the smallest."""
-    least, most = norms.aminmax()
+    """Each unit's distance from the largest, from 0 to 1 for the smallest that is not removed."""
+    most = norms.max()
+    # a masked unit has norm 0, and is no longer there where channels are cut out
+    least = torch.where(norms > 0, norms, most).min()
     # 0 where all are alike: both differences are 0, whatever divides them
-    return (most - norms) / (most - least).clamp(min=torch.finfo(norms.dtype).tiny)
+    shortfall = (most - norms) / (most - least).clamp(min=torch.finfo(norms.dtype).tiny)
+    return shortfall.clamp(max=1)  # masked units would have more, up to infinity
 
 
 PENALTIES = {"l1_bn": L1Bn, "group_lasso": GroupLasso, "growing_group_norm": GrowingGroupNorm}

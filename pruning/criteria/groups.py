@@ -27,8 +27,9 @@ def group_norm(
     layers that write the unit, the input columns of all that read it, and the scales of
     normalisations between. Every row of a unit has the whole group's score. `normalize=mean`
     divides by the mean of the axis, as the paper compares layers. Deviations: the paper scores by
-    squares, which rank alike inside an axis; its mean is of the N largest units, here of all. Rows
-    without a unit, which are never pruned, have their own norm.
+    squares, which rank alike inside an axis; its mean is of the N largest units, here of all but
+    those of norm 0, as masked ones are. Rows without a unit, which are never pruned, have their own
+    norm.
     """
     if axes is None:
         image = trees.first(next(iter(batches))[0])
@@ -39,7 +40,10 @@ def group_norm(
     if normalize == "mean":
         for axis, first in axes.offsets.items():
             place = slice(first, first + axes.widths[axis])
-            norms[place] /= norms[place].mean().clamp(min=torch.finfo(norms.dtype).tiny)
+            # units of norm 0 are masked ones: they do not count, as where channels are cut out
+            alive = (norms[place] > 0).sum().clamp(min=1)
+            mean = norms[place].sum() / alive
+            norms[place] /= mean.clamp(min=torch.finfo(norms.dtype).tiny)
     return {name: _by_row(w, axes.labels[name][0], norms) for name, w in theta.items()}
 
 

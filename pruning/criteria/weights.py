@@ -48,11 +48,17 @@ def fpgm(model: nn.Module, batches: Batches) -> Scores:
 
     FPGM, He et al. 2019, arXiv:1811.00250, eq. 5–6: those nearest the geometric median go first,
     as the others can stand for them. Biases are left out. Only channels of one layer compare.
+    Channels of zeros, as masked ones are, stand for none: j leaves them out.
     """
-    rows = {name: w.detach().flatten(1) for name, w in layer_weights(model).items()}
+    return {name: _distances(w.detach().flatten(1)) for name, w in layer_weights(model).items()}
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Sum of each row's distances to all rows that are not zero."""
     # Pair by pair: the product form cancels digits where channels are alike.
-    exact = "donot_use_mm_for_euclid_dist"
-    return {name: torch.cdist(w, w, compute_mode=exact).sum(1) for name, w in rows.items()}
+    apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    # by a product, as an index would wait for the device, and a network without values has none
+    return (apart * rows.any(1)).sum(1)
 
 
 def random(model: nn.Module, batches: Batches, *, seed: int = 0) -> Scores:

@@ -155,14 +155,25 @@ def test_resuming_anywhere_gives_the_same_network_bit_for_bit(settings: dict, cu
         assert torch.equal(a, b), name
 
 
-def test_masked_and_shrunk_training_are_the_same_function():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": ONE_SHOT},
+        {"criterion": {"name": "group_norm", "normalize": "mean"}},
+        {"criterion": "fpgm", "scope": "layer"},
+        {"penalty": {"name": "growing_group_norm", "coefficient": 1e-2}},
+    ],
+    ids=["one-shot", "group_norm", "fpgm", "growing_group_norm"],
+)
+def test_masked_and_shrunk_training_are_the_same_function(settings: dict):
+    three = {"start": "1ep", "rounds": 3, "every": "1ep"}  # later ones see what earlier ones masked
     masked, shrunk = Training(), Training()
     for training, application in ((masked, "mask"), (shrunk, "surgery")):
         training.model.double()
         training.dtype = torch.float64
         training.optimizer = training.new_optimizer()
         training.example_input = training.example_input.double()
-        config = recipe(**CHANNEL | {"application": application, "schedule": ONE_SHOT})
+        config = recipe(**CHANNEL | {"application": application, "schedule": three} | settings)
         training.run(Pruner(config, training))
     x = images(9, 64)[0].double()
     # forty steps of SGD, which does not amplify rounding as Adam may: some 1e-14 apart
