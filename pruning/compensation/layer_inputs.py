@@ -1,14 +1,17 @@
 """Inputs and outputs of layers while a network runs, column by column."""
 
-import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from prunezoo.models import trees
 from prunezoo.models.modes import evaluating
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.errors import PruningError
@@ -131,16 +134,19 @@ def recorded_outputs(model: nn.Module, axes: "Axes") -> Iterator[dict[str, Colum
 
 
 def norms(model: nn.Module, names: Iterable[str], inputs: Tree) -> dict[str, str]:
-    """Weight name → name of the BatchNorm with running statistics that takes the layer's output."""
-    outputs: dict[str, weakref.ref[Tensor]] = {}
+    """Weight name → name of the BatchNorm with running statistics that reads the layer's output.
+
+    Layers whose output is also read elsewhere, as by a shortcut, are left out.
+    """
+    reads = _Reads()
     norm_of: dict[str, str] = {}
 
     def wrote(name: str, layer: nn.Module, x: tuple[Tensor, ...], output: Tensor) -> None:
-        # weak, so that activations are freed, and so that no later tensor is taken for this one
-        outputs[name] = weakref.ref(output)
+        reads.names[output] = name
 
     def takes(norm: str, layer: nn.Module, x: tuple[Tensor, ...]) -> None:
-        norm_of.update({name: norm for name, output in outputs.items() if output() is x[0]})
+        if x[0] in reads.names:
+            norm_of[reads.names[x[0]]] = norm
 
     with evaluating(model), ExitStack() as hooks:
         for name in names:
@@ -151,8 +157,34 @@ def norms(model: nn.Module, names: Iterable[str], inputs: Tree) -> dict[str, str
             if getattr(module, "running_mean", None) is not None:
                 handle = module.register_forward_pre_hook(partial(takes, name))
                 hooks.callback(handle.remove)
-        model(inputs)
-    return norm_of
+        with reads:
+            outputs = model(inputs)
+        reads.count(outputs)  # one that the network returns is read by its caller
+    return {name: norm for name, norm in norm_of.items() if reads.counts[name] <= 1}
+
+
+class _Reads(TorchFunctionMode):
+    """Counts how often a function makes tensors of the output of each layer in `names`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # weak, so that activations are freed, and so that no later tensor is taken for one of them
+        self.names = WeakTensorKeyDictionary()
+        self.counts = Counter[str]()
+
+    def count(self, tree: Any) -> None:
+        """Count the outputs of layers in a tree of anything."""
+        tensors = (leaf for leaf in trees.leaves(tree) if isinstance(leaf, Tensor))
+        self.counts.update(self.names[tensor] for tensor in tensors if tensor in self.names)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        # a size or a type is not what was read
+        if any(isinstance(leaf, Tensor) for leaf in trees.leaves(result)):
+            self.count((args, kwargs))
+        return result
 
 
 def unit_squares(

@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 
     means: dict[str, Tensor]  # what stands for each column it reads, (columns,) float64
     sizes: dict[str, tuple[int, ...]]  # (H, W) of the maps it reads; () for a linear layer
-    norms: dict[str, str]  # module name of the BatchNorm that takes its output
+    norms: dict[str, str]  # module name of the BatchNorm that alone reads its output
 
 
 def measure(
@@ -140,9 +140,10 @@ def propagate(
 ) -> dict[str, Tensor]:
     """Folds what removed units S gave: b ← b + W[:, S] ā_S for every layer that reads them (eq. 4).
 
-    In place, from what the intact network showed. A layer without bias that a BatchNorm follows
-    has the running mean shifted instead, which is exact in evaluation mode; in training mode the
-    batch mean cancels any constant. One without either gets a bias. Returns the added tensors.
+    In place, from what the intact network showed. A layer without bias whose output a BatchNorm
+    alone reads has the running mean shifted instead, which is exact in evaluation mode; in training
+    mode the batch mean cancels any constant. Other layers without bias get one. Returns the added
+    tensors.
 
     Args:
         model: the intact network, changed in place.

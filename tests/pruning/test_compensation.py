@@ -252,6 +252,45 @@ def test_the_running_mean_of_the_next_batch_norm_takes_the_constant_in_evaluatio
     assert not torch.equal(pruned[4].running_mean, model[4].running_mean)
 
 
+class Preactivated(nn.Module):
+    """A convolution whose output is read by a BatchNorm, and by what `also` names."""
+
+    def __init__(self, also):
+        super().__init__()
+        self.also = also
+        self.first, self.second = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 4, 1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 3)
+        if also == "norm":
+            self.other = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.second(self.first(x).relu())
+        z = self.norm(y).relu()
+        if self.also == "sum":
+            z = z + y
+        if self.also == "concatenation":
+            z = torch.cat([z, y], 2)
+        if self.also == "norm":
+            z = z + self.other(y)
+        z = self.head(z.relu().mean((2, 3)))
+        return (z, y.mean((2, 3))) if self.also == "output" else (z,)
+
+
+@pytest.mark.parametrize("also", ["sum", "concatenation", "norm", "output"])
+def test_a_layer_that_is_read_past_its_batch_norm_gets_a_bias(also):
+    model = with_statistics(seeded(lambda: Preactivated(also))).eval()
+    batches = images(4, 2, 8, 8)
+    model_axes = axes_for(model, batches)
+    (axis,) = (a for a in model_axes.widths if "first.weight" in model_axes.producers(a))
+    keep = {axis: torch.arange(6) > 2}
+    make_constant(model, model_axes, keep)
+    with torch.no_grad():
+        pruned = compensated(model, model_axes, keep, batches)[0]
+        for a, b in zip(pruned(batches[0][0]), model(batches[0][0]), strict=True):
+            assert (a - b).abs().max() < 1e-12
+    assert pruned.second.bias is not None
+
+
 def test_in_training_mode_batch_norm_cancels_what_is_propagated():
     model, batches = with_statistics(seeded(normed)), images(4, 2, 8, 8)
     model_axes = axes_for(model, batches)
