@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-See = Callable[[str, Tensor, Tensor], None]
+See = Callable[[str, Tensor, Tensor], Tensor | None]
 
 FUNCTIONS = (
     *(functional.linear, functional.conv1d, functional.conv2d, functional.conv3d),
@@ -22,7 +22,8 @@ def seeing_uses(modules: Mapping[str, nn.Module], see: See) -> Iterator[None]:
     """Call `see(name, input, output)` whenever one of these modules is used in a pass.
 
     It is called, or another one hands its weight to a function, as attention with a bias of its
-    own does (Swin, BEiT, EVA): F.linear(x, self.qkv.weight, bias).
+    own does (Swin, BEiT, EVA): F.linear(x, self.qkv.weight, bias). A tensor that `see` returns
+    takes the output's place, as a forward hook's does.
     """
     functions = _Functions(modules, see)
     with ExitStack() as stack:
@@ -47,11 +48,11 @@ class _Functions(TorchFunctionMode):
     def enter(self, name: str) -> Callable[..., None]:
         return lambda *_: self.called.append(name)
 
-    def leave(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple, by_name: dict, output: Tensor) -> None:
+    def leave(self, name: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple, by_name: dict, output: Tensor) -> Tensor | None:
             self.called.pop()
             first, *_ = (*inputs, *by_name.values())
-            self.see(name, first, output)
+            return self.see(name, first, output)
 
         return hook
 
@@ -63,5 +64,6 @@ class _Functions(TorchFunctionMode):
             given = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
             name = self.names.get(id(given["weight"]))
             if name is not None and name not in self.called:
-                self.see(name, given["input"], output)
+                instead = self.see(name, given["input"], output)
+                return output if instead is None else instead
         return output

@@ -14,6 +14,7 @@ from prunezoo.models import trees
 from prunezoo.models.modes import modes_kept
 from prunezoo.models.operations import alike
 from prunezoo.models.trees import Tree
+from prunezoo.models.uses import seeing_uses
 from prunezoo.pruning.compensation.global_batchnorm import WholeBatch
 from prunezoo.pruning.errors import NoImages, PruningError, bounded
 from prunezoo.pruning.types import LAYERS, Batches, Reduce, identity
@@ -222,19 +223,16 @@ def _cooled(outputs: Any, temperature: float) -> Any:
 def gates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """A vector of ones multiplies every layer's output: after its bias, before what follows.
 
-    Yields them by weight name, shape (O,), to differentiate by. Where the layer uses its weight as
-    it is, ∂L/∂c_n = Σ over the weights and the bias of channel n of θ · ∂L/∂θ.
+    The output of a function that is given the layer's weight is gated too. Yields gates by weight
+    name, shape (O,), to differentiate by. Where the layer uses its weight as it is, ∂L/∂c_n = Σ
+    over the weights and the bias of channel n of θ · ∂L/∂θ.
     """
     theta = layer_weights(model)
     held = {name: w.new_ones(len(w), requires_grad=True) for name, w in theta.items()}
 
-    def gate(name: str) -> Callable[..., Tensor]:
+    def gate(name: str, read: Tensor, output: Tensor) -> Tensor:
         positions = [1] * (theta[name].dim() - 2)
-        return lambda module, args, output: output * held[name].view(-1, *positions)
+        return output * held[name].view(-1, *positions)
 
-    handles = [m.register_forward_hook(gate(n)) for n, m in layers(model).items()]
-    try:
+    with seeing_uses(layers(model), gate):
         yield held
-    finally:
-        for handle in handles:
-            handle.remove()

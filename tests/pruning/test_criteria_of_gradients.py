@@ -137,6 +137,33 @@ def test_crop_s_is_the_derivative_of_the_gradient_flow_by_a_gate(net):
         torch.testing.assert_close(score, slope, rtol=1e-5, atol=1e-8)
 
 
+class Handed(nn.Module):
+    """Two layers, called or with their weights handed to functions, as BEiT does."""
+
+    def __init__(self, called):
+        super().__init__()
+        self.called = called
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        if self.called:
+            return self.head(self.linear(self.conv(x).tanh().mean((2, 3))).tanh())
+        x = F.conv2d(x, self.conv.weight, self.conv.bias).tanh().mean((2, 3))
+        return self.head(F.linear(x, weight=self.linear.weight, bias=self.linear.bias).tanh())
+
+
+@pytest.mark.parametrize("criterion", ["snap", "crop_s"])
+def test_gates_reach_functions_that_are_given_a_weight(criterion):
+    torch.manual_seed(0)
+    called, handed = Handed(True).double(), Handed(False).double()
+    handed.load_state_dict(called.state_dict())
+    batches = data(5, dtype=torch.float64)
+    expected, scores = (CRITERIA[criterion](model, batches) for model in (called, handed))
+    assert all(bool((score != 0).all()) for score in expected.values())
+    torch.testing.assert_close(scores, expected)
+
+
 def test_crop_is_theta_h_g_of_the_explicit_hessian():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 4, bias=False), nn.Tanh(), nn.Linear(4, 2))
