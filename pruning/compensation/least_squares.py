@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from prunezoo.models.axes.labels import Axes, masks
 from prunezoo.pruning.compensation.input_products import augmented, input_products
 from prunezoo.pruning.compensation.quadratic import constrained_minimum, damped
-from prunezoo.pruning.criteria.measuring import layers
+from prunezoo.pruning.criteria.measuring import prunable
 from prunezoo.pruning.errors import bounded
 from prunezoo.pruning.types import Batches, Keep, Reduce, identity
 
@@ -42,7 +42,7 @@ def least_squares(
     batches = list(batches)
     of_weights = masks(axes, keep) if keep.keys() <= axes.widths.keys() else dict(keep)
     for network in filter(None, (model, ema)):
-        losing = {n: m for n, m in layers(network).items() if _loses(of_weights.get(n))}
+        losing = {n: m for n, m in prunable(network).items() if _loses(of_weights.get(n))}
         products = input_products(network, losing, batches, reduce)
         for name, layer in losing.items():
             _refit(layer, of_weights[name], products[name], ridge)

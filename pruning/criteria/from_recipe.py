@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prunezoo.models.axes.find import Axes
 from prunezoo.pruning.criteria import CRITERIA, Criterion
-from prunezoo.pruning.criteria.measuring import layer_weights
+from prunezoo.pruning.criteria.measuring import prunable
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.training_view import State, stream_seed, valueless
 from prunezoo.pruning.types import Batches, Scores
@@ -202,7 +202,7 @@ def run_arguments(
 
 def layer_names(model: nn.Module) -> list[str]:
     """Modules with a weight that can be pruned: convolutions and linear layers."""
-    return [name.rpartition(".")[0] for name in layer_weights(model)]
+    return [name.rpartition(".")[0] for name in prunable(model)]
 
 
 def left_alone(model: nn.Module, words: Iterable[str]) -> set[str]:

@@ -28,7 +28,21 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every convolution and linear layer, by the name of its weight.
 
     Raises:
-        PruningError: a weight is computed from other tensors, or belongs to two layers.
+        PruningError: a weight is computed from other tensors, or belongs to two layers, of which
+            one may be an embedding.
+    """
+    by_weight = prunable(model)
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, layer in by_weight.items():
+        _check_owner(name, first_names[id(layer.weight)])
+    return by_weight
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Module]:
+    """Every convolution and linear layer, by the name of its weight, which an embedding may share.
+
+    Raises:
+        PruningError: a weight is computed from other tensors, or belongs to two of these layers.
     """
     modules = dict(model.named_modules())
     by_weight: dict[str, nn.Module] = {
@@ -43,13 +57,16 @@ def layers(model: nn.Module) -> dict[str, nn.Module]:
                 f"{name} is computed from other tensors (a parametrization), so nothing can be kept"
                 " at zero in it; remove the parametrization"
             )
-        owner = owners.setdefault(id(layer.weight), name)
-        if owner != name:
-            raise PruningError(
-                f"{name} is also {owner}, and a weight of two layers has no score of its own; give"
-                " each layer its own weight"
-            )
+        _check_owner(name, owners.setdefault(id(layer.weight), name))
     return by_weight
+
+
+def _check_owner(name: str, owner: str) -> None:
+    if owner != name:
+        raise PruningError(
+            f"{name} is also {owner}, and a weight of two layers has no score of its own; give each"
+            " layer its own weight"
+        )
 
 
 def layer_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import train
@@ -13,6 +13,7 @@ from prunezoo.pruning.criteria import CRITERIA, Criterion
 from prunezoo.pruning.criteria.measuring import layer_weights
 from prunezoo.pruning.errors import BudgetError, NoEffect, PruningError
 from prunezoo.pruning.events import SHOWN, plan_events
+from prunezoo.pruning.once import prune_once
 from prunezoo.pruning.pruner import Pruner
 from prunezoo.pruning.schedule.triggers import Epi, MaskDistance, RandomEpoch
 from prunezoo.pruning.selection.bep.selection import BayesianEarlyPruning
@@ -422,10 +423,48 @@ class Shared(nn.Module):
         self.second.weight = self.first.weight
 
 
+class Tied(nn.Module):
+    """Words in, words out, by the same table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 8)
+        self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.head = nn.Linear(8, 10, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.outer(self.inner(self.table(words)).relu()))
+
+
+TIED = (
+    r"^head.weight is also table.weight, and a weight of two layers has no score of its own; give"
+    r" each layer its own weight$"
+)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "channel_norm", "group_norm", "snap"])
+def test_a_layer_with_an_embeddings_weight_has_no_score(criterion):
+    words = torch.zeros(1, 4, dtype=torch.long)
+    options = {"batches": [(words, words)]} if criterion == "snap" else {}
+    with pytest.raises(PruningError, match=TIED):
+        prune_once(Tied(), words, criterion=criterion, channels=0.5, **options)
+
+
+def test_other_layers_than_an_embeddings_are_pruned_by_their_own_scores():
+    def inner_alone(model, batches):
+        return {"inner.weight": model.inner.weight.detach().abs()}
+
+    words = torch.zeros(1, 4, dtype=torch.long)
+    pruned = prune_once(Tied(), words, criterion=inner_alone, channels=0.5)
+    assert pruned.widths == {"inner": 8}
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
         (Shared(), "second.weight is also first.weight"),
+        (Tied(), TIED),
         (nn.Sequential(weight_norm(nn.Linear(4, 4))), "0.weight is computed from other tensors"),
         (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)), "no convolution or linear layer"),
     ],
