@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from benchmarks.kill import outcome
 from prunezoo import models
@@ -16,6 +17,7 @@ from prunezoo.pruning.amount.budget import Ask
 from prunezoo.pruning.amount.scope import floors
 from prunezoo.pruning.amount.sizes import Sizes, positions
 from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.selection.bep.forecast import fit
 from prunezoo.pruning.selection.bep.past_forecasts import PastForecasts
 from prunezoo.pruning.selection.bep.saliency import History, Taps
@@ -244,6 +246,53 @@ def test_training_steps_give_the_scores_that_a_pass_of_their_own_would(name):
     units = {n: result.labels[n][0] for n in result.weights}
     scored = {n for n, ids in units.items() if ids is not None and (ids >= 0).any()}
     assert set(received) == scored
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_map_that_ends_at_a_module_of_several_calls_is_that_of_its_own(block):
+    """torchvision's blocks have one ReLU, after each BatchNorm and after the addition."""
+    torch.manual_seed(0)
+    width = 8 * block.expansion
+    down = nn.Sequential(nn.Conv2d(8, width, 1), nn.BatchNorm2d(width)) if width > 8 else None
+    stem = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4)]
+    model = nn.Sequential(*stem, block(8, 8, downsample=down), *head).eval()
+    images, labels = torch.randn(16, 3, 8, 8), torch.randint(4, (16,))
+    found = axes(model, images[:1])
+    expected = CRITERIA["activation_taylor"](model, [(images, labels)])
+    taps = Taps(model, found, images[:1], every=1, bucket=1)
+    taps.prepare(0)
+    for part in (slice(0, 8), slice(8, 16)):  # two micro-batches of one step
+        nn.functional.cross_entropy(model(images[part]), labels[part], reduction="sum").backward()
+    step: Any = Step(gradient_scale=1.0)
+    received = taps.observe(step)
+    assert received is not None
+    assert {"3.conv1.weight", "3.conv2.weight"} <= set(received)
+    for layer, score in received.items():
+        torch.testing.assert_close(score, expected[layer].float(), rtol=1e-4, atol=1e-7)
+
+
+def test_calls_that_are_not_whole_passes_are_refused_with_a_remedy():
+    class Deeper(nn.Module):
+        """Runs its ReLU once more in training."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+            self.relu, self.fc = nn.ReLU(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.relu(self.second(self.relu(self.conv(x)))).mean((2, 3))
+            return self.fc(self.relu(x) if self.training else x)
+
+    image = torch.zeros(1, 1, 8, 8)
+    model = Deeper()
+    taps = Taps(model, axes(model, image), image, every=1, bucket=1)
+    taps.prepare(0)
+    model.train()(torch.ones(2, 1, 8, 8)).sum().backward()
+    step: Any = Step(gradient_scale=1.0)
+    with pytest.raises(PruningError, match=r"relu, which runs 2 times.* ran 3 .*protocol: pauses"):
+        taps.observe(step)
 
 
 def test_a_step_that_is_not_finite_counts_for_nothing():

@@ -6,6 +6,7 @@ images) and the latter for large ones (every 5 steps, averaged over 625).
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,11 +86,13 @@ class Taps(Stateful):
 
     Every `every`-th step's backward pass is read; `bucket` steps make one measurement. Where maps
     end is found once, by a pass over one image: a hook on the module whose output is the map costs
-    two reads of it. A compiled network runs these steps uncompiled. Steps with a gradient that is
-    not finite count for nothing.
+    two reads of it. Of a module that runs several times in a pass (a block's one ReLU), it reads
+    the call that returned the map. A compiled network runs these steps uncompiled. Steps with a
+    gradient that is not finite count for nothing.
 
     Raises:
-        PruningError: a map is made by a function in a forward method and not by a module.
+        PruningError: a map is made by a function in a forward method and not by a module, or the
+            module runs another number of times in training.
     """
 
     remembered = ("begun",)
@@ -102,6 +105,7 @@ class Taps(Stateful):
         self.begun = -1  # position of the first step in the bucket
         self.armed, self._images = False, 0
         self._sums: dict[str, Tensor] = {}
+        self.calls: Counter[str] = Counter()  # in this step, of the module at which a map ends
         wanted = [name for name in axes.weights if bool((_units(axes, name) >= 0).any())]
         ends = _ends(model, image)
         if missing := [name for name in wanted if name not in ends]:
@@ -109,9 +113,10 @@ class Taps(Stateful):
                 f"{missing[0]}: its layer takes no part in evaluation, so its map is not seen; set"
                 " pruning.selection.protocol: pauses"
             )
+        self._ends = {name: ends[name] for name in wanted}
         self._handles = [
-            _hook(self, name, model.get_submodule(ends[name].module), ends[name].overwritten)
-            for name in wanted
+            _hook(self, name, model.get_submodule(end.module), end)
+            for name, end in self._ends.items()
         ]
         self._first = wanted[0]
 
@@ -123,7 +128,7 @@ class Taps(Stateful):
 
     def arm(self, armed: bool) -> None:
         """True if the next training step is read."""
-        self.armed, self._images, self._sums = armed, 0, {}
+        self.armed, self._images, self._sums, self.calls = armed, 0, {}, Counter()
         # Where nothing has imported the compiler, which takes seconds, nothing is compiled.
         if "torch._dynamo" in sys.modules:
             torch.compiler.set_stance("force_eager" if armed else "default")
@@ -146,8 +151,19 @@ class Taps(Stateful):
         if self.begun < 0:
             self.begun = state.position
         if self._sums:
+            self._check_calls()
             self._fold(state)
         return self._close() if state.position + 1 - self.begun >= self.bucket else None
+
+    def _check_calls(self) -> None:
+        """Raise PruningError where calls cannot be counted off: a step's are not whole passes."""
+        for name, end in self._ends.items():
+            if self.calls[name] % end.calls:
+                raise PruningError(
+                    f"{name}: its map ends at {end.module}, which runs {end.calls} times in a pass"
+                    f" in evaluation and ran {self.calls[name]} times in this training step; set"
+                    " pruning.selection.protocol: pauses"
+                )
 
     def _fold(self, state: "State") -> None:
         """Adds one step to the bucket, unless a number in it is not finite.
@@ -177,33 +193,41 @@ def _units(axes: "Axes", name: str) -> Tensor:
     return torch.zeros(0) if units is None else units
 
 
-def _hook(taps: Taps, name: str, owner: nn.Module, overwritten: bool) -> RemovableHandle:
+def _hook(taps: Taps, name: str, owner: nn.Module, end: "End") -> RemovableHandle:
     """Hands the module's output and, once it is known, its gradient to `taps`; copies do not."""
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        if not (taps.armed and module is owner and output.requires_grad):
+        if not (taps.armed and module is owner):
+            return None
+        call = taps.calls[name] % end.calls  # a step may be several passes, one a micro-batch
+        taps.calls[name] += 1
+        if call != end.call or not output.requires_grad:
             return None
         a = output.detach()
         output.register_hook(lambda slope: taps.take(name, a, slope))
-        return output.clone() if overwritten else output
+        return output.clone() if end.overwritten else output
 
     return owner.register_forward_hook(hook)
 
 
 class End(NamedTuple):
-    """The module whose output is a layer's map, and whether what follows writes into it."""
+    """The call whose output is a layer's map, and whether what follows writes into it."""
 
     module: str
+    call: int  # from 0, of `calls` of the module in one pass
+    calls: int
     overwritten: bool
 
 
 class _Modules(Maps):
-    """Maps that also notes the innermost module that returns each of them."""
+    """Maps that also notes the innermost module that returns each of them, and in which call."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.last: dict[str, Tensor] = {}  # weight name → the map as the network goes on with it
-        self.returned: dict[int, tuple[str, Any]] = {}  # with the output, so that its id stays its
+        # module, call and, so that its id stays its, the output
+        self.returned: dict[int, tuple[str, int, Any]] = {}
+        self.calls: Counter[str] = Counter()
         self._modules = dict(model.named_modules())
 
     def __enter__(self) -> "_Modules":
@@ -214,7 +238,8 @@ class _Modules(Maps):
 
     def _noting(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.returned.setdefault(id(output), (name, output))
+            self.returned.setdefault(id(output), (name, self.calls[name], output))
+            self.calls[name] += 1
 
         return hook
 
@@ -230,7 +255,8 @@ class _Modules(Maps):
                 f"{name}: its map is made by a function in a forward method, where no hook reaches;"
                 " write a module (nn.ReLU), or set pruning.selection.protocol: pauses"
             )
-        return End(self.returned[last][0], last not in self._owners)
+        module, call, _ = self.returned[last]
+        return End(module, call, self.calls[module], last not in self._owners)
 
 
 def _ends(model: nn.Module, image: Tree) -> dict[str, End]:
