@@ -272,6 +272,17 @@ def test_a_map_that_ends_at_a_module_of_several_calls_is_that_of_its_own(block):
         torch.testing.assert_close(score, expected[layer].float(), rtol=1e-4, atol=1e-7)
 
 
+def test_products_of_half_precision_neither_overflow_nor_vanish():
+    model = models.build("digits_cnn", num_classes=10, in_channels=1)
+    image = torch.zeros(1, 1, 8, 8)
+    taps = Taps(model, axes(model, image), image, every=1, bucket=1)
+    (name, weight), *_ = ((n, w) for n, w in model.named_parameters() if w.dim() == 4)
+    a = torch.tensor([20.0, 2.0**-14]).half().repeat(1, len(weight) // 2).view(1, -1, 1, 1)
+    slope = torch.tensor([4000.0, 2.0**-14]).half().repeat(1, len(weight) // 2).view(1, -1, 1, 1)
+    taps.take(name, a, slope)
+    assert taps._sums[name][:2].tolist() == [80_000, 2.0**-28]
+
+
 def test_calls_that_are_not_whole_passes_are_refused_with_a_remedy():
     class Deeper(nn.Module):
         """Runs its ReLU once more in training."""

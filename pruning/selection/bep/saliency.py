@@ -139,7 +139,7 @@ class Taps(Stateful):
 
     def take(self, name: str, a: Tensor, slope: Tensor) -> None:
         """A map and its gradient, of some of this rank's images: (N, C, …) each."""
-        product = (a * slope).float()
+        product = a.float() * slope.float()  # in half precision it may overflow, or vanish
         product = product.flatten(2).mean(2) if product.dim() > 2 else product
         total = product.abs().sum(0)
         self._sums[name] = self._sums[name] + total if name in self._sums else total
