@@ -18,6 +18,7 @@ from prunezoo.pruning.amount.scope import floors
 from prunezoo.pruning.amount.sizes import Sizes, positions
 from prunezoo.pruning.criteria import CRITERIA
 from prunezoo.pruning.errors import PruningError
+from prunezoo.pruning.pruner import Pruner
 from prunezoo.pruning.selection.bep.forecast import fit
 from prunezoo.pruning.selection.bep.past_forecasts import PastForecasts
 from prunezoo.pruning.selection.bep.saliency import History, Taps
@@ -29,6 +30,7 @@ from tests.support.runs import (
     launch_several,
     losses,
 )
+from tests.support.small_training import CHANNEL, STEPS, Training, recipe
 from tests.support.tiers import slow_but
 
 SMALL = (
@@ -202,6 +204,15 @@ def test_two_processes_decide_as_one(run_recipe, tmp_path):
         torch.testing.assert_close(theirs[axis], S, rtol=1e-5, atol=1e-9)
 
 
+FORECAST = CHANNEL | {
+    "criterion": "activation_taylor",
+    "scope": "layer",
+    "application": "surgery",
+    "schedule": {"start": "1ep", "curve": "constant"},
+}
+FEW = {"name": "bep", "latents": 2, "dense_latents": 2, "steps": 2, "draws": 200}
+
+
 class Step:
     """As much of a training as a bucket asks for."""
 
@@ -304,6 +315,16 @@ def test_calls_that_are_not_whole_passes_are_refused_with_a_remedy():
     step: Any = Step(gradient_scale=1.0)
     with pytest.raises(PruningError, match=r"relu, which runs 2 times.* ran 3 .*protocol: pauses"):
         taps.observe(step)
+
+
+@pytest.mark.parametrize("bucket", [1, 2])
+def test_a_bucket_is_of_the_middle_of_its_steps(bucket):
+    training = Training()
+    options = {"protocol": "buckets", "every": 1, "bucket": bucket}
+    pruner = Pruner(recipe(**FORECAST, selection=FEW | options), training)
+    training.run(pruner, until=6)
+    middles = [(begun + bucket / 2) / STEPS for begun in range(0, 6, bucket)]
+    assert pruner.history()["times"].tolist() == pytest.approx(middles)
 
 
 def test_a_step_that_is_not_finite_counts_for_nothing():

@@ -197,7 +197,8 @@ class BayesianEarlyPruning(Selection):
         """Sees a training step after its backward pass."""
         if self.taps is None:
             return
-        middle = (self.taps.begun + state.position + 1) / 2 if self.taps.begun >= 0 else 0.0
+        begun = self.taps.begun if self.taps.begun >= 0 else state.position
+        middle = (begun + state.position + 1) / 2
         saliency = self.taps.observe(state)
         if saliency is not None:
             scores = by_unit(self.config, saliency, self.axes)
