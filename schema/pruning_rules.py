@@ -248,6 +248,11 @@ RULES = [
         "schedule.initial is the permissive cut of selection: bep; remove it",
     ),
     Rule(
+        lambda p: p.schedule.initial and p.schedule.trigger is not None,
+        "schedule.initial keeps what the steps up to the first decision may cost, and a trigger"
+        " leaves their number open; remove trigger and write schedule.start",
+    ),
+    Rule(
         lambda p: p.selection.name == "eagle_eye" and p.scope != "global",
         "selection: eagle_eye draws the share of each layer; set scope: global",
     ),

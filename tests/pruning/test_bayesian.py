@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 from itertools import pairwise
@@ -50,6 +51,21 @@ BUCKETS = (
     "pruning.selection.bucket=5",
 )
 LITE = ("pruning.schedule.initial=on", "pruning.selection.overhead=0.3")
+FORECAST = CHANNEL | {
+    "criterion": "activation_taylor",
+    "scope": "layer",
+    "schedule": {"start": "1ep", "curve": "constant"},
+}
+FEW = {
+    "name": "bep",
+    "protocol": "buckets",
+    "every": 1,
+    "bucket": 2,
+    "latents": 2,
+    "dense_latents": 2,
+    "steps": 2,
+    "draws": 200,
+}
 
 
 def events(folder: Path) -> list[dict]:
@@ -177,6 +193,40 @@ def test_saliency_is_measured_thrice_an_epoch_and_training_does_not_notice(run_r
         assert (S[-1] >= best).sum() == final[axis] == S.shape[1] // 2
 
 
+def decided(schedule: dict, *, crash: bool = False, older: bool = False) -> tuple[list, int]:
+    """The layers of rounds at 2, 3 and 4 epochs, a crash after the first or not; and T0 in steps.
+
+    An older checkpoint does not say when rounds began.
+    """
+    training = Training(epochs=6)
+    config = recipe(
+        **FORECAST | {"schedule": schedule | {"rounds": 3, "every": "1ep", "curve": "constant"}},
+        selection=FEW | {"penalty": 1e-9},
+    )
+    pruner = Pruner(config, training)
+    if crash:
+        training.run(pruner, until=24)
+        stored = pruner.state_dict()
+        values = json.loads(json.dumps(stored["values"]))
+        if older:
+            del values["method"]["selection"]["began"]
+        training = copy.deepcopy(training)
+        pruner = Pruner(config, training)
+        pruner.load_state_dict(stored | {"values": values}, training)
+    training.run(pruner)
+    method: Any = pruner.method
+    return [event["prune/layers"] for event in training.records], method.selection.began
+
+
+def test_rounds_that_a_trigger_begins_are_planned_from_there():
+    trigger = {"name": "random_epoch", "first": 2, "last": 2}
+    told, begun = {"start": "2ep"}, {"start": "1ep", "trigger": trigger}
+    expected = decided(told)
+    assert decided(begun) == expected
+    assert decided(begun, crash=True) == expected
+    assert decided(told, crash=True, older=True) == expected
+
+
 CRASHES = [((), 8), ((), 11), (BUCKETS, 11), (LITE, 8)]
 
 
@@ -202,15 +252,6 @@ def test_two_processes_decide_as_one(run_recipe, tmp_path):
     ours, theirs = (load_file(f / "saliency.safetensors") for f in folders)
     for axis, S in ours.items():  # stored in float32
         torch.testing.assert_close(theirs[axis], S, rtol=1e-5, atol=1e-9)
-
-
-FORECAST = CHANNEL | {
-    "criterion": "activation_taylor",
-    "scope": "layer",
-    "application": "surgery",
-    "schedule": {"start": "1ep", "curve": "constant"},
-}
-FEW = {"name": "bep", "latents": 2, "dense_latents": 2, "steps": 2, "draws": 200}
 
 
 class Step:
@@ -320,8 +361,7 @@ def test_calls_that_are_not_whole_passes_are_refused_with_a_remedy():
 @pytest.mark.parametrize("bucket", [1, 2])
 def test_a_bucket_is_of_the_middle_of_its_steps(bucket):
     training = Training()
-    options = {"protocol": "buckets", "every": 1, "bucket": bucket}
-    pruner = Pruner(recipe(**FORECAST, selection=FEW | options), training)
+    pruner = Pruner(recipe(**FORECAST, selection=FEW | {"bucket": bucket}), training)
     training.run(pruner, until=6)
     middles = [(begun + bucket / 2) / STEPS for begun in range(0, 6, bucket)]
     assert pruner.history()["times"].tolist() == pytest.approx(middles)

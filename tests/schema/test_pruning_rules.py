@@ -44,6 +44,7 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     BEP | {"schedule": {}},
     BEP | {"importance": {"per": "macs"}},
     UNITS | {"schedule": {"initial": True}},
+    BEP | {"schedule": {"initial": True, "curve": "constant", "trigger": "drift"}},
     UNITS | {"selection": "eagle_eye", "scope": "layer"},
     UNITS | {"selection": "knapsack", "scope": "layer"},
     UNITS | {"selection": "knapsack", "importance": {"per": "macs"}},

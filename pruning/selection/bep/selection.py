@@ -51,7 +51,7 @@ class BayesianEarlyPruning(Selection):
 
     Rajpal et al. 2023. The recipe's amount, shared out by layers, gives every axis its B_s; axes
     that several layers write (residual streams; BEP, G.2) lose the fraction `stages` instead, if it
-    is stated. Decisions are the schedule's rounds: `start` is T0, `every` is T_step, `initial` the
+    is stated. Decisions are the schedule's rounds: T0 is the first, `every` T_step, `initial` the
     permissive cut of BEP-LITE by the criterion `lite`, which costs `overhead` of the training FLOPs
     (in proportion to macs or params). protocol pauses: the recipe's criterion on a fixed `fraction`
     of the training images, `pauses` times an epoch. protocol buckets: each `every`-th training
@@ -73,7 +73,7 @@ class BayesianEarlyPruning(Selection):
     scored = False
     to_the_end = True  # so that forecasts can be held against what came true
     midway = "by forecast ({} in the end)"
-    remembered = ("sizes", "budgets", "measured", "decided")
+    remembered = ("began", "sizes", "budgets", "measured", "decided")
 
     def __init__(
         self,
@@ -131,6 +131,7 @@ class BayesianEarlyPruning(Selection):
         self.history = History()
         self.past_forecasts = PastForecasts()
         self.taps: Taps | None = None
+        self.began = -1  # position of the first decision
         self.sizes: dict[str, int] = {}  # B_s of every axis
         self.budgets: dict[str, float] = {}  # element-epochs left at the next decision, by axis
         self.measured = -1  # position of the last pause
@@ -161,10 +162,10 @@ class BayesianEarlyPruning(Selection):
                 + ("" if first == 1 else ", or write smaller buckets")
             )
         if schedule.start < state.total_steps:
-            self._plan(1, schedule, state)
+            self._plan(1, schedule, state, schedule.start)
 
-    def _plan(self, size: int, schedule: Schedule, state: State) -> Plan:
-        times = (schedule.start, schedule.every or state.total_steps, state.total_steps)
+    def _plan(self, size: int, schedule: Schedule, state: State, began: int) -> Plan:
+        times = (began, schedule.every or state.total_steps, state.total_steps)
         seed, step, total = (steps / state.steps_per_epoch for steps in times)
         between = (schedule.rounds - schedule.initial - 1) * schedule.every
         last = seed + between / state.steps_per_epoch
@@ -240,13 +241,16 @@ class BayesianEarlyPruning(Selection):
                 " (schedule.start), or ask for more pauses or smaller buckets"
             )
         check_complete(self.config.criterion.name, self.history.tensors, round.alive)
+        if self.began < 0:
+            # an older checkpoint does not say; its decisions were planned from the earliest start
+            self.began = schedule.start if self.budgets else state.position
         keep = {}
         for axis, alive in round.alive.items():
             size, stays = self.sizes[axis], torch.zeros_like(alive)
             if state.position >= state.total_steps:
                 stays[alive] = keep_exactly(self.history.of(axis)[-1, alive], size)
             else:
-                plan = self._plan(size, schedule, state)
+                plan = self._plan(size, schedule, state, self.began)
                 stays[alive] = self._decide(axis, plan, alive, round)
             keep[axis] = stays
         return keep
@@ -318,7 +322,8 @@ class BayesianEarlyPruning(Selection):
 
     def load_state_dict(self, state: Stored) -> None:
         """Takes over what `state_dict` gave."""
-        own = {name: state["values"][name] for name in self.remembered}
+        values = {"began": -1} | state["values"]  # older checkpoints do not say
+        own = {name: values[name] for name in self.remembered}
         super().load_state_dict({"tensors": {}, "values": own})
         for name, part in self._parts().items():
             stored = unpack(state, name)
