@@ -137,12 +137,13 @@ def _load(run: "Run", path: "Path") -> int:
     stored.check_optimizer(run.optimizer, optimizer)
     run.optimizer.load_state_dict(optimizer)
     _lay_out_states(run.optimizer)
+    # before the pruner, whose selection makes ready for the step at this position
+    run.progress = Progress(**values["progress"])
     stored.check_pruner(run, values["pruner"])
     run.pruner.load_state_dict(state.part("pruner"), run)
     if run.accelerator.scaler is not None and values["scaler"]:
         run.accelerator.scaler.load_state_dict(values["scaler"])
     run.data.load_state_dict(state.part("data")["tensors"])
-    run.progress = Progress(**values["progress"])
     if run.recipe.laboratory is not None:
         run.laboratory_rows = _laboratory_rows(run)
     run.watch.load(values["watch"], run.rank, run.processes)
