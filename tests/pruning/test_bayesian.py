@@ -370,6 +370,15 @@ def test_a_bucket_is_of_the_middle_of_its_steps(bucket):
     assert pruner.history()["times"].tolist() == pytest.approx(middles)
 
 
+def test_no_step_is_waited_for_after_the_last():
+    training = Training(epochs=2)
+    at_the_end = {"application": "surgery", "schedule": {"start": "100%", "curve": "constant"}}
+    pruner = Pruner(recipe(**FORECAST | at_the_end, selection=FEW), training)
+    training.run(pruner)
+    method: Any = pruner.method
+    assert (len(training.records), method.selection.taps.armed) == (1, False)
+
+
 def test_a_step_that_is_not_finite_counts_for_nothing():
     model = models.build("digits_cnn", num_classes=10, in_channels=1)
     image = torch.zeros(1, 1, 8, 8)

@@ -192,7 +192,13 @@ class BayesianEarlyPruning(Selection):
         self.taps = Taps(
             state.model, axes, state.example_input, every=self.every, bucket=self.bucket
         )
-        self.taps.prepare(state.position)
+        self._prepare(self.taps, state.position, state)
+
+    def _prepare(self, taps: Taps, position: int, state: State) -> None:
+        if position < state.total_steps:
+            taps.prepare(position)
+        else:
+            taps.arm(False)  # what runs after training in this process may be compiled
 
     def observe(self, state: State) -> None:
         """Sees a training step after its backward pass."""
@@ -204,10 +210,7 @@ class BayesianEarlyPruning(Selection):
         if saliency is not None:
             scores = by_unit(self.config, saliency, self.axes)
             self.history.add(middle / state.steps_per_epoch, scores)
-        if state.position + 1 < state.total_steps:
-            self.taps.prepare(state.position + 1)
-        else:
-            self.taps.arm(False)  # what runs after training in this process may be compiled
+        self._prepare(self.taps, state.position + 1, state)
 
     def measures(self, state: State) -> bool:
         """True if a pause is due at this step."""
