@@ -275,7 +275,10 @@ def test_rounds_that_cannot_come_are_refused(keys, says):
 
 
 ONE_ROUND = {"start": "1ep", "every": "1ep"}
-RETURNING = {"regrow": "global_gradient", "application": "mask_then_surgery"}
+RETURNING = {
+    "regrow": {"name": "global_gradient", "first_mask": "score"},
+    "application": "mask_then_surgery",
+}
 
 
 @pytest.mark.parametrize(
