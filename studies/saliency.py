@@ -83,7 +83,10 @@ def seen(times: Tensor, size: str) -> Tensor:
 
 # ── table 2 ──────────────────────────────────────────────────────────────────────────────────────
 def likelihoods(
-    histories: Sequence[History], layers: Sequence[str], inference: Inference
+    histories: Sequence[History],
+    layers: Sequence[str],
+    inference: Inference,
+    without: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Held-out log-likelihood of every run, size, layer and model: summed, and per measurement.
 
@@ -100,6 +103,8 @@ def likelihoods(
             for model, guess in (("first", S[0]), ("last three", S[part][-3:].mean(0))):
                 rows.append(place | {"model": model, "rank": spearman(guess, S[-1])})
             for model, options in (models | CHOICES).items():
+                if model in without:
+                    continue
                 rows.append(place | {"model": model} | judged(history.times, S, part, options))
     return pd.DataFrame(rows)
 
@@ -282,6 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/saliency"))
     parser.add_argument("--layers", nargs="*", help="layers of table 2 (default: the first three)")
     parser.add_argument("--inference", choices=["exact", "variational"], default="exact")
+    parser.add_argument("--without", nargs="+", choices=CHOICES, default=(), help="left out")
     options = parser.parse_args(arguments)
     histories = [read(path) for path in options.histories]
     layers = options.layers or list(histories[0].layers)[:3]
@@ -289,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         raise SystemExit(f"no layers {sorted(unknown)}; there are {list(histories[0].layers)}")
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = likelihoods(histories, layers, options.inference)
+    rows = likelihoods(histories, layers, options.inference, options.without)
     rows.to_csv(options.out / "likelihoods.csv", index=False)
     table = table_2(rows)
     table.to_csv(options.out / "table_2.csv")

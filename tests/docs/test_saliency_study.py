@@ -76,6 +76,13 @@ def test_table_and_figures_come_from_the_histories(record, tmp_path, capsys):
         assert pixels.std() > 0.02
 
 
+def test_a_forecaster_that_takes_too_long_is_left_out(record):
+    rows = saliency.likelihoods([read(record(0))], ["a"], "exact", without=["smoothed"])
+    models = set(rows["model"])
+    assert "smoothed" not in models
+    assert models == {"first", "last three", LATEST, "without t = 0", *MODELS}
+
+
 @pytest.mark.slow
 def test_errors_over_runs_are_their_standard_error(record, tmp_path, capsys):
     main([str(record(1)), str(record(2)), "--out", str(tmp_path), "--layers", "a"])
