@@ -1,6 +1,6 @@
 """BEP's saliency on record: its small CNN, 30 epochs of CIFAR-10 for 150, from two starts.
 
-python studies/recording.py run --data data/cifar10 --minutes 60    # again and again, 2 hours each
+python studies/recording.py run --data data/cifar10 --minutes 60    # again and again, an hour or two each
 python studies/recording.py show    # tables, figures 1, 3, 4, 5, into results/saliency/30_epochs
 
 Durations are a fifth of the paper's: the learning rate falls as far, and 450 measurements are
@@ -39,7 +39,7 @@ SCALED = (
     "pruning.selection.fraction=0.04",
     "evaluation.every=5ep",
 )
-HOURS = 1.6  # of one core of an Intel Xeon
+HOURS = 1.1  # of one core of an Intel Xeon
 SLOW = "12-MOGP, variational, converged"  # minutes to hours for each of nine cells
 
 
