@@ -1,6 +1,6 @@
 """BEP's saliency on record: its small CNN, 30 epochs of CIFAR-10 for 150, from two starts.
 
-python studies/recording.py run --data data/cifar10 --minutes 60    # again and again, an hour or two each
+python studies/recording.py run --data data/cifar10 --minutes 60    # and again, 1 to 2 hours each
 python studies/recording.py show    # tables, figures 1, 3, 4, 5, into results/saliency/30_epochs
 
 Durations are a fifth of the paper's: the learning rate falls as far, and 450 measurements are
