@@ -111,6 +111,11 @@ class Record:
         """True if it has that metric, as a number."""
         return self.summary.get(self.headline.test) is not None
 
+    @property
+    def processes(self) -> int:
+        """Processes of the run's last session; one where an older record does not say."""
+        return int(self.number("run/processes") or 1)
+
     def number(self, key: str) -> int | float | None:
         """A figure of the summary; None if the run has not measured it.
 

@@ -108,7 +108,7 @@ def forecast(
     energy = watts and hours * watts / 1000
     grid = _grid(here) if rates.kg_per_kwh is None else rates.kg_per_kwh
     price = rates.price_per_gpu_hour
-    known = own_here and all(_processes(r) == rates.devices for r in here)
+    known = own_here and all(r.processes == rates.devices for r in here)
     return Forecast(
         job=job,
         images=images,
@@ -246,17 +246,13 @@ def _own(records: Sequence[Record], job: Job) -> list[Record]:
 
 def _on(devices: int, records: Sequence[Record]) -> Sequence[Record]:
     """Records of runs on so many processes; all of them if there is none."""
-    return [r for r in records if _processes(r) == devices] or records
-
-
-def _processes(record: Record) -> int:
-    return int(record.number("run/processes") or 1)
+    return [r for r in records if r.processes == devices] or records
 
 
 def _source(job: Job, here: Sequence[Record], paused: Sequence[Record], rates: Rates) -> str:
     """The records that speed, power and pauses are from."""
     whose = "the recipe" if _own(here, job) else "others"
-    others = any(_processes(r) != rates.devices for r in here)
+    others = any(r.processes != rates.devices for r in here)
     if rates.images_per_second is None:
         said = _counted(here, whose, rates)
     elif others and not rates.watts:
@@ -291,7 +287,7 @@ def _pauses(records: Sequence[Record]) -> Pauses | None:
         # several rounds are more in a longer training; a search before it is not
         if (record.number("prune/rounds_done") or 0) <= 1:
             once += record.number("cost/prune_seconds") or 0.0
-        by_device = speed / _processes(record)
+        by_device = speed / record.processes
         found.append(((3600 * hours - once) * speed / images, once * by_device))
     if not found:
         return None
@@ -300,7 +296,7 @@ def _pauses(records: Sequence[Record]) -> Pauses | None:
 
 def _counted(records: Sequence[Record], whose: str, rates: Rates) -> str:
     said = f"{len(records)} record{'' if len(records) == 1 else 's'} of {whose}"
-    numbers = sorted({_processes(r) for r in records} - {rates.devices})
+    numbers = sorted({r.processes for r in records} - {rates.devices})
     if not numbers:
         return said
     return f"{said} on {', '.join(map(str, numbers))} process{'' if numbers == [1] else 'es'}"
@@ -308,7 +304,7 @@ def _counted(records: Sequence[Record], whose: str, rates: Rates) -> str:
 
 def _speed(records: Sequence[Record], devices: int = 1) -> float | None:
     """Images/s of so many devices."""
-    pairs = [(r.number(SPEED), _processes(r)) for r in records]
+    pairs = [(r.number(SPEED), r.processes) for r in records]
     speeds = [devices * speed / number for speed, number in pairs if speed]
     # the median: one run on a busy machine must not move a forecast
     return statistics.median(speeds) if speeds else None
@@ -317,7 +313,7 @@ def _speed(records: Sequence[Record], devices: int = 1) -> float | None:
 def _watts(records: Sequence[Record], devices: int) -> float | None:
     """Power of so many devices, with their machines."""
     keys = ("cost/energy_kwh", "cost/wall_hours")
-    pairs = [(*(r.number(key) for key in keys), _processes(r)) for r in records]
+    pairs = [(*(r.number(key) for key in keys), r.processes) for r in records]
     watts = [devices * 1000 * kwh / hours / number for kwh, hours, number in pairs if kwh and hours]
     return statistics.median(watts) if watts else None
 

@@ -113,7 +113,7 @@ def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
     if epochs is not None and (ran is None or abs(ran - float(epochs)) > 0.01 * float(epochs)):
         parts.append(f"{'?' if ran is None else format(ran, 'g')} of {epochs} epochs")
     if "hardware" in protocol and not _is_on(record, protocol["hardware"]):
-        number, device = _processes(record), summary.get("run/device", "unknown")
+        number, device = record.processes, summary.get("run/device", "unknown")
         parts.append(f"on {f'{number} × ' if number > 1 else ''}{device}")
     if RATIOS in summary:
         parts.append(f"mean over {summary[RATIOS]} % removed")
@@ -131,11 +131,7 @@ def _is_on(record: Record, hardware: str) -> bool:
     """Return True if it ran on such devices, as many: `8 × V100`, or `GTX 1080 Ti` for one."""
     number, _, kind = hardware.rpartition(" × ")
     device = _letters(record.summary.get("run/device"))
-    return _processes(record) == int(number or 1) and _letters(kind) in device
-
-
-def _processes(record: Record) -> int:
-    return int(record.number("run/processes") or 1)
+    return record.processes == int(number or 1) and _letters(kind) in device
 
 
 def _letters(name: Any) -> str:
