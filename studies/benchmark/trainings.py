@@ -187,7 +187,7 @@ def planned(seeds: int = 3) -> list[Training]:
 
     The rows of `EVERYWHERE` come first: on the first network at equal epochs and at equal cost,
     where one method also prunes at all its epochs, then in the other settings. The first network's
-    other rows and its other points follow, and the dearest last. Dense runs are listed once.
+    other rows and its other points follow, and what costs most last. Dense runs are listed once.
     """
     first, second, third = SETTINGS
     all_epochs = EVERYWHERE | {fixed_name(share) for share in FIXED}
