@@ -6,7 +6,7 @@ convolution in groups for that of one without.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from math import prod
 from typing import Any, ClassVar, TypeVar
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import prunezoo.models.eager  # noqa: F401  or the first operator that is seen imports PyTorch's compiler
 from prunezoo.models import trees
+from prunezoo.models.modes import attention_by_operators
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -37,6 +38,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.flops = 0
         self.opened = False  # inside `counted`
+        self._counting = ExitStack()
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -55,11 +57,12 @@ class Operations(TorchDispatchMode):
 
     def _begin(self) -> None:
         Operations.current = self
-        self.__enter__()
+        self._counting.enter_context(attention_by_operators())
+        self._counting.enter_context(self)
 
     def _end(self) -> None:
         Operations.current = None
-        self.__exit__(None, None, None)
+        self._counting.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -17,7 +17,7 @@ from prunezoo.models import trees
 from prunezoo.models.axes.trace import Pass, Trace, named_tensors
 from prunezoo.models.axes.twins import repeatable, twin
 from prunezoo.models.errors import ModelError
-from prunezoo.models.modes import evaluating
+from prunezoo.models.modes import attention_by_operators, evaluating
 from prunezoo.models.trees import Tree
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -101,7 +101,7 @@ def _watch(trace: Trace, model: nn.Module, images: Tree, channels: Tensor) -> No
             vectors[1] = channels
         trace.carry(leaf, vectors)
     trace.calls = []
-    with _naming(model, trace), trace:
+    with _naming(model, trace), attention_by_operators(), trace:
         outputs = model(images)
     trace.passes[model.training] = Pass(trees.size(images), trace.calls)
     for leaf in pytree.tree_leaves(outputs):

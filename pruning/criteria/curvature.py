@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from prunezoo.models import trees
+from prunezoo.models.modes import attention_twice_differentiable
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.criteria.measuring import (
     check_temperature,
@@ -134,7 +135,7 @@ def obd(
             f" and the task {has}; write hessian: hutchinson, or exact for a tiny network"
         )
     theta = layer_weights(model)
-    with scoring(model):
+    with scoring(model), attention_twice_differentiable():
         match hessian:
             case "gauss_newton":
                 diagonal = _gauss_newton(model, batches, reduce)

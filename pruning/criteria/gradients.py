@@ -170,7 +170,8 @@ def synflow(model: nn.Module, batches: Batches, *, biases: bool = False) -> Scor
     no path left scores 0 everywhere.
 
     Raises:
-        PruningError: the flow fits float64 at no input scale tried, or the network reads words.
+        PruningError: the flow is negative or fits float64 at no input scale tried, or the network
+            reads words.
     """
     inputs, _ = next(iter(batches))
     check_numbers("synflow puts ones", inputs)
@@ -196,6 +197,11 @@ def _flow(model: nn.Module, positive: dict[str, Tensor], image: Tree) -> Tensor:
         flow = torch.stack([torch.sum(output) for output in outputs]).sum()
         if flow.isfinite() and flow > 0:
             return flow
+        if flow.isfinite() and flow < 0:
+            raise PruningError(
+                "synflow: the flow through the network is negative, as after LayerNorm, which"
+                " subtracts means; choose another criterion, such as snip"
+            )
     if flow != 0:
         raise PruningError(
             "synflow: the flow through the network leaves float64 at every input scale tried; "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunezoo.models import trees
-from prunezoo.models.modes import modes_kept
+from prunezoo.models.modes import attention_twice_differentiable, modes_kept
 from prunezoo.models.operations import alike
 from prunezoo.models.trees import Tree
 from prunezoo.models.uses import seeing_uses
@@ -215,7 +215,8 @@ def mean_curvature(
         products = torch.autograd.grad(flow.sum(), list(wrt.values()), materialize_grads=True)
         return dict(zip(wrt, products, strict=True))
 
-    return mean_over_images(batches, term, reduce)
+    with attention_twice_differentiable():
+        return mean_over_images(batches, term, reduce)
 
 
 def check_temperature(criterion: str, temperature: float, task: Task) -> None:

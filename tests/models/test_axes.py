@@ -377,6 +377,21 @@ def test_channels_are_followed_through(name):
     )
 
 
+def test_pytorchs_encoder_loses_what_its_attention_does_not_read():
+    """In evaluation PyTorch has one kernel for the whole layer, which no rule could describe."""
+    encoder = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+    model, channels = traced(
+        lambda m, x: m.out(m.encoder(m.a(x).flatten(2).mT).mean(1)),
+        a=conv(3, 8),
+        encoder=encoder,
+        out=nn.Linear(8, 4),
+    )
+    assert channels.widths == {"encoder.linear1": 12}
+    assert "in_proj_weight" in channels.fixed["encoder.self_attn"]
+    check_equal(model, IMAGE, channels, {"encoder.linear1": torch.arange(12) % 3 > 0})
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 LEFT_ALONE = {
     "a written slice": (lambda m, x: m.a(x)[:, 3:], "written in the code"),
     "written pieces": (lambda m, x: torch.cat(m.a(x).split([3, 5], 1), 1), "written in the code"),

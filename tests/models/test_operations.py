@@ -135,6 +135,27 @@ def test_programs_take_what_torch_counts(name):
     assert operations(run) == torchs(run) > 0
 
 
+ATTENTIVE = {
+    "attention": nn.MultiheadAttention(8, 2, batch_first=True),
+    "encoder": nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIVE)
+def test_evaluation_without_gradients_takes_what_training_takes(name):
+    """PyTorch has one kernel for such a layer there, whose parts nobody sees."""
+    layer, x = ATTENTIVE[name], torch.randn(3, 5, 8)
+    words = (x,) if name == "encoder" else (x, x, x)
+    products = 4 * 8 * 8 + 2 * 5 * 8 + (name == "encoder") * 2 * 8 * 16  # of each of 15 words
+
+    def evaluate():
+        with torch.no_grad():
+            layer.eval()(*words)
+
+    assert operations(evaluate) == operations(lambda: layer.train()(*words)) == 2 * 15 * products
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_gradients_image_by_image_take_what_they_take_together():
     """vmap makes groups of the images, which torch's own counter takes to be more work."""
     first, second = 2 * 9 * 4 * 36, 2 * 144 * 2  # of an image in a pass

@@ -186,6 +186,40 @@ def test_crop_is_theta_h_g_of_the_explicit_hessian():
         torch.testing.assert_close(torch.cat([s.flatten() for s in scores.values()]), wanted)
 
 
+class Attending(nn.Module):
+    """A layer of attention between two linear ones, by PyTorch's kernels or by products."""
+
+    def __init__(self, by_kernel):
+        super().__init__()
+        self.by_kernel = by_kernel
+        self.qkv, self.head = nn.Linear(3, 12), nn.Linear(4, 3)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x.flatten(2).mT).chunk(3, -1)
+        if self.by_kernel:
+            seen = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        else:
+            seen = (q @ k.mT / 2).softmax(-1) @ v
+        return self.head(seen.mean(1))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options"),
+    [
+        *(("grasp", {}), ("crop", {}), ("crop_s", {}), ("obd", {})),
+        *(("obd", {"hessian": "exact"}), ("obd", {"hessian": "hutchinson"})),
+    ],
+)
+def test_second_derivatives_reach_through_the_kernels_of_attention(criterion, options):
+    torch.manual_seed(0)
+    by_kernel, plain = Attending(True).double(), Attending(False).double()
+    plain.load_state_dict(by_kernel.state_dict())
+    batches = data(5, dtype=torch.float64)
+    scores, expected = (CRITERIA[criterion](m, batches, **options) for m in (by_kernel, plain))
+    assert all(bool(score.any()) for score in expected.values())
+    torch.testing.assert_close(scores, expected)
+
+
 def chain_net(depth, width, gain=1.0):
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, width, 3, padding=1, bias=False)]
@@ -233,6 +267,19 @@ def test_synflow_of_a_cut_network_is_zero_and_of_an_endless_one_an_error():
     assert all(not s.any() for s in CRITERIA["synflow"](model, data(1)).values())
     with pytest.raises(PruningError, match="smaller gain"):
         CRITERIA["synflow"](chain_net(200, 4, 1e4), data(1))
+
+
+def test_a_flow_that_a_normalisation_turns_negative_is_said_to_be_so():
+    """LayerNorm subtracts a mean, so |θ| and ones no longer give what is positive."""
+    norm = nn.LayerNorm(4)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 1, 1, 3]))  # counts most where the ones fall below
+    first = nn.Linear(3, 4, bias=False)
+    nn.init.ones_(first.weight)
+    with torch.no_grad():
+        first.weight[3] = 0
+    with pytest.raises(PruningError, match="negative, as after LayerNorm"):
+        CRITERIA["synflow"](nn.Sequential(first, norm), [(torch.ones(1, 3), torch.zeros(1))])
 
 
 def small(activation):
