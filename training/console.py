@@ -91,6 +91,12 @@ class Report(AbstractContextManager["Report"]):
                 # last: the folder counts as finished once this file is there
                 write_json(run.folder / SUMMARY, {k: finite(v) for k, v in summary.items()})
                 self.display.stop()
+                overflown = [k for k, v in summary.items() if v is not None and finite(v) is None]
+                if overflown:
+                    self.say(
+                        f"NaN or infinite, and null in the summary: {', '.join(overflown)}; the"
+                        " network's outputs are too large, lower training.optimizer.lr"
+                    )
                 if run.recipe.log.model:
                     self.say(run.log.tracker.keep_model())
                 Console(highlight=False, markup=False).print(self.table(summary, past))

@@ -164,7 +164,7 @@ def test_ruined_weights_take_no_good_checkpoint_s_place(network, run_recipe, mon
     assert run_recipe(DIGITS, *settings, resume=True)[0] == 0
 
 
-def test_figures_that_are_no_numbers_are_null(run_recipe):
+def test_figures_that_are_no_numbers_are_null_and_named(run_recipe, capsys):
     """JSON has no NaN. The weights are finite here, and what the network makes of them is not."""
     settings = ("training.optimizer.lr=1e18", "training.duration=1it", "checkpoint.every=0it")
     status, folder = run_recipe(DIGITS, *settings)
@@ -175,6 +175,7 @@ def test_figures_that_are_no_numbers_are_null(run_recipe):
 
     text = (folder / "summary.json").read_text()
     assert json.loads(text, parse_constant=refuse)["eval/loss"] is None
+    assert "NaN or infinite, and null in the summary: eval/loss; the" in capsys.readouterr().err
 
 
 def test_a_signal_saves_and_stops_with_its_own_status(run_recipe, monkeypatch):
