@@ -1,0 +1,108 @@
+"""Strided 1×1 convolutions, and the bug of oneDNN that they are kept from."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prunezoo import models
+from prunezoo.models.axes.find import axes
+from prunezoo.models.pointwise import read_what_counts
+
+CRASH = """
+import sys, torch
+import prunezoo
+from prunezoo.models.pointwise import read_what_counts
+torch.set_num_threads(1)
+last = torch.channels_last
+layer = torch.nn.Conv2d(int(sys.argv[1]), 12, 1, stride=2, bias=False).to(memory_format=last)
+if sys.argv[2] == "mended":
+    read_what_counts(layer)
+images = torch.randn(32, int(sys.argv[1]), 64, 64).to(memory_format=last)
+for _ in range(30):
+    layer(images).square().sum().backward()
+    kept = [torch.zeros(1000) for _ in range(100)]
+few = layer.weight.grad / 30
+exact = layer.weight.detach().double().requires_grad_()
+torch.conv2d(images.double(), exact, stride=2).square().sum().backward()
+assert (few - exact.grad).abs().max() < 1e-4 * exact.grad.abs().max()
+"""
+
+
+def ends(channels, how):
+    command = [sys.executable, "-c", CRASH, str(channels), how]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("channels", [4, 11, 15])
+def test_few_channels_neither_crash_nor_give_another_gradient(channels):
+    done = ends(channels, "mended")
+    assert done.returncode == 0, done.stderr
+
+
+def network(few):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, few, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(few, 20, 1, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(20, 6, 1, stride=(1, 2)),
+        nn.Conv2d(6, 4, 1, stride=(1, 3), bias=False),
+    )
+    return net.to(memory_format=torch.channels_last)
+
+
+def passed(net, images):
+    outputs = net(images)
+    outputs.square().sum().backward()
+    return outputs, *(parameter.grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("few", [9, 15, 16])
+def test_results_and_gradients_are_those_of_the_strided_layer(few, layout):
+    images = torch.randn(2, 3, 16, 24).double().contiguous(memory_format=layout)
+    plain = network(few).double()
+    mended = read_what_counts(copy.deepcopy(plain))
+    for a, b in zip(passed(plain, images), passed(mended, images), strict=True):
+        torch.testing.assert_close(b, a)
+        assert b.stride() == a.stride()
+
+
+def test_a_copy_reads_by_its_own_weights():
+    mended = read_what_counts(network(9))
+    copied = copy.deepcopy(mended)
+    nn.init.zeros_(copied[2].weight)
+    images = torch.randn(2, 3, 16, 16)
+    assert mended[:3](images).flatten(2).std(2).sum() > 0
+    assert copied[:3](images).flatten(2).std(2).sum() == 0
+
+
+def test_layers_that_are_not_meant_stay_as_they_are():
+    class Own(nn.Conv2d):
+        def _conv_forward(self, input, weight, bias):
+            return F.conv2d(input, weight, bias, self.stride)
+
+    kept = [
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 3, stride=2),
+        nn.Conv2d(4, 4, 1, stride=2, padding=1),
+        nn.Conv2d(4, 4, 1, stride=2, groups=2),
+        nn.Conv1d(4, 4, 1, stride=2),
+        Own(4, 4, 1, stride=2),
+    ]
+    assert not any("_conv_forward" in vars(layer) for layer in map(read_what_counts, kept))
+
+
+def test_channels_below_and_above_the_block_are_pruned_as_before():
+    plain = models.build("resnet56", num_classes=10, depth=8, option="B", width=1.5)
+    image = torch.randn(1, 3, 32, 32)
+    mended = read_what_counts(copy.deepcopy(plain))
+    assert any("_conv_forward" in vars(layer) for layer in mended.modules())
+    assert axes(mended, image).widths == axes(plain, image).widths
+    assert axes(mended, image).fixed == axes(plain, image).fixed
