@@ -11,6 +11,7 @@ from studies.benchmark.tables import (
     COSTS_MORE,
     OUTSIDE,
     REFERENCE,
+    across,
     at_budget,
     differences,
     equal_cost,
@@ -62,6 +63,9 @@ TERMS = f"""## Terms
   (10 % by methods with many sizes on the way, or that leave layers of one channel), weights
   exactly.
 """
+ACROSS = """Rows run in every setting, paired by seeds;
+intervals are over the seeds of a setting, not adjusted.
+"""
 LIMITS = """## What this cannot tell
 
 * Networks are small, data few, schedules short, so that every method has little time: to settle,
@@ -91,6 +95,11 @@ def page(runs: Runs, planned: int) -> str:
     ]
     said = [operations.remark([run.record for run in runs.all]), _shared_cores(runs)]
     parts += [f"{sentence}.\n" for sentence in said if sentence]
+    for kind in KINDS:
+        table = across(runs, kind, MIDDLE)
+        if table:
+            amount = f"{REMOVED[kind][MIDDLE]} % of {AMOUNTS[kind]}"
+            parts += [f"## All settings: {amount}, equal epochs\n", ACROSS, table]
     for setting in SETTINGS:
         if any(run.training.setting is setting for run in runs.all):
             parts += _setting(runs, setting)

@@ -19,7 +19,7 @@ from studies.benchmark.rows import (
     fixed_name,
 )
 from studies.benchmark.runs import COSTS, Group, Run, Runs
-from studies.benchmark.trainings import LENGTHS, MIDDLE, Setting
+from studies.benchmark.trainings import LENGTHS, MIDDLE, SETTINGS, Setting
 
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("FLOPs", "CPU seconds")
@@ -162,9 +162,35 @@ def pair_table(runs: Runs, setting: Setting, point: int) -> str:
 
 def _gap(first: Mapping[int, float], second: Mapping[int, float]) -> str:
     gap = paired(first, second)
-    if len(gap) < 2:
-        return NOT_RUN
-    return f"{mean(gap):+.2f} ± {half_width(gap):.2f}"
+    return shown_gap(gap) if len(gap) > 1 else NOT_RUN
+
+
+def across(runs: Runs, kind: Kind, point: int) -> str:
+    """Rows run in several settings: their differences from the reference in each, at equal epochs.
+
+    Empty where fewer than two settings were run.
+    """
+    gaps: dict[str, dict[str, list[float]]] = {}  # row → setting → differences by seed
+    for setting in SETTINGS:
+        of = {g.row.name: g.by_seed() for g in groups(runs, setting, kind, point)}
+        reference = of.pop(REFERENCE[kind], {})
+        for name, accuracies in of.items():
+            gap = paired(accuracies, reference)
+            if gap:
+                gaps.setdefault(name, {})[setting.name] = gap
+    ran = [s.name for s in SETTINGS if any(s.name in of for of in gaps.values())]
+    whole = {
+        name: mean([mean(of[setting]) for setting in ran])
+        for name, of in gaps.items()
+        if len(of) == len(ran)
+    }
+    if len(ran) < 2 or not whole:
+        return ""
+    lines = [
+        [name, *(shown_gap(gaps[name][setting]) for setting in ran), f"{whole[name]:+.2f}"]
+        for name in sorted(whole, key=lambda name: -whole[name])
+    ]
+    return markdown([f"− {REFERENCE[kind]}, points", *ran, "mean of settings"], lines)
 
 
 def rank_table(runs: Runs, setting: Setting, kind: Kind) -> str:
@@ -220,9 +246,10 @@ def _everything(runs: Runs, setting: Setting, kind: Kind) -> list[tuple[Group, s
 
 def _oracle(runs: Runs, setting: Setting, point: int) -> list[list[str]]:
     """The pruning epoch with the best mean validation accuracy; its cost is that of the search."""
-    of = {row.name: row for row in setting.rows()}
-    tried = [runs.group(setting, of[fixed_name(s)], point, "equal epochs") for s in FIXED]
-    if not all(group.runs for group in tried):
+    fixed = {fixed_name(share) for share in FIXED}
+    rows = [row for row in setting.rows() if row.name in fixed]
+    tried = [runs.group(setting, row, point, "equal epochs") for row in rows]
+    if len(rows) < len(fixed) or not all(group.runs for group in tried):
         return []
     best = max(tried, key=lambda group: mean([run.validation for run in group.runs]))
     seconds = sum(mean(group.values("cost/training_cpu_seconds") or [0.0]) for group in tried)
@@ -310,6 +337,12 @@ def _fall(runs: Sequence[Run]) -> str:
     if not falls:
         return ""
     return f"{mean([f.before for f in falls]):.1f} → {mean([f.after for f in falls]):.1f}"
+
+
+def shown_gap(gap: Sequence[float]) -> str:
+    """The mean difference with its interval; of one seed the difference alone."""
+    width = half_width(gap)
+    return f"{mean(gap):+.2f}" + (f" ± {width:.2f}" if width is not None else "")
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -281,6 +281,31 @@ def test_a_row_is_compared_with_the_control_seed_by_seed():
     assert oracle[9] == f"{5 * 60} (all 5)"
 
 
+def test_settings_stand_side_by_side():
+    above = {"resnet8": 2.0, "small_conv": -1.0, "imagenette": 5.0}
+    records = []
+    for training in planned(2):
+        if training.point == MIDDLE and training.length == "equal epochs":
+            gap = {SMALL: 0.0, "SNIP channels": above[training.setting.name]}.get(training.row.name)
+            if gap is not None:
+                records.append(made_up(training, 50 + gap + training.seed * (1 + 0.1 * gap)))
+    whole = tables.across(Runs(records), "channels", MIDDLE)
+    row = cells(whole, "SNIP channels")
+    assert [cell.partition(" ")[0] for cell in row[1:]] == ["+2.10", "-1.05", "+5.25", "+2.10"]
+    assert row[1].endswith(f"± {half_width([2.0, 2.2]):.2f}")
+    alone = [record for record in records if "resnet8" in record.job.name]
+    assert tables.across(Runs(alone), "channels", MIDDLE) == ""
+
+
+@pytest.mark.parametrize("setting", SETTINGS[1:])
+def test_a_setting_without_every_fixed_epoch_has_no_oracle(setting):
+    trainings = [t for t in planned(1) if t.setting is setting and t.point == MIDDLE]
+    records = [made_up(t, 40.0) for t in trainings if t.length == "equal epochs"]
+    text = tables.equal_epochs(Runs(records), setting, "channels", MIDDLE)
+    assert cells(text, fixed_name(50))[3] == "1"
+    assert "oracle" not in text
+
+
 def test_a_layer_of_one_channel_is_marked_and_a_trigger_that_did_not_fire_is_told():
     training = next(t for t in planned(1) if t.row.name == "EarlyCroP-S")
     record = made_up(training, 40.0, prune__layers={"a": {"kept": 1, "of": 16}})
