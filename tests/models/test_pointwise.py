@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ from torch import nn
 from prunezoo import models
 from prunezoo.models.axes.find import axes
 from prunezoo.models.pointwise import read_what_counts
+from prunezoo.schema.recipe import load
+from prunezoo.training.build import placed
 
+ROOT = Path(__file__).resolve().parents[2]
 CRASH = """
 import sys, torch
 import prunezoo
@@ -107,3 +111,15 @@ def test_channels_below_and_above_the_block_are_pruned_as_before():
     assert any("_conv_forward" in vars(layer) for layer in mended.modules())
     assert axes(mended, image).widths == axes(plain, image).widths
     assert axes(mended, image).fixed == axes(plain, image).fixed
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_training_on_the_cpu_with_channels_last_is_kept_from_it(last):
+    recipe, _ = load(
+        ROOT / "recipes/base/cifar10/resnet8_short.yaml",
+        [f"training.channels_last={str(last).lower()}"],
+    )
+    net = models.build("resnet56", num_classes=10, depth=8, option="B")
+    placed(net, recipe, torch.device("cpu"))
+    mended = [name for name, layer in net.named_modules() if "_conv_forward" in vars(layer)]
+    assert len(mended) == (2 if last else 0)
