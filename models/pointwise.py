@@ -15,7 +15,7 @@ from torch import Tensor, nn
 BLOCK = 16  # input channels that the widest kernels take at a time
 
 
-def read_what_counts(model: nn.Module) -> nn.Module:
+def subsample_first(model: nn.Module) -> nn.Module:
     """The same network, whose strided 1×1 convolutions of few channels drop the other pixels first.
 
     The result is the same; where the strided kernel's is right, to the bit. The network is changed.

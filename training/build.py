@@ -22,7 +22,7 @@ from prunezoo.models.eager import step_eagerly
 from prunezoo.models.errors import ModelError
 from prunezoo.models.head import renew_head
 from prunezoo.models.options import first_line
-from prunezoo.models.pointwise import read_what_counts
+from prunezoo.models.pointwise import subsample_first
 from prunezoo.models.pretrained import pretrained_for
 from prunezoo.models.timm_networks import FAULTS
 from prunezoo.models.trees import Tree
@@ -144,7 +144,7 @@ def placed(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
     layout = torch.channels_last if recipe.training.channels_last else torch.preserve_format
     dtype = torch.float64 if recipe.training.precision == "fp64" else torch.float32
     if recipe.training.channels_last and device.type == "cpu":
-        read_what_counts(model)
+        subsample_first(model)
     # initialised on the CPU, then moved: one seed gives the same weights on every device
     return model.to(device, dtype).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from prunezoo import models
 from prunezoo.models.axes.find import axes
-from prunezoo.models.pointwise import read_what_counts
+from prunezoo.models.pointwise import subsample_first
 from prunezoo.schema.recipe import load
 from prunezoo.training.build import placed
 
@@ -20,12 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CRASH = """
 import sys, torch
 import prunezoo
-from prunezoo.models.pointwise import read_what_counts
+from prunezoo.models.pointwise import subsample_first
 torch.set_num_threads(1)
 last = torch.channels_last
 layer = torch.nn.Conv2d(int(sys.argv[1]), 12, 1, stride=2, bias=False).to(memory_format=last)
 if sys.argv[2] == "mended":
-    read_what_counts(layer)
+    subsample_first(layer)
 images = torch.randn(32, int(sys.argv[1]), 64, 64).to(memory_format=last)
 for _ in range(30):
     layer(images).square().sum().backward()
@@ -72,7 +72,7 @@ def passed(net, images):
 def test_results_and_gradients_are_those_of_the_strided_layer(few, layout):
     images = torch.randn(2, 3, 16, 24).double().contiguous(memory_format=layout)
     plain = network(few).double()
-    mended = read_what_counts(copy.deepcopy(plain))
+    mended = subsample_first(copy.deepcopy(plain))
     for a, b in zip(passed(plain, images), passed(mended, images), strict=True):
         torch.testing.assert_close(b, a)
         assert b.stride() == a.stride()
@@ -80,7 +80,7 @@ def test_results_and_gradients_are_those_of_the_strided_layer(few, layout):
 
 def test_a_copy_reads_by_its_own_weights():
     mended = network(9)
-    read_what_counts(mended)
+    subsample_first(mended)
     copied = copy.deepcopy(mended)
     nn.init.zeros_(copied.get_parameter("2.weight"))
     images = torch.randn(2, 3, 16, 16)
@@ -101,13 +101,13 @@ def test_layers_that_are_not_meant_stay_as_they_are():
         nn.Conv1d(4, 4, 1, stride=2),
         Own(4, 4, 1, stride=2),
     ]
-    assert not any("_conv_forward" in vars(layer) for layer in map(read_what_counts, kept))
+    assert not any("_conv_forward" in vars(layer) for layer in map(subsample_first, kept))
 
 
 def test_channels_below_and_above_the_block_are_pruned_as_before():
     plain = models.build("resnet56", num_classes=10, depth=8, option="B", width=1.5)
     image = torch.randn(1, 3, 32, 32)
-    mended = read_what_counts(copy.deepcopy(plain))
+    mended = subsample_first(copy.deepcopy(plain))
     assert any("_conv_forward" in vars(layer) for layer in mended.modules())
     assert axes(mended, image).widths == axes(plain, image).widths
     assert axes(mended, image).fixed == axes(plain, image).fixed
