@@ -62,6 +62,7 @@ OURS: dict[str, dict[str, Any]] = {
     "random": {"criterion": "random"},
 }
 THEIRS = {"Torch-Pruning": False, "Torch-Pruning, global": True}
+CONTROLS = ("random", "Torch-Pruning")
 Batch = tuple[Tensor, Tensor]
 
 
@@ -194,29 +195,49 @@ def line(key: list[Any], record: dict[str, Any]) -> str:
 
 
 def means(records: dict[str, dict[str, Any]]) -> list[str]:
-    """Each way's mean over the networks and seeds that every way managed, and what random lacks."""
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    """Each way's mean over the networks that every way managed, minus random and Torch-Pruning.
+
+    A network's seeds are averaged first: they resemble one another, and intervals are over
+    networks.
+    """
+    rows: dict[str, dict[int, dict[str, dict[str, Any]]]] = {}  # network → seed → way
     for key, record in records.items():
         name, seed, way = json.loads(key)
-        rows.setdefault(f"{name} {seed}", {})[way] = record
-    whole = [r for r in rows.values() if all("tuned" in r.get(w, {}) for w in (*OURS, *THEIRS))]
+        rows.setdefault(name, {}).setdefault(seed, {})[way] = record
+    every = (*OURS, *THEIRS)
+    whole = {
+        name: [ways for ways in seeds.values() if all("tuned" in ways.get(w, {}) for w in every)]
+        for name, seeds in rows.items()
+    }
+    whole = {name: seeds for name, seeds in whole.items() if seeds}
     if not whole:
         return []
 
-    def mean(way: str, key: str) -> float:
-        return statistics.mean(row[way][key] for row in whole)
+    def by_network(way: str, key: str) -> list[float]:
+        return [statistics.mean(ways[way][key] for ways in seeds) for seeds in whole.values()]
 
     def ahead(way: str, key: str) -> str:
-        differences = [row[way][key] - row["random"][key] for row in whole]
-        return f"{statistics.mean(differences):+5.1f} ± {half_width(differences) or 0:4.1f}"
+        told = []
+        for other in CONTROLS:
+            pairs = zip(by_network(way, key), by_network(other, key), strict=True)
+            gaps = [a - b for a, b in pairs]
+            told.append(f"{statistics.mean(gaps):+5.1f} ± {half_width(gaps) or 0:4.1f}")
+        return ", ".join(told)
 
-    ways = sorted((*OURS, *THEIRS), key=lambda way: -mean(way, "tuned"))
-    title = f"# mean over {len(whole)} networks × seeds that every way pruned; dense"
-    head = f"{title} {mean('dense', 'cut'):.1f}; in brackets minus random, Student's 95 % interval"
-    return [head] + [
-        f"{way:28} cut {mean(way, 'cut'):5.1f} ({ahead(way, 'cut')})"
-        f"  tuned {mean(way, 'tuned'):5.1f} ({ahead(way, 'tuned')})"
-        for way in ways
+    def mean(way: str, key: str) -> float:
+        return statistics.mean(by_network(way, key))
+
+    ways = sorted(every, key=lambda way: -mean(way, "tuned"))
+    runs = sum(map(len, whole.values()))
+    return [
+        f"# means of {len(whole)} networks that every way pruned, of {runs} runs; dense"
+        f" {mean('dense', 'cut'):.1f}; in brackets minus {' and minus '.join(CONTROLS)}, Student's"
+        " 95 % interval over networks",
+        *(
+            f"{way:28} cut {mean(way, 'cut'):5.1f} ({ahead(way, 'cut')})"
+            f"  tuned {mean(way, 'tuned'):5.1f} ({ahead(way, 'tuned')})"
+            for way in ways
+        ),
     ]
 
 

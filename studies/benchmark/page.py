@@ -34,7 +34,8 @@ AMOUNTS = {"channels": "MACs, by channels", "weights": "weights, by masks"}
 
 TERMS = f"""## Terms
 
-* Equal for all rows of a setting: first weights and order of images of a seed, training images,
+* Equal for all rows of a setting: first weights (but for the narrower network, which has its own)
+  and order of images of a seed, training images,
   augmentation, optimizer, batch size, one learning-rate schedule that ends at 0 (each pass of
   methods that train several times has one), what may be pruned (everything but the classifier's
   outputs), 500 images to score on where images are needed.
@@ -42,12 +43,14 @@ TERMS = f"""## Terms
   shares of it (`studies/benchmark/rows.py` has each).
 * **Equal epochs**: all passes of a method together go over as many images as the dense training.
 * **Equal cost**: the rows of that table were run a second time, for as many epochs as spend the
-  dense training's operations or a little more (some first for other lengths, which lay too far
-  from that cost or short of it, and were replaced whatever their accuracy); the accuracy at
+  dense training's operations or more, up to 60 % where a trigger fires late (some first for other
+  lengths, which lay too far from that cost or short of it, and were replaced whatever their
+  accuracy); the accuracy at
   exactly the dense network's cost, in operations or in CPU seconds, is read between the two runs
   of a seed, linear in the cost's logarithm, never beyond them ("{OUTSIDE}"; "{COSTS_MORE}": as many
   epochs cost more already). Over a wide gap, as in CPU seconds of rows that prune at the start,
-  that is rather too low, as most is learnt first. Masked weights cost what the dense network does,
+  that is rather too low, as most is learnt first; and seconds of the two lengths were measured under
+  different load, so that the columns at equal seconds decide nothing. Masked weights cost what the dense network does,
   but for scoring: their rows have one length, whose accuracy stands for both costs.
 * FLOPs are those of training steps (6 a MAC) and of what pruning computes besides: scores, BEP's
   pauses, searches, compensation (2 a MAC of each pass that ran; docs/cost.md). CPU seconds leave
@@ -107,20 +110,19 @@ def page(runs: Runs, planned: int) -> str:
 
 
 def _shared_cores(runs: Runs) -> str:
-    """How far CPU seconds of the same work are apart; empty if nothing was run twice."""
-    most = 1.0
-    for group in runs.groups():
-        spent = [(run.number(operations.TOTAL), run.number(COSTS["CPU seconds"])) for run in group]
-        pairs = [(flops, seconds) for flops, seconds in spent if flops and seconds]
-        for flops, seconds in pairs:
-            same = [other for of, other in pairs if abs(of / flops - 1) < 0.01]
-            most = max(most, max(same) / seconds)
-    if most == 1.0:
+    """How far CPU seconds an operation of the same row are apart; empty if nothing was run twice."""
+    rates: dict[tuple[str, str, int], list[float]] = {}
+    for run in runs.all:
+        flops, seconds = run.number(operations.TOTAL), run.number(COSTS["CPU seconds"])
+        if flops and seconds:
+            setting, row, point, *_ = run.training
+            rates.setdefault((setting.name, row.name, point), []).append(seconds / flops)
+    most = max((max(of) / min(of) for of in rates.values()), default=1.0)
+    if most < 1.005:
         return ""
-    share = 100 * (most - 1)
     return (
-        "CPU seconds are of cores shared with other work: runs of one row and length that do the"
-        f" same operations, to one per cent, differ by up to {share:.0f} %"
+        "CPU seconds are of cores shared with other work: of two runs of one row, of either length,"
+        f" one took up to {most:.2g} times as long an operation"
     )
 
 
@@ -139,7 +141,8 @@ def short_table(runs: Runs, setting: Setting) -> str:
         names = _chosen(ordered, kind)
         chosen = [group for group in ordered if group.row.name in names]
         rows = [group.row for group in chosen]
-        budgets = BUDGETS if long and kind == "channels" else ()
+        # seconds of the two lengths were measured under different load
+        budgets = BUDGETS[:1] if long and kind == "channels" else ()
         columns = [at_budget(runs, setting, rows, MIDDLE, budget) for budget in budgets]
         dense = runs.group(setting, setting.dense, MIDDLE, "equal epochs")
         lines = [
