@@ -9,7 +9,7 @@ from prunezoo.models import trees
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.compensation import layer_inputs
 from prunezoo.pruning.criteria.maps import norms
-from prunezoo.pruning.criteria.measuring import scoring
+from prunezoo.pruning.criteria.measuring import check_sums, scoring, uncancelled
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.stateful import Stateful
 
@@ -27,7 +27,8 @@ class Accumulator(Stateful):
     out and counted in `skipped`. Nothing waits for the device before `mean`.
 
     Raises:
-        PruningError: taylor where BatchNorm follows a layer, whose sums are 0 in training.
+        PruningError: taylor where BatchNorm follows a layer, whose sums are 0 in training; where it
+            does so farther on, `mean` says so.
     """
 
     def __init__(
@@ -45,6 +46,10 @@ class Accumulator(Stateful):
             _check_sums(model, weights, example_input)
         sources = [part for n in weights for part in _parts(n, after, parameters)]
         self._parameters = [parameters[name] for name in sources]
+        # looked at in the first steps alone, as it takes time
+        summed = [i for i, p in enumerate(self._parameters) if p.dim() > 1 and self._signed]
+        self._summed, self._looks = {i: sources[i] for i in summed}, 3 if summed else 0
+        self._kept: dict[str, Tensor] = {}
         device = trees.device(example_input)
         ids = [axes.labels[name][0] for name in sources]
         self._unit = torch.cat([i for i in ids if i is not None]).to(device)
@@ -66,6 +71,11 @@ class Accumulator(Stateful):
         products = torch._foreach_mul([p.detach() for p in self._parameters], grads)
         if not self._signed:
             torch._foreach_abs_(products)
+        if self._looks:
+            self._looks -= 1
+            for i, name in self._summed.items():
+                kept = uncancelled(products[i])
+                self._kept[name] = torch.maximum(self._kept.get(name, kept), kept)
         rows = torch.cat([product.flatten(1).sum(1) if product.dim() > 1 else product
                           for product in products]).float()  # fmt: skip
         # what belongs to no unit adds up in a last place, which is dropped: a boolean index would
@@ -86,8 +96,10 @@ class Accumulator(Stateful):
         """(width,) for every axis.
 
         Raises:
-            PruningError: if no step was seen since the last reset.
+            PruningError: if no step was seen since the last reset, or sums are 0 but for rounding.
         """
+        check_sums("accumulate", self._kept)
+        self._kept = {}
         steps = float(self.tensors["steps"])
         if not steps:
             raise PruningError(

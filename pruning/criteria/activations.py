@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunezoo.models.trees import Tree
-from prunezoo.pruning.criteria.maps import POINTWISE, POOLING, Maps
+from prunezoo.pruning.criteria.maps import POINTWISE, POOLING, Maps, by_position
 from prunezoo.pruning.criteria.measuring import layer_weights, layers, mean_over_images, scoring
 from prunezoo.pruning.criteria.weights import channel_norm, random
 from prunezoo.pruning.types import Batches, Reduce, Scores, identity
@@ -41,7 +41,7 @@ def activation(
         with _inputs(model) as read, Maps(model) as written:
             model(inputs)
         maps = written.maps if side == "output" else read
-        return {name: _positions(model, name, a).mean(0) for name, a in maps.items()}
+        return {name: by_position(model, name, a).mean(0) for name, a in maps.items()}
 
     with scoring(model, train=train, reduce=reduce), torch.no_grad():
         mean = mean_over_images(batches, term, reduce)
@@ -85,7 +85,7 @@ def mean_activations(
     def term(inputs: Tree, targets: Tree) -> dict[str, Tensor]:
         with Maps(model, through=_until_read(pre_activation)) as traced:
             model(inputs)
-        return {name: _positions(model, name, a).mean((0, 2)) for name, a in traced.maps.items()}
+        return {name: by_position(model, name, a).mean((0, 2)) for name, a in traced.maps.items()}
 
     with scoring(model), torch.no_grad():
         return mean_over_images(batches, term, reduce)
@@ -234,7 +234,7 @@ def _means(
             (kind, name): value.mean(0)
             for (name, a), slope in zip(maps.items(), slopes, strict=True)
             for kind, value in statistics(
-                name, _positions(model, name, a.detach()), _positions(model, name, slope)
+                name, by_position(model, name, a.detach()), by_position(model, name, slope)
             ).items()
         }
 
@@ -246,13 +246,6 @@ def _means(
 
 def _absolute_sum(x: Tensor, absolute: Absolute) -> Tensor:
     return x.abs().sum(2) if absolute == "inside" else x.sum(2).abs()
-
-
-def _positions(model: nn.Module, name: str, a: Tensor) -> Tensor:
-    """(N, C, H, W) of a convolution or (N, …, C) of a linear layer as (N, C, positions)."""
-    linear = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
-    a = a.movedim(-1, 1) if linear else a
-    return a.reshape(len(a), a.shape[1], -1)
 
 
 @contextmanager

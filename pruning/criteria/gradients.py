@@ -13,10 +13,12 @@ from prunezoo.models.trees import Tree
 from prunezoo.pruning.criteria.maps import norms
 from prunezoo.pruning.criteria.measuring import (
     check_numbers,
+    check_sums,
     gates,
     layer_weights,
     mean_gradient,
     scoring,
+    uncancelled,
 )
 from prunezoo.pruning.errors import NoImages, PruningError
 from prunezoo.pruning.types import Batches, Reduce, Scores, identity
@@ -102,6 +104,9 @@ def bn_taylor(
     PaT's form for networks with BatchNorm, |·| after the sum over a group. A layer without one
     scores Σ_w g_w w (its eq. 3); PaT's authors' later code does that for a whole group where any
     member lacks BatchNorm. `train`: batch statistics, as in the training steps that PaT averages.
+
+    Raises:
+        PruningError: a layer without one has sums of 0, as BatchNorm reads it farther on.
     """
     batches = list(batches)
     theta = layer_weights(model)
@@ -112,7 +117,10 @@ def bn_taylor(
         terms |= {name: [g, g.removesuffix("weight") + "bias"] for name, g in after.items()}
         parameters = {n: p for n, p in model.named_parameters() if n in set(chain(*terms.values()))}
         slope = mean_gradient(model, batches, parameters, reduce=reduce, task=task)
-    product = {n: (p.detach() * slope[n]).reshape(len(p), -1).sum(1) for n, p in parameters.items()}
+    products = {n: (p.detach() * slope[n]).reshape(len(p), -1) for n, p in parameters.items()}
+    alone = {n: uncancelled(products[n]) for n, names in terms.items() if len(names) == 1}
+    check_sums("criterion: bn_taylor", alone)
+    product = {n: p.sum(1) for n, p in products.items()}
     return {
         name: torch.stack([product[n] for n in names if n in product]).sum(0)
         for name, names in terms.items()

@@ -93,6 +93,13 @@ class Maps(TorchFunctionMode):
         return self._record(name, output)
 
 
+def by_position(model: nn.Module, name: str, a: Tensor) -> Tensor:
+    """(N, C, H, W) of a convolution or (N, …, C) of a linear layer as (N, C, positions)."""
+    linear = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
+    a = a.movedim(-1, 1) if linear else a
+    return a.reshape(len(a), a.shape[1], -1)
+
+
 def norms(model: nn.Module, batches: Batches) -> dict[str, str]:
     """Layer weight → weight of the BatchNorm that follows it, from a pass over one image."""
     inputs, _ = first_of(batches)

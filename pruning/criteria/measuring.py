@@ -162,6 +162,35 @@ def first_of(batches: Batches) -> tuple[Tree, Tree]:
     return first
 
 
+def uncancelled(products: Tensor) -> Tensor:
+    """The greatest |Σ g·w| / Σ |g·w| of any channel, () from (channels, …); 1 where all are 0."""
+    rows = products.reshape(len(products), -1)
+    whole = rows.abs().sum(1)
+    return torch.where(whole > 0, rows.sum(1).abs() / whole, whole.max() <= 0).max()
+
+
+def check_sums(criterion: str, kept: Mapping[str, Tensor]) -> None:
+    """Refuse a layer's sums Σ g·w that are 0 but for rounding in every channel.
+
+    So they are where the loss does not change with the length of a channel's weights. `kept`:
+    `uncancelled` of each layer.
+
+    Raises:
+        PruningError: names the first such layer.
+    """
+    known = {name: share for name, share in kept.items() if not share.is_meta}
+    if not known:
+        return
+    # one wait for the device; rounding leaves some 1e-6
+    for name, share in zip(known, torch.stack(list(known.values())).tolist(), strict=True):
+        if share < 1e-4:
+            raise PruningError(
+                f"{criterion}: the loss does not change with the length of {name}'s channels, as"
+                " where BatchNorm reads them behind a concatenation or a pooling, so that the sums"
+                " Σ g·w are 0 but for rounding; choose another criterion, such as snip"
+            )
+
+
 def check_numbers(puts: str, inputs: Tree) -> None:
     """Refuse inputs, such as words, in whose place no other numbers can be put.
 

@@ -49,9 +49,10 @@ TERMS = f"""## Terms
   exactly the dense network's cost, in operations or in CPU seconds, is read between the two runs
   of a seed, linear in the cost's logarithm, never beyond them ("{OUTSIDE}"; "{COSTS_MORE}": as many
   epochs cost more already). Over a wide gap, as in CPU seconds of rows that prune at the start,
-  that is rather too low, as most is learnt first; and seconds of the two lengths were measured under
-  different load, so that the columns at equal seconds decide nothing. Masked weights cost what the dense network does,
-  but for scoring: their rows have one length, whose accuracy stands for both costs.
+  that is rather too low, as most is learnt first; and seconds of the two lengths were measured
+  under different load, so that the columns at equal seconds decide nothing. Masked weights cost
+  what the dense network does, but for scoring: their rows have one length, whose accuracy stands
+  for both costs.
 * FLOPs are those of training steps (6 a MAC) and of what pruning computes besides: scores, BEP's
   pauses, searches, compensation (2 a MAC of each pass that ran; docs/cost.md). CPU seconds leave
   out set-up, evaluation and checkpoints. Energy is that of the whole machine during a run, most of
@@ -110,7 +111,7 @@ def page(runs: Runs, planned: int) -> str:
 
 
 def _shared_cores(runs: Runs) -> str:
-    """How far CPU seconds an operation of the same row are apart; empty if nothing was run twice."""
+    """How far a row's CPU seconds an operation are apart; empty if nothing was run twice."""
     rates: dict[tuple[str, str, int], list[float]] = {}
     for run in runs.all:
         flops, seconds = run.number(operations.TOTAL), run.number(COSTS["CPU seconds"])

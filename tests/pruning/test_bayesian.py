@@ -303,6 +303,32 @@ def test_training_steps_give_the_scores_that_a_pass_of_their_own_would(name):
     assert set(received) == scored
 
 
+def test_tokens_are_positions_of_a_linear_layers_map():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.into, self.wide, self.out = nn.Linear(3, 12), nn.Linear(12, 16), nn.Linear(12, 4)
+            self.act, self.back = nn.GELU(), nn.Linear(16, 12)
+
+        def forward(self, x):
+            x = self.into(x.flatten(2).mT)
+            return self.out((x + self.back(self.act(self.wide(x)))).mean(1))
+
+    torch.manual_seed(0)
+    model = Tokens()
+    images, labels = torch.randn(8, 3, 7, 1), torch.randint(4, (8,))
+    expected = CRITERIA["activation_taylor"](model, [(images, labels)])
+    taps = Taps(model, axes(model, images[:1]), images[:1], every=1, bucket=1)
+    taps.prepare(0)
+    nn.functional.cross_entropy(model(images), labels, reduction="sum").backward()
+    step: Any = Step(gradient_scale=1.0)
+    received = taps.observe(step)
+    assert received is not None
+    assert {"into.weight", "wide.weight", "back.weight"} <= set(received)
+    for layer, score in received.items():
+        torch.testing.assert_close(score, expected[layer], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_a_map_that_ends_at_a_module_of_several_calls_is_that_of_its_own(block):
     """torchvision's blocks have one ReLU, after each BatchNorm and after the addition."""

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from prunezoo.models.axes.find import axes
 from prunezoo.pruning.criteria import CRITERIA
+from prunezoo.pruning.criteria.accumulated import Accumulator
 from prunezoo.pruning.criteria.measuring import (
     gates,
     layer_weights,
@@ -380,3 +382,32 @@ def test_force_judges_the_dense_weights_by_the_masked_networks_gradient():
     assert not iterative[:, :40].any()
     torch.testing.assert_close(force, dense["1.weight"].abs() * slope)
     assert force[:, :40].any()
+
+
+def pooled(norm, between):
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 8, 3), between, norm(8), nn.ReLU(), nn.Conv2d(8, 6, 3)]
+    return nn.Sequential(*first, nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize(
+    ("norm", "between"),
+    [
+        (nn.BatchNorm2d, nn.MaxPool2d(2)),
+        (lambda width: nn.BatchNorm2d(width, affine=False), nn.Identity()),
+        (nn.InstanceNorm2d, nn.Identity()),
+    ],
+)
+def test_sums_that_are_rounding_alone_rank_nothing(norm, between):
+    """The loss does not change with the length of a channel that a normalisation reads."""
+    model = pooled(norm, between)
+    x, y = torch.randn(16, 3, 12, 12), torch.randint(3, (16,))
+    model(x)
+    said = "does not change with the length of 0.weight's channels"
+    with pytest.raises(PruningError, match=f"criterion: bn_taylor: the loss {said}"):
+        CRITERIA["bn_taylor"](model, [(x, y)])
+    accumulator = Accumulator(model, axes(model, x[:1]), CRITERIA["bn_taylor"], x[:1])
+    F.cross_entropy(model.train()(x), y).backward()
+    accumulator.observe()
+    with pytest.raises(PruningError, match=f"accumulate: the loss {said}"):
+        accumulator.mean()

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from prunezoo.models.modes import evaluating
 from prunezoo.models.trees import Tree
-from prunezoo.pruning.criteria.maps import Maps
+from prunezoo.pruning.criteria.maps import Maps, by_position
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.stateful import Stateful
 from prunezoo.pruning.types import Keep
@@ -101,7 +101,7 @@ class Taps(Stateful):
         self, model: nn.Module, axes: "Axes", image: Tree, *, every: int, bucket: int
     ) -> None:
         super().__init__()
-        self.every, self.bucket = every, bucket
+        self.every, self.bucket, self._model = every, bucket, model
         self.begun = -1  # position of the first step in the bucket
         self.armed, self._images = False, 0
         self._sums: dict[str, Tensor] = {}
@@ -138,10 +138,12 @@ class Taps(Stateful):
         self.arm((position + 1) % self.every == 0)
 
     def take(self, name: str, a: Tensor, slope: Tensor) -> None:
-        """A map and its gradient, of some of this rank's images: (N, C, …) each."""
+        """A map and its gradient, of some of this rank's images.
+
+        (N, C, …) each, of a linear layer (N, …, C).
+        """
         product = a.float() * slope.float()  # in half precision it may overflow, or vanish
-        product = product.flatten(2).mean(2) if product.dim() > 2 else product
-        total = product.abs().sum(0)
+        total = by_position(self._model, name, product).mean(2).abs().sum(0)
         self._sums[name] = self._sums[name] + total if name in self._sums else total
         if name == self._first:
             self._images += len(a)
