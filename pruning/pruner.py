@@ -45,7 +45,8 @@ class Pruner:
         self.term = _penalty(config, state)
         self.snapshot: Snapshot | None = None
         if config.rewind is not None:
-            self.snapshot = Snapshot(config.rewind, state, self.schedule.start)
+            first = 0 if self.schedule.initial else self.schedule.start
+            self.snapshot = Snapshot(config.rewind, state, first)
         epochs = self.trigger.earliest() if self.trigger else None
         self.schedule.check(config, epochs, state.steps_per_epoch, state.total_steps)
 
@@ -165,6 +166,8 @@ class Pruner:
         self.done = numbers[-1] + 1
         if self.snapshot is not None and (self.over or self.config.rewinds_each):
             self.snapshot.restore(state, self.method.fitted)
+            if self.over:
+                self.snapshot.tensors = {}  # nothing goes back any more
         # masks have changed, and after surgery parameters are new objects
         self._hold = None
         self._holding(state).weights()
@@ -205,10 +208,11 @@ class Pruner:
         if self.snapshot is not None:
             self.snapshot.watch(state)
         if self.term is not None:
-            self.term.prepare(state, self.method.axes)
+            self.term.prepare(state, self.method.axes, self.config.calibration.batch_size)
         epochs, rest = divmod(state.position, state.steps_per_epoch)
         # triggers are asked at ends of epochs alone
         if rest:
+            self._begin_at_the_end(state)
             return
         if self.trigger is not None and self.started is None:
             self._ask(self.trigger, state, epochs)
@@ -224,6 +228,12 @@ class Pruner:
             trigger.tensors = {}  # what it compared with is of no more use
         if measured:
             self.tell({"trigger/epochs": epochs, "trigger/fired": fired} | measured)
+
+    def _begin_at_the_end(self, state: State) -> None:
+        """Begin where training ends within an epoch, and `latest` has not been asked for yet."""
+        waits = self.started is None and self.schedule.latest is not None
+        if waits and state.position == state.total_steps:
+            self.started = state.position + self.schedule.wait
 
     def _preview(self, state: State, stream: str) -> WouldKeep:
         """What would stay if pruning happened now, by the fraction removed; on all ranks alike."""

@@ -219,6 +219,15 @@ RULES = [
         "rewind would undo {p.compensation.name}; write one of the two, or rewind.weights: false",
     ),
     Rule(
+        lambda p: (
+            p.compensation.name == "bn_recalibrate"
+            and p.rewind is not None
+            and p.rewind.weights
+            and (p.rewinds_each or not _several_rounds(p))
+        ),
+        "rewind would undo bn_recalibrate; write one of the two, or rewind.weights: false",
+    ),
+    Rule(
         lambda p: _replaces_means(p) and _weights(p),
         "mean_replacement replaces channels; set granularity: channel",
     ),

@@ -19,7 +19,8 @@ def keep_best(run: Run, value: float) -> None:
     first = progress.best_work < 0
     if run.pruner.over and (first or run.task.headline.improves(value, progress.best_percent)):
         progress.best_percent, progress.best_work = value, run.work
-        run.save_model(BEST)
+        with run.cost.phase("checkpoint"):
+            run.save_model(BEST)
 
 
 def load_best(run: Run) -> tuple[dict[str, Tensor], int]:

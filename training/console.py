@@ -66,7 +66,7 @@ class Report(AbstractContextManager["Report"]):
         run.write({**record, **sizes})
         if self.display.live or not record.get("prune/quiet"):
             self.say(
-                f"pruned at epoch {run.position / run.steps_per_epoch:.1f}:"
+                f"pruned at epoch {run.work / run.steps_per_epoch:.1f}:"
                 f" {sizes['model/params']:,} parameters, {sizes['model/macs']:,} MACs,"
                 f" weight sparsity {100 * sizes['model/sparsity']:.1f} %"
             )

@@ -41,6 +41,7 @@ class Totals:
     cpu_seconds: float = 0.0
     training_cpu_seconds: float = 0.0
     forward_macs: float = 0.0
+    dense_macs: float = 0.0
     teacher_macs: float = 0.0
     acting_macs: float = 0.0
     pruning_flops: float = 0.0
@@ -201,15 +202,18 @@ class Cost:
         images: int,
         sizes: Mapping[str, int],
         *,
+        dense_macs: int = 0,
         teacher_macs: int = 0,
         acting_macs: int = 0,
     ) -> None:
         """Count a training step of a network of these sizes an image (`Count.image_sizes`).
 
-        `teacher_macs`: multiply-accumulates an image of a network that is followed meanwhile;
-        `acting_macs`: of acting in an environment, by which the image was made.
+        `dense_macs`: those of the network before pruning, where images of training are of another
+        size than those of tests; `teacher_macs`: multiply-accumulates an image of a network that is
+        followed meanwhile; `acting_macs`: of acting in an environment, by which the image was made.
         """
         self.totals.forward_macs += images * sizes["macs"]
+        self.totals.dense_macs += images * dense_macs
         self.totals.teacher_macs += images * teacher_macs
         self.totals.acting_macs += images * acting_macs
         # steps while kernels compile are in another phase, and in no throughput
@@ -342,6 +346,7 @@ class Cost:
             "cost/segments": t.segments,
             "cost/sessions": t.sessions,
             "cost/forward_macs": t.forward_macs,
+            **({"cost/dense_macs": t.dense_macs} if t.dense_macs else {}),
             **({"cost/teacher_macs": t.teacher_macs} if t.teacher_macs else {}),
             **({"cost/acting_macs": t.acting_macs} if t.acting_macs else {}),
             "cost/training_flops": training_flops,

@@ -183,7 +183,8 @@ def _check_dense(recipe: Recipe) -> None:
             f"{where} pruning, and there is none; name a model file, or add a pruning section"
         )
     schedule, model = recipe.pruning.schedule, recipe.model
-    early = schedule.initial or (not schedule.start.amount and schedule.trigger is None)
+    begins = schedule.start.amount or schedule.wait.amount or schedule.trigger
+    early = schedule.initial or not begins
     if early and not (model.weights or model.pretrained):
         raise RecipeError(
             f"{where} pruning, at step 0 untrained; set pruning.schedule.start, or name a file"

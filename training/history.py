@@ -49,7 +49,8 @@ def derived(summary: Summary, past: History) -> Summary:
         values["derived/macs_removed_percent"] = 100 * (1 - small / dense)
     spent, images = summary.get("cost/forward_macs"), summary.get("run/images")
     if dense and spent and images:
-        values["derived/training_macs_removed_percent"] = 100 * (1 - spent / (dense * images))
+        whole = summary.get("cost/dense_macs", dense * images)  # if trained at another image size
+        values["derived/training_macs_removed_percent"] = 100 * (1 - spent / whole)
     prunings, steps = past["prunings"], summary.get("run/steps")
     if prunings and steps:  # not images: an epoch may drop its last, smaller batch
         values["derived/first_pruning_epoch"] = prunings[0]["step"] * summary["run/epochs"] / steps

@@ -111,7 +111,8 @@ def train_step(run: Run, batch: Batch) -> None:
     run.progress.add_step(total)
     sizes = segment.step_sizes[side]
     acting = sizes["macs"] if run.data.info.environments else 0
-    run.cost.add_step(total, sizes, teacher_macs=run.teacher.macs(side), acting_macs=acting)
+    others = {"teacher_macs": run.teacher.macs(side), "acting_macs": acting}
+    run.cost.add_step(total, sizes, dense_macs=segment.dense_macs.get(side, 0), **others)
 
 
 def _set_rates(run: Run) -> None:

@@ -47,6 +47,7 @@ class Segment:
     optimizer: Optimizer  # wrapped likewise
     image_sizes: dict[str, int]  # costs of one image in a forward pass
     step_sizes: dict[int | None, dict[str, int]]  # the same by `data.train_size`
+    dense_macs: dict[int | None, int]  # of the network before pruning, where `train_size` is set
     laboratory: "Laboratory | None"
 
 
@@ -58,6 +59,11 @@ def begin_segment(run: "Run") -> None:
         side: count(run.model, resized(run.example_input, side)).image_sizes
         for side in run.recipe.data.train_sizes
     }
+    dense_macs: dict[int | None, int] = {
+        side: count(run.dense_network, resized(run.example_input.to("meta"), side)).macs
+        for side in run.recipe.data.train_sizes
+        if side is not None
+    }
     laboratory = _laboratory(run)
     _synchronize(run)
     if run.wrapped is not None and not run.wrapped.fits(run.model):
@@ -68,7 +74,8 @@ def begin_segment(run: "Run") -> None:
     run.wrapped.model.train()
     if run.averager is not None:
         run.averager.follow(run.model)
-    run.segment = Segment(run.wrapped.model, run.wrapped.optimizer, sizes, of_steps, laboratory)
+    wrapped = (run.wrapped.model, run.wrapped.optimizer)
+    run.segment = Segment(*wrapped, sizes, of_steps, dense_macs, laboratory)
 
 
 def _synchronize(run: "Run") -> None:

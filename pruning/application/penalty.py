@@ -25,8 +25,11 @@ class Penalty(Stateful):
     def check(self, model: nn.Module) -> None:
         """Raise PruningError where the network lacks what the term is over."""
 
-    def prepare(self, state: "State", axes: "Axes") -> None:
-        """Sets what depends on the network; called between steps, before the first one."""
+    def prepare(self, state: "State", axes: "Axes", images: int) -> None:
+        """Sets what depends on the network; called between steps, before the first one.
+
+        `images`: in a batch of the recipe's `calibration`.
+        """
 
     def __call__(self, state: "State", axes: "Axes") -> Tensor:
         """The term to add to the mean loss, a scalar with gradient."""
@@ -77,11 +80,11 @@ class GroupLasso(Penalty):
         self.ratio, self.coefficient = ratio, coefficient
 
     @torch.no_grad()
-    def prepare(self, state: "State", axes: "Axes") -> None:
+    def prepare(self, state: "State", axes: "Axes", images: int) -> None:
         """Sets the coefficient, unless it is known."""
         if self.coefficient is None:
             share = self.ratio / (1 - self.ratio)
-            self.coefficient = share * _loss(state) / float(_norms(state, axes))
+            self.coefficient = share * _loss(state, images) / float(_norms(state, axes))
 
     def __call__(self, state: "State", axes: "Axes") -> Tensor:
         """The term."""
@@ -129,9 +132,9 @@ class _SumOfNorms(torch.autograd.Function):
         return (None, *(w * rate for w, rate in zip(weights, rates, strict=True)))
 
 
-def _loss(state: "State") -> float:
+def _loss(state: "State", images: int) -> float:
     """The task's mean loss over one batch of calibration images of all ranks."""
-    ((inputs, targets),) = state.calibration(1, 128, stream="penalty")
+    ((inputs, targets),) = state.calibration(1, images, stream="penalty")
     # batch statistics: by unused running ones a ResNet-50's loss begins at 66, and not at 7
     with scoring(state.model, train=True, reduce=state.reduce), torch.no_grad():
         # the mean over ranks, or each rank would have a coefficient of its own

@@ -112,7 +112,9 @@ class Schedule:
                 f"schedule: latest is step {latest} and start, the earliest, is step {start};"
                 " write a later latest"
             )
-        last = (start if latest is None else latest) + wait + (rounds - 1) * every
+        # a trigger is asked at ends of epochs, and at the end of training
+        asked = start if latest is None else -(-latest // steps_per_epoch) * steps_per_epoch
+        last = min(asked, total_steps) + wait + (rounds - 1) * every
         if last > total_steps:
             raise PruningError(
                 f"schedule: the last round would be at step {last} and training ends at"
@@ -188,6 +190,11 @@ class Schedule:
                 f"schedule: with trigger {trigger.name} the first round comes at step {first} or"
                 f" later and the last at {last}, and training ends at {total_steps}; write an"
                 " earlier latest, or train longer"
+            )
+        if config.penalty is not None and first + (self.rounds - 1) * self.every == 0:
+            raise PruningError(
+                f"penalty: {config.penalty.name} acts until the last round, which is at step 0;"
+                " write a later schedule.start, or remove penalty"
             )
         if config.amenable_channels is not None and self.rounds - self.initial < 2:
             raise PruningError(

@@ -256,6 +256,8 @@ def test_a_rewound_round_starts_from_the_very_weights_and_place_of_the_snapshot(
     assert rounds == 2
     assert not pruner.due(training)
     assert training.position == 20
+    assert pruner.snapshot is not None
+    assert not pruner.snapshot.tensors  # nothing goes back any more
 
 
 def without_norms() -> Training:
@@ -353,7 +355,7 @@ def test_the_lasso_is_the_asked_share_of_the_loss_and_stays_what_it_was():
     assert not pruner.due(training)
     assert pruner.penalty is not None
     term = pruner.penalty(training).detach()
-    ((x, y),) = training.calibration(1, 128, stream="penalty")
+    ((x, y),) = training.calibration(1, 32, stream="penalty")
     # as in the first training step, by the statistics of the batch
     loss = F.cross_entropy(copy.deepcopy(training.model).train()(x), y)
     assert float(term / (term + loss.detach())) == pytest.approx(0.25, rel=1e-5)
@@ -367,6 +369,13 @@ def test_faults_say_what_to_write():
         Pruner(recipe(sparsity=0.5, **{"except": ["12"]}), Training())
     with pytest.raises(ValueError, match="rewind: to is step 20 and the first round is due at 10"):
         Pruner(recipe(sparsity=0.5, schedule={"start": "1ep"}, rewind="2ep"), Training())
+    early = {"initial": True, "start": "1ep", "every": "1ep", "end": "100%", "curve": "constant"}
+    lite = {"criterion": "activation_taylor", "granularity": "channel", "scope": "layer"}
+    lite |= {"macs": 0.5, "application": "surgery", "selection": "bep", "schedule": early}
+    with pytest.raises(ValueError, match="rewind: to is step 4 and the first round is due at 0"):
+        Pruner(recipe(**lite, rewind="4it"), Training())
+    with pytest.raises(ValueError, match="penalty: group_lasso acts until the last round, which"):
+        Pruner(recipe(**CHANNEL, penalty="group_lasso"), Training())
     with pytest.raises(ValueError, match="set granularity: channel"):
         pruned(criterion="channel_norm", sparsity=0.5)
     with pytest.raises(ValueError, match="no training step is seen"):

@@ -52,6 +52,26 @@ def test_epi_is_told_every_epoch_and_rounds_wait_after_it_fires():
     assert sum(training.widths()[:-1]) == 24
 
 
+NEVER = {"trigger": {"name": "drift", "threshold": 1e-9}, "latest": "100%"}
+
+
+def test_what_training_owes_at_its_end_comes_within_an_epoch_too():
+    """A trigger is asked at ends of epochs, and training may end between two."""
+    training = Training(epochs=3)
+    training.total_steps += 5
+    pruner = Pruner(recipe(sparsity=0.5, schedule=NEVER), training)
+    training.run(pruner)
+    assert (pruner.started, pruner.done) == (35, 1)
+
+
+def test_rounds_that_the_end_of_an_epoch_would_put_off_too_far_are_refused():
+    """Asked at step 30 where 21 is the latest: the last of four rounds would be at 48."""
+    late = NEVER | {"latest": "21it", "rounds": 4, "every": "6it"}
+    with pytest.raises(ValueError, match="last round would be at step 48 and training ends at 40"):
+        Pruner(recipe(sparsity=0.5, schedule=late), Training())
+    Pruner(recipe(sparsity=0.5, schedule=late | {"latest": "20it"}), Training())
+
+
 def test_masks_last_while_rounds_last_and_removal_comes_with_the_last_round():
     training = Training()
     schedule = {"start": "1ep", "wait": "1it", "rounds": 3, "every": "2it"}

@@ -37,6 +37,7 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     WEIGHTS | {"regrow": "gradient", "schedule": {"rounds": 2}},
     WEIGHTS | {"penalty": "group_lasso"},
     UNITS | {"compensation": "mean_replacement", "rewind": "0it"},
+    WEIGHTS | {"compensation": "bn_recalibrate", "rewind": "0it"},
     WEIGHTS | {"compensation": "mean_replacement"},
     UNITS | {"compensation": "woodfisher"},
     WEIGHTS | {"selection": "eagle_eye"},

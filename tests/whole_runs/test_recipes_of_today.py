@@ -57,6 +57,16 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(run_recipe, crash, photog
     assert summary["cost/forward_macs"] < summary["run/images"] * summary["dense/macs"] * 0.7
 
 
+def test_small_images_of_training_are_no_macs_removed(run_recipe, photographs):
+    words = (*TODAY[:4], "training.mixup=0", photographs, "pruning=null")
+    status, folder = run_recipe(DIGITS, *words)
+    assert status == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["cost/dense_macs"] == summary["cost/forward_macs"]
+    assert summary["cost/dense_macs"] < 0.7 * summary["run/images"] * summary["dense/macs"]
+    assert summary["derived/training_macs_removed_percent"] == 0
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(run_recipe, photographs, tmp_path):
     """Without dropped paths, which each process draws for its own images."""
