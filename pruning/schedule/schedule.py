@@ -113,8 +113,11 @@ class Schedule:
                 " write a later latest"
             )
         # a trigger is asked at ends of epochs, and at the end of training
-        asked = start if latest is None else -(-latest // steps_per_epoch) * steps_per_epoch
-        last = min(asked, total_steps) + wait + (rounds - 1) * every
+        begins = start
+        if latest is not None:
+            epoch_end = -(-latest // steps_per_epoch) * steps_per_epoch
+            begins = max(latest, min(epoch_end, total_steps))
+        last = begins + wait + (rounds - 1) * every
         if last > total_steps:
             raise PruningError(
                 f"schedule: the last round would be at step {last} and training ends at"
