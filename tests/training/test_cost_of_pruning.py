@@ -78,7 +78,7 @@ SPENT = {
         ),
         3 * 2 * 30 * GRADIENT,
     ),
-    "penalty": (pruning("group_norm", CHANNELS, penalty="group_lasso"), 128 * 2 * MACS),
+    "penalty": (pruning("group_norm", CHANNELS, penalty="group_lasso"), 30 * 2 * MACS),
     "recalibration": (
         pruning("magnitude", CHANNELS, compensation="bn_recalibrate"),
         2 * 30 * 2 * MACS,
