@@ -111,8 +111,13 @@ def train_step(run: Run, batch: Batch) -> None:
     run.progress.add_step(total)
     sizes = segment.step_sizes[side]
     acting = sizes["macs"] if run.data.info.environments else 0
-    others = {"teacher_macs": run.teacher.macs(side), "acting_macs": acting}
-    run.cost.add_step(total, sizes, dense_macs=segment.dense_macs.get(side, 0), **others)
+    run.cost.add_step(
+        total,
+        sizes,
+        dense_macs=segment.dense_macs.get(side, 0),
+        teacher_macs=run.teacher.macs(side),
+        acting_macs=acting,
+    )
 
 
 def _set_rates(run: Run) -> None:

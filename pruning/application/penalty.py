@@ -135,7 +135,7 @@ class _SumOfNorms(torch.autograd.Function):
 def _loss(state: "State", images: int) -> float:
     """The task's mean loss over one batch of calibration images of all ranks."""
     ((inputs, targets),) = state.calibration(1, images, stream="penalty")
-    # batch statistics: by unused running ones a ResNet-50's loss begins at 66, and not at 7
+    # batch statistics: by unused running ones an untrained ResNet-50's loss is many times larger
     with scoring(state.model, train=True, reduce=state.reduce), torch.no_grad():
         # the mean over ranks, or each rank would have a coefficient of its own
         return float(state.reduce(state.task.loss(state.model(inputs), targets)))

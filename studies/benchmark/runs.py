@@ -119,10 +119,6 @@ class Runs:
             setting, row, point, length, _ = run.training
             self._groups.setdefault((setting.name, row.name, point, length), []).append(run)
 
-    def groups(self) -> Iterable[Sequence[Run]]:
-        """Runs that differ in the seed alone."""
-        return self._groups.values()
-
     def group(self, setting: Setting, row: Row, point: int, length: Length) -> Group:
         """The runs of a row, maybe none; the dense network's are those of every point."""
         point = 1 if row.name == DENSE else point
