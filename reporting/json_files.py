@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -39,6 +39,7 @@ class SummaryFile(BaseModel):
     model: Annotated[str | None, Field(alias="model/name")] = None
     device: Annotated[str | None, Field(alias="run/device")] = None
     epochs: Annotated[Number | None, Field(alias="run/epochs")] = None
+    schedule: Annotated[Number | None, Field(alias="run/schedule_epochs")] = None
     processes: Annotated[Number | None, Field(alias="run/processes")] = None
     seed: Annotated[int, Field(alias="run/seed")] = 0
 
@@ -143,6 +144,10 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     return parse_object(path.read_bytes(), path, remedy)
 
 
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is no number of JSON; write null")
+
+
 def parse_object(data: bytes, where: object, remedy: str) -> dict[str, Any]:
     """The JSON object in `data`; `where` names it in the error.
 
@@ -151,7 +156,7 @@ def parse_object(data: bytes, where: object, remedy: str) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
         if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):  # half a character, which no file holds
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

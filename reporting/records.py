@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ from prunezoo.schema.headline import Headline
 from prunezoo.training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
+UNSAID = (*LOCAL, "evaluation.")  # settings that do not change a result
+HARMLESS = (*UNSAID, "training.channels_last=", "training.compile=")  # nor by more than rounding
 VALUED = ("recipe", "set", "output", "processes")  # options that have a value
 OPTIONS = (*VALUED, "resume", "dry-run", "defaults", "online", "traceback")
 SETTING = re.compile(r"[a-z]\w*(\.\w+)*=")
@@ -53,7 +57,7 @@ class Job:
     @property
     def place(self) -> str:
         """The address of its row, or what stands for one: `other/RECIPE`, or the study's name."""
-        return self.row or self.study or f"other/{Path(self.recipe).stem}"
+        return self.row or self.study or f"other/{_slug(self.recipe)}"
 
     @property
     def name(self) -> str:
@@ -97,9 +101,15 @@ class Record:
     @property
     def experiment(self) -> tuple[Any, ...]:
         """Equal for runs that differ only in the seed."""
-        same = ("recipe/hash", "data/name", "run/epochs", "run/device", "run/processes")
-        job = self.job
-        return job.row, job.recipe, job.set, job.extra, *(self.summary.get(key) for key in same)
+        same = ("recipe/hash", "data/name", "run/device", "run/processes")
+        facts = [self.summary.get(key) for key in same]
+        return self.job.row, self.job.experiment, self.schedule_epochs, *facts
+
+    @property
+    def schedule_epochs(self) -> int | float | None:
+        """Epochs of its schedule: what a rewind trains again is within them."""
+        schedule = self.number("run/schedule_epochs")  # older records have none
+        return self.number("run/epochs") if schedule is None else schedule
 
     @property
     def headline(self) -> Headline:
@@ -123,7 +133,8 @@ class Record:
             RecordError: the value is not a number.
         """
         value = self.summary.get(key)
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or (number and math.isfinite(value)):
             return value
         raise RecordError(f"{self.path}: {key} {value!r:.60} is not a number; {REMEDY}")
 
@@ -136,6 +147,15 @@ def numbers(records: Sequence[Record], key: str) -> list[float]:
 def standard_error(values: Sequence[float]) -> float | None:
     """The standard error of a mean, s/√n, s with n − 1; None of fewer than two values."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def _slug(recipe: str) -> str:
+    """`bep-snip` of recipes/bep/snip.yaml; of a file elsewhere its name and a digest of where."""
+    path = Path(recipe)
+    if path.parts[:1] == ("recipes",):
+        return "-".join(path.with_suffix("").parts[1:])
+    where = hashlib.sha256(path.parent.as_posix().encode()).hexdigest()[:6]
+    return path.stem if path.parent == Path() else f"{path.stem}-{where}"
 
 
 def split_row(address: str) -> tuple[str, str]:
@@ -163,7 +183,8 @@ def collect(
     the `claims`.
 
     Raises:
-        RecordError: the run has no summary yet, or its files are damaged.
+        RecordError: the run has no summary yet, its files are damaged, or its record would replace
+            one of another recipe.
     """
     if not is_finished(folder):
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
@@ -178,6 +199,8 @@ def collect(
         weights=weights,
     )
     path = results / f"{record.job.name}.json"
+    if path.exists():
+        check_same(path, summary.get("recipe/hash"))
     table = folder / "laboratory.parquet"
     try:
         values = {key: value for key, value in asdict(record).items() if key != "path"}
@@ -201,6 +224,21 @@ def collect(
     return path
 
 
+def check_same(path: Path, recipe: str | None) -> None:
+    """Check that a record, or a finished run's folder, is of the recipe with this hash.
+
+    Raises:
+        RecordError: it is of another.
+    """
+    values = read_object(path / "summary.json" if path.is_dir() else path, REMEDY)
+    was = (values if path.is_dir() else values.get("summary", {})).get("recipe/hash")
+    if was != recipe:
+        raise RecordError(
+            f"{path}: is of another recipe ({was}) than this run ({recipe}), such as the same file"
+            " before it was edited; move it away, or give the recipe's file another name"
+        )
+
+
 def _compact(source: Path, target: Path) -> None:
     # imports torch, which most commands here need not wait for
     from prunezoo.pruning.laboratory.table import compact
@@ -216,9 +254,18 @@ def load_records(results: Path) -> list[Record]:
     """All records below a folder, sorted by path.
 
     Raises:
-        RecordError: a file that is not a record.
+        RecordError: a file that is not a record, or a copy of another.
     """
-    return [load_record(path, results) for path in sorted(results.rglob("*.json"))]
+    found = [load_record(path, results) for path in sorted(results.rglob("*.json"))]
+    by_job: dict[Job, list[Record]] = defaultdict(list)
+    for record in found:
+        others = by_job[record.job]
+        # a copy would count as one seed more
+        same = next((other for other in others if other.summary == record.summary), None)
+        if same is not None:
+            raise RecordError(f"{record.path}: is a copy of {same.path}; delete one of the two")
+        others.append(record)
+    return found
 
 
 def load_record(path: Path, results: Path) -> Record:

@@ -30,6 +30,7 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     wall_seconds: float = 0.0
     redone_seconds: float = 0.0
+    owed_seconds: float = 0.0  # of these, whose energy and CPU time await a rate to reckon them by
     timed_images: int = 0
     timed_steps: int = 0
     evaluation_batches: int = 0
@@ -122,10 +123,15 @@ class Meter:
             cpu = "measured (RAPL)"
         else:
             cpu = "estimated from its load"
-        # codecarbon leaves GPUs out, without a word, where NVML does not answer
-        measured = any(type(h).__name__ == "GPU" for h in hardware)
-        gpu = "measured (NVML)" if measured else "not measured (no NVML) and left out"
+        gpu = "measured (NVML)" if self.complete else "not measured (no NVML), so no total is known"
         return (f"GPU {gpu}, " if self.cuda else "") + f"CPU {cpu}, RAM {ram}"
+
+    @property
+    def complete(self) -> bool:
+        """Return False where the run's GPUs are not measured, most of the energy that it takes."""
+        # codecarbon leaves them out, without a word, where NVML does not answer
+        hardware = getattr(self.tracker, "_hardware", [])
+        return not self.cuda or any(type(h).__name__ == "GPU" for h in hardware)
 
     def read(self) -> dict[str, float]:
         """Energy in kWh and emissions in kg CO2e since the tracker started, PUE included."""
@@ -268,6 +274,10 @@ class Cost:
         for name, value in zip(GAUGES, everywhere.tolist(), strict=True):
             setattr(self.totals, name, getattr(self.totals, name) + value)
         self.metered = gauges
+        t = self.refresh()
+        if t.owed_seconds:
+            self._reckon(t.owed_seconds, t.wall_seconds - t.owed_seconds)
+            t.owed_seconds = 0.0
 
     def resume(self, totals: Totals, last: Mapping[str, Any]) -> None:
         """Go on from a checkpoint's totals, on any number of devices.
@@ -280,9 +290,10 @@ class Cost:
         # this session's set-up so far, which the checkpoint does not know
         mine, self.totals = self.refresh(), totals
         lost = max(0.0, last.get("cost/wall_seconds", 0.0) - totals.wall_seconds)
-        grown = 1 + lost / totals.wall_seconds if totals.wall_seconds else 1.0
-        for name in SPENT:
-            setattr(totals, name, getattr(totals, name) * grown)
+        if totals.wall_seconds:
+            self._reckon(lost, totals.wall_seconds)
+        else:  # crashed before its first checkpoint, so that this session has to tell the rate
+            totals.owed_seconds += lost
         totals.redone_seconds += lost
         totals.wall_seconds += lost
         if not totals.sessions:  # crashed before its first checkpoint
@@ -303,6 +314,11 @@ class Cost:
         mine["wall_seconds"] += seconds
         self.totals.wall_seconds += seconds
 
+    def _reckon(self, lost: float, known: float) -> None:
+        """Add the energy and CPU time of lost seconds, at the mean rate of those that are known."""
+        for name in SPENT if known > 0 else ():
+            setattr(self.totals, name, getattr(self.totals, name) * (1 + lost / known))
+
     def _unassigned(self) -> float:
         """Wall seconds lost whose log lines name no devices, as their number was the same then."""
         return self.totals.wall_seconds - sum(s["wall_seconds"] for s in self.totals.sessions)
@@ -322,6 +338,7 @@ class Cost:
         training = self._training_seconds()
         kwh = t.cpu_kwh + t.gpu_kwh + t.ram_kwh
         metered = self.config.tracker != "none"
+        whole = metered and (self.meter is None or self.meter.complete)
         training_flops = 6 * t.forward_macs + 2 * (t.teacher_macs + t.acting_macs)
         return {
             **{f"cost/{name}_seconds": t.seconds[name] for name in PHASES},
@@ -335,11 +352,11 @@ class Cost:
             "cost/evaluation_batches": t.evaluation_batches,
             "cost/peak_memory_bytes": t.peak_memory_bytes or None,
             "cost/memory_allocated_bytes": self._allocated_bytes(),
-            "cost/energy_kwh": kwh if metered else None,
+            "cost/energy_kwh": kwh if whole else None,
             "cost/cpu_energy_kwh": t.cpu_kwh if metered else None,
-            "cost/gpu_energy_kwh": t.gpu_kwh if metered else None,
+            "cost/gpu_energy_kwh": t.gpu_kwh if whole else None,
             "cost/ram_energy_kwh": t.ram_kwh if metered else None,
-            "cost/emissions_kgco2e": t.emissions_kgco2e if metered else None,
+            "cost/emissions_kgco2e": t.emissions_kgco2e if whole else None,
             "cost/energy_source": self.meter.source if self.meter else "not tracked",
             "cost/country": self.config.country,
             "cost/pue": self.config.pue,

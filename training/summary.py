@@ -41,6 +41,7 @@ def facts(run: Run) -> Summary:
         "run/steps": run.work,
         "run/images": run.progress.images,
         "run/epochs": run.work / run.steps_per_epoch,
+        "run/schedule_epochs": run.position / run.steps_per_epoch,  # a rewind goes back in it
         "run/processes": run.processes,
         "run/device": device_name(run.device),
         "run/precision": recipe.training.precision,

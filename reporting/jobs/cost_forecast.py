@@ -55,7 +55,7 @@ class Forecast:
     """The cost of one job, and the records behind it.
 
     `bound`: ~ where its own recipe's speed on as many devices is not known, ≥ where its pauses are
-    not either.
+    not either, or how much of the training rewinding repeats.
     """
 
     job: Job
@@ -74,7 +74,8 @@ def forecast(
 ) -> Forecast:
     """A job's cost: planned images over images/s, with pauses; power and grid intensity too.
 
-    All are medians over records, or stated. Throughput is that of the device's records of the same
+    All are medians over records, or stated. What a rewind trains again is of records alone.
+    Throughput is that of the device's records of the same
     row, else recipe, else model and data: on as many processes, else on other numbers of them, as
     if each device kept its speed and power. Pauses are those of the row's or recipe's records on
     any device; without them the cost is of training steps alone.
@@ -87,6 +88,7 @@ def forecast(
     with _unchecked(job):
         model, data = _name(values["model"]), _name(values["data"])
         images = _planned_images(values, data)
+        rewinds = bool((values.get("pruning") or {}).get("rewind"))
     everywhere = [r for r in records if _is_alike(r, model, data)]
     own = _own(everywhere, job)
     alike = [r for r in everywhere if r.summary.get("run/device") == device]
@@ -101,8 +103,10 @@ def forecast(
         )
     if not stated and not own_here:
         speed *= _relative_speed(own, everywhere)
-    paused = _pauses(own)
+    paused, repeated = _pauses(own), _repeated(own)
     pauses = paused or Pauses()
+    images *= repeated or 1.0
+    least = paused is None or (repeated is None and rewinds)
     hours = (images * pauses.stretch + rates.devices * pauses.once) / speed / 3600
     watts = rates.watts or _watts(here, rates.devices)
     energy = watts and hours * watts / 1000
@@ -118,7 +122,7 @@ def forecast(
         emissions_kgco2e=energy and grid and energy * grid,
         money=price and price * hours * rates.devices,
         source=_source(job, here, own if paused else [], rates),
-        bound="≥ " if paused is None else "" if stated or known else "~ ",
+        bound="≥ " if least else "" if stated or known else "~ ",
     )
 
 
@@ -292,6 +296,17 @@ def _pauses(records: Sequence[Record]) -> Pauses | None:
     if not found:
         return None
     return Pauses(*(statistics.median(column) for column in zip(*found, strict=True)))
+
+
+def _repeated(records: Sequence[Record]) -> float | None:
+    """The median run's epochs of training by those of its schedule; more than 1 with rewinds.
+
+    None where no record says both.
+    """
+    keys = ("run/epochs", "run/schedule_epochs")
+    pairs = [[record.number(key) for key in keys] for record in records]
+    found = [ran / schedule for ran, schedule in pairs if ran and schedule]
+    return statistics.median(found) if found else None
 
 
 def _counted(records: Sequence[Record], whose: str, rates: Rates) -> str:

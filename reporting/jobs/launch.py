@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prunezoo.reporting.claims import Claim
 from prunezoo.reporting.papers import Table
-from prunezoo.reporting.records import Job, collect, is_finished, split_row
+from prunezoo.reporting.records import Job, check_same, collect, is_finished, split_row
 from prunezoo.schema.recipe import load
 
 
@@ -68,8 +68,29 @@ def check_recipes(jobs: Sequence[Job], places: Places) -> None:
 
 
 def missing(jobs: Sequence[Job], places: Places) -> list[Job]:
-    """The jobs without a record."""
-    return [job for job in jobs if not places.record(job).exists()]
+    """The jobs without a record.
+
+    Raises:
+        RecordError: a record of a recipe from before it was edited.
+        RecipeError: such a recipe is wrong by now.
+    """
+    todo = []
+    for job in jobs:
+        if places.record(job).exists():
+            _check_unedited(places.record(job), job, places)
+        else:
+            todo.append(job)
+    return todo
+
+
+def _check_unedited(path: Path, job: Job, places: Places) -> None:
+    """Check that a record or run folder is of a person's recipe as it is now.
+
+    A table's or study's may well be of an older one.
+    """
+    if not (job.row or job.study):
+        recipe, _ = load(places.root / job.recipe, [*job.settings, *places.local])
+        check_same(path, recipe.hash())
 
 
 def run_jobs(
@@ -88,7 +109,8 @@ def run_here(job: Job, places: Places) -> int:
 
 def start_here(job: Job, places: Places) -> subprocess.Popen[bytes]:
     """Start a job on this machine; its output goes to FOLDER.out."""
-    env = os.environ | {"WANDB_RUN_GROUP": str(job.row), "WANDB_JOB_TYPE": "table"}
+    kind = "table" if job.row else "study" if job.study else "recipe"
+    env = {"WANDB_RUN_GROUP": job.place, "WANDB_JOB_TYPE": kind} | os.environ
     with _next_to(places.folder(job), "out").open("a") as output:
         return subprocess.Popen(
             command(job, places),
@@ -115,18 +137,26 @@ def command(job: Job, places: Places) -> list[str]:
 def tags_of(job: Job) -> list[str]:
     """Paper, table, row and seed as a tracker's tags, of at most 64 characters."""
     table, row = split_row(job.place)
-    return [tag[:64] for tag in (table.partition("/")[0], table, row, f"seed {job.seed}")]
+    tags = (table.partition("/")[0], table, row, f"seed {job.seed}")
+    return list(dict.fromkeys(tag[:64] for tag in tags))
 
 
 def run(job: Job, places: Places, submit: Submit) -> int:
-    """Run a job and collect its record; return its exit status, 75 if another process runs it."""
+    """Run a job and collect its record; return its exit status, 75 if another process runs it.
+
+    Raises:
+        RecordError: its folder has a finished run of the recipe from before it was edited.
+    """
     folder = places.folder(job)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder) as alone:
         if not alone:
             return os.EX_TEMPFAIL
         # a run may have finished when its launcher was killed: then only the record is missing
-        status = 0 if is_finished(folder) else submit(job, places)
+        finished = is_finished(folder)
+        if finished:
+            _check_unedited(folder, job, places)
+        status = 0 if finished else submit(job, places)
         if status == 0:
             collect(folder, places.results, job)
         return status

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from prunezoo.reporting import operations
 from prunezoo.reporting.pages import words
 from prunezoo.reporting.papers import find_table
-from prunezoo.reporting.records import LOCAL, Record, numbers, split_row, standard_error
+from prunezoo.reporting.records import HARMLESS, Record, numbers, split_row, standard_error
 from prunezoo.schema.headline import ACCURACY, Headline
 
 METHOD = ("method", "policy", "hyperparameter", "value", "lambda")
 DENSE = "not pruned"  # in place of a method
-UNSAID = (*LOCAL, "evaluation.")  # settings that do not change a result
-UNNAMED = (*UNSAID, "extends=", "training.channels_last=", "training.compile=",
-           "pruning.selection.")  # and those that make no other method of it  # fmt: skip
+UNNAMED = (*HARMLESS, "extends=", "pruning.selection.")  # settings that make no other method
 # an amount that gives way to another
 NO_AMOUNT = re.compile(r"pruning\.(sparsity|channels|nodes|params|macs|latency)=null")
 SCATTER = 0.1  # of the range of means: the most that seeds may scatter where costs are ranked

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from prunezoo.reporting.pages.experiments import UNSAID, Experiment, by_setting
-from prunezoo.reporting.records import Record
+from prunezoo.reporting.pages.experiments import Experiment, by_setting
+from prunezoo.reporting.records import UNSAID, Record
 from prunezoo.reporting.tables.grid import Grid, markdown
 
 HEAD = """# Model zoo

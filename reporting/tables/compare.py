@@ -1,5 +1,6 @@
 """Theirs against ours: a paper's row, its recipe and its runs."""
 
+import math
 import re
 import statistics
 from collections import defaultdict
@@ -10,7 +11,7 @@ from typing import Any
 from prunezoo.reporting import papers
 from prunezoo.reporting.claims import Claim
 from prunezoo.reporting.papers import Cell, Column, Table
-from prunezoo.reporting.records import Record, numbers, standard_error
+from prunezoo.reporting.records import HARMLESS, Record, numbers, standard_error
 from prunezoo.reporting.tables.oracle import RATIOS, with_changes
 from prunezoo.training.data.facts import DATASETS
 
@@ -36,9 +37,11 @@ class Comparison:
 
     @property
     def status(self) -> str:
-        """`not run`, or the number of seeds."""
-        seeds = len(self.records)
-        return f"{seeds} seed{'s' if seeds > 1 else ''}" if seeds else "not run"
+        """`not run`, or the number of seeds, and how many of them ended with a result."""
+        seeds, measured = len(self.records), sum(record.measured for record in self.records)
+        if not seeds:
+            return "not run"
+        return f"{f'{measured} of ' if measured < seeds else ''}{seeds} seed{'s' * (seeds > 1)}"
 
     @property
     def differs(self) -> tuple[str, ...]:
@@ -92,7 +95,7 @@ def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) ->
         address = f"{table.address}/{row}"
         experiments = _experiments(by_row[address])
         # Nearest to the paper's protocol first; of equally near ones, the one with most seeds.
-        experiments.sort(key=lambda group: (len(differences(table, row, group[0])), -len(group)))
+        experiments.sort(key=lambda group: (*_distance(table, row, group[0]), -len(group)))
         best = tuple(experiments[0]) if experiments else ()
         others = max(0, len(experiments) - 1)
         rows.append(Comparison(table, row, claimed.get(address), best, others))
@@ -101,23 +104,50 @@ def compare(table: Table, claims: Iterable[Claim], records: Iterable[Record]) ->
 
 def differences(table: Table, row: str, record: Record) -> tuple[str, ...]:
     """Data, epochs, hardware and settings in which a run differs from the table's protocol."""
-    line, summary, protocol = table.rows[row], record.summary, table.protocol
-    data = line.get("dataset") or protocol.get("data")
-    epochs = line.get("epochs") or protocol.get("epochs")
-    if isinstance(epochs, dict):
-        epochs = epochs.get(data)
-    ran = record.number("run/epochs")
-    parts = []
-    if data and _data(summary.get("data/name")) != _data(data):
+    summary, parts = record.summary, []
+    if not _is_of(table, row, record):
         parts.append(f"data {summary.get('data/name')}")
-    if epochs is not None and (ran is None or abs(ran - float(epochs)) > 0.01 * float(epochs)):
-        parts.append(f"{'?' if ran is None else format(ran, 'g')} of {epochs} epochs")
-    if "hardware" in protocol and not _is_on(record, protocol["hardware"]):
+    epochs, ran = _asked_epochs(table, row), record.schedule_epochs
+    if epochs is not None and _stretch(table, row, record) > 0:
+        parts.append(f"{'?' if ran is None else format(ran, 'g')} of {epochs:g} epochs")
+    if "hardware" in table.protocol and not _is_on(record, table.protocol["hardware"]):
         number, device = record.processes, summary.get("run/device", "unknown")
         parts.append(f"on {f'{number} × ' if number > 1 else ''}{device}")
     if RATIOS in summary:
         parts.append(f"mean over {summary[RATIOS]} % removed")
     return (*parts, *record.job.extra)
+
+
+def _distance(table: Table, row: str, record: Record) -> tuple[float, ...]:
+    """How far a run is from the paper's protocol, what matters most first.
+
+    Other data; shorter or longer training; settings that change a result; all that differs.
+    """
+    settings = sum(not setting.startswith(HARMLESS) for setting in record.job.extra)
+    every = len(differences(table, row, record))
+    return not _is_of(table, row, record), _stretch(table, row, record), settings, every
+
+
+def _is_of(table: Table, row: str, record: Record) -> bool:
+    """Return True if it was trained on the row's data."""
+    data = table.rows[row].get("dataset") or table.protocol.get("data")
+    return not data or _data(record.summary.get("data/name")) == _data(data)
+
+
+def _asked_epochs(table: Table, row: str) -> float | None:
+    line = table.rows[row]
+    epochs = line.get("epochs") or table.protocol.get("epochs")
+    if isinstance(epochs, dict):
+        epochs = epochs.get(line.get("dataset") or table.protocol.get("data"))
+    return None if epochs is None else float(epochs)
+
+
+def _stretch(table: Table, row: str, record: Record) -> float:
+    """|log(epochs / the paper's)|: 0 within 1 %, and where the paper states none."""
+    epochs, ran = _asked_epochs(table, row), record.schedule_epochs
+    if epochs is None or (ran is not None and abs(ran - epochs) <= 0.01 * epochs):
+        return 0.0
+    return abs(math.log(ran / epochs)) if ran else math.inf
 
 
 def _data(name: Any) -> str:

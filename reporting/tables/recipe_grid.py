@@ -18,7 +18,10 @@ from prunezoo.schema.headline import ACCURACY
 
 
 def recipe_grid(recipe: str, amount: str, records: Iterable[Record]) -> Grid:
-    """The best epoch of every fraction and the policy's distance from it, for a recipe's grids."""
+    """A recipe's runs: of grids the best epoch of every fraction and the policy's distance from it.
+
+    Runs without a grid have a line for each amount.
+    """
     groups: dict[tuple[object, ...], list[Record]] = defaultdict(list)
     for record in records:
         if record.job.row is None and record.job.recipe == recipe:
@@ -30,6 +33,8 @@ def recipe_grid(recipe: str, amount: str, records: Iterable[Record]) -> Grid:
                 f"policy's {headline.short}", f"|change|, {unit}", "seeds"]  # fmt: skip
     figure = headline.short.partition(" [")[0]
     below = [f"the best epoch is chosen by validation {headline.name}; {figure} is on test images"]
+    if not lines:
+        below = [f"no records of this recipe yet; `tables.py run {recipe}` makes them"]
     return Grid(f"{recipe} · every pruning epoch of the grid", headings, lines, below)
 
 
@@ -38,17 +43,26 @@ def _lines(key: tuple[object, ...], runs: Sequence[Record]) -> list[list[str]]:
     policies = [run for run in runs if not is_point(run.job)]
     by_seed, lines = changes(policies, points), []
     settings = ", ".join(map(str, key[1:]))
+    gridless = policies if not points else []
+    for ratio in sorted({ratio_of(run) for run in gridless}, key=lambda r: -1 if r is None else r):
+        some = [run for run in gridless if ratio_of(run) == ratio]
+        removed = "–" if ratio is None else f"{100 * ratio:g}"
+        lines.append([settings, removed, "–", "–", _headline(some), "–", str(len(some))])
     for ratio, epoch in sorted(best_epochs(points).items()):
         best = [p for p in points if (ratio_of(p), epoch_of(p)) == (ratio, epoch)]
         policy = [run for run in policies if ratio_of(run) == ratio]
         distances = [change[ratio] for change in by_seed.values() if ratio in change]
-        figures = [_mean([r.summary[r.headline.test] for r in some]) for some in (best, policy)]
+        figures = [_headline(some) for some in (best, policy)]
         lines.append([settings, f"{100 * ratio:g}", str(epoch), *figures, _mean(distances),
                       str(len(best))])  # fmt: skip
     means = [statistics.fmean(change.values()) for change in by_seed.values()]
     return (
         [*lines, [settings, "mean", "", "", "", _mean(means), str(len(means))]] if means else lines
     )
+
+
+def _headline(runs: Sequence[Record]) -> str:
+    return _mean([run.summary[run.headline.test] for run in runs if run.measured])
 
 
 def _mean(values: Sequence[float]) -> str:

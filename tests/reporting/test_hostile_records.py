@@ -63,6 +63,7 @@ def forecast(**event: Any) -> str:
         ("[" * 100_000, "not JSON ("),
         ('{"job": ' + "9" * 5000 + "}", "not JSON ("),
         (record(weights="\ud800"), "not JSON ("),
+        ('{"summary": {"eval/top1_percent": NaN}}', "not JSON (NaN is no number of JSON"),
         ("[]", "not a JSON object"),
         ("5", "not a JSON object"),
         ("null", "not a JSON object"),
@@ -242,13 +243,13 @@ def test_nothing_in_a_record_becomes_markup(changes, tmp_path):
 
 
 ODD = [
-    {"recipe": "recipes/$x_{$.yaml", "eval__top1_percent": float("nan")},
+    {"recipe": "recipes/$x_{$.yaml", "eval__top1_percent": 1e-300},
     {
         "settings": (r"a=$\frac$",),
         "data__name": r"$\frac{x$ %s {0} ${title} $body",
         "model__name": "x" * 3000,
     },
-    {"model__name": "../../../../escaped", "model__params": float("inf")},
+    {"model__name": "../../../../escaped", "model__params": 10**300},
 ]
 
 

@@ -9,6 +9,7 @@ import pytest
 import tables
 from prunezoo.reporting import papers
 from prunezoo.reporting.claims import find_claims
+from prunezoo.reporting.errors import RecordError
 from prunezoo.reporting.jobs.cost_forecast import (
     PlanError,
     Rates,
@@ -22,9 +23,11 @@ from prunezoo.reporting.jobs.launch import (
     plan_jobs,
     run_here,
     run_jobs,
+    tags_of,
 )
 from prunezoo.reporting.records import Job, Record, collect, load_records
 from prunezoo.reporting.tables.command_line import seeds
+from prunezoo.schema.recipe import load
 from tests.support.synthetic_runs import ROW, make_recipe, make_run
 
 # ── run ──────────────────────────────────────────────────────────────────────────────────────────
@@ -92,6 +95,46 @@ def test_a_finished_folder_is_collected_not_run_again(project):
     assert [s for _, s in run_jobs([job], where, run_here)] == [0]
     assert where.record(job).exists()
     assert not (where.runs / "calls").exists()
+
+
+def test_an_edited_recipe_is_not_taken_for_the_one_that_ran(project):
+    """Neither its record nor a finished run that was not collected."""
+    (project / "mine.yaml").write_bytes((tables.ROOT / "recipes/quickstart.yaml").read_bytes())
+    (project / "base").symlink_to(tables.ROOT / "recipes/base")
+    where, job = places(project), Job(None, "mine.yaml")
+    ran = load(project / job.recipe, job.settings)[0].hash()
+    make_run(where.folder(job), recipe__hash=ran)
+    assert [s for _, s in run_jobs([job], where, run_here)] == [0]
+    assert missing([job], where) == []
+    with (project / "mine.yaml").open("a") as stream:
+        stream.write("evaluation: {every: 1ep}\n")  # no part of a result
+    assert missing([job], where) == []
+    text = (project / "mine.yaml").read_text()
+    (project / "mine.yaml").write_text(text.replace("macs: 50%", "macs: 40%"))
+    with pytest.raises(RecordError, match="the same file before it was edited; move it away"):
+        missing([job], where)
+    where.record(job).unlink()
+    with pytest.raises(RecordError, match="is of another recipe"):
+        list(run_jobs([job], where, run_here))
+
+
+def test_a_tracker_is_told_what_kind_of_run_it_is(project, monkeypatch):
+    where, kept = places(project), project / "told"
+    (project / "train.py").write_text(
+        f"import os; open({str(kept)!r}, 'a').write("
+        "os.environ['WANDB_RUN_GROUP'] + ' ' + os.environ['WANDB_JOB_TYPE'] + '\\n')"
+    )
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    monkeypatch.delenv("WANDB_JOB_TYPE", raising=False)
+    where.runs.mkdir()
+    for job in (jobs(project)[0], Job(None, "a.yaml"), Job(None, "a.yaml", study="s/x")):
+        where.folder(job).parent.mkdir(parents=True, exist_ok=True)
+        run_here(job, where)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    run_here(Job(None, "a.yaml"), where)
+    told = kept.read_text().splitlines()
+    assert told == [f"bep/3/{ROW} table", "other/a recipe", "s/x study", "mine recipe"]
+    assert tags_of(Job(None, "a.yaml")) == ["other", "a", "seed 0"]
 
 
 def test_a_job_that_another_process_holds_is_left_to_it(project):
@@ -193,6 +236,29 @@ def test_plan_takes_speed_and_pauses_from_the_recipes_own_records(project, tmp_p
     assert any(remark.startswith("≥ training steps alone") for remark in shown.remarks)
     priced = forecast(job, project, others, Rates(price_per_gpu_hour=1.0), "Synthetic Processor")
     assert not any(remark.startswith("?") for remark in summed([priced], "x").remarks)
+
+
+def test_plan_counts_what_a_rewind_trains_again(project, tmp_path):
+    """As a record of the recipe has it; without one the cost is at least that of one pass."""
+    path = project / "recipes/bep/ltr.yaml"
+    path.write_text((project / "recipes/bep/a.yaml").read_text().replace("{criterion: snip,",
+                    "{criterion: magnitude, rewind: 1ep,"))  # fmt: skip
+    job = Job(None, "recipes/bep/ltr.yaml")
+    known = load_records(project / "results")
+    bare = forecast(job, project, known, Rates(), "Synthetic Processor")
+    assert bare.bound == "≥ "
+    ran = make_run(
+        tmp_path / "own",
+        run__epochs=1500.0,
+        run__schedule_epochs=150.0,
+        run__images=75_000_000,
+        cost__wall_hours=20.9,
+    )
+    collect(ran, tmp_path / "mine", job)
+    priced = forecast(job, project, load_records(tmp_path / "mine"), Rates(), "Synthetic Processor")
+    assert priced.images == pytest.approx(75_000_000)
+    assert priced.hours == pytest.approx(20.9)
+    assert priced.bound == ""
 
 
 def on_processes(record: Record, processes: int) -> Record:

@@ -159,6 +159,89 @@ def test_runs_of_different_experiments_are_never_averaged(project):
     assert row.other_experiments == 1
 
 
+def test_the_runs_nearest_to_the_papers_protocol_are_shown(project):
+    """Not those with the fewest words or the most seeds."""
+    harmless = ("training.channels_last=true", "training.compile=true", "log.every=1ep")
+    place = f"bep/3/{ROW.replace('95K', '24K')}"
+    for extra, epochs, accuracies in (
+        (harmless, 150.0, [41.0]),
+        (("training.optimizer.lr=1",), 150.0, [90.0, 91.0]),
+        (("training.duration=1ep",), 1.0, [15.0, 16.0, 17.0]),
+    ):
+        for seed, accuracy in enumerate(accuracies):
+            job = Job(place, "recipes/bep/a.yaml", extra=extra, seed=seed)
+            changed = {"run__epochs": epochs, "eval__top1_percent": accuracy}
+            folder = make_run(project / "runs" / job.name, seed=seed, **changed)
+            collect(folder, project / "results", job)
+    row = rows_of(project)[ROW.replace("95K", "24K")]
+    assert row.ours(row.table.columns["val_acc"]).mean == 41.0
+    assert (row.other_experiments, row.differs) == (2, harmless)
+
+
+def test_a_rewind_makes_no_other_protocol_and_its_seeds_are_one_experiment(tmp_path):
+    """Epochs are those of the schedule; a trigger may rewind at another epoch in each seed."""
+    for extra, epochs in (((), 95.0), ((), 97.0), (("pruning.rewind=null",), 80.0)):
+        job = Job("earlycrop/1/EarlyCroP-S", "recipes/x.yaml", extra=extra, seed=int(epochs == 97))
+        changed = {"run__epochs": epochs, "run__schedule_epochs": 80.0, "run__device": "1080 Ti"}
+        folder = make_run(tmp_path / "runs" / f"{epochs}", seed=job.seed, **changed)
+        collect(folder, tmp_path / "results", job)
+    rows = compare(papers.find_table("earlycrop/1"), [], load_records(tmp_path / "results"))
+    row = next(r for r in rows if r.row == "EarlyCroP-S")
+    assert (row.status, row.other_experiments) == ("2 seeds", 1)
+    assert not [said for said in row.differs if "epochs" in said]
+
+
+def test_seeds_with_settings_in_another_order_are_one_experiment(tmp_path):
+    settings = ("training.optimizer.lr=0.1", "training.duration=150ep")
+    for seed, extra in enumerate((settings, settings[::-1])):
+        job = Job("earlycrop/1/SNIP", "recipes/x.yaml", extra=extra, seed=seed)
+        collect(make_run(tmp_path / f"{seed}", seed=seed), tmp_path / "results", job)
+    assert len({record.experiment for record in load_records(tmp_path / "results")}) == 1
+
+
+def test_a_seed_without_a_result_is_said(project):
+    job = Job(f"bep/3/{ROW}", "recipes/bep/a.yaml", seed=7)
+    folder = make_run(project / "runs" / "nan", seed=7, eval__top1_percent=None)
+    collect(folder, project / "results", job)
+    assert rows_of(project)[ROW].status == "3 of 4 seeds"
+
+
+def test_a_copied_record_is_not_one_seed_more(project):
+    path = next((project / "results").rglob("*seed0.json"))
+    path.with_name("copy.json").write_bytes(path.read_bytes())
+    with pytest.raises(RecordError, match=r"is a copy of .*delete one of the two"):
+        load_records(project / "results")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "place"),
+    [
+        ("recipes/bep/snip.yaml", "other/bep-snip"),
+        ("recipes/quickstart.yaml", "other/quickstart"),
+        ("mine.yaml", "other/mine"),
+    ],
+)
+def test_a_run_of_no_table_is_named_by_its_recipe(recipe, place):
+    assert Job(None, recipe).place == place
+
+
+def test_recipes_of_one_file_name_have_records_of_their_own():
+    names = {Job(None, f"{folder}/mine.yaml").name for folder in ("a", "b", "/home/x/a", "a/b")}
+    assert len(names) == 4
+    assert all(name.startswith("other/mine-") and "home" not in name for name in names)
+
+
+def test_a_record_is_not_replaced_by_a_run_of_another_recipe(tmp_path):
+    results = tmp_path / "results"
+    path = collect(make_run(tmp_path / "a"), results)
+    before = path.read_text()
+    assert collect(tmp_path / "a", results) == path
+    edited = make_run(tmp_path / "b", recipe__hash="11111111")
+    with pytest.raises(RecordError, match=r"is of another recipe \(0badc0de\) than this run"):
+        collect(edited, results, load_records(results)[0].job)
+    assert path.read_text() == before
+
+
 def test_a_claim_of_some_columns_is_no_evidence_for_others(project):
     stated = "- {recipe: {earlycrop/1/SNIP: recipes/snip.yaml}, columns: [test_acc]}\n"
     make_recipe(project, "snip", stated)

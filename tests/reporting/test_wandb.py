@@ -97,7 +97,9 @@ def test_a_resumed_offline_run_is_one_upload_of_every_step_once(offline, run_rec
     stored = written(piece)
     runs = [r.run for r in stored if r.HasField("run")]
     run = runs[0]
-    assert {r.run_id for r in runs} == {folder.name}
+    (known,) = {r.run_id for r in runs}
+    assert known == (folder / "wandb_id.txt").read_text().strip()  # of both sessions
+    assert known.startswith(f"{folder.name}-")
     # else wandb sync would put its steps behind those of an earlier upload
     assert not any(r.resume for r in runs)
     steps = [r.history.step.num for r in stored if r.HasField("history")]

@@ -51,7 +51,7 @@ def clock(monkeypatch):
 class FakeMeter:
     """A meter of 100 W CPU, 50 W GPU and 10 W RAM whose clock the test sets."""
 
-    source = "fake"
+    source, complete = "fake", True
 
     def __init__(self):
         self.hours = 0.0
@@ -220,6 +220,19 @@ def test_totals_survive_a_crash_and_count_the_lost_work():
     assert again.summary()["cost/energy_kwh"] == pytest.approx(0.16 * 2)
 
 
+def test_work_lost_before_the_first_checkpoint_is_counted_at_the_next_sessions_rate():
+    cost, meter = metered()
+    cost.started -= 1800  # its own half hour
+    cost.resume(Totals(), {"cost/wall_seconds": 3600.0})
+    meter.hours = 0.5
+    cost.refresh_energy()
+    summary = cost.summary()
+    assert summary["cost/wall_hours"] == pytest.approx(1.5, rel=1e-3)
+    assert summary["cost/energy_kwh"] == pytest.approx(3 * 0.5 * 0.16, rel=1e-3)
+    cost.refresh_energy()  # once
+    assert cost.summary()["cost/energy_kwh"] == pytest.approx(3 * 0.5 * 0.16, rel=1e-3)
+
+
 def test_hours_are_summed_over_sessions_on_any_number_of_devices():
     """Two sessions on one process, lost work of a third on four, and a fourth on two."""
     totals = Totals(wall_seconds=3000.0)
@@ -307,10 +320,24 @@ def test_codecarbon_counts_offline_and_applies_pue_and_forced_power(pue):
     ("hardware", "expected"),
     [
         ([GPU.__new__(GPU)], "GPU measured (NVML), "),
-        ([], "GPU not measured (no NVML) and left out, "),
+        ([], "GPU not measured (no NVML), so no total is known, "),
     ],
 )
 def test_the_source_says_whether_gpus_were_measured(monkeypatch, hardware, expected):
     """Codecarbon has a GPU among its hardware only where NVML answers."""
     monkeypatch.setattr(Meter, "_start", lambda self: SimpleNamespace(_hardware=hardware))
     assert Meter(CostConfig(), cuda=True).source.startswith(expected)
+
+
+@pytest.mark.parametrize("hardware", [[GPU.__new__(GPU)], []])
+def test_there_is_no_total_where_gpus_are_not_measured(monkeypatch, hardware):
+    cost, meter = metered()
+    monkeypatch.setattr(Meter, "_start", lambda self: SimpleNamespace(_hardware=hardware))
+    meter.complete = Meter(CostConfig(), cuda=True).complete
+    meter.hours = 1.0
+    cost.refresh_energy()
+    summary = cost.summary()
+    totals = [summary[f"cost/{key}"] for key in ("energy_kwh", "gpu_energy_kwh")]
+    assert all(isinstance(value, float) for value in totals) == bool(hardware)
+    assert (summary["cost/emissions_kgco2e"] is None) == (not hardware)
+    assert summary["cost/cpu_energy_kwh"] > 0

@@ -8,6 +8,7 @@ figures of a finished run are W&B's summary; other trackers show them as they sh
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import sys
@@ -19,9 +20,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from prunezoo.schema.training import LogConfig
+from prunezoo.training.folder.environment import write_text
 
 Record = Mapping[str, object]  # a line of the log: flat keys with units
 Numbers = dict[str, int | float]
+ID = "wandb_id.txt"
 RESULT = "eval/loss"  # it is in a run's last line alone, the summary
 SIZES = ("model/", "prune/", "widths/", "weights/", "scores/")
 SAME = ("prune/rounds", "prune/params_dense", "prune/compression_ratio_asked")  # in every event
@@ -98,7 +101,7 @@ class Tracker:
         """
         return {
             "dir": str(self.folder),
-            "id": self.folder.name,
+            "id": self._id(),
             "name": config.name or self.folder.name,
             "entity": config.entity,
             "group": config.group,
@@ -109,6 +112,20 @@ class Tracker:
             "tags": config.tags,
             "settings": {"init_timeout": 20},
         }
+
+    def _id(self) -> str:
+        """The id under which W&B knows the run, drawn at its first start and kept in its folder.
+
+        Folders have one name on all machines, and W&B would go on with another person's run.
+        """
+        path = self.folder / ID
+        if not path.exists():
+            name = re.sub(r"[^\w.-]", "_", self.folder.name, flags=re.ASCII)[:100]
+            drawn = f"{name}-{secrets.token_hex(3)}"
+            if not self.accelerator.is_main_process:
+                return drawn  # the others start nothing
+            write_text(path, f"{drawn}\n")
+        return path.read_text().strip()
 
     def _shown(self, config: LogConfig) -> dict[str, Any]:
         """What MLflow and Trackio are told of a run; the others take nothing of the kind."""
