@@ -199,8 +199,7 @@ def _setting(runs: Runs, setting: Setting) -> list[str]:
             parts += [f"### {name}, equal epochs\n", equal_epochs(runs, setting, kind, point)]
             if kind == "channels" and _has_long(runs, setting, point):
                 parts += [f"### {name}, equal cost\n", equal_cost(runs, setting, kind, point)]
-            pairs = pair_table(runs, setting, point) if kind == "channels" else ""
-            if pairs:
+            if pairs := pair_table(runs, setting, kind, point):
                 about = "Paired by seeds; Student's 95 % interval, not adjusted.\n"
                 parts += [f"### {name}, methods and their controls\n", about, pairs]
         if points:

@@ -110,6 +110,13 @@ PAIRS = (  # a method and its controls
     ("BEP", "random channels"), ("EPI, gradients", fixed_name(50)),
     ("EarlyCroP-S", fixed_name(50)), ("EarlyCroP-S", "SNIP channels"),
 )  # fmt: skip
+ONE_CUT = "one cut at 25 %"
+CHECKS = (  # what differs in one respect, run in the first setting alone
+    ("one cut, mean replacement", ONE_CUT), ("one cut, least squares", ONE_CUT),
+    ("one cut, BatchNorm recalibrated", ONE_CUT), ("one cut, new weights", ONE_CUT),
+    ("as many others of each layer", ONE_CUT), ("SNIP, shuffled in layers", "SNIP"),
+    ("SNIP, least important", "SNIP"), ("SNIP, new weights", "SNIP"),
+)  # fmt: skip
 # run in all settings and at all points: the papers' own, their controls, and chance
 EVERYWHERE = {DENSE, SMALL, RANDOM_ERK, *OWN, *(name for pair in PAIRS for name in pair)}
 ORACLE, PRUNE_TRAIN = "oracle: PaT's best epoch", "PruneTrain"
@@ -217,7 +224,7 @@ CHANNELS = (
         "train, prune, train again", "after", "pat/train_prune_finetune",
         amount="channels", passes=2, first=0.5, gradients=True,
     ),
-    _one_cut("one cut at 25 %", "early", CHOSEN),
+    _one_cut(ONE_CUT, "early", CHOSEN),
     _one_cut("as many others of each layer", "check"),
     _one_cut("one cut, new weights", "check", CHOSEN, "pruning.compensation=reinitialise"),
     _one_cut(

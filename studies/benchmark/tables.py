@@ -8,6 +8,7 @@ from prunezoo.reporting.operations import TOTAL
 from prunezoo.reporting.pages.experiments import Point, pareto
 from studies.benchmark.comparison import at_cost, holm, p_value, paired, ranks
 from studies.benchmark.rows import (
+    CHECKS,
     DENSE,
     FIXED,
     ORACLE,
@@ -143,16 +144,18 @@ def differences(accuracies: Accuracies, reference: str) -> dict[str, str]:
     return said
 
 
-def pair_table(runs: Runs, setting: Setting, point: int) -> str:
+def pair_table(runs: Runs, setting: Setting, kind: Kind, point: int) -> str:
     """Methods against their controls, at equal epochs and operations; empty if none was run."""
-    rows = {row.name: row for row in setting.rows() if any(row.name in pair for pair in PAIRS)}
+    pairs = (*PAIRS, *CHECKS)
+    named = {name for pair in pairs for name in pair}
+    rows = {row.name: row for row in setting.rows() if row.name in named and row.kind == kind}
     epochs = {
         name: runs.group(setting, row, point, "equal epochs").by_seed()
         for name, row in rows.items()
     }
     at_flops = at_budget(runs, setting, list(rows.values()), point, BUDGETS[0])
     lines = []
-    for method, control in PAIRS:
+    for method, control in pairs:
         cells = [_gap(of.get(method, {}), of.get(control, {})) for of in (epochs, at_flops)]
         if cells[0] != NOT_RUN:
             lines.append([f"{method} − {control}", *cells])
@@ -271,7 +274,7 @@ def unsized(runs: Runs, setting: Setting) -> str:
                 whole = 100 / runs.dense_macs(setting)
                 lines.append(
                     [
-                        f"{row.name}, {row.strengths[point].rpartition('.')[2]}",
+                        f"{row.name}, {row.strengths[point].rpartition('=')[2]}",
                         str(len(group.runs)),
                         shown(list(group.by_seed().values())),
                         _mean(group, "model/macs", whole, "{:.1f}"),

@@ -333,11 +333,11 @@ def test_a_method_is_paired_with_its_controls_at_equal_epochs_and_at_equal_opera
     runs = made_up_runs()
     gap = stats.ttest_1samp([3.0, 3.0, 3.5], 0.0)
     said = f"{19 / 6:+.2f} ± {gap.confidence_interval(0.95).high - 19 / 6:.2f}"
-    lines = tables.pair_table(runs, RESNET, MIDDLE).splitlines()[2:]
+    lines = tables.pair_table(runs, RESNET, "channels", MIDDLE).splitlines()[2:]
     # the longer runs, of both, are five points higher; of SNIP's channels there is none
     assert lines == [f"| GraSP channels − random channels | {said} | {said} |"]
     short = Runs([r.record for r in runs.all if r.training.length == "equal epochs"])
-    assert tables.pair_table(short, RESNET, MIDDLE).endswith(f" | {said} | not run |\n")
+    assert tables.pair_table(short, RESNET, "channels", MIDDLE).endswith(f" | {said} | not run |\n")
 
 
 def test_a_cost_that_no_two_lengths_hold_is_a_word():
