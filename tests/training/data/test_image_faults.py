@@ -1,4 +1,5 @@
 import io
+import json
 
 import numpy as np
 import pytest
@@ -33,6 +34,17 @@ def deep_png():
     file = io.BytesIO()
     Image.fromarray(np.full((12, 12), 40_000, dtype=np.uint16)).save(file, "PNG")
     return file.getvalue()
+
+
+def renumber(path, *names):
+    """Give a parquet file its own list of classes, so that its numbers mean others."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    about = json.loads(table.schema.metadata[b"huggingface"])
+    about["info"]["features"]["label"]["names"] = names
+    table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    pyarrow.parquet.write_table(table, path)
 
 
 def cut(path, keep):
@@ -84,6 +96,13 @@ FAULTS = {
     "one parquet": (
         lambda r: (write_parquet(r), (r / "data" / "test-00000-of-00001.parquet").unlink()),
         r"no labelled split to test on .* among train; name one with data.test_split",
+    ),
+    "parquet of other classes": (
+        lambda r: (
+            write_parquet(r),
+            renumber(r / "data" / "test-00000-of-00001.parquet", "ant", "cow", "bee"),
+        ),
+        r"test-0.*: class 1 of label is cow, and bee in .*train-0.*; write both with the same list",
     ),
     "cut shard": (
         lambda r: (write_shards(r), cut(r / "set-train-0001.tar", 900)),

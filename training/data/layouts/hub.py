@@ -3,9 +3,10 @@
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,15 @@ TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
 
 @dataclass(frozen=True)
 class Place:
-    """The origin of tables: a name, their files, and the folders whose images they may name."""
+    """The origin of tables: a name, their files, and the folders whose images they may name.
+
+    parquet: the files of each split; none of those that the hub serves.
+    """
 
     name: str
     files: tuple[Path, ...]
     folders: tuple[Path, ...]
+    parquet: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,16 @@ def parquet_files(folder: Path, config: DataConfig) -> Splits | None:
     # here, as importing it takes seconds that other layouts need not wait for
     import datasets
 
+    cache = cache_folder() / "datasets"
+    options = {"name": config.configuration, "cache_dir": str(cache)}
     try:
-        tables = datasets.load_dataset(
-            str(folder), name=config.configuration, cache_dir=str(cache_folder() / "datasets")
-        )
+        parts = datasets.load_dataset_builder(str(folder), **options).config.data_files
+        tables = datasets.load_dataset(str(folder), **options)
     except Exception as error:  # the library raises many kinds, all of which mean unreadable files
         raise DataError(f"{folder}: {_reason(error)}") from None
     assert isinstance(tables, datasets.DatasetDict)
-    place = Place(str(folder), tuple(files), (folder, cache_folder() / "datasets"))
-    return _splits(tables, config, place)
+    parquet = {str(split): names for split, names in dict(parts or {}).items()}
+    return _splits(tables, config, Place(str(folder), tuple(files), (folder, cache), parquet))
 
 
 def _check_parquet(files: list[Path]) -> None:
@@ -231,6 +237,7 @@ def _splits(tables: "DatasetDict", config: DataConfig, place: Place) -> Splits:
     for split in wanted:
         test = split in tables and _rows(tables[split], image, label, f"{name} {split}", place)
         if test:
+            _check_names([*place.parquet.get("train", ()), *place.parquet.get(split, ())], label)
             return Splits(train, test, _num_classes(tables["train"], label, train, test))
     raise DataError(
         f"{name}: no labelled split to test on ({' or '.join(wanted)}) among {there};"
@@ -285,6 +292,33 @@ def _rows(table: "Dataset", image: str, label: str, name: str, place: Place) -> 
             f"{name}: column {image} holds no images ({_reason(error)}); set data.columns.image"
         ) from None
     return Rows(table, image, name, labels, place)
+
+
+def _check_names(files: list[str], label: str) -> None:
+    """Refuse files in which one number means several classes: the library reads one list of names.
+
+    Raises:
+        DataError: names the first two that differ.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    first, known = "", []
+    for file in files:
+        try:
+            schema = pyarrow.parquet.read_schema(file)
+            feature = datasets.Features.from_arrow_schema(schema).get(label)
+        except Exception as error:  # of a library that looks into one of the files alone
+            raise DataError(f"{file}: {_reason(error)}") from None
+        if not isinstance(feature, datasets.ClassLabel):
+            continue
+        first, known = (first, known) if first else (file, feature.names)
+        for number, pair in enumerate(zip_longest(feature.names, known, fillvalue="missing")):
+            if pair[0] != pair[1]:
+                raise DataError(
+                    f"{file}: class {number} of {label} is {pair[0]}, and {pair[1]} in {first};"
+                    " write both with the same list of names"
+                )
 
 
 def _num_classes(table: "Dataset", label: str, *splits: Rows) -> int:
