@@ -24,6 +24,7 @@ from prunezoo.training.data.layouts.voc import (
     MOST_BOXES,
     Annotated,
     Item,
+    Objects,
     find,
     read_mask,
     read_objects,
@@ -105,6 +106,7 @@ class Boxes:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See Truth."""
         objects = read_objects(path, classes)
+        _check_size(path, objects, picture)
         boxes, inside = view.boxes(objects.boxes, picture)
         boxes = boxes / torch.tensor([view.sides[1], view.sides[0]] * 2)
         rest = MOST_BOXES - int(inside.sum())
@@ -118,6 +120,26 @@ class Boxes:
     def tree(parts: Sequence[Tensor]) -> Tree:
         """See Truth."""
         return dict(zip(("boxes", "labels", "difficult"), parts, strict=True))
+
+
+def _check_size(path: Path, objects: Objects, picture: Sides) -> None:
+    """Refuse boxes in the pixels of another picture: most would lie outside, where none count.
+
+    Raises:
+        DataError: the size that the annotation states is not the picture's; or it states none, and
+            a box reaches beyond the picture's edge by more than a pixel.
+    """
+    if objects.size == picture:
+        return
+    here = "×".join(map(str, picture))
+    if objects.size is not None:
+        there, turned = "×".join(map(str, objects.size)), objects.size == picture[::-1]
+        remedy = "turn its pixels as its EXIF orientation says, which is never applied"
+        remedy = remedy if turned else "write boxes of the picture as it is"
+        raise DataError(f"{path}: made for {there} pixels, and the picture has {here}; {remedy}")
+    ends = torch.tensor([picture[1], picture[0]] * 2)
+    if ((objects.boxes < -1) | (objects.boxes > ends + 1)).any():
+        raise DataError(f"{path}: a box reaches beyond the picture of {here} pixels; correct it")
 
 
 TRUTHS: dict[str, type[Truth]] = {"mask": Mask, "boxes": Boxes}

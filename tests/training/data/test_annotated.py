@@ -7,6 +7,7 @@ from PIL import Image
 
 from prunezoo.schema.data import AugmentConfig, DataConfig
 from prunezoo.tasks.segmentation import IGNORED
+from prunezoo.training.data.annotated import Boxes
 from prunezoo.training.data.data import DataError, info, open_data
 from prunezoo.training.data.layouts.voc import CLASSES, MOST_BOXES, read_objects
 from prunezoo.training.data.scenes import main
@@ -217,6 +218,27 @@ def test_an_annotation_counts_pixels_from_one(tmp_path):
     assert found.difficult.tolist() == [False, True]
     path.write_text(annotation())
     assert read_objects(path, CLASSES).boxes.shape == (0, 4)
+
+
+OF_OTHER_PICTURES = {
+    "larger": ("<size><width>80</width><height>60</height></size>", 9, "made for 60×80 pixels"),
+    "turned": ("<size><width>20</width><height>32</height></size>", 9, "as its EXIF orientation"),
+    "without a size": ("", 34, "a box reaches beyond the picture of 20×32 pixels; correct it"),
+    "of size 0": ("<size><width>0</width><height>0</height></size>", 34, "beyond the picture of"),
+}
+
+
+@pytest.mark.parametrize("case", OF_OTHER_PICTURES)
+def test_boxes_of_a_picture_of_another_size_are_refused(tmp_path, case):
+    size, right, said = OF_OTHER_PICTURES[case]
+    path = tmp_path / "a.xml"
+    window = view((20, 32), (20, 32), AugmentConfig(), None, stretched=True)
+    path.write_text(annotation(("cat", 1, 1, right, 9)).replace("<object>", f"{size}<object>"))
+    with pytest.raises(DataError, match=said):
+        Boxes.read(path, CLASSES, (20, 32), window)
+    good = "<size><width>32</width><height>20</height></size>" if right == 9 else ""
+    path.write_text(annotation(("cat", 1, 1, 33, 21)).replace("<object>", f"{good}<object>"))
+    assert Boxes.read(path, CLASSES, (20, 32), window)[1].tolist()[:2] == [8, 0]
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]>'

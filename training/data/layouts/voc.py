@@ -66,11 +66,15 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of a picture: boxes (M, 4) in pixels, their classes from 1 on, difficult ones."""
+    """The objects of a picture: boxes (M, 4) in pixels, their classes from 1 on, difficult ones.
+
+    size: height and width of the picture that they were marked in; None where nothing says so.
+    """
 
     boxes: Tensor
     labels: Tensor
     difficult: Tensor
+    size: tuple[int, int] | None
 
 
 def find(folder: Path, name: str, kind: str) -> Annotated:
@@ -209,7 +213,8 @@ def read_objects(path: Path, classes: tuple[str, ...]) -> Objects:
     Raises:
         DataError: it is no annotation, names an unknown class, or a box is empty.
     """
-    found = _root(path).findall("object")
+    root = _root(path)
+    found = root.findall("object")
     if len(found) > MOST_BOXES:
         raise DataError(f"{path}: {len(found)} objects are more than {MOST_BOXES}; remove some")
     rows, labels, difficult = [], [], []
@@ -221,7 +226,17 @@ def read_objects(path: Path, classes: tuple[str, ...]) -> Objects:
         labels.append(1 + classes.index(name))
         difficult.append((thing.findtext("difficult") or "0").strip() == "1")
     boxes = torch.tensor(rows, dtype=torch.float32).view(-1, 4)
-    return Objects(boxes, torch.tensor(labels, dtype=torch.int64), torch.tensor(difficult).bool())
+    classed, hard = torch.tensor(labels, dtype=torch.int64), torch.tensor(difficult).bool()
+    return Objects(boxes, classed, hard, _size(root))
+
+
+def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """Height and width that an annotation states; some tools write 0 where they do not know."""
+    try:
+        height, width = (int(root.findtext(f"size/{key}") or 0) for key in ("height", "width"))
+    except ValueError:
+        return None
+    return (height, width) if height > 0 and width > 0 else None
 
 
 def _root(path: Path) -> ElementTree.Element:
