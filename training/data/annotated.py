@@ -226,6 +226,8 @@ def open_annotated(
         found = find(folder, config.name, config.target)
     counts = {name: len(items) for name, items in found.splits.items()}
     _check_counts(config, found)
+    if config.target == "mask":
+        _check_masks(found)
     kept = held_out(config, counts["train"])
     stores = {
         name: Store(items, found.classes, config, device) for name, items in found.splits.items()
@@ -244,6 +246,26 @@ def _check(config: DataConfig) -> None:
         raise DataError(
             f"data.augment: pictures with {config.target} take scale and flip; remove the rest"
         )
+
+
+def _check_masks(found: Annotated) -> None:
+    """Refuse masks without any class, such as those of 0 and 255: all that counts is background.
+
+    Raises:
+        DataError: of a whole split no mask has a class.
+    """
+    for name, items in found.splits.items():
+        held: set[int] = set()
+        for item in items:  # as a rule the first one has a class
+            held |= set(read_mask(item.target, len(found.classes)).unique().tolist())
+            if held - {0, IGNORED}:
+                break
+        else:
+            raise DataError(
+                f"{items[0].target.parent}: {len(items)} {name} masks hold"
+                f" {' and '.join(map(str, sorted(held)))} only; write 1 where the first class is"
+                f" (0 is the background, {IGNORED} does not count)"
+            )
 
 
 def _check_counts(config: DataConfig, found: Annotated) -> None:

@@ -321,6 +321,16 @@ def test_damaged_sets_are_named(tmp_path, fault):
     assert BROKEN[fault] in str(raised.value)
 
 
+def test_masks_of_0_and_255_have_no_class(tmp_path):
+    write_scenes(tmp_path / "set", train=3, val=2)
+    for path in (tmp_path / "set" / "SegmentationClass").glob("val*.png"):
+        found = np.asarray(Image.open(path))
+        Image.fromarray(np.where(found > 0, 255, 0).astype(np.uint8)).save(path)
+    said = r"SegmentationClass: 2 test masks hold 0 and 255 only; write 1 where the first class is"
+    with pytest.raises(DataError, match=said):
+        opened(tmp_path / "set")
+
+
 def test_other_changes_of_pictures_are_refused(scenes):
     with pytest.raises(DataError, match=r"pictures with mask take scale and flip; remove the rest"):
         opened(scenes, augment={"rotation": 5})
