@@ -113,12 +113,17 @@ class Classification(Task):
         }
 
     def check_targets(self, data: str) -> None:
-        """Refuse targets that are no labels."""
+        """Refuse targets that are no labels, and a single class, which any network finds."""
         shape = self.targets.shape
         if getattr(shape, "sizes", None) != () or shape.dtype.is_floating_point:
             raise TaskError(
                 f"task: classification needs a label for each example, and the targets of {data}"
                 f" are {self.targets.meant}"
+            )
+        if self.targets.outputs < 2:
+            raise TaskError(
+                f"task: all labels of {data} are of one class, with nothing to tell apart; add"
+                " another class"
             )
 
     def misfit(self, outputs: Any, count: int) -> str:

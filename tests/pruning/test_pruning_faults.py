@@ -133,7 +133,7 @@ LATE = {
     ),
     "mixup of one class": (
         [synthetic(8, num_classes=1), "training.mixup=0.2"],
-        None,
+        "all labels of synthetic are of one class, with nothing to tell apart",
     ),
     "cutmix of tiny images": (
         [synthetic(2), "training.cutmix=1"],

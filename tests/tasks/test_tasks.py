@@ -348,6 +348,8 @@ def test_targets_of_another_task_are_refused():
         Segmentation(OBJECTS).check_targets("voc2012")
     with pytest.raises(TaskError, match=r"of cifar10 are labels of classes; write task: classific"):
         Detection(LABELS).check_targets("cifar10")
+    with pytest.raises(TaskError, match=r"all labels of mine are of one class, with nothing to"):
+        Classification(Targets(1)).check_targets("mine")
     Segmentation(PIXELS).check_targets("voc2012")
     Detection(OBJECTS).check_targets("voc2012")
     for task in (Regression, Classification):

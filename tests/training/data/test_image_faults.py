@@ -47,6 +47,14 @@ def renumber(path, *names):
     pyarrow.parquet.write_table(table, path)
 
 
+def nest(root):
+    """Lay the class folders of `images/train` and `images/val` into `train/images`, …."""
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        (root / "images" / split).rename(root / split / "images")
+    (root / "images").rmdir()
+
+
 def cut(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
@@ -65,6 +73,10 @@ FAULTS = {
     "other classes": (
         lambda r: (write_folders(r), write(r / "val" / "dog" / "0.png", b"x")),
         r"class folders differ from those in .*train \(dog, 1 in all\)",
+    ),
+    "a level too deep": (
+        lambda r: (write_folders(r / "images"), nest(r)),
+        r"one, images; if the folders in it \(ant, bee, cow\) are the classes, move them up into",
     ),
     "empty class": (
         lambda r: (write_folders(r), (r / "train" / "dog").mkdir(), (r / "val" / "dog").mkdir()),

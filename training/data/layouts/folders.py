@@ -57,6 +57,8 @@ def image_folders(folder: Path, config: DataConfig) -> Splits | None:
             f"{folder}: train/ is there, but no folder to test on ({' or '.join(names)})"
         )
     classes = _class_folders(folder / "train")
+    if config.target == "label":
+        _check_level(folder / "train", classes)
     annotations = test / "val_annotations.txt"
     if annotations.is_file():
         return Splits(
@@ -78,6 +80,22 @@ def _class_folders(place: Path) -> list[str]:
     if not classes:
         raise DataError(f"{place}: no class folders; images belong in {place}/<class>/")
     return classes
+
+
+def _check_level(place: Path, classes: list[str]) -> None:
+    """Refuse a single class of folders alone: the classes lie a level deeper.
+
+    Raises:
+        DataError: names them.
+    """
+    entries = list(os.scandir(place / classes[0])) if len(classes) == 1 else []
+    below = sorted(entry.name for entry in entries if entry.is_dir())
+    if len(below) > 1 and not any(e.name.lower().endswith(IMAGE_SUFFIXES) for e in entries):
+        found = ", ".join(below[:5])
+        raise DataError(
+            f"{place}: its folders are the classes, and there is one, {classes[0]}; if the folders"
+            f" in it ({found}) are the classes, move them up into {place}"
+        )
 
 
 def _in_classes(place: Path, classes: list[str]) -> Files:
