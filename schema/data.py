@@ -239,6 +239,10 @@ class DataConfig(Named):
             raise ValueError(
                 "validation is a whole number of images, or a fraction below 1 such as 10%"
             )
+        if self.test_split is not None and self.test_split.strip("/") == "train":
+            raise ValueError(
+                "test_split: train would test on the images that are trained on; name another split"
+            )
         if self.path is not None and self.revision is not None:
             raise ValueError("revision names a version on the hub, path a local folder; write one")
         if self.path is not None and self.name in ("digits", "synthetic"):

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from prunezoo.schema.data import DataConfig
+from prunezoo.schema.problems import sentence
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.layouts import prepared
 from prunezoo.training.data.layouts.decoding import decode, portable, resize
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.verify:
             return _verify(options.output)
-        config = DataConfig(name=options.data, path=options.path, test_split=options.test_split)
+        config = _config(options)
         splits = open_splits(config)
         keys = ("short_side", "encoding", "quality", "shard_images")
         manifest = manifest_of(config, splits, **{key: getattr(options, key) for key in keys})
@@ -157,6 +159,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"{options.output}: {total} shards; train with data.path or data.name set to it")
     return 0
+
+
+def _config(options: argparse.Namespace) -> DataConfig:
+    try:
+        return DataConfig(name=options.data, path=options.path, test_split=options.test_split)
+    except ValidationError as error:
+        raise DataError(sentence(dict(error.errors()[0]), DataConfig)) from None
 
 
 def _verify(folder: Path) -> int:

@@ -68,7 +68,7 @@ FAULTS = {
     ),
     "no test": (
         lambda r: write(r / "train" / "ant" / "0.png", png(pictures(1)[0])),
-        r"train/ is there, but no folder to test on",
+        r"train/ is there, but no folder to test on .*; move some images of each class from",
     ),
     "other classes": (
         lambda r: (write_folders(r), write(r / "val" / "dog" / "0.png", b"x")),
@@ -107,7 +107,7 @@ FAULTS = {
     ),
     "one parquet": (
         lambda r: (write_parquet(r), (r / "data" / "test-00000-of-00001.parquet").unlink()),
-        r"no labelled split to test on .* among train; name one with data.test_split",
+        r"no labelled split to test on .* among train; divide its rows, as by .* train_test_split",
     ),
     "parquet of other classes": (
         lambda r: (
@@ -224,6 +224,7 @@ def test_recipes_name_what_does_not_go_together():
         ({"name": "cifar10", "path": "x", "revision": "y"}, "write one"),
         ({"name": "digits", "validation": 1.5}, "whole number of images, or a fraction"),
         ({"name": "digits", "path": "x"}, "has no files"),
+        ({"name": "x", "test_split": "train"}, "would test on the images that are trained on"),
         ({"name": "x", "augment": {"random_resized_crop": (0.5, 2)}}, "range of areas"),
         ({"name": "x", "augment": {"flop": True}}, "Extra inputs"),
     ]:

@@ -172,6 +172,12 @@ def test_a_damaged_image_is_named_in_one_line(photographs, tmp_path, capsys, wor
     assert line == f"{bad}: not a readable image (60 bytes); copy it again"
 
 
+def test_training_images_are_not_prepared_as_test_images(photographs, tmp_path, capsys):
+    words = ["--output", str(tmp_path / "made"), "--test-split", "train"]
+    assert main([str(photographs), *words]) == 2
+    assert capsys.readouterr().err.startswith("test_split: train would test on the images that")
+
+
 @pytest.mark.parametrize(
     "word", ["--short-side=0", "--shard-images=0", "--quality=-1", "--workers=-1", "--workers=x"]
 )

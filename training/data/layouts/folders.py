@@ -54,7 +54,8 @@ def image_folders(folder: Path, config: DataConfig) -> Splits | None:
     test = next((folder / name for name in names if (folder / name).is_dir()), None)
     if test is None:
         raise DataError(
-            f"{folder}: train/ is there, but no folder to test on ({' or '.join(names)})"
+            f"{folder}: train/ is there, but no folder to test on ({' or '.join(names)}); move some"
+            f" images of each class from train/ to {names[0]}/, or name a folder by data.test_split"
         )
     classes = _class_folders(folder / "train")
     if config.target == "label":

@@ -239,9 +239,10 @@ def _splits(tables: "DatasetDict", config: DataConfig, place: Place) -> Splits:
         if test:
             _check_names([*place.parquet.get("train", ()), *place.parquet.get(split, ())], label)
             return Splits(train, test, _num_classes(tables["train"], label, train, test))
+    split_it = "divide its rows, as by datasets' train_test_split, and write both parts"
+    remedy = "name one with data.test_split" if len(tables) > 1 else split_it
     raise DataError(
-        f"{name}: no labelled split to test on ({' or '.join(wanted)}) among {there};"
-        " name one with data.test_split"
+        f"{name}: no labelled split to test on ({' or '.join(wanted)}) among {there}; {remedy}"
     )
 
 
