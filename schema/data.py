@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from prunezoo.schema.duration import Duration
 from prunezoo.schema.section import Named, Section, Word
@@ -213,6 +213,7 @@ class DataConfig(Named):
     train_images: Images | None = None
     test_images: Images | None = None
     play: PlayConfig | None = None
+    _usual: tuple[Colour, Colour] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _fitting(self) -> "DataConfig":
@@ -258,6 +259,17 @@ class DataConfig(Named):
         if self.train_size is not None and self.augment.resize:
             raise ValueError("augment.resize makes images of one size; remove it, or train_size")
         return self
+
+    def usually(self, mean: Colour, std: Colour) -> "DataConfig":
+        """The same data, normalised like this where neither the recipe nor the name says how."""
+        copy = self.model_copy()
+        copy._usual = (mean, std)
+        return copy
+
+    @property
+    def usual(self) -> tuple[Colour, Colour] | None:
+        """Mean and std of `usually`: not of the recipe, so neither of its text nor of its hash."""
+        return self._usual
 
     @property
     def train_sizes(self) -> list[int | None]:

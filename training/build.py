@@ -33,6 +33,8 @@ from prunezoo.schema.training import EmaConfig, OptimizerConfig, TrainingConfig
 from prunezoo.tasks import TASKS, Task, TaskError
 from prunezoo.training.average import Average
 from prunezoo.training.data.data import DataInfo
+from prunezoo.training.data.expected import noted
+from prunezoo.training.data.facts import facts_of
 from prunezoo.training.random import generator
 from prunezoo.training.ranks.launcher import check_launcher, launched_processes
 
@@ -102,6 +104,29 @@ def _check_outputs(start: str, outputs: int, about: DataInfo) -> None:
             f"{start} has {outputs} outputs and these data need {about.targets.outputs}; write"
             " model.head: new, which replaces its last layer by one that starts anew"
         )
+
+
+def normalised(recipe: Recipe) -> Recipe:
+    """The recipe; its images are normalised as those of the weights that it starts from.
+
+    Where the recipe or the data set's name says how, they are not.
+
+    Raises:
+        RecipeError: no such weights.
+    """
+    start, data = recipe.model, recipe.data
+    if facts_of(data) or not (start.weights or start.pretrained):
+        return recipe
+    try:
+        if start.weights:
+            images = noted(models.header(start.weights)["notes"])
+            colours = (images["mean"], images["std"]) if images else None
+        else:
+            about = pretrained_for(start.name, start.pretrained)
+            colours = (about.mean, about.std)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"model: {error}") from None
+    return recipe.model_copy(update={"data": data.usually(*colours)}) if colours else recipe
 
 
 def build_task(recipe: Recipe, info: DataInfo) -> Task:

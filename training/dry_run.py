@@ -7,7 +7,9 @@ from prunezoo.models import trees
 from prunezoo.schema.recipe import Recipe
 from prunezoo.schema.source import Source
 from prunezoo.schema.training import DENSE
+from prunezoo.training.build import normalised
 from prunezoo.training.data.data import DataInfo, absent, info
+from prunezoo.training.data.expected import colour
 from prunezoo.training.distillation import rehearse_teacher
 from prunezoo.training.limits import check_settings
 from prunezoo.training.memory import estimate, machine_memory
@@ -26,6 +28,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1, defaults: bool =
     """
     recipe.check_processes(processes)
     check_settings(recipe)
+    recipe = normalised(recipe)
     about = info(recipe.data)
     sizes = rehearse(recipe, about, processes)
     batch, example = recipe.training.batch_size, about.word
@@ -47,6 +50,8 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1, defaults: bool =
         "memory": f"{at_most} {_memory(estimate(recipe, most, processes))}",
         "pruning": ("\n" + 16 * " ").join(_events(recipe, per_epoch, total)),
     }
+    if colours := _of_weights(recipe, about):
+        rows["normalised"] = colours
     if missing := absent(recipe.data):
         rows["missing"] = missing
     text = resolved(recipe, source, defaults=defaults) + "\n"
@@ -64,6 +69,15 @@ def _data(about: DataInfo) -> str:
         )
     counts = f"{train:,} train, {validation:,} validation, {test:,} test {about.word}s"
     return f"{about.name}: {counts} of {shape}{' words' if about.word == 'row' else ''}"
+
+
+def _of_weights(recipe: Recipe, about: DataInfo) -> str:
+    """Mean and std of images that are normalised as those of the weights; "" where none are."""
+    usual = recipe.data.usual
+    if usual is None or not about.height or colour(recipe.data, about.channels) != usual:
+        return ""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in usual)
+    return f"by the mean ({mean}) and std ({std}) of the weights"
 
 
 def _memory(needed: float) -> str:

@@ -28,6 +28,7 @@ from prunezoo.training.build import (
     build_optimizer,
     build_task,
     formatted,
+    normalised,
 )
 from prunezoo.training.cost import Cost
 from prunezoo.training.data.data import Batches, Data, open_data
@@ -90,6 +91,7 @@ class Run:
         recipe = self.recipe
         # before the images are read, where possible: minutes for ImageNet
         rehearsed = rehearse_early(recipe, self.processes)
+        recipe = self.recipe = normalised(recipe)  # its weights have been checked
         data = open_data(
             recipe.data,
             seed=recipe.seed,

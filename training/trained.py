@@ -122,7 +122,8 @@ def recipe_of(
     """The recipe to test a model by: the one given, else the one in its folder.
 
     `data` takes the place of the recipe's data, with images of the size and scale of those that the
-    model expects; `settings` are as train.py's --set.
+    model expects; `settings` are as train.py's --set. Images of which neither recipe nor name says
+    how they are normalised are normalised as the model expects.
 
     Raises:
         RecipeError: there is no recipe and no data, or they are faulty.
@@ -139,7 +140,10 @@ def recipe_of(
         source = Source(_with_data(where, found, path, data), {}, str(path or where))
         override(source, list(settings))
     override(source, QUIET)
-    return checked(source)
+    tested, images = checked(source), found.images
+    if images is None:
+        return tested
+    return tested.model_copy(update={"data": tested.data.usually(images["mean"], images["std"])})
 
 
 def _beside(where: str) -> Path | None:

@@ -3,8 +3,33 @@
 import pytest
 import torch
 
+from prunezoo.schema.recipe import Recipe
 from prunezoo.training import build
-from tests.support.runs import DIGITS
+from prunezoo.training.data.expected import colour
+from tests.support.runs import DIGITS, ROOT
+
+OURS, IMAGENET = ((0.3047,), (0.3754,)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STARTS = {  # model, data, channels of its images; what they are normalised by
+    "a file": ({"weights": "digits_dense"}, {"name": "mine"}, 1, OURS),
+    "stated": ({"weights": "digits_dense"}, {"name": "mine", "mean": [0.1]}, 1, ((0.1,), OURS[1])),
+    "known by name": ({"weights": "digits_dense"}, {"name": "mnist"}, 1, ((0.1307,), (0.3081,))),
+    "a name": ({"pretrained": True}, {"name": "mine"}, 3, IMAGENET),
+    "a name, in grey": ({"pretrained": True}, {"name": "mine"}, 1, ((0.5,), (0.5,))),
+    "none": ({}, {"name": "mine"}, 3, ((0.5,) * 3,) * 2),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_images_are_normalised_as_those_of_the_weights(start):
+    model, data, channels, wanted = STARTS[start]
+    if "weights" in model:
+        model = model | {"weights": str(ROOT / "zoo" / model["weights"])}
+    name = "torchvision/resnet18" if "pretrained" in model else "digits_cnn"
+    training = {"duration": "1ep", "batch_size": 4}
+    values = {"model": {"name": name} | model, "data": data, "training": training}
+    recipe = Recipe.model_validate(values)
+    assert colour(build.normalised(recipe).data, channels) == wanted
+    assert build.normalised(recipe).hash() == recipe.hash()
 
 
 @pytest.mark.parametrize("device", ["nvidia0", "nvidia3"])

@@ -8,6 +8,7 @@ from prunezoo.schema.recipe import Recipe, load
 from prunezoo.training.data.data import absent
 from prunezoo.training.dry_run import plan
 from prunezoo.training.start import resolved
+from tests.support.image_files import write_folders
 from tests.support.runs import DIGITS, ROOT
 
 QUICK = "recipes/quickstart.yaml"
@@ -112,6 +113,16 @@ def test_a_copy_of_the_hub_is_not_missing(copy, bare):
 def test_a_folder_that_is_not_there_is_named(bare):
     recipe, _ = load(ROOT / "recipes/base/cifar10/resnet18.yaml", ["data.path=elsewhere"])
     assert absent(recipe.data).startswith("data.path: no folder elsewhere; run `hf download uoft")
+
+
+def test_images_that_are_normalised_as_the_weights_expect_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
+    write_folders(tmp_path / "set", per_class=60)
+    own = (f"data.name={tmp_path / 'set'}", "data.validation=0")
+    model = "model={name: torchvision/resnet18, pretrained: IMAGENET1K_V1, head: new}"
+    wanted = "by the mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225) of the weights"
+    assert lines(DIGITS, *own, model)["normalised"] == wanted
+    assert "normalised" not in lines(DIGITS, *own, model, "data.mean=[0.5, 0.5, 0.5]")
 
 
 def test_memory_says_where_there_is_less(monkeypatch):

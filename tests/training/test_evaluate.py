@@ -11,6 +11,7 @@ from prunezoo import models
 from prunezoo.schema.recipe import RecipeError
 from prunezoo.training.folder.run_folder import SUMMARY
 from prunezoo.training.trained import find, recipe_of
+from tests.support.image_files import pictures, png, write
 from tests.support.runs import DIGITS, ROOT, TINY, torchrun
 
 PRUNED = (*TINY, "pruning={criterion: magnitude, granularity: channel, macs: 40%}")
@@ -65,6 +66,26 @@ def test_the_best_weights_and_the_validation_split_are_those_of_the_run(whole_ru
     assert told["eval/top1_percent"] == recorded["best/top1_percent"]
     _, held_out, _ = said(str(folder / "model.best.safetensors"), "--split", "validation")
     assert held_out["eval/top1_percent"] == recorded["best/validation_top1_percent"]
+
+
+def test_a_folder_of_ones_own_is_normalised_as_the_weights_that_were_started_from(
+    run_recipe, said, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
+    for part, count in (("train", 2), ("val", 1)):
+        for label in range(10):
+            for number in range(count):
+                image = pictures(1, 8, f"{part} {label} {number}")[0, :1]
+                write(tmp_path / "own" / part / str(label) / f"{number}.png", png(image))
+    start = (f"model={{name: digits_cnn, weights: {ZOO}}}", f"data.name={tmp_path / 'own'}")
+    status, folder = run_recipe(
+        DIGITS, *start, "training.duration=1it", "training.batch_size=10", "data.validation=0"
+    )
+    assert status == 0
+    images = models.header(folder)["notes"]["images"]
+    assert images == models.header(ZOO)["notes"]["images"]
+    recorded = json.loads((folder / SUMMARY).read_text())
+    assert figures(said(str(folder))[1], "eval/") == figures(recorded, "eval/")
 
 
 @pytest.mark.slow

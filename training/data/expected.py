@@ -27,13 +27,14 @@ class Expected(TypedDict):
 
 
 def colour(config: DataConfig, channels: int) -> tuple[Colour, Colour]:
-    """Mean and deviation of values from 0 to 1: the recipe's, else the known ones, else ½."""
+    """Mean and deviation of values from 0 to 1: the recipe's, else the known ones, else ½.
+
+    Known are those of the data set's name, else of the weights that training starts from.
+    """
     dataset, half = facts_of(config), (0.5,) * channels
-    told = dataset is not None and len(dataset.mean) == channels
-    return (
-        config.mean or (dataset.mean if dataset and told else half),
-        config.std or (dataset.std if dataset and told else half),
-    )
+    known = (dataset.mean, dataset.std) if dataset else config.usual
+    mean, std = known if known and len(known[0]) == channels else (half, half)
+    return config.mean or mean, config.std or std
 
 
 def expected(config: DataConfig, about: "DataInfo") -> Expected | None:
