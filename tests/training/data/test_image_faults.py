@@ -90,6 +90,14 @@ FAULTS = {
         lambda r: (write_folders(r), cut(r / "train" / "bee" / "004.png", 60)),
         r"train/bee/004.png: not a readable image \(60 bytes\); copy it again",
     ),
+    "formats that are not read": (
+        lambda r: (
+            write_folders(r),
+            write(r / "train" / "bee" / "deep" / "a.TIF", b"x"),
+            write(r / "train" / "cow" / "b.avif", b"x"),
+        ),
+        r"train: 2 .TIF and .avif files are not read, such as bee/deep/a.TIF; convert them to PNG",
+    ),
     "16 bits": (
         lambda r: (write_folders(r), write(r / "train" / "bee" / "004.png", deep_png())),
         r"004.png: not a still image of 8 bits a channel",

@@ -59,6 +59,17 @@ def test_class_folders(tmp_path):
     assert_holds(opened(tmp_path / "set"), train, test, [0] * 3 + [1] * 3 + [2] * 3, [0, 1, 2])
 
 
+def test_class_folders_of_other_formats(tmp_path):
+    train, _ = write_folders(tmp_path / "set")
+    for number, (kind, ending) in enumerate([("BMP", "bmp"), ("JPEG", "JFIF"), ("GIF", "gif")]):
+        path = min((tmp_path / "set" / "train" / CLASSES[number]).iterdir())
+        path.unlink()
+        write(path.with_suffix(f".{ending}"), encoded(train[3 * number], kind))
+    store = opened(tmp_path / "set").stores["train"]
+    assert store.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert torch.equal(store.bordered[0], train[0])
+
+
 def test_tiny_imagenets_folders(tmp_path):
     root = tmp_path / "tiny"
     train = pictures(6)

@@ -14,7 +14,8 @@ from prunezoo.schema.data import DataConfig
 from prunezoo.training.data.layouts.files import contents
 from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm")
+UNREAD_SUFFIXES = (".tif", ".tiff", ".jp2", ".heic", ".heif", ".avif")  # of images all the same
 TEST_NAMES = ("test", "validation", "valid", "val", "dev")
 
 
@@ -111,12 +112,32 @@ def _in_classes(place: Path, classes: list[str]) -> Files:
             )
         names += images
         counts.append(len(images))
+    _check_suffixes(place, names)
     labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
     return Files(str(place), np.array(names), labels)
 
 
+def _check_suffixes(place: Path, names: list[bytes]) -> None:
+    """Refuse images of formats that are not read: left out, they would be missed by nobody.
+
+    Raises:
+        DataError: counts them.
+    """
+    endings = tuple(map(str.encode, UNREAD_SUFFIXES))
+    unread = [os.fsdecode(name) for name in names if name.lower().endswith(endings)]
+    if unread:
+        kinds = sorted({os.path.splitext(name)[1] for name in unread})
+        raise DataError(
+            f"{place}: {len(unread)} {' and '.join(kinds)} files are not read, such as"
+            f" {unread[0]}; convert them to PNG, or remove them"
+        )
+
+
 def _images(place: Path, relative: str, above: tuple[str, ...] = ()) -> Iterator[bytes]:
-    """Names of the images below a folder; an empty file is an error (a copy that was cut short)."""
+    """Names of the images below a folder, also of those that cannot be read.
+
+    An empty file is an error (a copy that was cut short).
+    """
     here = os.path.realpath(place)
     if here in above:
         raise DataError(f"{place}: a link to a folder that it lies in; remove the link")
@@ -125,7 +146,7 @@ def _images(place: Path, relative: str, above: tuple[str, ...] = ()) -> Iterator
             name = f"{relative}/{entry.name}"
             if entry.is_dir():
                 yield from _images(Path(entry.path), name, (*above, here))
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES + UNREAD_SUFFIXES):
                 status = entry.stat()
                 if not stat.S_ISREG(status.st_mode):
                     raise DataError(f"{entry.path}: a pipe or device, not an image; remove it")
