@@ -68,7 +68,8 @@ def _data(about: DataInfo) -> str:
             f" {validation:,} validation and {test:,} test episodes"
         )
     counts = f"{train:,} train, {validation:,} validation, {test:,} test {about.word}s"
-    return f"{about.name}: {counts} of {shape}{' words' if about.word == 'row' else ''}"
+    shape += " words" if about.word == "row" else ""
+    return f"{about.name}: {counts} of {shape}{about.warning and f' ({about.warning})'}"
 
 
 def _of_weights(recipe: Recipe, about: DataInfo) -> str:

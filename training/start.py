@@ -62,7 +62,7 @@ def start(
             with together():
                 if run.is_main:
                     _describe(run, source)
-                    _say(_small_share(run))
+                    _say(_small_share(run), _unused(run))
             yield run
     finally:
         # it alone took the lock
@@ -130,6 +130,12 @@ def _small_share(run: Run) -> str | None:
         f"BatchNorm normalises by {share} images, a process's share of training.batch_size"
         f" {training.batch_size}; launch fewer processes, or set training.sync_batchnorm: on"
     )
+
+
+def _unused(run: Run) -> str | None:
+    """A line on a folder of validation images, which looks as if it were used."""
+    about = run.data.info
+    return f"{about.name}: {about.warning}" if about.warning else None
 
 
 def _best_fault(run: Run) -> list[str]:

@@ -125,6 +125,18 @@ def test_images_that_are_normalised_as_the_weights_expect_are_named(tmp_path, mo
     assert "normalised" not in lines(DIGITS, *own, model, "data.mean=[0.5, 0.5, 0.5]")
 
 
+def test_a_folder_of_validation_images_is_not_used_and_that_is_said(run_recipe, tmp_path, capsys):
+    for test in ("test", "val"):
+        write_folders(tmp_path / "set", per_class=60, test=test)
+    own = (f"data.name={tmp_path / 'set'}", "data.stream=true", "data.image_size=8")
+    wanted = "val is not used: data.validation takes images of train"
+    assert lines(DIGITS, *own)["data"].endswith(f" test images of 3×8×8 ({wanted})")
+    assert run_recipe(DIGITS, *own, "training.duration=1it", "data.workers=0")[0] == 0
+    assert f"{tmp_path / 'set'}: {wanted}\n" in capsys.readouterr().err
+    (tmp_path / "set" / "val").rename(tmp_path / "set" / "other")
+    assert lines(DIGITS, *own)["data"].endswith(" test images of 3×8×8")
+
+
 def test_memory_says_where_there_is_less(monkeypatch):
     assert lines(QUICK)["memory"].endswith(" MiB per process")
     monkeypatch.setattr("prunezoo.training.dry_run.machine_memory", lambda: 2**30)

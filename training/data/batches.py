@@ -32,7 +32,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Counts and shapes of a data set, as the model sees it; `task` is that of no other wish."""
+    """Counts and shapes of a data set, as the model sees it; `task` is that of no other wish.
+
+    unused: names of splits that are there, and neither trained nor tested on.
+    """
 
     name: str
     example: Any  # tree of the shapes of one example's inputs
@@ -42,6 +45,15 @@ class DataInfo:
     test_images: int
     task: str = "classification"
     environments: int = 0  # in which the network acts to have training examples; 0: it need not
+    unused: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """A clause on validation images that are there and not used; "" if there are none."""
+        if not self.unused:
+            return ""
+        are = "are" if len(self.unused) > 1 else "is"
+        return f"{' and '.join(self.unused)} {are} not used: data.validation takes images of train"
 
     @property
     def channels(self) -> int:

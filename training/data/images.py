@@ -1,5 +1,7 @@
 """Sets of images: with their classes, or with their own colours to be found from grey."""
 
+from dataclasses import replace
+
 import torch
 
 from prunezoo.models.trees import Shape
@@ -32,6 +34,7 @@ def open_images(
     kept = held_out(config, counts["train"])
     rows = rows_of(counts, kept, seed)
     about = described(config, classes, shape, (kept, counts["test"]))
+    about = replace(about, unused=splits.unused)
     return Data(about, config, seed, device, rank, world_size, stores, rows)
 
 

@@ -74,7 +74,8 @@ def image_folders(folder: Path, config: DataConfig) -> Splits | None:
             f" ({', '.join(odd[:5])}, {len(odd)} in all); every class needs a folder in both"
         )
     parts = (_in_classes(place, classes) for place in (folder / "train", test))
-    return Splits(*parts, num_classes=len(classes))
+    unused = tuple(n for n in TEST_NAMES[1:] if (folder / n).is_dir() and n != test.name)
+    return Splits(*parts, num_classes=len(classes), unused=unused)
 
 
 def _class_folders(place: Path) -> list[str]:

@@ -238,7 +238,9 @@ def _splits(tables: "DatasetDict", config: DataConfig, place: Place) -> Splits:
         test = split in tables and _rows(tables[split], image, label, f"{name} {split}", place)
         if test:
             _check_names([*place.parquet.get("train", ()), *place.parquet.get(split, ())], label)
-            return Splits(train, test, _num_classes(tables["train"], label, train, test))
+            unused = tuple(n for n in TEST_SPLITS[1:] if n in tables and n != split)
+            classes = _num_classes(tables["train"], label, train, test)
+            return Splits(train, test, classes, unused)
     split_it = "divide its rows, as by datasets' train_test_split, and write both parts"
     remedy = "name one with data.test_split" if len(tables) > 1 else split_it
     raise DataError(

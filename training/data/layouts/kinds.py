@@ -49,8 +49,9 @@ class Encoded(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and test images of one data set."""
+    """Training and test images of one data set; `unused`: splits that are there besides."""
 
     train: Pixels | Encoded
     test: Pixels | Encoded
     num_classes: int
+    unused: tuple[str, ...] = ()
