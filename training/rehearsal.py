@@ -144,9 +144,11 @@ def steps_per_epoch(recipe: Recipe, about: DataInfo, processes: int = 1) -> int:
             )
         steps += 1
     if not steps:
+        acts = bool(about.environments)
+        remedy = "raise data.play.transitions" if acts else "write data.drop_last: false"
         raise RecipeError(
-            f"training.batch_size {batch} exceeds {images} training images; lower it, or write"
-            " data.drop_last: false"
+            f"training.batch_size {batch} exceeds {images} {'' if acts else 'training '}"
+            f"{about.word}s{' an epoch' if acts else ''}; lower it, or {remedy}"
         )
     return steps
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import train
-from prunezoo.schema.recipe import Recipe, load
+from prunezoo.schema.recipe import Recipe, RecipeError, load
 from prunezoo.training.data.data import absent
 from prunezoo.training.dry_run import plan
 from prunezoo.training.start import resolved
@@ -65,6 +65,11 @@ def test_examples_have_the_word_of_their_data(path):
 def test_an_actor_has_transitions_and_episodes():
     data = lines("recipes/base/cartpole/mlp.yaml")["data"].partition(": ")[2]
     assert data == "8,192 transitions of 4 an epoch, 20 validation and 100 test episodes"
+    few = r"64 exceeds 32 transitions an epoch; lower it, or raise data.play.transitions"
+    with pytest.raises(RecipeError, match=few):
+        lines(
+            "recipes/base/cartpole/mlp.yaml", "data.play.transitions=32", "training.batch_size=64"
+        )
 
 
 MISSING = {

@@ -70,6 +70,14 @@ FAULTS = {
         lambda r: write(r / "train" / "ant" / "0.png", png(pictures(1)[0])),
         r"train/ is there, but no folder to test on .*; move some images of each class from",
     ),
+    "save_to_disk": (
+        lambda r: (write(r / "train" / "state.json", b"{}"), write(r / "dataset_dict.json", b"{}")),
+        r"set: written by save_to_disk of .* as parquet, ds.*to_parquet.*set-parquet/train.parquet",
+    ),
+    "save_to_disk of one split": (
+        lambda r: (write(r / "state.json", b"{}"), write(r / "dataset_info.json", b"{}")),
+        r"set: written by save_to_disk of `datasets`, which is not read",
+    ),
     "other classes": (
         lambda r: (write_folders(r), write(r / "val" / "dog" / "0.png", b"x")),
         r"class folders differ from those in .*train \(dog, 1 in all\)",

@@ -49,6 +49,7 @@ def image_folders(folder: Path, config: DataConfig) -> Splits | None:
 
     Tiny-ImageNet's `val/images/` with `val_annotations.txt` is read too. None without `train/`.
     """
+    _refuse_saved(folder)
     if not (folder / "train").is_dir():
         return None
     names = (config.test_split,) if config.test_split else TEST_NAMES
@@ -76,6 +77,17 @@ def image_folders(folder: Path, config: DataConfig) -> Splits | None:
     parts = (_in_classes(place, classes) for place in (folder / "train", test))
     unused = tuple(n for n in TEST_NAMES[1:] if (folder / n).is_dir() and n != test.name)
     return Splits(*parts, num_classes=len(classes), unused=unused)
+
+
+def _refuse_saved(folder: Path) -> None:
+    """Refuse what `datasets` saved for itself, whose `train/` would look like class folders."""
+    of_one = all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
+    if of_one or (folder / "dataset_dict.json").is_file():
+        raise DataError(
+            f"{folder}: written by save_to_disk of `datasets`, which is not read; write each split"
+            f' as parquet, ds["train"].to_parquet("{folder}-parquet/train.parquet") and the test'
+            " split alike"
+        )
 
 
 def _class_folders(place: Path) -> list[str]:
