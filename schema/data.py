@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from prunezoo.schema.duration import Duration
-from prunezoo.schema.section import Named, Section, Word
+from prunezoo.schema.section import Named, Section, Share, Word
 
 Images = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Classes = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -196,7 +196,7 @@ class DataConfig(Named):
     length: Places | None = None
     context: Annotated[int, Field(ge=0, le=100_000)] = 0
     vocabulary: Words | None = None
-    validation: Annotated[int | float, Field(ge=0, le=1_000_000_000)] = 0
+    validation: Share = 0
     train_subset: Images | None = None
     image_size: Pixels | None = None
     train_size: Pixels | tuple[SizeFrom, ...] | None = None

@@ -1,7 +1,7 @@
 """Faults of a recipe as one line each."""
 
 import difflib
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -9,7 +9,21 @@ from pydantic import BaseModel
 from prunezoo.schema.source import (
     Key,
     Source,
+    brief,
 )
+
+WHOLE = "{} is not a whole number; write one such as 64"
+NUMBER = "{} is not a number; write one such as 0.1"
+SWITCH = "{} is not a switch; write on or off"
+LIST = "{} is not a list; write its values in brackets, as [a, b]"
+SAID = {  # by pydantic's type of a fault; of a value as it was written
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), NUMBER),
+    **dict.fromkeys(("bool_type", "bool_parsing"), SWITCH),
+    **dict.fromkeys(("tuple_type", "list_type"), LIST),
+    "string_type": "{} is not a word; write one (in quotes where it is on, off, yes or no)",
+}
+SECTION = ("model_type", "dict_type")
 
 
 def problem(fault: dict[str, Any], source: Source, recipe: type[BaseModel]) -> str:
@@ -45,12 +59,31 @@ def sentence(fault: dict[str, Any], recipe: type[BaseModel]) -> str:
     if fault["type"] == "missing":
         return f"{dotted} is missing; write it"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] in SAID:
+        message = SAID[fault["type"]].format(_written(fault["input"]))
+    if fault["type"] in SECTION:
+        message = _keys_are_due(fault["input"], named, recipe)
     if "ctx" in fault and "expected" in fault["ctx"]:
         message = f"{fault['input']!r} is not one of {fault['ctx']['expected']}"
         # pydantic lists what it expected as 'a', 'b' or 'c'; the quotes before are the input's own
         near = difflib.get_close_matches(str(fault["input"]), message.split("'")[3::2], n=1)
         message += f" (did you mean {near[0]}?)" if near else ""
     return f"{dotted}: {message}" if dotted else message
+
+
+def _written(value: object) -> str:
+    """A value about as a recipe has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return brief(value)
+
+
+def _keys_are_due(value: object, key: Key, recipe: type[BaseModel]) -> str:
+    """The sentence on a plain value of a section."""
+    optional = NoneType in get_args(_annotation_at(recipe, key))
+    remedy = "write null to be without it" if optional else "remove it to have the defaults"
+    names = ", ".join(_fields_at(recipe, key))
+    return f"{_written(value)} where keys are due; {remedy}, or write keys{names and f' ({names})'}"
 
 
 def _is_branch(part: str | int) -> bool:
@@ -63,19 +96,20 @@ _TYPES = {"bool", "str", "int", "float"}
 
 def _fields_at(model: type[BaseModel], key: Key) -> list[str]:
     """The keys a recipe may have below `key`, for the message about one it may not."""
+    section = _section_of(_annotation_at(model, key))
+    return sorted(f.alias or name for name, f in section.model_fields.items()) if section else []
+
+
+def _annotation_at(model: type[BaseModel], key: Key) -> Any:
+    """The type of the value at `key`; None where there is no such key."""
     current: Any = model
     for part in key:
-        if not (isinstance(current, type) and issubclass(current, BaseModel)):
-            return []
-        # an item of a list: the list's annotation was already followed to its section
-        if isinstance(part, int):
-            continue
-        field = current.model_fields.get(str(part))
-        current = _section_of(field.annotation) if field else None
-    is_section = isinstance(current, type) and issubclass(current, BaseModel)
-    if not is_section:
-        return []
-    return sorted(f.alias or name for name, f in current.model_fields.items())
+        # an item of a list: the list's annotation leads to its section
+        if not isinstance(part, int):
+            section = _section_of(current)
+            field = section.model_fields.get(str(part)) if section else None
+            current = field.annotation if field else None
+    return current
 
 
 def _elsewhere(section: type[BaseModel], name: str) -> list[str]:

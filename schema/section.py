@@ -6,6 +6,8 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic import ValidationInfo as Info
 
+from prunezoo.schema.values import Percent
+
 Word = Annotated[str, Field(min_length=1)]
 
 
@@ -67,6 +69,18 @@ def _fraction(value: object) -> object:
 
 # bounds first: after a validator pydantic writes them in words that are not JSON schema's
 Fraction = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_fraction)]
+
+
+def _share_or_count(value: object) -> object:
+    """Text such as `10 %`, which was in quotes or has a blank, as the share that it is."""
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        return Percent(float(text[:-1]) / 100) if text.endswith("%") else value
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a share; write 10%, or a whole number") from None
+
+
+Share = Annotated[int | float, Field(ge=0, le=1_000_000_000), BeforeValidator(_share_or_count)]
 
 
 class Named(Section):

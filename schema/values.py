@@ -46,7 +46,7 @@ def scalar(text: str) -> Any:
         ValueError: a number of more than DIGITS digits, or larger than any float.
     """
     word = text.strip()
-    if word in EMPTY:
+    if word.lower() in EMPTY:
         return None
     if word.lower() in WORDS:
         return WORDS[word.lower()]

@@ -68,6 +68,22 @@ def test_typed_fields(tmp_path):
     assert recipe.training.duration.steps(10) == 50
 
 
+@pytest.mark.parametrize("share", ["10%", "10 %", "'10%'", "' 10 %'", "0.1", "'0.1'"])
+def test_a_share_in_quotes_or_with_a_blank_is_the_same(tmp_path, share):
+    text = GOOD.replace("data: mnist", f"data: {{name: mnist, validation: {share}}}")
+    data = load(write(tmp_path, text))[0].data
+    assert (type(data.validation + 0.0), data.validation) == (float, 0.1)
+
+
+@pytest.mark.parametrize("word", ["null", "Null", "NULL", "~", ""])
+def test_null_in_any_letters_takes_away_what_the_recipe_below_has(tmp_path, word):
+    base = write(tmp_path, GOOD + "pruning: {criterion: magnitude, sparsity: 50%}\n")
+    (tmp_path / "child.yaml").write_text(f"extends: {base.name}\npruning: {word}\n")
+    assert load(tmp_path / "child.yaml")[0].pruning is None
+    (tmp_path / "child.yaml").write_text(f"extends: {base.name}\npruning: {{}}\n")
+    assert load(tmp_path / "child.yaml")[0].pruning is not None
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -83,7 +99,26 @@ def test_typed_fields(tmp_path):
         ),
         (
             GOOD + "  accumulation: two\n",
-            "r.yaml:6: training.accumulation: Input should be a valid integer",
+            "r.yaml:6: training.accumulation: two is not a whole number; write one such as 64",
+        ),
+        (
+            GOOD + "  optimizer:\n",
+            "r.yaml:6: training.optimizer: null where keys are due; remove it to have the defaults,"
+            " or write keys (alpha, betas,",
+        ),
+        (
+            GOOD + "  ema: 0.999\n",
+            "training.ema: 0.999 where keys are due; write null to be without it, or write keys (d",
+        ),
+        (
+            GOOD + "pruning: off\n",
+            "r.yaml:6: pruning: false where keys are due; write null to be without it, or",
+        ),
+        (GOOD + "  clip_norm: 0,1\n", "clip_norm: 0,1 is not a number; write one such as 0.1"),
+        (GOOD + "  tf32: 7\n", "training.tf32: 7 is not a switch; write on or off"),
+        (
+            GOOD + "cost: {country: NO}\n",
+            "false is not a word; write one (in quotes where it is on",
         ),
         (GOOD + "seed: 1\nseed: 2\n", "r.yaml:7: seed is written twice, first on line 6; keep one"),
         ("model: x\n", "r.yaml: data is missing; write it"),
