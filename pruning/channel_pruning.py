@@ -246,6 +246,9 @@ class ChannelPruning(Rounds):
             self.dense["latency"] = self._sizes().of("latency", {})
 
     def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool, ends: bool) -> None:
+        if removes:
+            # before masks and compensation, which write into the weights
+            rehearse_surgery(state.model, self.axes, keep, state.optimizer)
         when = COMPENSATIONS[self._config.compensation.name].when
         # mean replacement needs the intact network, new statistics and new weights the pruned one
         if when == "before":

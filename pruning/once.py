@@ -186,6 +186,8 @@ def _check_images(config: PruningConfig, images: Images) -> None:
 def _check_average(model: nn.Module, ema: nn.Module | None) -> None:
     if ema is None:
         return
+    if ema is model:
+        raise PruningError("ema: is the model itself; pass its averaged copy, or none")
     ours, theirs = ({n: t.shape for n, t in named_tensors(m).items()} for m in (model, ema))
     if ours != theirs:
         name = next(n for n in (*theirs, *ours) if ours.get(n) != theirs.get(n))

@@ -47,9 +47,10 @@ def prune_channels(
             tensor has its parameter's shape, or (O,).
 
     Raises:
-        ValueError: an axis would be empty or is unknown, `ema` or `axes` belong to another network,
-            or the optimizer holds a parameter twice. Nothing has been changed then.
-        PruningError: a state of the optimizer has a shape that is not understood. The same.
+        ValueError: an axis would be empty or is unknown, or `ema` or `axes` belong to another
+            network. Nothing has been changed then.
+        PruningError: a state of the optimizer has a shape that is not understood, or it holds a
+            parameter twice. The same.
     """
     removed = cuts(axes, keep)
     shapes = {name: axes.shape(name) for name in removed}
@@ -78,7 +79,7 @@ def rehearse_surgery(model: nn.Module, axes: Axes, keep: Keep, optimizer: Optimi
     """Refuse an optimizer whose state cannot be sliced; nothing is changed.
 
     Raises:
-        PruningError: names the state that is not understood.
+        PruningError: names the state that is not understood, or the parameter it holds twice.
     """
     removed = cuts(axes, keep)
     _states(optimizer, {n: p for n, p in model.named_parameters() if n in removed}, removed)
@@ -109,7 +110,9 @@ def _states(
     for name, parameter in old.items():
         holding = [group for p, group in groups if p is parameter]
         if len(holding) > 1:
-            raise ValueError(f"the optimizer holds {name} more than once; build it anew")
+            raise PruningError(
+                f"optimizer: holds {name} more than once; make it from model.parameters()"
+            )
         state = stateful(optimizer).state.get(parameter) if holding else None
         if state:
             where, shape = f"{type(optimizer).__name__}: {name}", tuple(parameter.shape)

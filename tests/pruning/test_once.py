@@ -338,6 +338,45 @@ def test_a_refusal_is_one_line_and_changes_nothing(arguments, sentence):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+class Odd(torch.optim.SGD):
+    """Its state has no shape that surgery knows."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["odd"] = torch.zeros(parameter.numel() + 1)
+
+
+def odd(model):
+    (optimizer := Odd(model.parameters(), lr=0)).step()
+    return {"optimizer": optimizer}
+
+
+def twice(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["params"].append(model[0].weight)
+    return {"optimizer": optimizer}
+
+
+@pytest.mark.parametrize("compensation", ["none", "mean_replacement"])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (odd, "Odd: 0.weight: odd is (73,) where (8, 1, 3, 3) was expected; begin a new optim"),
+        (twice, "optimizer: holds 0.weight more than once; make it from model.parameters()"),
+        (lambda model: {"ema": model}, "ema: is the model itself; pass its averaged copy, or no"),
+    ],
+)
+def test_what_cannot_be_sliced_is_refused_before_a_weight_is_changed(given, sentence, compensation):
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    words = {"criterion": "magnitude", "compensation": compensation, "batches": BATCHES}
+    with pytest.raises(PruningError) as caught:
+        prune_once(model, IMAGE, channels=0.5, **words, **given(model))
+    assert str(caught.value).startswith(sentence)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_nothing_to_prune_and_nothing_removed():
     with pytest.raises(PruningError, match=r"no channel of this network can be pruned \(1: the n"):
         no_axis(macs=0.5)

@@ -350,7 +350,7 @@ def refusals():
     return model, {
         "SGD: 0.weight: sketch is (7, 2) where (8, 3, 3, 3) was expected": {"optimizer": strange},
         "SGD: 0.weight: past is a list": {"optimizer": odd},
-        "the optimizer holds 0.weight more than once": {"optimizer": twice},
+        "optimizer: holds 0.weight more than once": {"optimizer": twice},
         "0.weight is (9, 3, 3, 3) and its axes say (8, 3, 3, 3)": {"ema": other},
         "0.weight is missing": {"ema": nn.ModuleDict({"module": model})},
         "tensors: 0.weight is (3,) and its parameter (8, 3, 3, 3)": {
