@@ -112,7 +112,7 @@ def prune_once(
             need no images; over all layers they kept less than chance did
             (results/benchmarks/prune_once.txt), so give them `scope="layer"`.
         batches: pairs of inputs and targets that criterion and compensation look at, if they do.
-        optimizer: goes on as if the removed channels had been masked.
+        optimizer: of the model; goes on as if the removed channels had been masked.
         ema: an averaged copy of the model, which loses the same channels.
         latency_table: of `pruning.latency_table`; else `latency` is measured, at a batch of 128.
         task: has the loss that criteria differentiate; images of classes if none is given.
@@ -130,6 +130,7 @@ def prune_once(
     check_bare(model)
     config = _config(criterion, dict(words))
     _check_average(model, ema)
+    _check_optimizer(model, optimizer)
     moment = Moment(model, example_input, batches, optimizer, ema, task)
     _check_images(config, moment.images)
     method = ChannelPruning(config, moment, latency=latency_table)
@@ -194,6 +195,17 @@ def _check_average(model: nn.Module, ema: nn.Module | None) -> None:
         raise PruningError(
             f"ema: {name} is not as in the model; pass a copy of the model itself, which wrappers"
             " of averages keep as .module"
+        )
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer | None) -> None:
+    """Refuse one of another network, such as the one that this is a copy of, which it trains."""
+    if optimizer is None:
+        return
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if held.isdisjoint(map(id, model.parameters())):
+        raise PruningError(
+            "optimizer: holds no parameter of this model; make it from model.parameters()"
         )
 
 

@@ -319,6 +319,7 @@ REFUSED = [
     (MACS | {"compensation": "mean_replacement"}, "compensation: mean_replacement needs images"),
     (MACS | {"compensation": "least_squares"}, "compensation: least_squares needs images to look"),
     (MACS | {"ema": nn.Sequential(network())}, "ema: 0.0.weight is not as in the model; pass"),
+    (MACS | {"optimizer": torch.optim.SGD(network().parameters())}, "optimizer: holds no paramet"),
     (MACS | {"latency_table": made_up_table(network())}, "latency_table: nothing is asked of"),
     (
         {"latency": 0.5, "latency_table": Latency({})},
