@@ -23,6 +23,7 @@ from prunezoo.models.files.description import (
 from prunezoo.models.files.own_modules import all_or_nothing, check_layers, layer_kinds, tensors_of
 from prunezoo.models.files.places import located
 from prunezoo.models.files.shapes import fill, placed, reshape, widths
+from prunezoo.models.files.structures import structure_of
 from prunezoo.models.files.tensor_files import save_tensors
 from prunezoo.models.options import shown
 from prunezoo.models.wrappers import check_bare
@@ -34,16 +35,16 @@ __all__ = ["header", "load", "load_into", "reshape", "save", "widths"]
 def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None) -> None:
     """Write weights, statistics and widths, pruned or not; `notes` is anything JSON can hold.
 
-    Any module: what `build` or `load` made comes back by `load`, any other one by `load_into`. The
-    file appears whole or not at all, with a checksum that is verified. Masks are not kept apart: a
-    masked weight is a zero.
+    Any module: what `build` or `load` made comes back by `load`, any other one by `load_into`, and
+    so does one of `build` whose layers were changed since. The file appears whole or not at all,
+    with a checksum that is verified. Masks are not kept apart: a masked weight is a zero.
 
     Raises:
         ModelError: the model is wrapped or compiled, keeps more than dense tensors, or JSON cannot
             hold the notes.
     """
     check_bare(model)
-    structure = _structure(model)
+    structure = structure_of(model)
     if structure is None:
         tensors = tensors_of(model)
         kinds = {"kind": type(model).__name__, "layers": layer_kinds(model)}
@@ -52,13 +53,6 @@ def save(model: nn.Module, path: str | Path, notes: dict[str, Any] | None = None
         tensors = model.state_dict()
         network = {"structure": {**structure, "widths": widths(model)}}
     save_tensors(tensors, Path(path), {ENTRY: describe(network, notes or {}, tensors)})
-
-
-def _structure(model: nn.Module) -> dict[str, Any] | None:
-    """What `build` noted; another module may have an attribute of that name."""
-    noted = vars(model).get("structure")
-    names = {"name", "num_classes", "in_channels", "options"}
-    return noted if isinstance(noted, dict) and noted.keys() == names else None
 
 
 def header(path: str | Path) -> dict[str, Any]:
@@ -85,15 +79,16 @@ def load(path: str | Path) -> nn.Module:
 
     Raises:
         ModelError: the file is missing, `save` did not write it, it was damaged since, this
-            version's network of that name is another one, or the module is not one of `build`.
+            version's network of that name is another one, or the module is not one of `build`
+            as `build` makes it.
     """
     file = located(path)
     try:
         described, tensors = read(file)
         if not isinstance(described, Description):
             raise ModelError(
-                f"a {shown(described.module.kind)} that was not made by models.build; make one as"
-                " it was made, and give it to models.load_into"
+                f"a {shown(described.module.kind)} that was not made by models.build, or changed"
+                " after it; make one as it was made, and give it to models.load_into"
             )
         # On the meta device first, where a network of any size takes no memory: its shapes are
         # checked before anything is allocated for it, and the tensors of the file become its own.

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from prunezoo.models import ModelError, build, header, load, save
+from prunezoo.models import ModelError, build, header, load, load_into, save
 from prunezoo.models.bias_map import add_bias_map
 from prunezoo.models.files.description import FORMAT
 
@@ -65,6 +65,51 @@ def test_a_pruned_model_is_the_same_after_save_and_load(name, tmp_path):
     first = (tmp_path / "model.safetensors").read_bytes()
     save(again, tmp_path / "model.safetensors", {"top1_percent": 93.1})
     assert (tmp_path / "model.safetensors").read_bytes() == first
+
+
+def act(model):
+    model.stem[2] = nn.SiLU()
+
+
+def stride(model):
+    model.stem[0].stride = (2, 2)
+
+
+def dropout(model):
+    model.classifier = nn.Sequential(nn.Dropout(0.5), model.classifier)
+
+
+def wider(model):
+    block = ["stage1.1.conv1", "stage1.1.bn1", "stage1.1.conv2"]
+    prune_first_block(model, block, [*range(16), 0])  # one unit twice
+
+
+@pytest.mark.parametrize("change", [act, stride, dropout, wider])
+def test_a_network_that_was_changed_after_build_is_its_owners(change, tmp_path):
+    models = [build("resnet18_cifar", num_classes=5, width=0.25) for _ in range(2)]
+    for model in models:
+        change(model)
+        model.eval()
+    prune_first_block(models[0], BLOCKS["resnet18_cifar"], [0, 2, 3])
+    save(models[0], tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match=r"a Sequential that was not made by models.build, or cha"):
+        load(tmp_path / "a.safetensors")
+    load_into(models[1], tmp_path / "a.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(models[1](images), models[0](images))
+
+
+@pytest.mark.parametrize("classes", [3, 20])
+def test_a_head_of_other_classes_is_in_the_structure(classes, tmp_path):
+    model, images = build("resnet18_cifar", num_classes=5, width=0.25), torch.randn(2, 3, 32, 32)
+    model.classifier = nn.Linear(model.classifier.in_features, classes)
+    prune_first_block(model, BLOCKS["resnet18_cifar"], [0, 2, 3, 4, 5])  # as many as classes built
+    state = torch.get_rng_state()
+    save(model, tmp_path / "a.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    again = load(tmp_path / "a.safetensors")
+    assert again.structure == model.structure | {"num_classes": classes}
+    assert torch.equal(again(images), model.eval()(images))
 
 
 def test_biases_and_bias_maps_that_pruning_added_are_kept(tmp_path):
