@@ -106,16 +106,20 @@ def prune_once(
     Args:
         model: any network, neither wrapped nor compiled.
         example_input: the inputs of one example on the model's device: (1, C, H, W), or a tree.
+            It goes into forward as one argument, in the precision of the model's weights.
         criterion: a name, with options as in a recipe ({"name": "grasp", "temperature": 100}), or a
             function (model, batches) → scores by parameter name, of its shape or (O,), higher =
             keep. `Criterion(function, signed=True, …)` says more of its scores. Norms of weights
             need no images; over all layers they kept less than chance did
             (results/benchmarks/prune_once.txt), so give them `scope="layer"`.
-        batches: pairs of inputs and targets that criterion and compensation look at, if they do.
+        batches: pairs of inputs and targets that criterion and compensation look at, if they do;
+            `[(b["image"], b["label"]) for b in loader]` makes them of dictionaries.
         optimizer: of the model; goes on as if the removed channels had been masked.
         ema: an averaged copy of the model, which loses the same channels.
         latency_table: of `pruning.latency_table`; else `latency` is measured, at a batch of 128.
-        task: has the loss that criteria differentiate; images of classes if none is given.
+        task: has the loss that criteria differentiate: if none is given, the cross-entropy of
+            labels (n,), or of shares (n, classes). Of numbers, from `prunezoo.tasks`:
+            `Regression(Targets(outputs=3))`, or a `Task` with your own `losses`.
         words: one amount (channels, nodes, params, macs, activation_bytes, latency: the fraction
             removed; or compression_ratio), and scope, floor, tolerance, round_to, importance,
             compensation, except_ as in a recipe: `Words`, schema/pruning.py.
@@ -124,7 +128,7 @@ def prune_once(
         ModelError: the network is wrapped, holds an operation that is not known, or no copy of it
             is possible.
         PruningError: a word or its value is wrong, the criterion does not fit the network or needs
-            batches, or no channel can be pruned.
+            batches, these are not what the task's loss takes, or no channel can be pruned.
         BudgetError: the size can't be met within the tolerance; names the nearest.
     """
     check_bare(model)

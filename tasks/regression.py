@@ -39,11 +39,16 @@ class Regression(Task):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean error of each example's numbers, (n,); 0 where nothing was measured."""
+        if outputs.shape != targets.shape:  # which would be broadcast
+            raise TaskError(
+                f"task: regression: outputs are {tuple(outputs.shape)} and targets"
+                f" {tuple(targets.shape)}; give them one shape"
+            )
         error = outputs - targets
-        size = (error.square() if self.kind == "mse" else error.abs()).flatten(1)
+        size = (error.square() if self.kind == "mse" else error.abs()).reshape(len(error), -1)
         if not self.targets.distances:
             return size.mean(1)
-        known = (targets > 0).flatten(1)
+        known = (targets > 0).reshape(len(error), -1)
         return torch.where(known, size, 0.0).sum(1) / known.sum(1).clamp(min=1)
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Sums:

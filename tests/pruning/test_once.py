@@ -19,6 +19,7 @@ from prunezoo.pruning.amount.latency import Latency
 from prunezoo.pruning.criteria import CRITERIA
 from prunezoo.pruning.errors import BudgetError, NoEffect
 from prunezoo.pruning.pruner import Pruner
+from prunezoo.tasks import Regression, Targets, Task, TaskError
 from tests.support.small_training import Training, images, network, recipe
 
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -337,6 +338,66 @@ def test_a_refusal_is_one_line_and_changes_nothing(arguments, sentence):
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+X, Y = BATCHES[0]
+NO_LABELS = "targets are no labels of 4 classes; give task=Regression(Targets(outputs=4)) of prune"
+BATCH = [
+    ((X, torch.randn(32, 4)), NO_LABELS),
+    ((X, torch.randint(2, (32, 4)).float()), NO_LABELS),
+    ((X, torch.randint(2, (32, 4))), NO_LABELS),
+    ((X, Y.float()), NO_LABELS),
+    ((X, Y[:, None]), "targets are (32, 1), where labels are (32,); reshape them"),
+    ((X, Y.int()), "labels are torch.int32; write targets.long()"),
+    ((X, Y + 1), "a label is 4 and the model has 4 outputs; count from 0"),
+    ((X, {"label": Y}), "outputs are a (32, 4) and targets a dict, where tensors are expected; g"),
+    (
+        {"image": X, "label": Y},
+        "batches are pairs, and one is a dictionary of image, label; write batches=[(b['image'], ",
+    ),
+    ((X, Y, Y), "batches are pairs, and one is 3 parts; write batches=[(inputs, targets), …]"),
+    ((X.numpy(), Y), "batches: holds a ndarray; give tensors, as of torch.as_tensor"),
+    ((X * math.nan, Y), "batches: an input is NaN; leave out the examples that are"),
+]
+
+
+@pytest.mark.parametrize(("batch", "sentence"), BATCH)
+def test_batches_that_the_loss_does_not_take_are_one_line(batch, sentence):
+    with pytest.raises(PruningError) as caught:
+        left("taylor", macs=0.5, batches=[BATCHES[1], batch])
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_targets_of_any_kind_go_with_their_task_or_with_a_criterion_without_a_loss():
+    numbers = [(x, torch.randn(32, 4)) for x, _ in BATCHES]
+    left("activation", macs=0.5, batches=numbers)
+    left("taylor", macs=0.5, batches=numbers, task=Regression(Targets(outputs=4)))
+    left("taylor", macs=0.5, batches=[(x, x.new_full((32, 4), 0.25)) for x, _ in BATCHES])
+    one = [(x, torch.randn(32)) for x, _ in BATCHES]
+    with pytest.raises(
+        TaskError, match=r"outputs are \(32, 4\) and targets \(32,\); give them one"
+    ):
+        left("taylor", macs=0.5, batches=one, task=Regression(Targets(outputs=1)))
+
+
+class Several(Task):
+    """Several labels an image."""
+
+    def losses(self, outputs, targets):
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
+
+
+def test_a_task_of_ones_own_needs_its_losses_alone():
+    data = [(x, F.one_hot(y, 4) + F.one_hot(3 - y, 4).float()) for x, y in BATCHES]
+    model, _ = left("taylor", channels=0.5, batches=data, task=Several(Targets(outputs=4)))
+    assert sum(widths(model)) < sum(network_widths())
+
+
+def test_inputs_are_given_in_the_models_precision():
+    model = network().bfloat16()
+    prune_once(model, IMAGE, macs=0.5, batches=BATCHES)
+    assert sum(widths(model)) < sum(network_widths())
 
 
 class Odd(torch.optim.SGD):
