@@ -4,6 +4,7 @@ Some heads run only in training, hence two passes. What ran in neither, such as 
 not chosen, may read whatever its module handles: all of that stays.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from prunezoo.models.errors import ModelError
 from prunezoo.models.modes import attention_by_operators, evaluating
 from prunezoo.models.trees import Tree
 
+_REST = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -60,6 +62,7 @@ def watch(model: nn.Module, example_input: Tree, rules: dict[str, Any]) -> tuple
         ModelError: an operation that no rule describes met channels, or a pass or a copy of the
             network is not possible.
     """
+    _check_forward(model)
     trace = Trace(named_tensors(model), _layer_weights(model), rules)
     image = trace.constant(_channels(example_input), "the image's channels")
     with evaluating(model), repeatable(trees.device(example_input)):
@@ -76,6 +79,19 @@ def watch(model: nn.Module, example_input: Tree, rules: dict[str, Any]) -> tuple
         trace.fix(trace.met[owner].values(), reason)
     trace.where = ""
     return trace, image
+
+
+def _check_forward(model: nn.Module) -> None:
+    """Refuse a network that the inputs alone, as one argument, are not enough for."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return  # which has a sentence of its own
+    parameters = inspect.signature(model.forward).parameters.values()
+    wanted = [p.name for p in parameters if p.default is p.empty and p.kind not in _REST]
+    if len(wanted) > 1:
+        raise ModelError(
+            f"{type(model).__name__}: forward takes {', '.join(wanted)}, and is given one argument;"
+            " wrap it in a module whose forward(self, inputs) takes a tuple or a dictionary"
+        )
 
 
 def _channels(inputs: Tree) -> int:

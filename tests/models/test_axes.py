@@ -433,6 +433,51 @@ def test_what_cannot_be_removed_is_named_with_its_reason(name):
     check_equal(model, IMAGE, channels, random_keep(channels))
 
 
+class Two(nn.Module):
+    def __init__(self, keys=(0, 1)):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+        self.keys = keys
+
+    def forward(self, inputs):
+        x, y = (inputs[key] for key in self.keys)
+        return self.fc(F.relu(self.a(x) + self.b(y)))
+
+
+class TwoArguments(Two):
+    def forward(self, x, y, *, scale=1.0):
+        return super().forward((x, y)) * scale
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_inputs_of_several_parts_are_one_argument(kind):
+    parts = torch.randn(2, 2, 4, dtype=torch.float64)
+    inputs = {"x": parts[0], "y": parts[1]} if kind is dict else kind(parts)
+    model = randomise(Two("xy" if kind is dict else (0, 1)))
+    channels = axes(model, inputs)
+    assert channels.widths == {"a": 8}
+    check_equal(model, inputs, channels, random_keep(channels))
+
+
+def test_a_network_of_several_arguments_is_an_error_that_names_them():
+    parts = tuple(torch.randn(2, 1, 4))
+    with pytest.raises(
+        ModelError, match=r"^TwoArguments: forward takes x, y, and is given one arg"
+    ):
+        axes(TwoArguments(), parts)
+
+
+def test_a_network_that_cannot_be_tried_says_what_failed():
+    class Single(Two):
+        def forward(self, inputs):
+            if inputs[0].dtype == torch.float64:
+                raise ValueError("floats alone")
+            return super().forward(inputs)
+
+    channels = axes(Single(), tuple(torch.randn(2, 1, 4)))
+    assert channels.fixed["a"].endswith("in float64 (floats alone)")
+
+
 def test_an_operation_that_is_not_known_is_an_error_naming_the_module():
     class Sorter(nn.Module):
         def forward(self, x):
