@@ -125,8 +125,7 @@ def prune_once(
             compensation, except_ as in a recipe: `Words`, schema/pruning.py.
 
     Raises:
-        ModelError: the network is wrapped, holds an operation that is not known, or no copy of it
-            is possible.
+        ModelError: the network is wrapped, or it cannot be watched or copied.
         PruningError: a word or its value is wrong, the criterion does not fit the network or needs
             batches, these are not what the task's loss takes, or no channel can be pruned.
         BudgetError: the size can't be met within the tolerance; names the nearest.

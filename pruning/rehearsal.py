@@ -164,7 +164,7 @@ def check(
 
     Raises:
         PruningError: one sentence; BudgetError and NoEffect among them.
-        ModelError: an operation of the network whose effect on channels is not known.
+        ModelError: a network that cannot be watched.
         NotImplementedError: the trace of a network on the meta device needs a value.
     """
     sketch = Sketch(
@@ -198,7 +198,7 @@ def check_laboratory(
 
     Raises:
         PruningError: a moment that never comes, an unknown layer, a layer whose input has no mean.
-        ModelError: an operation of the network whose effect on channels is not known.
+        ModelError: a network that cannot be watched.
     """
     check_times(config, steps_per_epoch, total_steps)
     channels = axes(model, example_input, verify=not trees.is_meta(example_input))

@@ -36,8 +36,7 @@ def axes(model: nn.Module, example_input: Tree, *, verify: bool = True) -> Axes:
             where the outputs differ the axis is fixed, as the code between relies on sizes.
 
     Raises:
-        ModelError: an operation that `models/axes/rules.py` does not describe met channels, or the
-            network cannot be watched or copied.
+        ModelError: the network cannot be watched or copied.
     """
     trace, image = watch(model, example_input, RULES | LAYER_RULES)
     candidates, units = _collect(trace, image, model)
@@ -59,19 +58,22 @@ def _collect(trace: Trace, image: Tensor, model: nn.Module) -> tuple[Axes, Tenso
     weights = tuple(name for name in dict.fromkeys(trace.weights) if name in parameters)
     rows = [vector for name in weights if (vector := trace.own[name][0]) is not None]
     seen = list(dict.fromkeys(root[torch.cat([image, *rows])].tolist()))
-    groups = _groups(trace, root, seen)
+    reason = _reasons(trace, root)
+    groups = _groups(trace, root, reason, seen)
     widths: dict[str, int] = {}
     fixed: dict[str, str] = {}
     offsets: dict[str, int] = {}
     units = torch.full((trace.count,), _UNKNOWN)
-    for name, ((_, reason), roots) in zip(_names(groups, weights), groups.items(), strict=True):
-        if reason is None and len(roots) > 1:
+    for name, ((_, why), roots) in zip(_names(groups, weights), groups.items(), strict=True):
+        if why is None and len(roots) > 1:
             offsets[name], widths[name] = sum(widths.values()), len(roots)
             units[roots] = offsets[name] + torch.arange(len(roots))
         else:
-            fixed[name] = reason or "all its channels are one unit"
+            fixed[name] = why or "all its channels are one unit"
             units[roots] = STAYS
     units = units[root]
+    others = [name for name in parameters if name in trace.used and name not in weights]
+    fixed |= _unscored(trace, reason, units, others, {*widths, *fixed})
     candidates = Axes(
         widths=widths,
         offsets=offsets,
@@ -93,12 +95,38 @@ def _labels(dims: Vectors, unit: Tensor) -> Labels:
     )
 
 
-def _groups(trace: Trace, root: Tensor, roots: list[int]) -> dict[Group, list[int]]:
-    """Units that are found in the same places and stay for the same reason, or are free."""
-    places, where = _places(trace, root)
+def _reasons(trace: Trace, root: Tensor) -> Tensor:
+    """(atoms,): the number of the first reason for which an atom's unit stays, or -1."""
     reason = torch.full((trace.count,), -1)
     for i in reversed(range(len(trace.fixed))):  # so that the first reason is the one given
         reason[root[trace.fixed[i][0]]] = i
+    return reason[root]
+
+
+def _unscored(
+    trace: Trace, reason: Tensor, units: Tensor, parameters: Iterable[str], named: set[str]
+) -> dict[str, str]:
+    """Module → why weights in it stay that no criterion scores, such as an LSTM's.
+
+    A dimension that goes with an axis, as that by which such a weight reads, is of no concern.
+    """
+    found: dict[str, str] = {}
+    for name in parameters:
+        owner = name.rpartition(".")[0] or name
+        vectors = [vector for vector in trace.own[name] if vector is not None]
+        # the last first: by it a transposed convolution writes
+        stay = [v for v in reversed(vectors) if not bool((units[v] >= 0).any())]
+        if len(vectors) < 2 or not stay or owner in named:
+            continue
+        numbers = reason[torch.cat(stay)]
+        for first in numbers[numbers >= 0][:1].tolist():
+            found.setdefault(owner, trace.fixed[first][1])
+    return found
+
+
+def _groups(trace: Trace, root: Tensor, reason: Tensor, roots: list[int]) -> dict[Group, list[int]]:
+    """Units that are found in the same places and stay for the same reason, or are free."""
+    places, where = _places(trace, root)
     # keyed by numbers first: hashing the names for every unit would take longest
     numbered: dict[tuple[tuple[int, ...], int], list[int]] = {}
     for unit, i in zip(roots, reason[roots].tolist(), strict=True):

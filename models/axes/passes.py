@@ -59,10 +59,10 @@ def watch(model: nn.Module, example_input: Tree, rules: dict[str, Any]) -> tuple
     """The trace of the passes, and the atoms of the image's channels.
 
     Raises:
-        ModelError: an operation that no rule describes met channels, or a pass or a copy of the
-            network is not possible.
+        ModelError: a pass or a copy of the network is not possible, or its operators are hidden.
     """
     _check_forward(model)
+    _check_visible(model)
     trace = Trace(named_tensors(model), _layer_weights(model), rules)
     image = trace.constant(_channels(example_input), "the image's channels")
     with evaluating(model), repeatable(trees.device(example_input)):
@@ -71,6 +71,8 @@ def watch(model: nn.Module, example_input: Tree, rules: dict[str, Any]) -> tuple
         except RuntimeError as error:
             _blame_script(model, error)
             raise
+    if trace.unknown:
+        _blame_script(model)
     _watch_training(trace, model, example_input, image)
     for owner, names in trace.unused().items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -92,6 +94,18 @@ def _check_forward(model: nn.Module) -> None:
             f"{type(model).__name__}: forward takes {', '.join(wanted)}, and is given one argument;"
             " wrap it in a module whose forward(self, inputs) takes a tuple or a dictionary"
         )
+
+
+def _check_visible(model: nn.Module) -> None:
+    """Refuse inference mode, in which PyTorch shows whole layers instead of what they run."""
+    if torch.is_inference_mode_enabled():
+        raise ModelError("torch.inference_mode() hides what a network runs; leave it for this call")
+    for name, tensor in named_tensors(model).items():
+        if tensor.is_inference():
+            raise ModelError(
+                f"{name} was made in torch.inference_mode(), which hides what a network runs; pass"
+                " copy.deepcopy(model), made outside of it"
+            )
 
 
 def _channels(inputs: Tree) -> int:
@@ -143,11 +157,12 @@ def _watch_training(trace: Trace, model: nn.Module, image: Tree, channels: Tenso
                 continue
 
 
-def _blame_script(model: nn.Module, error: RuntimeError) -> None:
+def _blame_script(model: nn.Module, error: RuntimeError | None = None) -> None:
     """Raise ModelError if part of the network is TorchScript, which hides what it does."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 f"{name or 'the network itself'}: is TorchScript, which cannot be watched; build"
-                " the network from Python modules, or prune weights (granularity: weight)"
+                " the network from Python modules, or prune single weights by a recipe"
+                " (granularity: weight)"
             ) from error

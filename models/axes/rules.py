@@ -289,3 +289,11 @@ def _reduce(trace: Trace, op: Operation) -> None:
 def _mix(trace: Trace, op: Operation) -> None:
     for tensor in op.tensors():
         trace.fix(trace.vectors(tensor), f"{op.name} over channels")
+
+
+@_rule("unknown")
+def _unknown(trace: Trace, op: Operation) -> None:
+    """An operator without a rule: all that it meets stays, and what it gives is not channels."""
+    trace.unknown.append(op.name)
+    for tensor in op.tensors():
+        trace.fix(trace.vectors(tensor), f"what {op.name} does to channels is not known")

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 import prunezoo.models.eager  # noqa: F401  or the first operator that is seen imports PyTorch's compiler
-from prunezoo.models.errors import ModelError
 
 Vectors = tuple[Tensor | None, ...]
 
@@ -78,6 +77,7 @@ class Trace(TorchDispatchMode):
         self.fixed: list[tuple[Tensor, str]] = []
         self.weights: list[str] = []  # of convolutions and linear layers, as they run
         self.risks: list[tuple[str, Tensor]] = []  # code that may hold sizes, and what it handles
+        self.unknown: list[str] = []  # operators without a rule
         self.where = self.kind = ""  # name and class of the module that runs
         self.met: dict[str, dict[int, Tensor]] = {"": {}}  # module that ran → vectors it met
         self.calls: list[Call] = []  # of the pass that runs
@@ -90,7 +90,7 @@ class Trace(TorchDispatchMode):
         )  # tensor → name of the parameter or buffer it shows
         self._noise: Any = WeakIdKeyDictionary()  # tensors of independent random numbers
         self._silent: Any = WeakIdKeyDictionary()  # tensors that are zero where a unit is masked
-        self._used: set[str] = set()  # parameters and buffers
+        self.used: set[str] = set()  # parameters and buffers
         self.parameters = {n for n, t in tensors.items() if isinstance(t, nn.Parameter)}
         self.own = {name: tuple(map(self._atoms, t.shape)) for name, t in tensors.items()}
         self.know(tensors)
@@ -192,7 +192,7 @@ class Trace(TorchDispatchMode):
         by_owner: dict[str, list[str]] = {}
         for name, dims in self.own.items():
             if (
-                name in self._used
+                name in self.used
                 or name not in self.parameters
                 or not any(map(_has_channels, dims))
             ):
@@ -211,18 +211,13 @@ class Trace(TorchDispatchMode):
         leaves = pytree.tree_leaves((args, kwargs))
         self.calls.append(Call.of(func, leaves))
         name, given = self.calls[-1].name, [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self._used.update(self._views[tensor] for tensor in given if tensor in self._views)
+        self.used.update(self._views[tensor] for tensor in given if tensor in self._views)
         if not any(_has_channels(vector) for tensor in given for vector in self.vectors(tensor)):
             if name in DRAWS or (given and all(map(self.is_noise, given))):
                 self.noise(t for t in pytree.tree_leaves(output) if isinstance(t, Tensor))
             return output
         pointwise = torch.Tag.pointwise in func.tags
-        rule = self._rules.get(name) or (self._rules["pointwise"] if pointwise else None)
-        if rule is None:
-            raise ModelError(
-                f"{self.where or 'the network itself'}: what {func} does to channels is not known;"
-                " prune weights instead (granularity: weight), or say it in models/axes/rules.py"
-            )
+        rule = self._rules.get(name) or self._rules["pointwise" if pointwise else "unknown"]
         arguments = {a.name: a.default_value for a in func._schema.arguments}
         arguments.update(zip(arguments, args, strict=False))
         arguments.update(kwargs)

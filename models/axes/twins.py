@@ -39,7 +39,7 @@ def twin(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         raise ModelError(
             f"{type(model).__name__} cannot be copied, so its channels cannot be tested"
             f" ({_first_line(error)}); make what forward computes no attribute of a module, or"
-            " prune weights (granularity: weight)"
+            " prune single weights by a recipe (granularity: weight)"
         ) from error
 
 

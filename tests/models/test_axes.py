@@ -478,14 +478,63 @@ def test_a_network_that_cannot_be_tried_says_what_failed():
     assert channels.fixed["a"].endswith("in float64 (floats alone)")
 
 
-def test_an_operation_that_is_not_known_is_an_error_naming_the_module():
-    class Sorter(nn.Module):
-        def forward(self, x):
-            return torch.cummax(x, 1).values
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.words, self.into = nn.Embedding(9, 6), nn.Linear(6, 8)
+        self.rows, self.out, self.last = kind(8, 12), nn.Linear(12, 16), nn.Linear(16, 5)
 
-    model = nn.Sequential(conv(3, 8), nn.Sequential(nn.ReLU(), Sorter()))
-    with pytest.raises(ModelError, match=r"^1\.1: what aten\.cummax\.default does"):
+    def forward(self, x):
+        x, _ = self.rows(F.relu(self.into(self.words(x))))
+        return self.last(F.relu(self.out(x[:, -1])))
+
+
+def halves(m, x):
+    return m.c(F.relu(m.b(F.glu(m.a(x), 1))))
+
+
+def sorted_up(m, x):
+    return m.c(F.relu(m.b(torch.cummax(m.a(x), 1).values)))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_stay_and_the_rest_is_pruned(kind):
+    model, words = randomise(Recurrent(kind)), torch.randint(9, (1, 7))
+    channels = axes(model, words)
+    assert channels.widths == {"out": 16}
+    assert {"rows", "into", "words", "last"} <= channels.fixed.keys()
+    check_equal(model, words, channels, random_keep(channels))
+
+
+@pytest.mark.parametrize(("forward", "name"), [(halves, "glu"), (sorted_up, "cummax")])
+def test_what_meets_an_operator_that_is_not_known_stays(forward, name):
+    model, channels = traced(
+        forward, a=conv(3, 8), b=conv(8 if name == "cummax" else 4, 6), c=conv(6, 4)
+    )
+    assert channels.fixed["a"] == f"what {name} does to channels is not known"
+    assert channels.widths == {"b": 6}
+    check_equal(model, IMAGE, channels, random_keep(channels))
+
+
+def test_weights_that_no_criterion_scores_are_named_with_their_reason():
+    _, channels = traced(
+        lambda m, x: m.c(F.relu(m.up(F.relu(m.a(x))))),
+        a=conv(3, 8),
+        up=nn.ConvTranspose2d(8, 6, 2),
+        c=conv(6, 4),
+    )
+    assert channels.widths == {"a": 8}
+    assert channels.fixed["up"].startswith("up: a transposed convolution writes them")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_inference_mode_is_refused_as_it_hides_operators(inside):
+    with torch.inference_mode():
+        model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))
+    pattern = "torch.inference_mode.. hides" if inside else "0.weight was made in torch.inference"
+    with torch.inference_mode(inside), pytest.raises(ModelError, match=pattern):
         axes(model, IMAGE.float())
+    assert axes(copy.deepcopy(model), IMAGE.float()).widths == {"0": 8}
 
 
 def test_the_model_is_left_as_found():

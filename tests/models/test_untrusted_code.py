@@ -296,11 +296,6 @@ def has_torchscript():
 
 
 REFUSED = {
-    "an operator": (
-        lambda: Net(lambda m, x: x.cummax(1).values),
-        ModelError,
-        r"^the network itself: what aten\.cummax\.default does to channels is not known; prune w",
-    ),
     "a shared weight": (shares_a_weight, PruningError, r"^b\.weight is also a\.weight"),
     "outputs alone": (
         lambda: nn.Sequential(conv(3, 4)),
