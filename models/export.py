@@ -47,7 +47,7 @@ class Exported:
 
 def export_onnx(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     image: Tensor,
     *,
     dynamic_batch: bool = False,
@@ -64,6 +64,7 @@ def export_onnx(
     _check_installed()
     import onnx
 
+    path = Path(path)
     network, example = _ready(model, image, dynamic_batch=dynamic_batch)
     with whole_file(path) as partial:
         try:
@@ -82,12 +83,14 @@ def export_onnx(
         proto = program.model_proto
         onnx.helper.set_model_props(proto, {NOTES: json.dumps(notes or {})})
         onnx.save(proto, str(partial))
-    return _compared(network, image, path, onnx_session(path), dynamic_batch=dynamic_batch)
+        # before it takes the place of an earlier file
+        run = onnx_session(partial)
+        return _compared(network, image, path, run, dynamic_batch=dynamic_batch)
 
 
 def export_program(
     model: nn.Module,
-    path: Path,
+    path: str | Path,
     image: Tensor,
     *,
     dynamic_batch: bool = False,
@@ -101,6 +104,7 @@ def export_program(
     Raises:
         ModelError: torch cannot export the network, or the file computes something else.
     """
+    path = Path(path)
     network, example = _ready(model, image, dynamic_batch=dynamic_batch)
     with whole_file(path) as partial:
         try:
@@ -111,9 +115,9 @@ def export_program(
             raise _refusal("torch.export", error) from error
         with partial.open("wb") as file:  # torch asks paths to end in .pt2
             torch.export.save(program, file, extra_files={NOTES: json.dumps(notes or {})})
-    with path.open("rb") as file:
-        run = torch.export.load(file).module()
-    return _compared(network, image, path, run, dynamic_batch=dynamic_batch)
+        with partial.open("rb") as file:
+            run = torch.export.load(file).module()
+        return _compared(network, image, path, run, dynamic_batch=dynamic_batch)
 
 
 def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
@@ -130,16 +134,39 @@ def onnx_session(path: Path) -> Callable[[Tensor], Tensor]:
 def _noise(
     shape: tuple[int, ...], image: Tensor, network: nn.Module, source: torch.Generator
 ) -> Tensor:
-    """Random numbers, or words of those that the network gives scores of."""
+    """Random numbers, or the words of the example in another order."""
     if image.is_floating_point():
         return torch.randn(shape, generator=source)
+    image = image.cpu()
+    if bool((image == image.flatten()[0]).all()):  # such as zeros, which tell little
+        words = _words(network, image, shape, source)
+        if words is not None:
+            return words
+    rows = image.flatten(1)[torch.arange(shape[0]) % len(image)]
+    order = torch.rand(rows.shape, generator=source).argsort(1)
+    return rows.gather(1, order).view(shape)
+
+
+def _words(
+    network: nn.Module, image: Tensor, shape: tuple[int, ...], source: torch.Generator
+) -> Tensor | None:
+    """Words of those that the network gives scores of, if it takes them."""
     with torch.no_grad():
-        words = network(image).shape[-1]
-    return torch.randint(words, shape, generator=source)
+        words = torch.randint(network(image).shape[-1], shape, generator=source)
+        try:
+            network(words)
+        except FAULTS:  # it gives scores of something else
+            return None
+    return words.to(image.dtype)
 
 
 def _ready(model: nn.Module, image: Tensor, *, dynamic_batch: bool) -> tuple[nn.Module, Tensor]:
     """A copy in float32 and evaluation mode on the CPU, and images to export it with."""
+    if not isinstance(image, Tensor):
+        raise ModelError(
+            f"{type(model).__name__}: an example is a {type(image).__name__}, and one tensor is"
+            " what can be exported; export a module whose forward takes one"
+        )
     network = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
     image = image.detach().to("cpu")
     image = image.float() if image.is_floating_point() else image
@@ -174,7 +201,7 @@ def _compared(
     *,
     dynamic_batch: bool,
 ) -> Exported:
-    """The file, after a comparison on noise; one that computes something else is removed."""
+    """The file, after a comparison on noise."""
     sizes: Iterable[int] = BATCHES if dynamic_batch else (len(image),)
     source, differences = torch.Generator().manual_seed(0), []
     for size in sizes:
@@ -185,10 +212,9 @@ def _compared(
         differences.append((actual - right).abs().max() / scale)
     difference = float(torch.stack(differences).max())
     if not difference <= TOLERANCE:  # not >, which is False of nan
-        path.unlink()
         raise ModelError(
             f"{path}: its outputs differ from PyTorch's by {difference:.1e} of the largest, where"
-            f" {TOLERANCE:.0e} is rounding; removed it; try the other format"
+            f" {TOLERANCE:.0e} is rounding; it is not kept; try the other format"
         )
     return Exported(path, run, difference)
 

@@ -106,6 +106,25 @@ def test_a_file_that_computes_something_else_is_refused_and_removed(wrong, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("make", [export_onnx, export_program])
+def test_a_failed_comparison_leaves_the_earlier_file(make, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    make(small(), str(path), SMALL)
+    before = path.read_bytes()
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(ModelError, match="it is not kept; try the other format"):
+        make(small(), path, SMALL)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("words", [torch.arange(8)[None], torch.zeros(1, 8, dtype=torch.long)])
+def test_a_classifier_of_few_words_is_compared_on_them(words, tmp_path):
+    model = nn.Sequential(nn.Embedding(8, 6), nn.Flatten(), nn.Linear(48, 50))
+    file = export_program(model, tmp_path / "m.pt2", words, dynamic_batch=True)
+    assert file.difference <= TOLERANCE
+
+
 class Branching(nn.Module):
     def forward(self, images):
         return images if images.sum() > 0 else -images
@@ -121,6 +140,11 @@ class Pair(nn.Module):
     [
         (Branching(), SMALL, "torch.export cannot express the network ("),
         (Pair(), SMALL, "Pair gives no single tensor; export a part that does"),
+        (
+            small(),
+            (SMALL, SMALL),
+            "Sequential: an example is a tuple, and one tensor is what can b",
+        ),
         (small(), torch.zeros(1, 3, 9, 9), "Sequential cannot take 3×9×9 (RuntimeError: "),
     ],
 )
