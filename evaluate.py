@@ -21,13 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
         command = parse(arguments)
         os.environ.setdefault("HF_HUB_OFFLINE", "0" if command.online else "1")
         from prunezoo.training.evaluation import measure
-        from prunezoo.training.trained import Trained, find, recipe_of
+        from prunezoo.training.trained import Trained, find, held_out_otherwise, recipe_of
 
         found = find(command.model)
         recipe = recipe_of(command.model, found, command.recipe, command.data, command.set)
         trained = Trained(found.model, recipe)
+        trained.check_split(command.split)
         figures, _ = measure(trained, command.split)
         if trained.accelerator.is_main_process:
+            if command.split == "validation" and held_out_otherwise(command.model, found, recipe):
+                print("warning: the model was trained on some of these images", file=sys.stderr)
             about = trained.about() | {"data/split": command.split}
             show(command.model, about | figures, as_json=command.json)
         return 0

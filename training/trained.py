@@ -146,6 +146,15 @@ def recipe_of(
     return tested.model_copy(update={"data": tested.data.usually(images["mean"], images["std"])})
 
 
+def held_out_otherwise(where: str, found: Found, recipe: Recipe) -> bool:
+    """True if the model's own recipe held out other images of these data: it saw some of them."""
+    path = _beside(where) if found.is_file else None
+    if path is None:
+        return False
+    own = load(path)[0].data
+    return own.name == recipe.data.name and own.validation != recipe.data.validation
+
+
 def _beside(where: str) -> Path | None:
     if is_hub(where):
         return from_hub(where, RESOLVED)
@@ -211,6 +220,17 @@ class Trained:
         self.dtype = next(model.parameters()).dtype
         self.task = build_task(recipe, self.data.info)
         self._check(vars(model)["structure"])
+
+    def check_split(self, split: str) -> None:
+        """Refuse a split without examples.
+
+        Raises:
+            RecipeError: the recipe holds none out.
+        """
+        if getattr(self.data.info, f"{split}_images") == 0:
+            raise RecipeError(
+                "the recipe holds no images out; write --set data.validation=10%, or --split test"
+            )
 
     def formatted(self, inputs: Tree) -> Any:
         """Inputs in the precision and memory format of training."""

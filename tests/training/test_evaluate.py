@@ -112,6 +112,18 @@ def test_a_release_of_this_checkout_gives_what_its_record_says(said):
     )
 
 
+def test_a_split_that_the_recipe_does_not_hold_out_is_one_line(said):
+    status, _, line = said(str(ZOO), "--split", "validation")
+    assert (status, line) == (
+        2,
+        "the recipe holds no images out; write --set data.validation=10%, or --split test",
+    )
+    status, told, line = said(str(ZOO), "--split", "validation", "--set", "data.validation=10%")
+    assert status == 0
+    assert told["eval/images"] > 0
+    assert line == "warning: the model was trained on some of these images"
+
+
 def test_people_get_a_line_for_each_figure(monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     AcceleratorState._reset_state(reset_partial_state=True)
