@@ -82,6 +82,7 @@ def _state(
         "processes": run.processes,
         "progress": asdict(run.progress),
         "watch": watch,
+        "examples": stored.examples(run),
         "widths": widths(run.model),
         "teacher": run.teacher.checksum,
         "scaler": run.accelerator.scaler.state_dict() if run.accelerator.scaler else None,
@@ -106,7 +107,7 @@ def load(run: "Run", path: "Path") -> int:
     Returns the size of the log at that time. Changes no file.
 
     Raises:
-        RecipeError: the checkpoint belongs to another recipe or seed.
+        RecipeError: the checkpoint belongs to another recipe or seed, or to more or fewer data.
         CheckpointError: it does not hold the state of such a run.
     """
     try:
@@ -129,6 +130,7 @@ def _load(run: "Run", path: "Path") -> int:
                 f"{path}: written with {name} {state.values[name]}, this run has {own};"
                 f" resume with the same {name} or choose another --output"
             )
+    stored.check_examples(path, state.values, run)
     values = stored.checked_values(path, state.values, run)
     _load_networks(run, state, values)
     # a new one: pruned parameters are new objects, and groups must hold those

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from prunezoo.schema.recipe import RecipeError
 from prunezoo.training.cost import RETIRED, Totals
 from prunezoo.training.folder.checkpoint import CheckpointError, number
 from prunezoo.training.progress import Progress
@@ -68,6 +69,7 @@ class RunValues(TypedDict):
     processes: Annotated[int, Field(gt=0)]
     progress: Annotated[dict[str, Any], _table(Progress, required=True)]
     watch: Annotated[list[Pair], Field(min_length=1)]  # of each process: loss sum, images
+    examples: NotRequired[dict[str, int]]  # split → their number
     widths: dict[str, dict[str, Any]]  # module name → numbers of channels
     teacher: NotRequired[str | None]  # checksum of its file
     optimizer: OptimizerValues
@@ -98,6 +100,34 @@ def checked_values(path: Path, values: Mapping[str, Any], run: "Run") -> RunValu
     if values["progress"]["serial"] != number(path):
         raise CheckpointError(f"{path}: it is number {values['progress']['serial']}; {REMEDY}")
     return cast(RunValues, values)
+
+
+def examples(run: "Run") -> dict[str, int]:
+    """Split → the number of its examples, on all processes together."""
+    info = run.data.info
+    counts = (info.train_images, info.validation_images, info.test_images)
+    return dict(zip(("training", "validation", "test"), counts, strict=True))
+
+
+def check_examples(path: Path, values: Mapping[str, Any], run: "Run") -> None:
+    """Refuse data of another size: epochs, order and the schedule's length would be others.
+
+    The recipe's hash can't tell, as it leaves out where the data are.
+
+    Raises:
+        RecipeError: names the first split whose size differs.
+    """
+    written = values.get("examples")
+    if not isinstance(written, dict):  # of an earlier version, or refused with the other values
+        return
+    for split, now in examples(run).items():
+        before = written.get(split)
+        if isinstance(before, int) and before != now:
+            word = run.data.info.word
+            raise RecipeError(
+                f"{path}: written with {before:,} {split} {word}s, and the data now have {now:,};"
+                " put the data back, or choose another --output"
+            )
 
 
 def check_optimizer(optimizer: Optimizer, stored: Mapping[str, Any]) -> None:

@@ -313,6 +313,8 @@ HOSTILE: dict[str, tuple[Callable[[dict, dict, dict], Any], str]] = {
     "watch empty": (lambda t, v, m: v.update(watch=[]), "watch"),
     "watch of two": (lambda t, v, m: v.update(watch=[[1.0, 1.0]] * 2), "not of 1 processes"),
     "watch ragged": (lambda t, v, m: v.update(watch=[[1.0]]), "watch"),
+    "examples text": (lambda t, v, m: v["examples"].update(test="x"), "examples.test"),
+    "examples a list": (lambda t, v, m: v.update(examples=[1]), "examples"),
     "processes none": (lambda t, v, m: v.update(processes=0), "processes"),
     "log negative": (lambda t, v, m: v.update(log_bytes=-1), "log_bytes"),
     "no groups": (

@@ -25,6 +25,7 @@ from prunezoo.training.folder.environment import write_json
 from prunezoo.training.folder.log import read
 from prunezoo.training.folder.run_folder import Finished
 from prunezoo.training.start import ENVIRONMENT, _command
+from tests.support.image_files import write_folders
 from tests.support.runs import (
     DIGITS,
     ROOT,
@@ -268,6 +269,23 @@ def test_a_refused_resume_changes_nothing(run_recipe, crash, tmp_path, capsys, c
     capsys.readouterr()
     assert run_recipe(DIGITS, *SMALL, change, folder="cut", resume=True)[0] == 2
     assert "written with" in one_line(capsys)
+    assert contents(tmp_path / "cut") == before
+
+
+@pytest.mark.parametrize("per_class", [3, 12])
+def test_data_of_another_size_are_refused(run_recipe, crash, tmp_path, capsys, per_class):
+    """Fewer or more in the same place: the steps that are done would be others."""
+    write_folders(tmp_path / "data", per_class=8)
+    data = f"data={{name: {tmp_path / 'data'}, image_size: 12}}"
+    settings = (data, "training.batch_size=6", "training.duration=2ep", "checkpoint.every=3it")
+    crash(*settings, step=5)
+    shutil.rmtree(tmp_path / "data")
+    write_folders(tmp_path / "data", per_class=per_class)
+    before = contents(tmp_path / "cut")
+    capsys.readouterr()
+    assert run_recipe(DIGITS, *settings, folder="cut", resume=True)[0] == 2
+    text = f"written with 24 training images, and the data now have {3 * per_class}; put the data"
+    assert text in one_line(capsys)
     assert contents(tmp_path / "cut") == before
 
 
