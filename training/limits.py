@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from prunezoo import models
 from prunezoo.models.errors import ModelError
@@ -16,7 +17,6 @@ from prunezoo.models.pretrained import pretrained_for
 from prunezoo.models.timm_networks import FAULTS
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
-from prunezoo.schema.training import TrainingConfig
 from prunezoo.tasks import Task
 from prunezoo.training.build import build_optimizer, on_cpu
 from prunezoo.training.data.crops import CROP_RATIO
@@ -37,7 +37,7 @@ def check_settings(recipe: Recipe) -> None:
     if recipe.cost.tracker != "none":
         _check_country(recipe.cost.country)
     _check_start(recipe.model)
-    _check_optimizer(recipe.training)
+    _check_optimizer(recipe)
     check_distillation(recipe)
 
 
@@ -114,9 +114,9 @@ def _check_start(config: ModelConfig) -> None:
             raise RecipeError(f"model: {error}") from None
 
 
-def _check_optimizer(training: TrainingConfig) -> None:
+def _check_optimizer(recipe: Recipe) -> None:
     """Refuse an optimizer that cannot step, tried on a few ones, or that no checkpoint can hold."""
-    config = training.optimizer
+    training, config = recipe.training, recipe.training.optimizer
     if config.name.startswith("timm/"):
         _check_timm(config.name.removeprefix("timm/"))
     device = "cpu" if on_cpu() else "cuda"
@@ -139,12 +139,27 @@ def _check_optimizer(training: TrainingConfig) -> None:
             f"training.optimizer: {config.name} cannot make a step ({first_line(error)});"
             " write other options, or choose another optimizer"
         ) from None
+    _check_caution(recipe, optimizer)
     try:
         json.dumps(split(optimizer.state_dict())["values"])
     except TypeError:  # it would end the run at its first checkpoint
         raise RecipeError(
             f"training.optimizer: {config.name} keeps what a checkpoint cannot hold; choose another"
         ) from None
+
+
+def _check_caution(recipe: Recipe, optimizer: Optimizer) -> None:
+    """Refuse timm's cautious optimizers behind masks, whose zeros count as entries held back.
+
+    With straight-through masks all entries have gradients, and all move.
+    """
+    masked = recipe.pruning and recipe.pruning.application in ("mask", "mask_then_surgery")
+    if masked and any(group.get("caution") for group in optimizer.param_groups):
+        raise RecipeError(
+            f"training.optimizer: {recipe.training.optimizer.name} is cautious: it divides a step"
+            " by the fraction of entries that it moves, which is small behind masks, and the step"
+            " becomes as much too large; write options: {caution: false}"
+        )
 
 
 def _check_timm(name: str) -> None:

@@ -67,3 +67,34 @@ def test_every_optimizer_is_refused_or_goes_on_exactly(name, monkeypatch):
     train(resumed, again)
     for weight, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(weight, other)
+
+
+MASKS = "{criterion: magnitude, granularity: channel, channels: 25%, application: APPLICATION}"
+
+
+def check(monkeypatch, *settings: str) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    check_settings(load(ROOT / DIGITS, list(settings))[0])
+
+
+@pytest.mark.parametrize("name", ["cadamw", "csgdw", "clion", "lion, options: {caution: true}"])
+@pytest.mark.parametrize("application", ["mask", "mask_then_surgery"])
+def test_cautious_steps_are_refused_behind_masks(monkeypatch, name, application):
+    """timm divides them by the mean of update · gradient > 0, in which masked entries count."""
+    optimizer = f"training.optimizer={{name: timm/{name}, lr: 0.01}}"
+    masks = f"pruning={MASKS.replace('APPLICATION', application)}"
+    with pytest.raises(RecipeError, match=r"is cautious: .*; write options: {caution: false}"):
+        check(monkeypatch, optimizer, masks)
+    check(monkeypatch, optimizer, masks, "training.optimizer.options={caution: false}")
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        MASKS.replace("APPLICATION", "surgery"),
+        "{criterion: magnitude, sparsity: 80%, application: straight_through}",
+        "null",
+    ],
+)
+def test_cautious_steps_are_as_they_should_be_without_masks(monkeypatch, pruning):
+    check(monkeypatch, "training.optimizer={name: timm/cadamw, lr: 0.01}", f"pruning={pruning}")
