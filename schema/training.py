@@ -20,6 +20,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 class OptimizerConfig(Named):
     """The optimizer. `timm/<name>` is any optimizer of timm, with its own `options`.
 
+    `momentum`, `nesterov`, `betas`, `alpha` and `eps` are torch's optimizers'; timm's read theirs
+    from `options` alone.
     `layer_decay`: the learning rate of a layer is this times that of the layer after it (timm's
     networks).
     """

@@ -11,7 +11,7 @@ from prunezoo.training.build import normalised
 from prunezoo.training.data.data import DataInfo, absent, info
 from prunezoo.training.data.expected import colour
 from prunezoo.training.distillation import rehearse_teacher
-from prunezoo.training.limits import check_settings
+from prunezoo.training.limits import check_settings, check_stated
 from prunezoo.training.memory import estimate, machine_memory
 from prunezoo.training.rehearsal import empty_model, rehearse, sized, steps_per_epoch, trained_sizes
 from prunezoo.training.start import resolved
@@ -27,6 +27,7 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1, defaults: bool =
             network that could not be trained or pruned.
     """
     recipe.check_processes(processes)
+    check_stated(recipe, source)
     check_settings(recipe)
     recipe = normalised(recipe)
     about = info(recipe.data)

@@ -2,9 +2,11 @@
 
 import difflib
 import importlib.util
+import inspect
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from prunezoo.models.pretrained import pretrained_for
 from prunezoo.models.timm_networks import FAULTS
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
+from prunezoo.schema.source import Source
 from prunezoo.tasks import Task
 from prunezoo.training.build import build_optimizer, on_cpu
 from prunezoo.training.data.crops import CROP_RATIO
@@ -24,7 +27,17 @@ from prunezoo.training.data.data import DataInfo
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.rollouts import uneven
 from prunezoo.training.distillation import check_distillation
+from prunezoo.training.folder.run_folder import RESOLVED
 from prunezoo.training.optimizer_state import split
+
+# numbers of the optimizer's in a recipe; timm's optimizers have theirs in `options`
+READ_BY: dict[str, tuple[str, ...]] = {
+    "momentum": ("sgd", "rmsprop"),
+    "nesterov": ("sgd",),
+    "betas": ("adam", "adamw"),
+    "alpha": ("rmsprop",),
+    "eps": ("adam", "adamw", "rmsprop"),
+}
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -39,6 +52,30 @@ def check_settings(recipe: Recipe) -> None:
     _check_start(recipe.model)
     _check_optimizer(recipe)
     check_distillation(recipe)
+
+
+def check_stated(recipe: Recipe, source: Source) -> None:
+    """Refuse a number of the optimizer's that a recipe states and the optimizer does not read.
+
+    One of a baseline whose optimizer is replaced by name is left aside, and so is one of a run
+    folder's recipe, which writes out every default.
+
+    Raises:
+        RecipeError: names the number and where it is stated.
+    """
+    config, section = recipe.training.optimizer, ("training", "optimizer")
+    named, _ = source.where.get((*section, "name")) or source.where.get(section) or ("", 0)
+    over = () if named.startswith("--set") else (named, source.file)
+    for key in (key for key, names in READ_BY.items() if config.name not in names):
+        file, _ = source.where.get((*section, key), ("", 0))
+        if not (file in over or file.startswith("--set")) or Path(file).name == RESOLVED:
+            continue
+        options = json.dumps({key: config.model_dump(mode="json")[key]}).replace('"', "")
+        other = f", or write options: {options}" if config.name.startswith("timm/") else ""
+        raise RecipeError(
+            f"{source.locate((*section, key))}: training.optimizer: {config.name} does not read"
+            f" {key}; remove it{other}"
+        )
 
 
 def check_tracker(name: str) -> None:
@@ -118,7 +155,7 @@ def _check_optimizer(recipe: Recipe) -> None:
     """Refuse an optimizer that cannot step, tried on a few ones, or that no checkpoint can hold."""
     training, config = recipe.training, recipe.training.optimizer
     if config.name.startswith("timm/"):
-        _check_timm(config.name.removeprefix("timm/"))
+        _check_timm(config.name.removeprefix("timm/"), config.options)
     device = "cpu" if on_cpu() else "cuda"
     weights = nn.ParameterList(torch.ones(shape, device=device) for shape in [(2, 2, 3, 3), (2,)])
     for weight in weights.parameters():
@@ -162,9 +199,12 @@ def _check_caution(recipe: Recipe, optimizer: Optimizer) -> None:
         )
 
 
-def _check_timm(name: str) -> None:
-    """Refuse an optimizer that timm has not, or that needs more than gradients."""
-    from timm.optim import get_optimizer_info, list_optimizers
+def _check_timm(name: str, options: dict[str, Any]) -> None:
+    """Refuse an optimizer that timm has not or that needs more than gradients, and its options.
+
+    timm drops some that an optimizer does not take, and says nothing.
+    """
+    from timm.optim import get_optimizer_class, get_optimizer_info, list_optimizers
 
     names = list_optimizers()
     if name not in names:
@@ -175,6 +215,17 @@ def _check_timm(name: str) -> None:
         raise RecipeError(
             f"training.optimizer: timm/{name} needs second derivatives, which training does"
             " not compute; choose another"
+        )
+    try:
+        takes = inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    except FAULTS:  # of packages that are not here; building it says which
+        return
+    unknown = [key for key in options if key not in takes]
+    if unknown:
+        known = ", ".join(key for key in takes if key not in ("params", "lr", "weight_decay"))
+        raise RecipeError(
+            f"training.optimizer: options: timm/{name} takes no {shown(unknown[0])}; it takes"
+            f" {known}"
         )
 
 

@@ -21,8 +21,8 @@ from prunezoo.training.cost import Totals
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import CheckpointError
 from prunezoo.training.folder.environment import environment, write_json, write_text
-from prunezoo.training.folder.run_folder import give_back, take
-from prunezoo.training.limits import check_tracker
+from prunezoo.training.folder.run_folder import RESOLVED, give_back, take
+from prunezoo.training.limits import check_stated, check_tracker
 from prunezoo.training.ranks.faults import from_main, together
 from prunezoo.training.ranks.launcher import end_with_launcher
 from prunezoo.training.run import Run
@@ -31,7 +31,6 @@ FEW_IMAGES = (
     32  # below, statistics of batches cost accuracy: Wu & He 2018, arXiv:1803.08494, fig. 1
 )
 ENVIRONMENT = "environment.json"
-RESOLVED = "recipe.resolved.yaml"  # in a run folder: every value, and where it is from
 
 
 @contextmanager
@@ -51,6 +50,7 @@ def start(
     end_with_launcher()
     # before all else of training: it lets ranks meet, so that one fault can reach them all
     ranks = PartialState(cpu=on_cpu())
+    check_stated(recipe, source)
     folder, warning = from_main(lambda: take(recipe, stem, output, resume))
     try:
         _say(warning)

@@ -10,7 +10,7 @@ from prunezoo.pruning.stateful import pack
 from prunezoo.schema.recipe import RecipeError, load
 from prunezoo.training.build import build_optimizer
 from prunezoo.training.folder.checkpoint import Checkpoint
-from prunezoo.training.limits import check_settings
+from prunezoo.training.limits import check_settings, check_stated
 from prunezoo.training.optimizer_state import joined, split
 from prunezoo.training.stored import check_optimizer
 from tests.support.runs import DIGITS, ROOT
@@ -98,3 +98,33 @@ def test_cautious_steps_are_refused_behind_masks(monkeypatch, name, application)
 )
 def test_cautious_steps_are_as_they_should_be_without_masks(monkeypatch, pruning):
     check(monkeypatch, "training.optimizer={name: timm/cadamw, lr: 0.01}", f"pruning={pruning}")
+
+
+FILES = {  # what a recipe states over torch's SGD with momentum
+    "name: timm/lamb": "",
+    "name: timm/lamb, options: {betas: [0.5, 0.6], eps: 0.1}": "",
+    "name: adam": "",
+    "name: timm/lamb, momentum: 0.8": "r.yaml:2: training.optimizer: timm/lamb does not read momen",
+    "name: adam, nesterov: on": "r.yaml:2: training.optimizer: adam does not read nesterov; remove",
+    "betas: [0.5, 0.6]": "r.yaml:2: training.optimizer: sgd does not read betas; remove it",
+}
+
+
+@pytest.mark.parametrize("stated", FILES)
+def test_numbers_that_an_optimizer_does_not_read_are_refused_where_they_are_stated(
+    stated, tmp_path, run_recipe, capsys
+):
+    """Those of a baseline's optimizer of another name are not."""
+    path = tmp_path / "r.yaml"
+    path.write_text(f"extends: {ROOT / DIGITS}\ntraining: {{optimizer: {{{stated}}}}}\n")
+    recipe, source = load(path)
+    if not FILES[stated]:
+        check_stated(recipe, source)
+        group = build_optimizer(recipe.training, nn.Linear(2, 2)).param_groups[0]
+        assert group["eps"] == (0.1 if "0.1" in stated else 1e-8 if "adam" in stated else 1e-6)
+        return
+    assert run_recipe(str(path))[0] == 2
+    assert FILES[stated] in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    written = path.rename(tmp_path / "folder" / "recipe.resolved.yaml")  # with every default
+    check_stated(*load(written))

@@ -11,6 +11,7 @@ from prunezoo.training.folder import lock
 
 RUNS = Path("runs")
 SUMMARY = "summary.json"
+RESOLVED = "recipe.resolved.yaml"  # in a run folder: every value, and where it is from
 
 
 class Finished(Exception):
