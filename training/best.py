@@ -7,7 +7,9 @@ from torch import Tensor
 
 from prunezoo import models
 from prunezoo.training.evaluation import evaluate
+from prunezoo.training.progress import Progress
 from prunezoo.training.ranks.collectives import gather_rows
+from prunezoo.training.ranks.faults import from_main
 from prunezoo.training.run import Run
 
 BEST = "model.best.safetensors"
@@ -21,6 +23,20 @@ def keep_best(run: Run, value: float) -> None:
         progress.best_percent, progress.best_work = value, run.work
         with run.cost.phase("checkpoint"):
             run.save_model(BEST)
+
+
+def forget_lost(run: Run) -> str | None:
+    """Forget the best weights of a checkpoint if their file is lost; returns the line that says so.
+
+    A crash takes back the steps after the checkpoint, but not the better weights that they wrote
+    over the best ones. A replay that is equal comes to those again; another one keeps its own.
+    """
+    progress = run.progress
+    fault = from_main(lambda: _best(run)[1]) if progress.best_work >= 0 else ""
+    if not fault:
+        return None
+    progress.best_percent, progress.best_work = Progress.best_percent, Progress.best_work
+    return f"{fault}; goes on, and the best weights from here on are written there"
 
 
 def load_best(run: Run) -> tuple[dict[str, Tensor], int]:

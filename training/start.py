@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from prunezoo.schema.recipe import Recipe
 from prunezoo.schema.source import Source
 from prunezoo.training import run_state as state
-from prunezoo.training.best import load_best
+from prunezoo.training.best import forget_lost
 from prunezoo.training.build import make_accelerator, on_cpu
 from prunezoo.training.cost import Totals
 from prunezoo.training.folder import checkpoint
@@ -83,6 +83,7 @@ def _go_on(run: Run) -> None:
             size = state.load(run, path)
         elif spent := run.log.last_costs():
             run.cost.resume(Totals(), spent)
+    lost = forget_lost(run)
     with together():
         if run.is_main:
             if path is None and run.log.path.exists():
@@ -92,7 +93,7 @@ def _go_on(run: Run) -> None:
                 _say(f"{', '.join(faults)} (now *.damaged)")
             if path is not None:
                 _say(_from_here(run, path))
-            _say(*_mend(run, size), *_best_fault(run))
+            _say(*_mend(run, size), lost)
 
 
 def _from_here(run: Run, path: Path) -> str:
@@ -136,15 +137,6 @@ def _unused(run: Run) -> str | None:
     """A line on a folder of validation images, which looks as if it were used."""
     about = run.data.info
     return f"{about.name}: {about.warning}" if about.warning else None
-
-
-def _best_fault(run: Run) -> list[str]:
-    if run.progress.best_work >= 0:
-        try:
-            load_best(run)
-        except ValueError as fault:
-            return [f"{fault}; goes on, and the next better weights are written there"]
-    return []
 
 
 def _newest(folder: Path) -> tuple[Path | None, list[str]]:

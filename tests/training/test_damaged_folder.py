@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from benchmarks.kill import outcome
 from prunezoo import models
+from prunezoo.training import loop
 from prunezoo.training.folder.log import read
-from tests.support.runs import DIGITS, SYNTHETIC, TINY
+from tests.support.runs import DIGITS, SYNTHETIC, TINY, summary
 from tests.training.test_run_folder import contents
 
 pytestmark = pytest.mark.slow
@@ -215,7 +216,9 @@ BEST: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.mark.parametrize("damage", BEST)
-def test_lost_best_weights_cost_their_own_figures_alone(cut, kept, run_recipe, capsys, damage):
+def test_lost_best_weights_give_way_to_the_best_from_there_on(
+    cut, kept, run_recipe, capsys, damage
+):
     values = {"best_percent": 100.0, "best_work": 9}  # which no later evaluation exceeds
     rewrite(checkpoints(cut)[-1], lambda t, v, m: v["progress"].update(values))
     best = cut / "model.best.safetensors"
@@ -225,14 +228,44 @@ def test_lost_best_weights_cost_their_own_figures_alone(cut, kept, run_recipe, c
     status, _ = run_recipe(DIGITS, *SHORT, folder="cut", resume=True)
     errors = capsys.readouterr().err
     assert status == 0
-    assert BEST[damage][1] in errors
-    assert "the summary has no best/top1_percent" in errors
-    whole = json.loads((kept / "whole" / "summary.json").read_text())
-    summary = json.loads((cut / "summary.json").read_text())
-    assert summary["eval/top1_percent"] == whole["eval/top1_percent"]
-    assert "best/top1_percent" in whole
-    assert not [key for key in summary if key.startswith("best/")]
+    (line,) = [each for each in errors.splitlines() if "best weights from here on" in each]
+    assert BEST[damage][1] in line
+    whole = summary(kept / "whole")
+    figures = summary(cut)
+    assert figures["eval/top1_percent"] == whole["eval/top1_percent"]
+    assert figures["best/step"] == models.header(best)["notes"]["step"] > 9
     assert (cut / "model.safetensors").read_bytes() == outcome(kept / "whole")[0]
+
+
+def test_best_weights_of_steps_that_a_crash_took_back_are_lost_by_another_replay_alone(
+    run_recipe, crash, monkeypatch, capsys
+):
+    evaluate = loop.evaluate
+
+    def rising(run, split):
+        return evaluate(run, split) | {"eval/top1_percent": float(run.work)}
+
+    monkeypatch.setattr(loop, "evaluate", rising)
+    settings = (*SHORT, "checkpoint.every=6it", "pruning=null")
+    _, whole = run_recipe(DIGITS, *settings, folder="whole")
+    crash(*settings, step=11)
+    best = whole.parent / "cut" / "model.best.safetensors"
+    shutil.copytree(best.parent, best.parent.with_name("other"))
+    capsys.readouterr()
+    status, resumed = run_recipe(DIGITS, *settings, folder="cut", resume=True)
+    assert status == 0
+    said = "of step 10, not 6; goes on, and the best weights from here on"
+    assert said in capsys.readouterr().err
+    assert outcome(resumed) == outcome(whole)
+    assert best.read_bytes() == (whole / best.name).read_bytes()
+
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *words: rising(*words) | {"eval/top1_percent": 1.0}
+    )
+    status, other = run_recipe(DIGITS, *settings, folder="other", resume=True)
+    assert status == 0
+    assert summary(other)["best/step"] == 8
+    assert models.header(other / best.name)["notes"]["step"] == 8
 
 
 def test_a_laboratory_table_that_is_none_is_one_line(run_recipe, crash, capsys, tmp_path):
