@@ -61,15 +61,21 @@ class Recipe(Section):
 
         Values left at their defaults do not count, so adding an option later renames no old run.
         """
+        values = self.shaping(defaults=False)
+        # one spelling of equal values, whatever the order of a recipe's keys
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def shaping(self, *, defaults: bool) -> dict[str, Any]:
+        """The values that can change a result, with or without those that are at their default."""
         whole = ("seed", "processes", "evaluation", "checkpoint", "cost", "log")
         # The seed is left out because it is in the folder's name next to the hash.
         quiet: dict[str, Any] = dict.fromkeys(whole, True) | {"data": {"path", "workers"}}
         # of GPUs alone, and the default was another once; summaries say what it was
         quiet["training"] = {"tf32"}
-        values = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=quiet)
-        # one spelling of equal values, whatever the order of a recipe's keys
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self.model_dump(
+            mode="json", by_alias=True, exclude=quiet, exclude_defaults=not defaults
+        )
 
     def check_processes(self, processes: int) -> None:
         """Check that the global batch divides over processes and accumulation.

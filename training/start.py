@@ -1,18 +1,18 @@
 """The start of a run: in a folder of its own, or in the newest of the recipe, to go on there."""
 
-import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from accelerate import PartialState
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prunezoo.schema.recipe import Recipe
+from prunezoo.schema.recipe import Recipe, RecipeError, load
 from prunezoo.schema.source import Source
 from prunezoo.training import run_state as state
 from prunezoo.training.best import forget_lost
@@ -20,7 +20,14 @@ from prunezoo.training.build import make_accelerator, on_cpu
 from prunezoo.training.cost import Totals
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import CheckpointError
-from prunezoo.training.folder.environment import environment, write_json, write_text
+from prunezoo.training.folder.environment import (
+    changes,
+    environment,
+    recorded,
+    with_earlier,
+    write_json,
+    write_text,
+)
 from prunezoo.training.folder.run_folder import RESOLVED, give_back, take
 from prunezoo.training.limits import check_stated, check_tracker
 from prunezoo.training.ranks.faults import from_main, together
@@ -74,6 +81,7 @@ def _go_on(run: Run) -> None:
     """Load the newest good checkpoint, if there ever was one; no file changes until it is loaded.
 
     Raises:
+        RecipeError: the checkpoint is of another recipe or seed, other data or other values.
         CheckpointError: there are checkpoints and none is good, or there were some.
     """
     path, faults = from_main(lambda: _newest(run.folder))
@@ -81,6 +89,8 @@ def _go_on(run: Run) -> None:
     with together():
         if path is not None:
             size = state.load(run, path)
+            if run.is_main:
+                _check_values(run)
         elif spent := run.log.last_costs():
             run.cost.resume(Totals(), spent)
     lost = forget_lost(run)
@@ -161,11 +171,51 @@ def _describe(run: Run, source: Source) -> None:
         for path in run.folder.glob(pattern):
             path.unlink()
     path, about, said = run.folder / RESOLVED, run.folder / ENVIRONMENT, environment()
+    before = recorded(about) if run.progress.serial else {}  # of what goes on
     if source.file == str(path):  # the folder itself is the recipe: origins stay as they are
         said |= _command(about)
     else:
         write_text(path, resolved(run.recipe, source))
-    write_json(about, said)
+    if before and (other := changes(before, said)):
+        _say(f"goes on in another environment: {', '.join(other)}")
+    write_json(about, with_earlier(before, said))
+
+
+def _check_values(run: Run) -> None:
+    """Refuse to go on with other values than the run began with: defaults may have changed.
+
+    The hash can't tell, as it leaves out what is at its default.
+
+    Raises:
+        RecipeError: names the first value that is another.
+    """
+    path = run.folder / RESOLVED
+    if not path.exists():
+        return
+    try:
+        began = dict(_leaves(load(path)[0].shaping(defaults=True)))
+    except RecipeError as error:
+        _say(f"{str(error).splitlines()[0]}; its values are not compared with those of now")
+        return
+    for key, value in _leaves(run.recipe.shaping(defaults=True)):
+        # None is not written: where it is no default, the file tells of the default
+        if value is not None and began.get(key, value) != value:
+            name, commit = ".".join(key), recorded(run.folder / ENVIRONMENT).get("commit")
+            raise RecipeError(
+                f"{path}: {name} was {began[key]} when the run began and is {value} now; resume"
+                f" with the code that began it (commit {commit or 'unknown'}), or choose another"
+                " --output"
+            )
+
+
+def _leaves(
+    values: Mapping[str, Any], key: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*key, name))
+        else:
+            yield (*key, name), value
 
 
 def _command(about: Path) -> dict[str, object]:
@@ -173,9 +223,9 @@ def _command(about: Path) -> dict[str, object]:
 
     Records take both from it, and the command that goes on by the folder alone has neither.
     """
-    # absent, cut off or changed by hand: the run goes on without it
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        command = json.loads(about.read_bytes())["command"]
+    command = recorded(about).get("command")
+    # cut off or changed by hand: the run goes on without it
+    with suppress(ValueError):
         if isinstance(command, str) and shlex.split(command):
             return {"command": command}
     return {}

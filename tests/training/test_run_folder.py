@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -21,10 +22,10 @@ from prunezoo.schema.recipe import RecipeError, load
 from prunezoo.training import loop
 from prunezoo.training.folder import lock
 from prunezoo.training.folder import run_folder as folder
-from prunezoo.training.folder.environment import write_json
+from prunezoo.training.folder.environment import changes, with_earlier, write_json
 from prunezoo.training.folder.log import read
 from prunezoo.training.folder.run_folder import Finished
-from prunezoo.training.start import ENVIRONMENT, _command
+from prunezoo.training.start import ENVIRONMENT, RESOLVED, _command
 from tests.support.image_files import write_folders
 from tests.support.runs import (
     DIGITS,
@@ -300,6 +301,55 @@ def test_a_run_that_goes_on_by_its_folder_alone_keeps_its_job(run_recipe, crash,
     assert cut.job == never_cut.job
     assert cut.job.recipe == DIGITS
     assert "training.optimizer.lr=0.05" in cut.job.extra
+
+
+def test_a_run_says_that_it_goes_on_in_another_environment_and_keeps_the_first(
+    run_recipe, crash, tmp_path, capsys
+):
+    crash(*SMALL, step=5)
+    about = tmp_path / "cut" / ENVIRONMENT
+    now = json.loads(about.read_text())
+    first = now | {"commit": "abc", "packages": now["packages"] | {"torch": "1.0"}}
+    about.write_text(json.dumps(first))
+    capsys.readouterr()
+    assert run_recipe(DIGITS, *SMALL, folder="cut", resume=True)[0] == 0
+    said = f"goes on in another environment: commit abc → {now['commit']}, torch 1.0 → "
+    assert said in capsys.readouterr().err
+    after = json.loads(about.read_text())
+    assert after.pop("earlier") == [first]
+    assert changes(after, now) == []
+
+
+def test_an_environment_of_earlier_sessions_is_kept_once():
+    first, second = {"cpu": "a", "command": "x"}, {"cpu": "b", "command": "x"}
+    assert with_earlier({}, first) == first
+    assert with_earlier(first, first | {"command": "y"}) == first | {"command": "y"}
+    both = with_earlier(first, second)
+    assert both == second | {"earlier": [first]}
+    assert with_earlier(both, second) == both
+    back = with_earlier(both, first)
+    assert back == first | {"earlier": [first, second]}
+    assert with_earlier(back, second)["earlier"] == [first, second]
+    assert with_earlier({"earlier": 5, "packages": [1]}, second)["cpu"] == "b"
+
+
+def test_values_that_changed_under_a_run_are_refused(run_recipe, crash, tmp_path, capsys):
+    """As where another default came with other code: the recipe's hash is the same."""
+    crash(*SMALL, step=5)
+    path = tmp_path / "cut" / RESOLVED
+    text = path.read_text()
+    path.write_text(text.replace("label_smoothing: 0.0", "label_smoothing: 0.3"))
+    before = contents(tmp_path / "cut")
+    capsys.readouterr()
+    assert run_recipe(DIGITS, *SMALL, folder="cut", resume=True)[0] == 2
+    line = f"{path}: training.label_smoothing was 0.3 when the run began and is 0.0 now; resume wi"
+    assert one_line(capsys).startswith(line)
+    assert contents(tmp_path / "cut") == before
+    path.write_text(text.replace("label_smoothing: 0.0", "of_other_code: 1"))
+    assert run_recipe(DIGITS, *SMALL, folder="cut", resume=True)[0] == 0
+    said = capsys.readouterr().err.splitlines()[0]
+    assert "unknown key of_other_code" in said
+    assert said.endswith("; its values are not compared with those of now")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"command": 5}', '{"command": "a \'b"}'])

@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prunezoo import __version__
 from prunezoo.models.files.disk import whole_file
+
+COMPARED = ("commit", "python", "packages", "cuda", "gpus", "cpu", "threads")
 
 
 def cpu_name() -> str:
@@ -50,6 +53,40 @@ def environment() -> dict[str, object]:
         "commit": commit(),
         "command": shlex.join(["train.py", *sys.argv[1:]]),
     }
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """The environment that a file tells of; nothing if it is absent, cut off or no table."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        values = json.loads(path.read_bytes())
+        return values if isinstance(values, dict) else {}
+    return {}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a result depends on and is another now, as `key before → now`."""
+    first, second = (_flat({key: each.get(key) for key in COMPARED}) for each in (before, now))
+    return [
+        f"{key} {first.get(key)} → {second.get(key)}"
+        for key in {**first, **second}
+        if first.get(key) != second.get(key)
+    ]
+
+
+def with_earlier(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment of now, and under `earlier` those of sessions before it, each once."""
+    kept = before.get("earlier")
+    earlier = list(kept) if isinstance(kept, list) else []
+    last = {key: value for key, value in before.items() if key != "earlier"}
+    if last and changes(last, now) and last not in earlier:
+        earlier.append(last)
+    return {**now, "earlier": earlier} if earlier else dict(now)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    packages = values.get("packages")
+    named = packages if isinstance(packages, dict) else {}
+    return {k: v for k, v in values.items() if k != "packages"} | named
 
 
 def commit() -> str | None:
