@@ -47,7 +47,7 @@ from prunezoo.training.ranks.collectives import (
 )
 from prunezoo.training.ranks.faults import together
 from prunezoo.training.rehearsal import rehearse, rehearse_early
-from prunezoo.training.segment import Segment, Wrapped, note_steps
+from prunezoo.training.segment import Segment, Wrapped, note_steps, unwrap
 
 if TYPE_CHECKING:
     from prunezoo.pruning.laboratory.laboratory import Row
@@ -343,6 +343,8 @@ class Run:
         Raises:
             NotFinite: the last update ruined the weights; none are written.
         """
+        if self.wrapped is not None:  # a round came after the last step, or none
+            unwrap(self)
         self.check_weights()
         note_steps(self)
         self.wait_for_checkpoint()

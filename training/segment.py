@@ -67,7 +67,7 @@ def begin_segment(run: "Run") -> None:
     laboratory = _laboratory(run)
     _synchronize(run)
     if run.wrapped is not None and not run.wrapped.fits(run.model):
-        _unwrap(run)
+        unwrap(run)
     if run.wrapped is None:
         run.wrapped = _wrapped(run)
     # here and not at every step: whatever looks at the network gives each module its mode back
@@ -114,7 +114,7 @@ def _wrapped(run: "Run") -> Wrapped:
     return Wrapped(model, optimizer, [*run.model.parameters(), *run.model.buffers()])
 
 
-def _unwrap(run: "Run") -> None:
+def unwrap(run: "Run") -> None:
     """Drop the wrappers of model and optimizer, and free the memory they hold."""
     run.wrapped = None
     run.accelerator.free_memory()
@@ -134,9 +134,10 @@ def end_segment(run: "Run") -> None:
             save_tensors(history, run.folder / "saliency.safetensors")
     del run.segment, segment  # the last references to the wrappers but one
     release(run.model)
-    # Masks change values alone: the next segment has the same wrappers, and compiles nothing.
-    if run.done or not run.pruner.only_masks:
-        _unwrap(run)
+    # Masks change values alone: the next segment has the same wrappers, and compiles nothing. One
+    # may come after the last step too, where a round to come rewinds the run.
+    if (run.done and run.pruner.over) or not run.pruner.only_masks:
+        unwrap(run)
 
 
 def note_steps(run: "Run") -> None:

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from prunezoo.models.layers import conv_bn_relu, named
 from prunezoo.models.zoo import MODELS, Entry
 from prunezoo.pruning import channel_pruning
-from prunezoo.training import build, loop
+from prunezoo.training import build, loop, segment
 from prunezoo.training.build import build_model
 from tests.support.runs import DIGITS, losses, summary
 
@@ -124,6 +124,27 @@ def test_only_a_change_of_shapes_compiles_again(run_recipe, compiled, applicatio
     status, _ = run_recipe(DIGITS, *SMALL, f"pruning={{{kind}, {schedule}}}", "training.compile=on")
     assert status == 0
     assert compiled["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize(
+    ("rounds", "steps"),
+    [
+        ("schedule: {start: 100%, rounds: 3}, rewind: 5it", 14 + 3 * 9),
+        ("schedule: {start: 100%}", 14),
+    ],
+)
+def test_a_network_is_wrapped_once_however_often_masks_rewind_it(
+    run_recipe, monkeypatch, rounds, steps
+):
+    """And the wrappers' memory is free once the run is over."""
+    wrap, runs = segment._wrapped, []
+    monkeypatch.setattr(segment, "_wrapped", lambda run: (runs.append(run), wrap(run))[1])
+    tickets = f"pruning={{criterion: magnitude, sparsity: 70%, {rounds}}}"
+    status, folder = run_recipe(DIGITS, *SMALL, tickets)
+    assert status == 0
+    assert summary(folder)["run/steps"] == steps
+    (run,) = runs
+    assert run.wrapped is None
 
 
 @pytest.mark.slow
