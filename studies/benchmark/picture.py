@@ -110,16 +110,13 @@ def _paint(axes: Axes, found: dict[Length, list[Group]], cost: str) -> Drawn:
 
 
 def _leave_out_failed(axes: Axes, points: list[Point]) -> None:
-    """Begin the axis above what failed, which would flatten all others: it is told at the edge."""
+    """Begin the axis above what failed, which would flatten all others: a corner tells of it."""
     least = FAILED * max(point.y for point in points)
-    failed = [point for point in points if point.y < least]
+    failed = sorted((point for point in points if point.y < least), key=lambda point: -point.y)
     if failed:
         axes.set_ylim(bottom=least)
-    for point in failed:
-        axes.annotate(
-            f"{point.label}: {point.y:.1f} ↓", (point.x, least), xytext=(0, 3), fontsize=7,
-            ha="center", textcoords="offset points",
-        )  # fmt: skip
+        lines = "\n".join(f"{point.label}: {point.y:.1f} ↓" for point in failed)
+        axes.text(0.99, 0.02, lines, fontsize=7, ha="right", transform=axes.transAxes)
 
 
 def _name(axes: Axes, points: list[Point], front: list[Point]) -> None:
