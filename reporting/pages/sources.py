@@ -118,7 +118,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
     """Paragraphs with the number of their first line; table rows and list items are their own."""
     start, held = 1, ""
     for number, line in enumerate([*text.splitlines(), ""], 1):
-        if not line.strip() or re.match(r"\s*([-*|]|\d+\.)\s?", line):
+        if not line.strip() or re.match(r"\s*([-*]\s|\||\d+\.\s)", line):
             if held.strip():
                 yield start, held
             start, held = number, ""
@@ -141,6 +141,8 @@ def _numbers_of(path: Path) -> tuple[float, ...]:
     text = path.read_text()
     if path.suffix == ".json":
         return tuple(_numbers(json.loads(text)))
+    if path.suffix == ".csv":
+        text = text.replace(",", " ")  # where it divides cells, and no thousands
     return tuple(float(m[1].replace(",", "")) for m in re.finditer(AMOUNT, text))
 
 

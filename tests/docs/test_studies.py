@@ -86,7 +86,7 @@ def test_all_methods_of_a_study_start_from_one_initialisation(study):
 
 def made_up_jobs(seeds) -> list[Job]:
     """A training a seed."""
-    return [Job(None, "a.yaml", seed=seed) for seed in seeds]
+    return [Job(None, "a.yaml", seed=seed, study="made/up") for seed in seeds]
 
 
 def test_a_study_runs_what_has_no_record_and_shows_what_it_has(tmp_path, monkeypatch, capsys):
@@ -109,10 +109,10 @@ def test_a_study_runs_what_has_no_record_and_shows_what_it_has(tmp_path, monkeyp
     words = [*results, "run", "--data", str(tmp_path), "--seeds"]
     assert carry_out(study, [*words, "0", "1"]) == 1
     assert "2 trainings to run" in (said := capsys.readouterr().out)
-    assert f"exit status 1; see {tmp_path / 'runs' / 'a-b' / 'other-a-seed1'}.out" in said
+    assert f"exit status 1; see {tmp_path / 'runs' / 'a-b' / 'made-up-seed1'}.out" in said
     assert carry_out(study, [*words, "0"]) == 0
     assert "0 trainings to run" in capsys.readouterr().out
-    local = (tmp_path / "runs/a-b/other-a-seed0/settings").read_text()
+    local = (tmp_path / "runs/a-b/made-up-seed0/settings").read_text()
     assert local == f"log.tracker=none data.path={tmp_path}"
     assert carry_out(study, [*results, "show"]) == 0
     written = (tmp_path / "results/a/b/README.md").read_text()
@@ -128,7 +128,8 @@ def test_a_study_runs_what_has_no_record_and_shows_what_it_has(tmp_path, monkeyp
 def test_a_measured_training_costs_what_its_records_say_at_any_seed():
     study = Study("A study.", "a/b", made_up_jobs, lambda *_: None, seconds=lambda _: 1800.0)
     records = [
-        Record(Job(None, "a.yaml", seed=s), {"cost/cpu_seconds": 3600.0 * s}) for s in (1, 3)
+        Record(Job(None, "a.yaml", seed=s, study="made/up"), {"cost/cpu_seconds": 3600.0 * s})
+        for s in (1, 3)
     ]
     assert "| seed 0 | 1 | 0 | 2.00 | 2.00 |" in of.costs(study, records, [0])
 
@@ -161,7 +162,7 @@ def test_a_study_stops_in_time_and_goes_on_where_it_was(tmp_path, monkeypatch, c
     assert carry_out(study, words) == 0
     assert ended == [1]
     assert "time is up: 2 trainings are left" in capsys.readouterr().out
-    assert (tmp_path / "results/other/a-seed0.json").exists()
+    assert (tmp_path / "results/made/up-seed0.json").exists()
 
 
 @pytest.mark.slow
