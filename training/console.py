@@ -122,7 +122,7 @@ class Report(AbstractContextManager["Report"]):
         if s["cost/energy_kwh"] is not None:
             table.add_row("energy", "", f"{1e3 * s['cost/energy_kwh']:.2f} Wh")
             table.add_row("emissions", "", f"{1e3 * s['cost/emissions_kgco2e']:.2f} g CO2e")
-        if s["cost/cpu_energy_kwh"] is not None:
+        if s["cost/cpu_energy_kwh"] is not None:  # also where there is no total
             table.add_row("", "", s["cost/energy_source"])
         return table
 

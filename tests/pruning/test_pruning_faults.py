@@ -107,14 +107,6 @@ LATE = {
         ],
         "7 images do not divide among 10 classes",
     ),
-    "an operator that no rule knows": (
-        [
-            "model=timm/sequencer2d_s",
-            synthetic(32),
-            f"pruning={{criterion: magnitude, {CUT}}}",
-        ],
-        "prune weights instead",
-    ),
     "nothing prunable": (
         [
             "model=timm/convnextv2_atto",

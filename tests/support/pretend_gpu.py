@@ -168,7 +168,8 @@ class PretendGPU(TorchDispatchMode):
             kwargs["device"] = CPU
         result = func(*args, **kwargs)
         own = bool(self.running) and not tensors and name in FACTORIES
-        if not (on_gpu or goes_up or own):
+        # a tensor without values is on no device, whatever it was made of
+        if not (on_gpu or goes_up or own) or _is_meta(request):
             return result
         return _lifted(result, {id(t) for t in tensors})
 
@@ -242,6 +243,10 @@ def target(args: Any, kwargs: Any) -> tuple[torch.device | None, torch.dtype | N
     kwargs = {k: v for k, v in kwargs.items() if k != "copy"}
     device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
     return device, dtype, layout
+
+
+def _is_meta(request: Any) -> bool:
+    return request is not None and torch.device(request).type == "meta"
 
 
 def _is_view(func: Any) -> bool:

@@ -140,6 +140,7 @@ def test_the_last_table_says_that_the_dense_networks_accuracy_was_not_measured(p
         steps_per_epoch=1,
     )
     figures = SUMMARY | {"data/example": "image", "cost/energy_source": "estimated"}
+    figures |= {"cost/cpu_energy_kwh": 0.4}
     table = report.table(figures, history([]))
     rows = dict(zip(table.columns[0].cells, table.columns[1].cells, strict=True))
     assert rows["test accuracy"] == dense
