@@ -65,7 +65,7 @@ def _remarks(rows: Sequence[Sequence[str]], forecasts: Sequence[Forecast]) -> It
     if "≥ " in bounds:
         yield (
             "≥ training steps alone, a lower bound: no record says how long this recipe's"
-            " evaluation, scores and pruning take"
+            " evaluation, scores, pruning and training after rewinds take"
         )
     if any("?" in row for row in rows):
         yield "? unknown: state --watts, --kg-per-kwh or --price"
