@@ -145,13 +145,23 @@ class ChannelPruning(Rounds):
         self.selection.rehearse(
             ChannelRound({}, sizes, ask, self.alive, self.axes, state, "rehearsal")
         )
-        # one unit of each axis goes: enough for every layer to be touched
-        keep = {axis: torch.arange(width) > 0 for axis, width in self.widths.items()}
         with valueless():
-            self._compensate(state, keep, "rehearsal")
+            self._compensate(state, self._one_less(), "rehearsal")
         if self._config.application != "mask":
             with valueless():
-                rehearse_surgery(state.model, self.axes, keep, state.optimizer)
+                self.rehearse_removal(state)
+
+    def rehearse_removal(self, state: State) -> None:
+        """Refuse an optimizer whose state cannot be sliced, before any weight changes.
+
+        Raises:
+            PruningError: names the state, or the parameter that it holds twice.
+        """
+        rehearse_surgery(state.model, self.axes, self._one_less(), state.optimizer)
+
+    def _one_less(self) -> Keep:
+        """One unit of each axis goes: enough for every layer to be touched."""
+        return {axis: torch.arange(width) > 0 for axis, width in self.widths.items()}
 
     def rounds(self, state: State, removed: list[float], first: int, of: int) -> None:
         """Scores, selects and removes once for each fraction, all at the same point of training."""
@@ -246,9 +256,6 @@ class ChannelPruning(Rounds):
             self.dense["latency"] = self._sizes().of("latency", {})
 
     def _apply(self, state: State, keep: Keep, stream: str, *, removes: bool, ends: bool) -> None:
-        if removes:
-            # before masks and compensation, which write into the weights
-            rehearse_surgery(state.model, self.axes, keep, state.optimizer)
         when = COMPENSATIONS[self._config.compensation.name].when
         # mean replacement needs the intact network, new statistics and new weights the pruned one
         if when == "before":

@@ -138,6 +138,7 @@ def prune_once(
     _check_images(config, moment.images)
     method = ChannelPruning(config, moment, latency=latency_table)
     _check_table(config, method, latency_table)
+    method.rehearse_removal(moment)
     try:
         method.rounds(moment, [method.removed], first=0, of=1)
     except (NoImages, StopIteration):  # a caller's function that looks at the first of no batches

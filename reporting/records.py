@@ -200,7 +200,7 @@ def collect(
     )
     path = results / f"{record.job.name}.json"
     if path.exists():
-        check_same(path, summary.get("recipe/hash"))
+        check_hash(path, summary.get("recipe/hash"))
     table = folder / "laboratory.parquet"
     try:
         values = {key: value for key, value in asdict(record).items() if key != "path"}
@@ -224,7 +224,7 @@ def collect(
     return path
 
 
-def check_same(path: Path, recipe: str | None) -> None:
+def check_hash(path: Path, recipe: str | None) -> None:
     """Check that a record, or a finished run's folder, is of the recipe with this hash.
 
     Raises:

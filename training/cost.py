@@ -275,7 +275,7 @@ class Cost:
             setattr(self.totals, name, getattr(self.totals, name) + value)
         self.metered = gauges
         t = self.refresh()
-        if t.owed_seconds:
+        if t.wall_seconds > t.owed_seconds > 0:
             self._reckon(t.owed_seconds, t.wall_seconds - t.owed_seconds)
             t.owed_seconds = 0.0
 
@@ -316,7 +316,7 @@ class Cost:
 
     def _reckon(self, lost: float, known: float) -> None:
         """Add the energy and CPU time of lost seconds, at the mean rate of those that are known."""
-        for name in SPENT if known > 0 else ():
+        for name in SPENT:
             setattr(self.totals, name, getattr(self.totals, name) * (1 + lost / known))
 
     def _unassigned(self) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prunezoo.reporting.claims import Claim
 from prunezoo.reporting.papers import Table
-from prunezoo.reporting.records import Job, check_same, collect, is_finished, split_row
+from prunezoo.reporting.records import Job, check_hash, collect, is_finished, split_row
 from prunezoo.schema.recipe import load
 
 
@@ -90,7 +90,7 @@ def _check_unedited(path: Path, job: Job, places: Places) -> None:
     """
     if not (job.row or job.study):
         recipe, _ = load(places.root / job.recipe, [*job.settings, *places.local])
-        check_same(path, recipe.hash())
+        check_hash(path, recipe.hash())
 
 
 def run_jobs(
