@@ -73,6 +73,18 @@ def plan_events(config: PruningConfig, steps_per_epoch: int, total_steps: int) -
     return lines
 
 
+def steps_repeated(config: PruningConfig, steps_per_epoch: int, total_steps: int) -> int | None:
+    """Steps that are trained again after rewinds; None where a trigger decides how many."""
+    back = config.rewind
+    if back is None or not back.schedule:
+        return 0
+    if config.schedule.trigger is not None:
+        return None
+    steps = Schedule.of(config.schedule, steps_per_epoch, total_steps).steps()
+    to = back.to.steps(steps_per_epoch, total_steps)
+    return sum(step - to for step in (steps if config.rewinds_each else steps[-1:]))
+
+
 def _planned(
     config: PruningConfig, schedule: Schedule, rounds: list[int], at: int, steps_per_epoch: int
 ) -> str:

@@ -44,7 +44,8 @@ def plan(recipe: Recipe, source: Source, *, processes: int = 1, defaults: bool =
         "data": _data(about),
         "model": f"{recipe.model.name}: {sizes.params:,} parameters,"
         f" {sizes.macs:,} MACs per {example}",
-        "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} {example}s",
+        "steps": f"{total:,} = {total / per_epoch:g} epochs × {per_epoch:,} of {batch} {example}s"
+        + _again(recipe, per_epoch, total),
         "training FLOPs": f"{6 * sum(macs.values()):.3g} dense (2 per MAC × 3 passes)"
         + _teacher(recipe, about, sum(macs.values()), steps)
         + _acting(about, sum(macs.values())),
@@ -97,6 +98,18 @@ def _steps(recipe: Recipe, per_epoch: int, total: int) -> Counter[int | None]:
         side = recipe.data.train_size_in(start // per_epoch)
         steps[side] += min(per_epoch, total - start)
     return steps
+
+
+def _again(recipe: Recipe, per_epoch: int, total: int) -> str:
+    """The steps that rewinds repeat, which neither the schedule nor the dense FLOPs hold."""
+    if recipe.pruning is None:
+        return ""
+    from prunezoo.pruning.events import steps_repeated
+
+    repeated = steps_repeated(recipe.pruning, per_epoch, total)
+    if repeated is None:
+        return ", and again those from the rewind on"
+    return f", and {repeated:,} again after rewinds" if repeated else ""
 
 
 def _teacher(

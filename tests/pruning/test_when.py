@@ -8,7 +8,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from prunezoo import models
-from prunezoo.pruning.events import plan_events
+from prunezoo.pruning.events import plan_events, steps_repeated
 from prunezoo.pruning.pruner import Pruner
 from prunezoo.reporting.conventions import earlycrop
 from prunezoo.schema.recipe import load
@@ -175,12 +175,14 @@ def test_rewinding_after_the_last_round_keeps_the_weights_and_restarts_the_sched
     training.run(pruner)
     assert (training.position, training.work) == (2 * STEPS, 4 * STEPS)
     assert [line[-11:] for line in plan_events(config, STEPS, 2 * STEPS)] == ["back to 0it"]
+    assert steps_repeated(config, STEPS, 2 * STEPS) == 2 * STEPS
 
 
 def test_every_ltr_round_starts_from_bit_identical_weights():
     training = Training(epochs=2)
     keys = {"sparsity": 0.9, "schedule": {"start": "1ep", "rounds": 3, "curve": "halving"}}
-    pruner = Pruner(recipe(**keys, rewind="3it"), training)
+    config = recipe(**keys, rewind="3it")
+    pruner = Pruner(config, training)
     training.run(pruner, until=3)
     early = {n: p.detach().clone() for n, p in training.model.named_parameters()}
     for number in range(3):
@@ -192,6 +194,7 @@ def test_every_ltr_round_starts_from_bit_identical_weights():
             assert torch.equal(parameter.detach(), early[name] * mask)
     training.run(pruner)
     assert training.work == 2 * STEPS + 3 * 7
+    assert steps_repeated(config, STEPS, 2 * STEPS) == 3 * 7
     request = [record["prune/asked"] for record in training.records]
     assert request == pytest.approx([0.5, 0.7, 0.9])
 

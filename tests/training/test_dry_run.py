@@ -62,6 +62,18 @@ def test_examples_have_the_word_of_their_data(path):
     assert ("images" in str(figures)) == (WORDS[path] == "images")
 
 
+@pytest.mark.parametrize(
+    ("path", "again"),
+    [
+        (QUICK, ""),
+        ("recipes/methods/lottery_ticket.yaml", ", and 775,000 again after rewinds"),
+        ("recipes/earlycrop/early_bird.yaml", ", and again those from the rewind on"),
+    ],
+)
+def test_steps_that_rewinds_repeat_are_told(path, again):
+    assert lines(path)["steps"].partition("images")[2] == again
+
+
 def test_an_actor_has_transitions_and_episodes():
     data = lines("recipes/base/cartpole/mlp.yaml")["data"].partition(": ")[2]
     assert data == "8,192 transitions of 4 an epoch, 20 validation and 100 test episodes"
