@@ -1,7 +1,7 @@
 """Pictures with a mask or with boxes: what is shown of them is drawn alike for both."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -232,7 +232,8 @@ def open_annotated(
     stores = {
         name: Store(items, found.classes, config, device) for name, items in found.splits.items()
     }
-    info = described(config, len(found.classes), kept, counts["test"])
+    about = described(config, len(found.classes), kept, counts["test"])
+    info = replace(about, unused=found.unused)
     return Data(info, config, seed, device, rank, world_size, stores, rows_of(counts, kept, seed))
 
 

@@ -1,7 +1,7 @@
 """Pictures with the distance of each pixel: NYU depth v2's labelled file, or folders of pairs."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from prunezoo.training.data.batches import Data, DataInfo, held_out, rows_of
 from prunezoo.training.data.layouts import DataError
 from prunezoo.training.data.layouts.decoding import MOST_PIXELS, decode, resize
 from prunezoo.training.data.layouts.files import faults_named
+from prunezoo.training.data.layouts.kinds import TESTS, chosen
 from prunezoo.training.data.stores import Pick, Work, made
 
 NYU, LABELLED, SPLITS = "nyu_depth_v2", "nyu_depth_v2_labeled.mat", "splits.mat"
@@ -208,7 +209,7 @@ def open_depth(
             f"data.augment: pictures of {config.name} are mirrored alone; write flip, or remove it"
         )
     with faults_named(config.path or config.name):
-        splits = _splits(Path(config.path or _usual(config.name)).expanduser())
+        splits, unused = _splits(Path(config.path or _usual(config.name)).expanduser())
     counts = {name: len(pairs) for name, pairs in splits.items()}
     if config.name == NYU and (counts["train"], counts["test"]) != (TRAIN, TEST):
         raise DataError(
@@ -217,7 +218,8 @@ def open_depth(
         )
     kept = held_out(config, counts["train"])
     stores = {name: Store(pairs, config, device) for name, pairs in splits.items()}
-    info, rows = described(config, kept, counts["test"]), rows_of(counts, kept, seed)
+    info = replace(described(config, kept, counts["test"]), unused=unused)
+    rows = rows_of(counts, kept, seed)
     return Data(info, config, seed, device, rank, world_size, stores, rows)
 
 
@@ -225,22 +227,22 @@ def _usual(name: str) -> str:
     return f"data/{name}" if name == NYU else name
 
 
-def _splits(folder: Path) -> dict[str, Pairs]:
-    """Training and test pairs of a folder.
+def _splits(folder: Path) -> tuple[dict[str, Pairs], tuple[str, ...]]:
+    """Training and test pairs of a folder, and the names of splits that are there besides.
 
     Raises:
         DataError: there is neither layout.
     """
     if (folder / LABELLED).exists():
-        return _labelled(folder)
-    test = next((part for part in ("test", "val") if (folder / part).is_dir()), "test")
+        return _labelled(folder), ()
+    test, unused = chosen([part for part in TESTS if (folder / part).is_dir()])
     splits = {name: _files(folder / part) for name, part in (("train", "train"), ("test", test))}
     if not all(map(len, splits.values())):
         raise DataError(
             f"{folder}: neither {LABELLED} with {SPLITS} ({SOURCE}) nor pairs"
             " train/**/*_colors.png, train/**/*_depth.png and the same in test/"
         )
-    return dict(splits)
+    return dict(splits), unused
 
 
 def _labelled(folder: Path) -> dict[str, Pairs]:

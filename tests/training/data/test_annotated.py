@@ -1,5 +1,7 @@
 """Pictures with masks and boxes: VOC's folders and plain ones, the same window for both."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -178,6 +180,9 @@ def test_plain_folders_of_images_and_masks(tmp_path):
     (batch,) = data.evaluation_batches("test", 4)
     assert data.info.targets.outputs == 4
     assert torch.equal(batch.targets[0], corners(20, 32)[1].long())
+    assert data.info.unused == ()
+    shutil.copytree(tmp_path / "val", tmp_path / "test")
+    assert opened(tmp_path, sides=[20, 32]).info.unused == ("val",)
     with pytest.raises(
         DataError, match=r"neither JPEGImages and ImageSets/Main/train.txt; docs/data"
     ):

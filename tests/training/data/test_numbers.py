@@ -119,6 +119,9 @@ def test_pairs_of_files_are_read_in_metres(tmp_path):
         for v in scene(n)[1].flatten()
     }  # fmt: skip
     assert 0.05 < (batch.targets == 0).double().mean() < 0.2
+    assert data.info.unused == ()
+    (tmp_path / "rooms" / "val").mkdir()
+    assert opened(**data.config.model_dump(exclude_unset=True)).info.unused == ("val",)
 
 
 def test_mirrored_pictures_keep_their_depths(tmp_path):

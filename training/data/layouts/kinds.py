@@ -55,3 +55,11 @@ class Splits:
     test: Pixels | Encoded
     num_classes: int
     unused: tuple[str, ...] = ()
+
+
+TESTS = ("test", "val")  # of masks, boxes and depths: the first that is there is tested on
+
+
+def chosen(there: list[str]) -> tuple[str, tuple[str, ...]]:
+    """The split to test on, of those of TESTS that are there, and the others."""
+    return (there or TESTS)[0], tuple(there[1:])

@@ -12,7 +12,7 @@ from torch import Tensor
 from prunezoo.tasks.segmentation import IGNORED
 from prunezoo.training.data.layouts.decoding import indices
 from prunezoo.training.data.layouts.files import contents
-from prunezoo.training.data.layouts.kinds import DataError
+from prunezoo.training.data.layouts.kinds import TESTS, DataError, chosen
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -58,10 +58,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Annotated:
-    """The splits of a folder, and the names of its classes, without the background."""
+    """The splits of a folder, the names of its classes, without the background, unused splits."""
 
     classes: tuple[str, ...]
     splits: dict[str, list[Item]]
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,13 @@ def find(folder: Path, name: str, kind: str) -> Annotated:
         return Annotated(CLASSES, parts)
     if (folder / "JPEGImages").is_dir():
         lists = folder / "ImageSets" / LISTS[kind]
-        test = "test" if (lists / "test.txt").exists() else "val"
+        test, unused = chosen([part for part in TESTS if (lists / f"{part}.txt").exists()])
         parts = {"train": _listed(folder, "train", kind), "test": _listed(folder, test, kind)}
-        return Annotated(_classes(folder, CLASSES), parts)
-    test = next((part for part in ("test", "val") if (folder / part).is_dir()), "test")
+        return Annotated(_classes(folder, CLASSES), parts, unused)
+    test, unused = chosen([part for part in TESTS if (folder / part).is_dir()])
     if kind == "mask" and all((folder / part / "masks").is_dir() for part in ("train", test)):
         parts = {"train": _pairs(folder / "train"), "test": _pairs(folder / test)}
-        return Annotated(_classes(folder, ()), parts)
+        return Annotated(_classes(folder, ()), parts, unused)
     plain = " nor train/images, train/masks and the same in test/" if kind == "mask" else ""
     layouts = f"neither JPEGImages and ImageSets/{LISTS[kind]}/train.txt{plain}"
     made = "python -m prunezoo.training.data.scenes --output"
