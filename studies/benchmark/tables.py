@@ -20,7 +20,7 @@ from studies.benchmark.rows import (
     fixed_name,
 )
 from studies.benchmark.runs import COSTS, Group, Run, Runs
-from studies.benchmark.trainings import LENGTHS, MIDDLE, SETTINGS, Setting
+from studies.benchmark.trainings import LENGTHS, MIDDLE, SEEDS, SETTINGS, Setting
 
 REFERENCE: dict[Kind, str] = {"channels": SMALL, "weights": RANDOM_ERK}
 BUDGETS = ("FLOPs", "CPU seconds")
@@ -199,14 +199,14 @@ def across(runs: Runs, kind: Kind, point: int) -> str:
 def rank_table(runs: Runs, setting: Setting, kind: Kind) -> str:
     """Mean rank over the setting's points, among the rows run at all of them; interval over seeds.
 
-    Of a row with fewer seeds than the others there is no rank.
+    Of a row with fewer seeds than are planned of all there is no rank.
     """
     blocks = []
     for point in setting.points:
         of = {g.row.name: g.by_seed() for g in groups(runs, setting, kind, point)}
         of.pop(DENSE, None)
-        most = max(map(len, of.values()), default=0)
-        blocks.append({name: seeds for name, seeds in of.items() if len(seeds) == most})
+        enough = min(SEEDS, max(map(len, of.values()), default=0))
+        blocks.append({name: seeds for name, seeds in of.items() if len(seeds) >= enough})
     blocks = [block for block in blocks if block]
     shared = set.intersection(*map(set, blocks)) if blocks else set()
     placed = [ranks({name: block[name] for name in sorted(shared)}) for block in blocks]

@@ -11,6 +11,7 @@ from studies.benchmark.rows import (
     CHANNELS,
     DENSE,
     EVERYWHERE,
+    FAR,
     FIXED,
     PRUNE_TRAIN,
     SMALL,
@@ -24,6 +25,7 @@ Length = Literal["equal epochs", "equal cost"]
 LENGTHS: tuple[Length, ...] = ("equal epochs", "equal cost")
 FOLDER = "benchmark"
 REMOVED: dict[Kind, tuple[int, ...]] = {"channels": (50, 80, 90), "weights": (80, 95, 98)}
+SEEDS, CLOSE_SEEDS = 3, 5  # of all rows; of those that three do not tell apart
 MIDDLE = 1  # the operating point that every setting has
 MEASURED = "evaluation.around_pruning=on"
 
@@ -182,30 +184,34 @@ def _job(setting: Setting, row: Row, point: int, budget: int, name: str, seed: i
     return Job(None, f"recipes/{row.recipe}.yaml", words, seed=seed, study=name)
 
 
-def planned(seeds: int = 3) -> list[Training]:
+def planned(seeds: int = SEEDS) -> list[Training]:
     """All trainings in the order to run them, so that what there is so far is of use.
 
     The rows of `EVERYWHERE` come first: on the first network at equal epochs and at equal cost,
     where one method also prunes at all its epochs, then in the other settings. The first network's
-    other rows and its other points follow, and what costs most last. Dense runs are listed once.
+    other rows follow, more seeds of those that `SEEDS` do not tell apart, its other points, and
+    what costs most last. Dense runs are listed once.
     """
     first, second, third = SETTINGS
     all_epochs = EVERYWHERE | {fixed_name(share) for share in FIXED}
     elsewhere = EVERYWHERE - {DENSE} | {PRUNE_TRAIN}
-    blocks: list[tuple[Setting, int, Length, Container[str]]] = [
-        (first, MIDDLE, "equal epochs", EVERYWHERE),
-        (first, MIDDLE, "equal cost", all_epochs),
-        (second, MIDDLE, "equal epochs", EVERYWHERE),
-        (third, MIDDLE, "equal epochs", EVERYWHERE),
-        (second, MIDDLE, "equal cost", EVERYWHERE),
-        (first, MIDDLE, "equal epochs", [row.name for row in first.rows()]),
-        *((first, point, "equal epochs", elsewhere) for point in first.points[1:]),
-        (third, MIDDLE, "equal cost", EVERYWHERE),
+    every = range(seeds)
+    more = range(seeds, CLOSE_SEEDS if seeds >= SEEDS else seeds)
+    blocks: list[tuple[Setting, int, Length, Container[str], range]] = [
+        (first, MIDDLE, "equal epochs", EVERYWHERE, every),
+        (first, MIDDLE, "equal cost", all_epochs, every),
+        (second, MIDDLE, "equal epochs", EVERYWHERE, every),
+        (third, MIDDLE, "equal epochs", EVERYWHERE, every),
+        (first, MIDDLE, "equal epochs", [row.name for row in first.rows()], every),
+        *((first, MIDDLE, length, EVERYWHERE - FAR, more) for length in LENGTHS),
+        *((first, point, "equal epochs", elsewhere, every) for point in first.points[1:]),
+        (second, MIDDLE, "equal cost", EVERYWHERE, every),
+        (third, MIDDLE, "equal cost", EVERYWHERE, every),
     ]
     order = [
         training
-        for setting, point, length, names in blocks
-        for seed in range(seeds)
+        for setting, point, length, names, numbers in blocks
+        for seed in numbers
         for training in _block(setting, point, length, seed)
         if training.row.name in names
     ]

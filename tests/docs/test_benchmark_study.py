@@ -19,7 +19,16 @@ from prunezoo.schema.recipe import load
 from studies.benchmark import __main__ as benchmark
 from studies.benchmark import comparison, page, tables
 from studies.benchmark.picture import draw
-from studies.benchmark.rows import DENSE, EVERYWHERE, FIXED, PRUNE_TRAIN, SMALL, Row, fixed_name
+from studies.benchmark.rows import (
+    DENSE,
+    EVERYWHERE,
+    FAR,
+    FIXED,
+    PRUNE_TRAIN,
+    SMALL,
+    Row,
+    fixed_name,
+)
 from studies.benchmark.runs import Runs, table
 from studies.benchmark.trainings import (
     MIDDLE,
@@ -151,22 +160,27 @@ def test_the_network_small_from_the_start_has_about_the_macs_of_each_point(setti
 def test_the_plan_goes_from_what_is_run_everywhere_to_the_rest():
     order = planned(3)
     assert len(set(order)) == len(order)
-    assert sum(t.row.name == DENSE for t in order) == 3 * len(SETTINGS)
+    assert sum(t.row.name == DENSE for t in order) == 3 * len(SETTINGS) + 2
     places = list(dict.fromkeys((t.setting.name, t.point, t.length) for t in order))
     assert places == [
         ("resnet8", 1, "equal epochs"),
         ("resnet8", 1, "equal cost"),
         ("small_conv", 1, "equal epochs"),
         ("imagenette", 1, "equal epochs"),
-        ("small_conv", 1, "equal cost"),
         ("resnet8", 0, "equal epochs"),
         ("resnet8", 2, "equal epochs"),
+        ("small_conv", 1, "equal cost"),
         ("imagenette", 1, "equal cost"),
     ]
     epochs = [t for t in order if t.setting is RESNET and t[2:4] == (MIDDLE, "equal epochs")]
     core = [(seed, r) for seed in range(3) for r in RESNET.rows() if r.name in EVERYWHERE]
     rest = [(seed, r) for seed in range(3) for r in RESNET.rows() if r.name not in EVERYWHERE]
-    assert [(t.seed, t.row) for t in epochs] == core + rest
+    close = [(seed, r) for seed in (3, 4) for r in RESNET.rows() if r.name in EVERYWHERE - FAR]
+    assert [(t.seed, t.row) for t in epochs] == core + rest + close
+    more = {t[:4] for t in order if t.seed > 2}
+    assert more < {t[:4] for t in order if t.seed < 3}
+    assert {t.length for t in order if t.seed > 2} == {"equal epochs", "equal cost"}
+    assert {t.seed for t in planned(2)} == {0, 1}
     assert {t.row.name for t in order if t.length == "equal cost"} <= EVERYWHERE | {
         fixed_name(share) for share in FIXED
     }
@@ -251,7 +265,7 @@ def made_up_runs() -> Runs:
     gaps = {DENSE: 20.0, SMALL: 0.0, "GraSP channels": 2.0, "random channels": -1.0, "SNIP": 4.0}
     gaps |= {fixed_name(share): share / 100 for share in FIXED} | {"random, ERK": 3.0}
     records = []
-    for training in planned(3):
+    for training in (t for t in planned(3) if t.seed < 3):
         gap = gaps.get(training.row.name)
         if gap is not None and training.setting is RESNET and training.point == MIDDLE:
             noise = 0.5 * (training.row.name == "GraSP channels" and training.seed == 2)
@@ -360,6 +374,11 @@ def test_ranks_and_fronts_follow_the_accuracies():
         runs, RESNET, "channels").splitlines()[2:]]  # fmt: skip
     assert order[0] == "GraSP channels"
     assert order[-1] == "random channels"
+    more = next(t for t in planned() if t.row.name == "GraSP channels" and t.seed == 3)
+    longer = Runs([*(run.record for run in runs.all), made_up(more, 55.0)])
+    assert tables.rank_table(longer, RESNET, "channels") == tables.rank_table(
+        runs, RESNET, "channels"
+    )
     front = tables.fronts(runs, RESNET, "channels").splitlines()
     assert "GraSP channels" in front[0]
     assert "random channels" not in front[0]
