@@ -92,6 +92,16 @@ def _fixed(share: int) -> Row:
     )
 
 
+def at_share(method: str, share: int) -> str:
+    """The row of a method of EarlyCroP's that prunes after this share instead of by its trigger."""
+    return f"{method} at {share} %"
+
+
+def _without_drift(share: int) -> tuple[str, ...]:
+    start = f"pruning.schedule.start={share}%"
+    return ("pruning.schedule.trigger=null", "pruning.schedule.latest=null", start, *ONE_SCHEDULE)
+
+
 def _one_cut(name: str, moment: Moment, *settings: str, **more) -> Row:
     own = (AT_A_QUARTER, *settings)
     amount = {"amount": "channels", "first": 0.25, "gradients": True}
@@ -99,6 +109,7 @@ def _one_cut(name: str, moment: Moment, *settings: str, **more) -> Row:
 
 
 FIXED = (0, 10, 25, 50, 75)
+LATER = FIXED[1:]
 DENSE, SMALL, RANDOM_ERK = "dense", "small from the start", "random, ERK"
 OWN = {  # the methods of the five papers, and chance
     "random channels", "SNIP channels", "GraSP channels", "EPI, gradients", "EarlyCroP-S", "BEP",
@@ -110,17 +121,18 @@ PAIRS = (  # a method and its controls
     ("BEP", "random channels"), ("EPI, gradients", fixed_name(50)),
     ("EarlyCroP-S", fixed_name(50)), ("EarlyCroP-S", "SNIP channels"),
 )  # fmt: skip
-ONE_CUT = "one cut at 25 %"
+ONE_CUT, EARLYCROP = "one cut at 25 %", ("EarlyCroP-S", "EarlyCroP-U")
 CHECKS = (  # what differs in one respect, run in the first setting alone
     ("one cut, mean replacement", ONE_CUT), ("one cut, least squares", ONE_CUT),
     ("one cut, BatchNorm recalibrated", ONE_CUT), ("one cut, new weights", ONE_CUT),
     ("as many others of each layer", ONE_CUT), ("SNIP, shuffled in layers", "SNIP"),
     ("SNIP, least important", "SNIP"), ("SNIP, new weights", "SNIP"),
+    *((method, at_share(method, share)) for method in EARLYCROP for share in LATER),
 )  # fmt: skip
 # run in all settings and at all points: the papers' own, their controls, and chance
 EVERYWHERE = {DENSE, SMALL, RANDOM_ERK, *OWN, *(name for pair in PAIRS for name in pair)}
 # of these, on the first network, what three seeds put more than five points from the reference
-FAR = {"EarlyCroP-S", "EarlyCroP-U", "train, prune, train again"}
+FAR = {*EARLYCROP, "train, prune, train again"}
 ORACLE, PRUNE_TRAIN = "oracle: PaT's best epoch", "PruneTrain"
 
 CHANNELS = (
@@ -183,6 +195,13 @@ CHANNELS = (
     _channels(
         "EarlyCroP-S", "early", "earlycrop/earlycrop_s", DRIFT, LATEST, *ONE_SCHEDULE,
         amount="nodes", first=0.35,  # epoch 11 or 12 of 20, 17 of 42
+    ),
+    *(
+        _channels(
+            at_share("EarlyCroP-S", share), "early", "earlycrop/earlycrop_s",
+            *_without_drift(share), amount="nodes", first=share / 100,
+        )
+        for share in LATER
     ),
     _channels(
         "EarlyBird", "early", "earlycrop/early_bird", LATEST, *ONE_SCHEDULE,
@@ -265,6 +284,13 @@ WEIGHTS = (
     Row(
         "EarlyCroP-U", "weights", "early", "earlycrop/earlycrop_u", (LATEST, *ONE_SCHEDULE),
         first=0.35,
+    ),
+    *(
+        Row(
+            at_share("EarlyCroP-U", share), "weights", "early", "earlycrop/earlycrop_u",
+            _without_drift(share), first=share / 100,
+        )
+        for share in LATER
     ),
     Row("GMP", "weights", "during", "methods/gmp", ("pruning.schedule.rounds=14",), first=0.1),
     Row(
