@@ -220,7 +220,7 @@ class Pruner:
             self.method.forget()  # scores averaged over training are those of one epoch
 
     def _ask(self, trigger: Trigger, state: State, epochs: int) -> None:
-        measured = trigger.observe(epochs, state.model, self._preview(state, f"trigger {epochs}"))
+        measured = trigger.observe(epochs, state, self._preview(state, f"trigger {epochs}"))
         latest = self.schedule.latest
         fired = trigger.fired and state.position >= self.schedule.start
         if fired or (latest is not None and state.position >= latest):

@@ -1,8 +1,9 @@
 """When pruning starts, decided by watching: each trigger sees the end of every epoch, then fires.
 
 A trigger knows the fraction removed in the end and whether channels or weights go; its options
-are keyword-only. `observe` returns what is worth logging. State is tensors and plain values.
-Triggers that watch the structure get it from the method itself: the units that a round would keep.
+are keyword-only. `observe` sees the training as all of pruning does, and returns what is worth
+logging. What a trigger remembers is tensors and plain values. Those that watch the structure get it
+from the method itself: the units that a round would keep.
 """
 
 import math
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from prunezoo.pruning.errors import PruningError, bounded
 from prunezoo.pruning.stateful import Stateful
+from prunezoo.pruning.training_view import State
 from prunezoo.pruning.types import Keep
 
 # Fraction removed → the units or weights that would stay if pruning happened now; None where none
@@ -33,8 +35,8 @@ class Trigger(Stateful):
         """The number of epochs before which it cannot fire."""
         return 0
 
-    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, Any]:
-        """Look at the network after `epochs` epochs (0: before training)."""
+    def observe(self, epochs: int, state: State, would_keep: WouldKeep) -> dict[str, Any]:
+        """Look at the training after `epochs` epochs (0: before training)."""
         raise NotImplementedError
 
 
@@ -92,7 +94,7 @@ class Epi(Trigger):
         """Epochs until r structures and then LOOK_BACK indicators lie behind."""
         return self.r + self.LOOK_BACK + 1
 
-    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, Any]:
+    def observe(self, epochs: int, state: State, would_keep: WouldKeep) -> dict[str, Any]:
         """Compares what would stay by the epoch's average scores with earlier epochs."""
         if not epochs:
             return {}
@@ -165,10 +167,10 @@ class Drift(Trigger):
         return 2 if self.mode == "slides" else 3
 
     @torch.no_grad()
-    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, float]:
+    def observe(self, epochs: int, state: State, would_keep: WouldKeep) -> dict[str, float]:
         """Measures all parameters against the reference; buffers do not count."""
         first = 0 if self.mode == "slides" else 1
-        weights = dict(model.named_parameters())
+        weights = dict(state.model.named_parameters())
         if epochs <= first:
             self.tensors = {name: p.detach().clone() for name, p in weights.items()}
             return {}
@@ -223,7 +225,7 @@ class MaskDistance(Trigger):
         """Epochs until a mask has all its predecessors."""
         return self.previous + 1
 
-    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, float]:
+    def observe(self, epochs: int, state: State, would_keep: WouldKeep) -> dict[str, float]:
         """Draws the mask of the epoch and compares it with the last ones."""
         keep = would_keep(self.removed) if epochs else None
         if keep is None:
@@ -255,7 +257,7 @@ class RandomEpoch(Trigger):
         """The epoch drawn."""
         return self.epoch
 
-    def observe(self, epochs: int, model: nn.Module, would_keep: WouldKeep) -> dict[str, float]:
+    def observe(self, epochs: int, state: State, would_keep: WouldKeep) -> dict[str, float]:
         """Compares the epoch with the one drawn."""
         self.fired = epochs >= self.epoch
         return {"random_epoch/epoch": self.epoch}

@@ -1,6 +1,7 @@
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -18,7 +19,16 @@ from prunezoo.pruning.schedule.triggers import (
     WouldKeep,
     similarity,
 )
+from prunezoo.pruning.training_view import State
 from prunezoo.schema.pruning import PruningConfig, ScheduleConfig
+
+
+def seen(model: nn.Module) -> State:
+    """A training of which a trigger looks at the network alone."""
+    return cast(State, SimpleNamespace(model=model))
+
+
+UNSEEN = seen(nn.Identity())
 
 
 def no_scores(removed: float) -> dict[str, torch.Tensor]:
@@ -147,7 +157,7 @@ def test_similarity_and_epi_have_the_test_vector():
     assert similarity([0, 5], [0, 5]) == 1
     trigger, log = Epi(0.5, "channel", r=3, ratios=[]), {}
     for epoch, counts in enumerate(N):
-        log = trigger.observe(epoch + 1, nn.Identity(), keeping(counts, [120, 120, 160]))
+        log = trigger.observe(epoch + 1, UNSEEN, keeping(counts, [120, 120, 160]))
     assert log == {
         "epi/tau": 0.944,
         "epi/ratio": 0.5,
@@ -161,7 +171,7 @@ def test_epi_cannot_fire_before_r_plus_5_and_then_does(r: int):
     trigger = Epi(0.5, "channel", r=r)
     fired = []
     for epoch in range(20):
-        trigger.observe(epoch + 1, nn.Identity(), keeping([10, 20], [30, 30]))
+        trigger.observe(epoch + 1, UNSEEN, keeping([10, 20], [30, 30]))
         fired.append(trigger.fired)
     assert fired.index(True) == r + 5
 
@@ -170,13 +180,13 @@ def test_epi_needs_both_conditions():
     settled, moved = keeping([20, 10], [30, 30]), keeping([10, 20], [30, 30])
     low = Epi(0.5, "channel", r=1, tau=0.99)
     for epoch in range(30):  # EPI is 2/3 for ever: high enough by the past, below tau
-        low.observe(epoch + 1, nn.Identity(), settled if epoch % 2 else moved)
+        low.observe(epoch + 1, UNSEEN, settled if epoch % 2 else moved)
     assert not low.fired
     falling = Epi(0.5, "channel", r=1, tau=0.5)
     for epoch in range(7):  # 1, 1, 1, 1, 1, then lower than the five before
-        falling.observe(epoch + 1, nn.Identity(), settled if epoch < 6 else moved)
+        falling.observe(epoch + 1, UNSEEN, settled if epoch < 6 else moved)
     assert not falling.fired
-    falling.observe(8, nn.Identity(), moved)
+    falling.observe(8, UNSEEN, moved)
     assert falling.fired  # 1 again: not below any of the last five
 
 
@@ -195,7 +205,7 @@ def test_drift_as_in_the_code():
     model = nn.Linear(2, 2, bias=False)
     result = []
     for epochs, value in enumerate([9.0, 2.0, 4.0, 5.0, 5.03]):  # reference 2: d = 0, 1, 1.5, 1.515
-        log = trigger.observe(epochs, moved_to(model, value), no_scores)
+        log = trigger.observe(epochs, seen(moved_to(model, value)), no_scores)
         result.append((log.get("drift/distance"), trigger.fired))
     assert [d for d, _ in result[2:]] == pytest.approx([1.0, 1.5, 1.515])
     assert [fired for _, fired in result] == [False, False, False, False, True]
@@ -206,7 +216,7 @@ def test_drift_as_in_the_slides():
     model = nn.Linear(2, 2, bias=False)
     fired = []
     for epochs, value in enumerate([1.0, 2.0, 2.04, 2.05]):  # Δ = 0, 4, 4.3264, 4.41
-        log = trigger.observe(epochs, moved_to(model, value), no_scores)
+        log = trigger.observe(epochs, seen(moved_to(model, value)), no_scores)
         fired.append(trigger.fired)
     assert fired == [False, False, True, True]
     assert log["drift/distance"] == pytest.approx(4.41)
@@ -218,11 +228,11 @@ def test_drift_is_the_same_from_a_checkpoint_which_sorts_names():
     def distance(reverse: bool) -> float:
         trigger = Drift(0.98, "weight", mode="code")
         model = nn.ParameterList([torch.tensor([1e8]), *torch.ones(3, 1)])
-        trigger.observe(1, model, no_scores)
+        trigger.observe(1, seen(model), no_scores)
         trigger.tensors = dict(sorted(trigger.tensors.items(), reverse=reverse))
         with torch.no_grad():
             model[1].zero_()
-        return trigger.observe(2, model, no_scores)["drift/distance"]
+        return trigger.observe(2, seen(model), no_scores)["drift/distance"]
 
     assert distance(reverse=True) == distance(reverse=False)
 
@@ -258,7 +268,7 @@ def test_masks_of_a_checkpoint_are_compared_wherever_they_were_loaded():
     trigger = MaskDistance(0.5, "channel", previous=1)
     mask = torch.tensor([True, True, False, False])
     trigger.tensors = {"0": cast(torch.Tensor, Elsewhere(mask))}
-    told = trigger.observe(2, nn.Linear(1, 1), lambda _: {"a": ~mask})
+    told = trigger.observe(2, UNSEEN, lambda _: {"a": ~mask})
     assert told == {"mask_distance/most": 1.0}
 
 
@@ -267,7 +277,7 @@ def test_mask_distance_fires_once_four_earlier_masks_are_near():
     stable = {"a": torch.arange(20) < 10}
     fired = []
     for epochs, keep in enumerate([stable, {"a": ~stable["a"]}, *[stable] * 6]):
-        trigger.observe(epochs, nn.Identity(), lambda removed, keep=keep: keep)
+        trigger.observe(epochs, UNSEEN, lambda removed, keep=keep: keep)
         fired.append(trigger.fired)
     assert fired.index(True) == 6  # epoch 1 was far; epochs 2 to 5 and 6 agree
 
@@ -304,7 +314,7 @@ def test_triggers_resume_exactly(cut: int):
                     trigger = make()
                     trigger.load_state_dict(state)
                 moved_to(model, 1 + number / 10)
-                logs.append(trigger.observe(number, model, partial(_best, scores)))
+                logs.append(trigger.observe(number, seen(model), partial(_best, scores)))
             if not resumes:
                 expected, fired = logs, trigger.fired
         assert logs == expected

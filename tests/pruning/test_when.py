@@ -10,6 +10,8 @@ from torch import nn
 from prunezoo import models
 from prunezoo.pruning.events import plan_events, steps_repeated
 from prunezoo.pruning.pruner import Pruner
+from prunezoo.pruning.schedule.triggers import TRIGGERS, Trigger, WouldKeep
+from prunezoo.pruning.training_view import State
 from prunezoo.reporting.conventions import earlycrop
 from prunezoo.schema.recipe import load
 from prunezoo.training import loop
@@ -94,6 +96,53 @@ def test_a_trigger_that_never_fires_shows_in_the_summary():
     schedule = {"trigger": {"name": "drift", "threshold": 1e-9}}
     _, pruner, _ = pruned(epochs=3, **CHANNEL, schedule=schedule)
     assert pruner.summary() == {"prune/rounds_done": 0, "prune/rounds": 1}
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_every_trigger_goes_on_from_a_checkpoint_as_without_one(name: str):
+    """All that it remembers is in `remembered` or in `tensors`, as plain values and tensors."""
+    schedule = {"trigger": name, "start": "4ep", "latest": "100%"}  # so that all epochs are seen
+    config = recipe(sparsity=0.5, schedule=schedule)
+
+    def told(*stops: int) -> tuple[int | None, list[dict]]:
+        training, lines = Training(epochs=5), []
+        pruner = Pruner(config, training)
+        for until in (*stops, 5 * STEPS + 1):
+            pruner.tell = lines.append
+            training.run(pruner, until=until)
+            stored = pruner.state_dict()
+            stored["values"] = json.loads(json.dumps(stored["values"]))
+            pruner = Pruner(config, training)
+            pruner.load_state_dict(stored, training)
+        return pruner.started, lines
+
+    whole = told()
+    assert whole[1]
+    assert told(25) == whole
+
+
+def test_a_trigger_sees_the_training_and_not_the_network_alone(monkeypatch):
+    """Such as the loss of a fixed part of the training images."""
+
+    class Loss(Trigger):
+        remembered = ("losses",)
+
+        def __init__(self, removed: float, granularity: str) -> None:
+            super().__init__()
+            self.losses: list[float] = []
+
+        def observe(self, epochs: int, state: State, would_keep: WouldKeep) -> dict[str, float]:
+            inputs, targets = next(iter(state.subset(0.1, 32, stream="loss")))
+            loss = state.reduce(state.task.loss(state.model(inputs), targets).detach())
+            self.losses.append(float(loss))
+            self.fired = loss < 0.1
+            return {"loss": self.losses[-1]}
+
+    monkeypatch.setitem(TRIGGERS, "random_epoch", Loss)
+    _, pruner, lines = pruned(**CHANNEL, schedule={"trigger": "random_epoch", "latest": "100%"})
+    losses = [line["loss"] for line in lines]
+    assert losses[0] > 1 > 0.1 > losses[-1]
+    assert pruner.started == STEPS * lines[-1]["trigger/epochs"] < 8 * STEPS
 
 
 def test_a_random_epoch_follows_from_the_seed_of_the_run():
