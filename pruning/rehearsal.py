@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from prunezoo.models import trees
-from prunezoo.models.axes.find import axes
+from prunezoo.models.axes.find import Axes, axes
+from prunezoo.models.axes.removal import shrink
 from prunezoo.models.eager import step_eagerly
+from prunezoo.models.options import first_line
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.compensation.mean_replacement import measure, propagate
 from prunezoo.pruning.criteria.activations import mean_replacement_scores
@@ -31,6 +33,11 @@ from prunezoo.schema.laboratory import LaboratoryConfig
 from prunezoo.schema.pruning import PruningConfig
 from prunezoo.tasks.classification import CLASSES
 from prunezoo.tasks.task import Task
+
+
+class Untested(PruningError):
+    """The network does not run without some channels, so that some of them stay, or all."""
+
 
 ROOM = 2**40  # bytes of images at once that no machine is asked for
 
@@ -163,7 +170,8 @@ def check(
         task: what the outputs are for.
 
     Raises:
-        PruningError: one sentence; BudgetError and NoEffect among them.
+        PruningError: one sentence; BudgetError and NoEffect among them, and on the meta device
+            Untested, once nothing else is wrong.
         ModelError: a network that cannot be watched.
         NotImplementedError: the trace of a network on the meta device needs a value.
     """
@@ -181,6 +189,27 @@ def check(
     pruner = Pruner(config, sketch)
     sketch.lose_values()
     pruner.rehearse(sketch)
+    if trees.is_meta(example_input) and config.granularity == "channel":
+        _check_smaller(copy.deepcopy(model), pruner.method.axes, example_input)
+
+
+def _check_smaller(model: nn.Module, found: Axes, example_input: Tree) -> None:
+    """Run the network with a unit less of each axis, and refuse sizes that its code has written.
+
+    Where axes are tested such an axis stays as it is; those of a trace alone are not tested.
+
+    Raises:
+        Untested: what the network said.
+    """
+    shrink(model.eval(), found, {a: torch.arange(n) > 0 for a, n in found.widths.items()})
+    try:
+        with torch.no_grad(), valueless():
+            model(example_input)
+    except Exception as error:  # whatever a module raises at a size it did not expect
+        raise Untested(
+            f"the network does not run with fewer channels ({first_line(error)}); write no number"
+            " of channels in its forward: flatten(1) instead of view(-1, 512)"
+        ) from None
 
 
 def check_laboratory(

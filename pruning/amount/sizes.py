@@ -94,9 +94,12 @@ class Sizes:
         if self.widths:
             raise PruningError("except names every layer whose channels can go; shorten it")
         shown = "; ".join(self._reasons[:3] or ["it has no layers with channels"])
+        # what `axes/trial.py` says of code that a user of a network of their own can change
+        written = any("sizes are written in the code" in why for why in self._reasons)
+        mend = "write flatten(1) for view(-1, 512) there" if written else "choose another model"
         more = f"; and {len(self._reasons) - 3} more" if len(self._reasons) > 3 else ""
         raise PruningError(
-            f"no channel of this network can be pruned ({shown}{more}); choose another model, or"
+            f"no channel of this network can be pruned ({shown}{more}); {mend}, or"
             " prune single weights with a recipe (granularity: weight, sparsity)"
         )
 

@@ -238,6 +238,34 @@ def test_axes_that_only_values_show_to_be_fixed_are_judged_with_values(monkeypat
         rehearse(*_with_a_criterion_that_lacks_a_layer(monkeypatch, stated))
 
 
+class AllWritten(nn.Module):
+    """Two convolutions that add up, and a reshape with the number of their channels."""
+
+    def __init__(self, num_classes: int = 4, in_channels: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8 * 64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        return self.last(F.relu(self.second(x) + x).view(-1, 512))
+
+
+def test_a_network_whose_code_counts_all_channels_is_refused_before_training(monkeypatch):
+    """By a dry run too, and a large network, which is not tried with values, is not."""
+    config = recipe(**UNITS)
+    said = rehearsed(config, AllWritten()) or ""
+    assert "does not run with fewer channels (RuntimeError: " in said
+    monkeypatch.setitem(zoo.MODELS, "all_written", zoo.Entry(AllWritten))
+    prunes = "pruning={criterion: snip, granularity: channel, channels: 50%, application: surgery}"
+    stated, _ = load(ROOT / DIGITS, ["model=all_written", prunes])
+    with pytest.raises(RecipeError, match=r"written in the code .*; write flatten\(1\) for view"):
+        rehearse(stated, info(stated.data))
+    monkeypatch.setattr("prunezoo.training.rehearsal.TRIED", 0)
+    rehearse(stated, info(stated.data))
+
+
 def _with_a_criterion_that_lacks_a_layer(monkeypatch, stated):
     def lacking(model, batches, *, reduce=None):
         return {"last.weight": torch.ones(len(model.last.weight))}
