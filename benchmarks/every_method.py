@@ -79,6 +79,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "methods/halp": ("pruning.schedule={start: 2ep, every: 2it, rounds: 3}", "pruning.latency=null",
                      "pruning.channels=50%", "pruning.round_to=1"),
     "methods/lottery_ticket": ("pruning.schedule.rounds=2", "pruning.rewind=4it"),
+    "methods/soft_filters": (
+        "pruning.schedule={start: 2ep, every: 2ep, rounds: 3, curve: constant}",
+    ),
     "methods/train_prune_finetune": ("pruning.schedule.start=6ep",),
     "methods/obc": (FEW,),
     "methods/woodfisher": ("pruning.schedule.rounds=3", FEW),

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from prunezoo.models import trees
 from prunezoo.models.axes.find import Axes, axes, masks
-from prunezoo.models.axes.labels import cuts, take
+from prunezoo.models.axes.labels import cuts, filters, take
 from prunezoo.models.axes.removal import left
 from prunezoo.pruning.amount.budget import Ask, BudgetError, check_floor, per_saving
 from prunezoo.pruning.amount.granularity import normalised
 from prunezoo.pruning.amount.latency import Latency, latency_table
 from prunezoo.pruning.amount.scope import floors
 from prunezoo.pruning.amount.sizes import Sizes, positions
-from prunezoo.pruning.application.masks import check_zero, hold_everywhere
+from prunezoo.pruning.application.masks import Hold, check_zero, hold_average, hold_everywhere
 from prunezoo.pruning.application.surgery import prune_channels, rehearse_surgery
 from prunezoo.pruning.application.values import Values
 from prunezoo.pruning.compensation.compensations import COMPENSATIONS, compensate, with_biases
@@ -29,7 +29,7 @@ from prunezoo.pruning.criteria.from_recipe import (
     rehearse_scores,
     unit_scores,
 )
-from prunezoo.pruning.rounds import Rounds, means
+from prunezoo.pruning.rounds import Holder, Rounds, means
 from prunezoo.pruning.selection.sanity import Choice, sanity_check
 from prunezoo.pruning.selection.selections import SELECTIONS, ChannelRound, Selection
 from prunezoo.pruning.stateful import Stored, pack, unpack
@@ -46,6 +46,9 @@ class ChannelPruning(Rounds):
     `kept` are the units of the dense network that still exist; `alive` are the units of the network
     as it is now that are not masked. The amount is a fraction of the dense network. `latency` is a
     table of times measured before; else it is measured at the first round that needs one.
+
+    With `application: soft` only the filters of units that are not alive are zero, until the next
+    step, and all units compete in each round: He et al. 2018, arXiv:1808.06866.
     """
 
     unit = "channel"
@@ -106,6 +109,14 @@ class ChannelPruning(Rounds):
             left_out=self._spared.__contains__,
             latency=self.latency,
         )
+
+    @property
+    def _soft(self) -> bool:
+        return self._config.application == "soft"
+
+    def holder(self, state: State) -> Holder:
+        """What holds the masks; filters that may return are not held."""
+        return Hold(state.model, {}) if self._soft else super().holder(state)
 
     def observe(self, state: State) -> None:
         """Sees a training step after backward."""
@@ -169,11 +180,17 @@ class ChannelPruning(Rounds):
         ends = first + len(removed) - 1
         for number, fraction in enumerate(removed, first):
             stream = f"calibration {number}"
+            if self._soft:
+                self.alive = {axis: torch.ones_like(alive) for axis, alive in self.alive.items()}
             keep = self._chosen(state, fraction, stream)
             if backup is not None and number == ends:
                 keep = self._redrawn(state, keep, before, stream)
                 backup.restore()
             surgery = self._config.application == "surgery" and (backup is None or number == ends)
+            if self._soft and number < of - 1:
+                self._empty_filters(state, keep)
+                continue
+            surgery = surgery or self._soft
             self._apply(state, keep, stream, removes=surgery, ends=number == ends)
         if ends == of - 1 and self._config.application == "mask_then_surgery":
             self._remove(state, self.alive)
@@ -268,6 +285,13 @@ class ChannelPruning(Rounds):
             self.axes = self._compensate(state, keep, stream)
             hold_everywhere(state, self.masks)
 
+    def _empty_filters(self, state: State, keep: Keep) -> None:
+        """Zero the filters of what is not kept, once; momenta stay, by which some return."""
+        self.alive = keep
+        Hold(state.model, self.masks).weights()
+        if state.ema is not None:
+            hold_average(state.ema, self.masks)
+
     def _compensate(self, state: State, keep: Keep, stream: str) -> Axes:
         draws = f"{self._config.compensation.name} {stream}"
         return compensate(self._config, state, self.axes, keep, images=stream, draws=draws)
@@ -292,7 +316,7 @@ class ChannelPruning(Rounds):
     @property
     def masks(self) -> Masks:
         """True = keep, for every parameter that has masked entries; made each time."""
-        return masks(self.axes, self.alive)
+        return (filters if self._soft else masks)(self.axes, self.alive)
 
     def fitted(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named tensors of the dense network, sliced to the network as it is now."""

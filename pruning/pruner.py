@@ -64,7 +64,8 @@ class Pruner:
     def only_masks(self) -> bool:
         """True if the coming round changes values alone, and no shape."""
         kind = self.config.application
-        return kind == "mask" or (kind == "mask_then_surgery" and self.done + 1 < self.rounds)
+        later = kind in ("mask_then_surgery", "soft") and self.done + 1 < self.rounds
+        return kind == "mask" or later
 
     def rehearse(self, state: State) -> None:
         """Raise PruningError where a round would fail; `state` has the network without values."""

@@ -63,6 +63,9 @@ SCOPE_SCHEMA = {"anyOf": [{"enum": list(SCOPES)}, {"type": "string", "pattern": 
 Scope = Annotated[str, AfterValidator(_scope), WithJsonSchema(SCOPE_SCHEMA)]
 
 
+Application = Literal["mask", "surgery", "mask_then_surgery", "soft", "straight_through"]
+
+
 class CriterionConfig(Choice):
     """Scores; options are the keyword arguments of the function in pruning/criteria/."""
 
@@ -198,6 +201,8 @@ class PruningConfig(Section):
     `scope: 2:4` keeps two of every four consecutive input weights, which is its amount too. Behind
     `application: straight_through` removed weights go on training and may return at every step;
     each decays by `refine` more.
+    Behind `application: soft` the filters of removed channels are zero at each round, train on to
+    the next, where all compete again, and are cut out in the last one.
     In the `tick` before each round only BatchNorm's scales and shifts are trained, and only its
     steps are accumulated.
     """
@@ -230,7 +235,7 @@ class PruningConfig(Section):
     penalty: Annotated[PenaltyConfig | None, BeforeValidator(_word_none), OR_NONE] = None
     compensation: CompensationConfig = CompensationConfig.model_construct(name="none")
     rewind: RewindConfig | None = None
-    application: Literal["mask", "surgery", "mask_then_surgery", "straight_through"] = "mask"
+    application: Application = "mask"
     refine: Annotated[float, Field(ge=0, le=100)] = 0.0
     # `except` is a word of Python, so the attribute has another name
     excluded: list[str] = Field(default=[], alias="except")

@@ -75,6 +75,10 @@ def _n_of_m(p: "PruningConfig") -> bool:
     return ":" in p.scope
 
 
+def _soft(p: "PruningConfig") -> bool:
+    return p.application == "soft"
+
+
 def _straight_through(p: "PruningConfig") -> bool:
     return p.application == "straight_through"
 
@@ -114,7 +118,7 @@ def _sanity(p: "PruningConfig", *names: str) -> bool:
 
 
 def _moves_masks(p: "PruningConfig") -> bool:
-    return _straight_through(p) or _lifts(p) or p.amenable_channels is not None
+    return _straight_through(p) or _soft(p) or _lifts(p) or p.amenable_channels is not None
 
 
 def _two_sided(p: "PruningConfig") -> bool:
@@ -320,8 +324,8 @@ RULES = [
     ),
     Rule(
         lambda p: p.sanity is not None and _moves_masks(p),
-        "sanity checks a mask that stays as it is; remove sanity, or application: straight_through,"
-        " schedule.dense and amenable_channels",
+        "sanity checks a mask that stays as it is; remove sanity, or what moves it"
+        " (application: soft or straight_through, schedule.dense, amenable_channels)",
     ),
     Rule(
         lambda p: _sanity(p, "shuffle", "restructure") and _n_of_m(p),
@@ -440,5 +444,24 @@ RULES = [
         lambda p: _straight_through(p) and (p.rewind is not None or p.compensation.name != "none"),
         "application: straight_through leaves the weights as they are; remove rewind and"
         " compensation",
+    ),
+    Rule(
+        lambda p: _soft(p) and _weights(p),
+        "application: soft zeroes whole filters; set granularity: channel",
+    ),
+    Rule(
+        lambda p: _soft(p) and not _spread(p),
+        "application: soft lets filters return between rounds, and there is one point for them;"
+        " write schedule.rounds and schedule.every",
+    ),
+    Rule(
+        lambda p: _soft(p) and p.rewinds_each,
+        "application: soft trains on with what a round left; remove rewind, or set rewind.after:"
+        " last",
+    ),
+    Rule(
+        lambda p: _soft(p) and p.selection.name not in ("top_k", "threshold", "knapsack"),
+        "application: soft chooses among all channels in every round, by their scores; set"
+        " selection: top_k",
     ),
 ]

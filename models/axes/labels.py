@@ -121,17 +121,28 @@ def masks(axes: Axes, keep: Keep) -> Masks:
     Raises:
         ValueError: `keep` names no axis, has another width, or empties an axis.
     """
-    result = {}
-    for name, cut in cuts(axes, keep).items():
-        if name in axes.buffers:
-            continue
-        mask = torch.ones(axes.shape(name), dtype=torch.bool)
-        for d, kept in cut:
-            removed = torch.ones(mask.shape[d], dtype=torch.bool)
-            removed[kept] = False
-            mask.index_fill_(d, removed.nonzero().flatten(), False)
-        result[name] = mask
-    return result
+    cut = cuts(axes, keep)
+    return {n: _mask(axes.shape(n), cut[n]) for n in cut if n not in axes.buffers}
+
+
+def filters(axes: Axes, keep: Keep) -> Masks:
+    """As `masks`, of the filters alone: the rows and biases of layers that write a removed unit."""
+    owners = {name.removesuffix("weight") for name in axes.weights}
+    rows = {
+        name: [(d, kept) for d, kept in cut if not d]
+        for name, cut in cuts(axes, keep).items()
+        if name.removesuffix("weight").removesuffix("bias") in owners
+    }
+    return {name: _mask(axes.shape(name), cut) for name, cut in rows.items() if cut}
+
+
+def _mask(shape: tuple[int, ...], cut: Cut) -> Tensor:
+    mask = torch.ones(shape, dtype=torch.bool)
+    for d, kept in cut:
+        removed = torch.ones(mask.shape[d], dtype=torch.bool)
+        removed[kept] = False
+        mask.index_fill_(d, removed.nonzero().flatten(), False)
+    return mask
 
 
 def cuts(axes: Axes, keep: Keep) -> dict[str, Cut]:

@@ -12,6 +12,7 @@ WEIGHTS = {"criterion": "magnitude", "sparsity": 0.5}
 UNITS = {"criterion": "magnitude", "granularity": "channel", "channels": 0.5}
 TWO_OF_FOUR = {"criterion": "magnitude", "scope": "2:4"}
 STRAIGHT = {"application": "straight_through"}
+SOFT = {"application": "soft", "schedule": {"rounds": 2, "every": "1ep"}}
 AMENABLE = {"amenable_channels": 0.4, "regrow": "global_gradient",
             "schedule": {"rounds": 2, "curve": "constant"}}  # fmt: skip
 BEP = UNITS | {"selection": "bep", "scope": "layer", "schedule": {"curve": "constant"}}
@@ -86,6 +87,10 @@ BROKEN = [  # by rule: a section that breaks it and none before it
     WEIGHTS | STRAIGHT | {"criterion": "snip"},
     WEIGHTS | STRAIGHT | {"regrow": "random"},
     WEIGHTS | STRAIGHT | {"rewind": "0it"},
+    WEIGHTS | SOFT,
+    UNITS | SOFT | {"schedule": {"rounds": 2}},
+    UNITS | SOFT | {"rewind": "0it"},
+    UNITS | SOFT | {"selection": "eagle_eye"},
 ]  # fmt: skip
 
 
