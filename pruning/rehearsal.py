@@ -60,9 +60,9 @@ class Sketch:
         steps_per_epoch: int,
         total_steps: int,
         optimizer: MakeOptimizer,
-        processes: int = 1,
-        environments: int = 1,
-        task: Task = CLASSES,
+        processes: int,
+        environments: int,
+        task: Task,
     ) -> None:
         self.model, self.example_input, self.task = model, example_input, task
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps

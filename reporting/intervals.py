@@ -11,11 +11,11 @@ NOT_RUN = "not run"
 SAYS = "mean ± Student's 95 % interval over seeds; without ±, one seed"
 
 
-def half_width(values: Sequence[float], level: float = LEVEL) -> float | None:
+def half_width(values: Sequence[float]) -> float | None:
     """Half of Student's interval of a mean, t s/√n with n − 1 degrees; None of one value."""
     if len(values) < 2:
         return None
-    quantile = float(student.ppf((1 + level) / 2, len(values) - 1))
+    quantile = float(student.ppf((1 + LEVEL) / 2, len(values) - 1))
     return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 

@@ -102,22 +102,22 @@ def number(text: str) -> float | None:
 
 
 @cache
-def tables(folder: Path = FOLDER) -> dict[str, Table]:
+def tables() -> dict[str, Table]:
     """All tables by their address paper/table, in the order of `index.yaml`.
 
     Raises:
         ReportingError: a column without a definition, or two rows with one key.
     """
-    index = yaml.safe_load((folder / "index.yaml").read_text())
+    index = yaml.safe_load((FOLDER / "index.yaml").read_text())
     return {
-        f"{paper}/{name}": _table(f"{paper}/{name}", about, spec, folder)
+        f"{paper}/{name}": _table(f"{paper}/{name}", about, spec)
         for paper, about in index.items()
         for name, spec in about["tables"].items()
     }
 
 
-def _table(address: str, paper: dict[str, Any], spec: dict[str, Any], folder: Path) -> Table:
-    with (folder / "tables" / spec["file"]).open(newline="") as stream:
+def _table(address: str, paper: dict[str, Any], spec: dict[str, Any]) -> Table:
+    with (FOLDER / "tables" / spec["file"]).open(newline="") as stream:
         reader = csv.DictReader(stream)
         names, lines = list(reader.fieldnames or []), list(reader)
     meanings = {**paper["columns"], **spec.get("columns", {})}

@@ -16,7 +16,6 @@ Reduction = Literal["sum", "mean", "l2", "rms", "max", "first"]
 Members = Literal["sum", "mean", "max", "first", "concat"]
 Absolute = Literal["none", "before", "after"]
 Normalisation = Literal["none", "mean", "l2"]
-Row = tuple[Tensor, Tensor]  # scores (O, …) and global unit of each row (O,), on the CPU
 
 
 def channel_scores(

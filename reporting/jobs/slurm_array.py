@@ -61,8 +61,6 @@ def run_array(
     places: Places,
     parallel: int,
     options: Mapping[str, str],
-    *,
-    cluster: str = "slurm",
 ) -> Iterator[tuple[Job, int]]:
     """Submit all jobs as one array, `parallel` at a time; yield each with its exit status.
 
@@ -74,7 +72,7 @@ def run_array(
     """
     if not jobs:
         return
-    if cluster == "slurm" and shutil.which("srun") is None:  # submitit's own way to tell
+    if shutil.which("srun") is None:  # submitit's own way to tell
         raise ReportingError(
             "--submit slurm: there is no srun here; submit from a machine of a Slurm cluster, or"
             " write --submit here"
@@ -82,7 +80,7 @@ def run_array(
     path = [str(places.root), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(path)  # a task imports this module
     folder = places.runs / "array" / "%j"
-    executor = AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=REQUEUES)
+    executor = AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=REQUEUES)
     rest = {key: value for key, value in options.items() if key != "time"}
     executor.update_parameters(
         name="tables",

@@ -130,7 +130,7 @@ def draw(
     return Drawn(name, caption, _inline(svg, name, caption))
 
 
-def tip(text: str, key: str = "m") -> str:
+def tip(text: str, key: str) -> str:
     """An SVG id that `draw` turns into a point's tooltip, and into the class of its method."""
     return f"tip-{key}-{quote(escape(text))}"
 

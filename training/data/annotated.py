@@ -216,7 +216,7 @@ def known(config: DataConfig) -> DataInfo | None:
 
 
 def open_annotated(
-    config: DataConfig, *, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    config: DataConfig, *, seed: int, device: torch.device, rank: int, world_size: int
 ) -> Data:
     """The splits; see `training.data.data.open_data`."""
     _check(config)

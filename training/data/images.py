@@ -24,7 +24,7 @@ def known(config: DataConfig) -> DataInfo | None:
 
 
 def open_images(
-    config: DataConfig, *, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    config: DataConfig, *, seed: int, device: torch.device, rank: int, world_size: int
 ) -> Data:
     """The splits; see `training.data.data.open_data`."""
     splits, dataset = open_splits(config), facts_of(config)

@@ -261,7 +261,7 @@ def known(config: DataConfig) -> DataInfo:
 
 
 def opened(
-    config: DataConfig, *, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    config: DataConfig, *, seed: int, device: torch.device, rank: int, world_size: int
 ) -> Rollouts:
     """This rank's share of the environments, at the start of their first episodes."""
     info, (*_, limit) = known(config), described(config.name)

@@ -44,7 +44,7 @@ def known(config: DataConfig) -> DataInfo:
 
 
 def diabetes(
-    config: DataConfig, *, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    config: DataConfig, *, seed: int, device: torch.device, rank: int, world_size: int
 ) -> Data:
     """The data of Efron et al. 2004 ("Least Angle Regression"), from the file inside scikit-learn.
 

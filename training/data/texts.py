@@ -66,7 +66,7 @@ def described(config: DataConfig, words: dict[str, int], vocabulary: int) -> Dat
 
 
 def open_texts(
-    config: DataConfig, *, seed: int, device: torch.device, rank: int = 0, world_size: int = 1
+    config: DataConfig, *, seed: int, device: torch.device, rank: int, world_size: int
 ) -> Data:
     """The splits; see `training.data.data.open_data`. Validation is a file of its own."""
     text = read(config)

@@ -146,10 +146,10 @@ class Forecast:
         normal = torch.distributions.Normal(mean, (variance + self.noise).sqrt())
         return normal.log_prob(self.scaling.apply(_float64(S))).sum(0)
 
-    def interval(self, times: Tensor, width: float = 1.96) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and mean ∓ width standard deviations of a measurement, each (k, M), turned back."""
+    def interval(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and 95 % interval of a measurement, each (k, M), turned back."""
         mean, variance = self._marginals(_float64(times))
-        mean, reach = self.scaling.turn(mean), width * (variance + self.noise).sqrt()
+        mean, reach = self.scaling.turn(mean), 1.96 * (variance + self.noise).sqrt()
         return mean, mean - reach, mean + reach
 
     def _marginals(self, times: Tensor) -> tuple[Tensor, Tensor]:

@@ -193,7 +193,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _reachable(seconds: float = 3.0) -> bool:
+def _reachable() -> bool:
     """Return True if the hub answers; asked once, because the library retries for half a minute."""
     from huggingface_hub import constants
 
@@ -201,7 +201,7 @@ def _reachable(seconds: float = 3.0) -> bool:
         return False
     try:
         urllib.request.urlopen(
-            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=seconds
+            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=3.0
         ).close()
     except urllib.error.HTTPError:
         return True  # it answered
