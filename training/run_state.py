@@ -12,7 +12,7 @@ from prunezoo.models.count import count
 from prunezoo.models.files.model_file import reshape, widths
 from prunezoo.pruning.stateful import Stored, pack
 from prunezoo.pruning.training_view import stateful
-from prunezoo.schema.recipe import Recipe, RecipeError
+from prunezoo.schema.recipe import Recipe
 from prunezoo.training import stored
 from prunezoo.training.build import build_optimizer
 from prunezoo.training.cost import RETIRED, Totals
@@ -20,6 +20,7 @@ from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.checkpoint import Checkpoint, CheckpointError
 from prunezoo.training.folder.environment import write_json
 from prunezoo.training.folder.log import Log
+from prunezoo.training.folder.run_folder import check_same
 from prunezoo.training.optimizer_state import joined, split
 from prunezoo.training.progress import Progress
 from prunezoo.training.ranks.collectives import gather_rows
@@ -124,12 +125,7 @@ def load(run: "Run", path: "Path") -> int:
 def _load(run: "Run", path: "Path") -> int:
     where = str(run.device) if run.device.type == "cuda" else "cpu"
     state = checkpoint.load(path, where)
-    for name, own in {"recipe": run.recipe.hash(), "seed": run.seed}.items():
-        if state.values[name] != own:
-            raise RecipeError(
-                f"{path}: written with {name} {state.values[name]}, this run has {own};"
-                f" resume with the same {name} or choose another --output"
-            )
+    check_same(path, state.values, run.recipe)
     stored.check_examples(path, state.values, run)
     values = stored.checked_values(path, state.values, run)
     _load_networks(run, state, values)

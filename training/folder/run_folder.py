@@ -4,7 +4,9 @@ import contextlib
 import errno
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prunezoo.schema.recipe import Recipe, RecipeError
 from prunezoo.training.folder import lock
@@ -124,12 +126,12 @@ def _check_summary(path: Path, recipe: Recipe) -> None:
         raise RecipeError(
             f"{path}: not the summary of a run; delete it to go on from the last checkpoint"
         ) from None
-    check_same(path, written, {"recipe": recipe.hash(), "seed": recipe.seed})
+    check_same(path, written, recipe)
 
 
-def check_same(path: Path, written: dict[str, object], mine: dict[str, object]) -> None:
+def check_same(path: Path, written: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise RecipeError if a file is from another recipe or seed than this run's."""
-    for name, value in mine.items():
+    for name, value in {"recipe": recipe.hash(), "seed": recipe.seed}.items():
         if written[name] != value:
             raise RecipeError(
                 f"{path}: written with {name} {written[name]}, this run has {value};"
