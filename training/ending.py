@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from prunezoo.training.run import Run
 
 ROOT = Path(__file__).parent.parent
-UNFORESEEN, ASKED, DISK, INTERRUPTED = 1, 2, 4, 128 + signal.SIGINT
+UNFORESEEN, ASKED, NOT_FINITE, DISK = 1, 2, 3, 4
+INTERRUPTED = 128 + signal.SIGINT
 AGAIN = 75  # after a signal: run again with --resume (EX_TEMPFAIL)
 CLOSED = 128 + signal.SIGPIPE
 PEERS = ("closed by peer", "reset by peer", "Broken pipe")  # how gloo says that a process is gone
@@ -95,7 +96,7 @@ def _foreseen(error: BaseException) -> int | None:
     table: dict[type | tuple[type, ...], int] = {
         Finished: 0,
         (DataError, ModelError, PruningError): ASKED,
-        NotFinite: 3,
+        NotFinite: NOT_FINITE,
         (CheckpointError, OSError): DISK,
         Stopped: AGAIN,
     }

@@ -4,7 +4,6 @@ python -m prunezoo.training.ranks.torchrun --nproc_per_node=8 --max_restarts=3 \
     train.py --recipe R.yaml
 """
 
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -17,8 +16,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
-ASKED, NOT_FINITE, DISK = 2, 3, 4  # exit statuses of train.py
-OWN = (ASKED, NOT_FINITE, DISK, os.EX_TEMPFAIL)
+from prunezoo.training.ending import AGAIN, ASKED, DISK, NOT_FINITE
+
+OWN = (ASKED, NOT_FINITE, DISK, AGAIN)  # exit statuses of train.py
 
 
 # pyright: reportIncompatibleVariableOverride=false, reportCallIssue=false
@@ -56,7 +56,7 @@ def main() -> None:
     except ChildFailedError as error:
         sys.exit(_status(error.failures.values()))
     except SignalException:
-        sys.exit(os.EX_TEMPFAIL)
+        sys.exit(AGAIN)
 
 
 def _status(failures: Iterable[ProcessFailure]) -> int:
