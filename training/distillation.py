@@ -1,7 +1,6 @@
 """Distillation: the loss follows the labels and the outputs of a teacher, which does not learn."""
 
 import copy
-import hashlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from prunezoo import models
 from prunezoo.models import trees
 from prunezoo.models.count import count
 from prunezoo.models.errors import ModelError
+from prunezoo.models.files.disk import sha256
 from prunezoo.models.files.places import located
 from prunezoo.models.options import first_line
 from prunezoo.models.timm_networks import FAULTS
@@ -46,7 +46,7 @@ class Teacher:
             self._take(
                 placed(load_teacher(self.config.teacher), recipe, trees.device(example_input))
             )
-            self.checksum = hashlib.sha256(located(self.config.teacher).read_bytes()).hexdigest()
+            self.checksum = sha256(located(self.config.teacher))
 
     @property
     def awaited(self) -> bool:

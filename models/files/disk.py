@@ -1,6 +1,7 @@
-"""Files that are on disk whole or not at all."""
+"""Files that are on disk whole or not at all, and the digest that tells whether they still are."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a read-only disk keeps it; the fault above is raised
             partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def flush(path: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from prunezoo.models.files.disk import sha256
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.problems import sentence
 from prunezoo.training.data.facts import facts_of
@@ -95,7 +96,7 @@ class _Shards(Dataset[tuple[str, str]]):
         temporary = self.folder / f"{name}.{os.getpid()}.partial"
         try:
             self._write(temporary, source, rows)
-            digest = prepared.sha256(temporary)
+            digest = sha256(temporary)
             # the digest first: a shard that has its name has been read back whole
             temporary.replace(self.folder / name)
         finally:

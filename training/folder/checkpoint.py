@@ -1,7 +1,6 @@
 """The whole state of a run in one safetensors file: atomic, checksummed, nothing pickled."""
 
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from prunezoo.models.files.disk import flush, whole_file
+from prunezoo.models.files.disk import flush, sha256, whole_file
 from prunezoo.models.files.tensor_files import load_tensors, save_tensors
 from prunezoo.pruning.stateful import Stored, unpack
 from prunezoo.training.folder.run_folder import remedy
@@ -64,7 +63,7 @@ def save(folder: Path, number: int, checkpoint: Checkpoint, *, step: int, keep: 
         notes = {"format": str(FORMAT), "values": json.dumps(checkpoint.values)}
         save_tensors(tensors, partial, notes)
         with whole_file(_checksum(path)) as note:
-            note.write_text(digest(partial))
+            note.write_text(sha256(partial))
         # after its checksum is on disk: a file of this name always has one
         partial.replace(path)
         flush(folder)
@@ -136,12 +135,6 @@ def set_aside(good: Path) -> None:
                     file.rename(file.with_name(f"{file.name}.damaged"))
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _copied(tensor: Tensor) -> Tensor:
     own = torch.empty(tensor.shape, dtype=tensor.dtype)  # contiguous, as the file wants it
     return own.copy_(tensor.detach())
@@ -154,7 +147,7 @@ def _checksum(path: Path) -> Path:
 def _fault(path: Path) -> str | None:
     """The reason why a checkpoint is not good, or None."""
     try:
-        if _checksum(path).read_bytes().strip() == digest(path).encode():
+        if _checksum(path).read_bytes().strip() == sha256(path).encode():
             return None
     except FileNotFoundError:
         return "has no checksum"

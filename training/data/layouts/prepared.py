@@ -1,11 +1,11 @@
 """The two small files of a folder of prepared shards: its contents, and their checksums."""
 
-import hashlib
 import json
 import reprlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from prunezoo.models.files.disk import sha256
 from prunezoo.training.data.layouts.files import contents
 from prunezoo.training.data.layouts.kinds import DataError
 
@@ -112,13 +112,9 @@ def mend_sums(folder: Path) -> None:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Finished shards whose bytes have changed since they were written."""
-    return [n for n, digest in read_sums(folder).items() if sha256(folder / n) != digest]
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file; empty for one that is not there."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Finished shards that are gone, or whose bytes have changed since they were written."""
+    return [
+        name
+        for name, digest in read_sums(folder).items()
+        if not (folder / name).is_file() or sha256(folder / name) != digest
+    ]
