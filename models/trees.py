@@ -52,11 +52,6 @@ def device(tree: Tree) -> torch.device:
     return leaves(tree)[0].device
 
 
-def is_meta(tree: Tree) -> bool:
-    """Return True if it has shapes alone, and no values."""
-    return device(tree).type == "meta"
-
-
 def first(tree: Tree) -> Any:
     """The first example, as a batch of one."""
     return mapped(lambda leaf: leaf[:1], tree)

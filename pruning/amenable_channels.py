@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunezoo.models import trees
 from prunezoo.models.axes.find import axes, masks
 from prunezoo.models.axes.removal import left
 from prunezoo.pruning.amount.scope import check_floors, floors, keep_best, kept
@@ -38,8 +37,7 @@ class AmenableChannels(WeightPruning):
 
     def __init__(self, config: PruningConfig, state: State) -> None:
         super().__init__(config, state)
-        image = state.example_input
-        self.axes = self._dense_axes = axes(state.model, image, verify=not trees.is_meta(image))
+        self.axes = self._dense_axes = axes(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}
         self.widths = {
             axis: width

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunezoo.models import trees
 from prunezoo.models.axes.find import Axes, axes, masks
 from prunezoo.models.axes.labels import cuts, filters, take
 from prunezoo.models.axes.removal import left
@@ -57,9 +56,7 @@ class ChannelPruning(Rounds):
         self, config: PruningConfig, state: State, *, latency: Latency | None = None
     ) -> None:
         self._config = config
-        image = state.example_input
-        # on the meta device there are no values to compare
-        self.axes: Axes = axes(state.model, image, verify=not trees.is_meta(image))
+        self.axes: Axes = axes(state.model, state.example_input)
         self._dense_axes = self.axes
         self._positions = positions(state.model, state.example_input)
         spared = {f"{name}.weight" for name in left_alone(state.model, config.excluded)}

@@ -230,7 +230,7 @@ def check_laboratory(
         ModelError: a network that cannot be watched.
     """
     check_times(config, steps_per_epoch, total_steps)
-    channels = axes(model, example_input, verify=not trees.is_meta(example_input))
+    channels = axes(model, example_input)
     for layers in config.layers:
         axes_of(model, channels, layers)
     sketch = Sketch(

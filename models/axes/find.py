@@ -12,6 +12,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from prunezoo.models import trees
 from prunezoo.models.axes.labels import STAYS, Axes, Keep, Labels, Masks, masks
 from prunezoo.models.axes.layer_rules import LAYER_RULES
 from prunezoo.models.axes.passes import watch
@@ -33,14 +34,16 @@ def axes(model: nn.Module, example_input: Tree, *, verify: bool = True) -> Axes:
         model: any network; its weights, buffers, gradients and modes are left as found.
         example_input: the inputs of one example on the model's device: (1, C, H, W), or a tree.
         verify: remove units of every axis on a copy and compare with masks (`trial.py`);
-            where the outputs differ the axis is fixed, as the code between relies on sizes.
+            where the outputs differ the axis is fixed, as the code between relies on sizes. Not on
+            the meta device.
 
     Raises:
         ModelError: the network cannot be watched or copied.
     """
     trace, image = watch(model, example_input, RULES | LAYER_RULES)
     candidates, units = _collect(trace, image, model)
-    if not verify:
+    # on the meta device there are no values to compare
+    if not verify or trees.device(example_input).type == "meta":
         return candidates
     return tried(model, example_input, candidates, _risky(trace, candidates, units), trace.passes)
 

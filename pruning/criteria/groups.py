@@ -32,8 +32,7 @@ def group_norm(
     norm.
     """
     if axes is None:
-        image = trees.first(next(iter(batches))[0])
-        axes = axes_of(model, image, verify=not trees.is_meta(image))
+        axes = axes_of(model, trees.first(next(iter(batches))[0]))
     theta = layer_weights(model)
     with torch.no_grad():
         norms = group_squares(model, members(model, axes), sum(axes.widths.values())).sqrt()

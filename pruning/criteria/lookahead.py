@@ -27,8 +27,7 @@ def lookahead(
     """
     batches = list(batches)
     if axes is None:
-        image = trees.first(batches[0][0])
-        axes = axes_of(model, image, verify=not trees.is_meta(image))
+        axes = axes_of(model, trees.first(batches[0][0]))
     plain = {name: w.detach() for name, w in layer_weights(model).items()}
     theta = dict(plain)
     if official:

@@ -49,8 +49,7 @@ def phew(
     """
     bounded("criterion: phew", density=(density, 0, 1))
     if axes is None:
-        image = trees.first(next(iter(batches))[0])
-        axes = axes_of(model, image, verify=not trees.is_meta(image))
+        axes = axes_of(model, trees.first(next(iter(batches))[0]))
     theta = layer_weights(model)
     path = _path(theta, axes)
     stream = torch.Generator().manual_seed(seed)  # on the CPU: the same walks on every rank
