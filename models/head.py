@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from prunezoo.models.errors import ModelError
-from prunezoo.models.zoo import build
+from prunezoo.models.zoo import build_again
 
 
 def renew_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -31,9 +31,8 @@ def _heads(structure: dict) -> set[str]:
     """The layers whose size follows from the number of classes: found by building one more."""
 
     def shapes(classes: int) -> dict[str, Tensor]:
-        own = {key: structure[key] for key in ("name", "in_channels")}
         with torch.device("meta"):
-            return build(**own, num_classes=classes, **structure["options"]).state_dict()
+            return build_again({**structure, "num_classes": classes}).state_dict()
 
     few, more = (shapes(structure["num_classes"] + n) for n in (0, 1))
     found = {name.rpartition(".")[0] for name in few if few[name].shape != more[name].shape}

@@ -72,6 +72,12 @@ def build(
     return model
 
 
+def build_again(structure: Mapping[str, Any]) -> nn.Module:
+    """The network that `build` made: dense, and with other random weights."""
+    own = {key: structure[key] for key in ("name", "num_classes", "in_channels")}
+    return build(**own, **structure["options"])
+
+
 def constructor_of(name: str) -> Callable[..., nn.Module]:
     """The function that makes the network; a name of a library is a keyword of its partial.
 

@@ -18,6 +18,7 @@ from prunezoo.models.options import first_line, shown
 from prunezoo.models.pretrained import pretrained_for
 from prunezoo.models.timm_networks import FAULTS
 from prunezoo.models.trees import Tree
+from prunezoo.models.zoo import build_again
 from prunezoo.schema.data import DataConfig
 from prunezoo.schema.recipe import Recipe, RecipeError, checked, load
 from prunezoo.schema.source import Source, override, resolve
@@ -52,8 +53,7 @@ class Found(NamedTuple):
 
     def dense(self) -> nn.Module:
         """The network as it was before any pruning, with random weights."""
-        structure = {key: self.structure[key] for key in ("name", "num_classes", "in_channels")}
-        return models.build(**structure, **self.structure["options"]).eval()
+        return build_again(self.structure).eval()
 
     def image(self, size: int | None = None) -> Tensor:
         """A black image as the model expects it, or of `size` pixels a side; or its other input.

@@ -27,7 +27,7 @@ from prunezoo.models.files.structures import structure_of
 from prunezoo.models.files.tensor_files import save_tensors
 from prunezoo.models.options import shown
 from prunezoo.models.wrappers import check_bare
-from prunezoo.models.zoo import build
+from prunezoo.models.zoo import build_again
 
 __all__ = ["header", "load", "load_into", "reshape", "save", "widths"]
 
@@ -132,12 +132,7 @@ def load_into(model: nn.Module, path: str | Path) -> nn.Module:
 
 def _built(structure: Structure, tensors: dict[str, Tensor], device: str) -> nn.Module:
     with torch.device(device):
-        model = build(
-            structure.name,
-            num_classes=structure.num_classes,
-            in_channels=structure.in_channels,
-            **structure.options,
-        )
+        model = build_again(dict(structure))
     reshape(model, structure.widths, tensors)
     fill(model, tensors)
     return model

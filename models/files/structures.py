@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunezoo.models.errors import ModelError
 from prunezoo.models.files.shapes import SHAPED, reshape, widths
-from prunezoo.models.zoo import build
+from prunezoo.models.zoo import build_again
 
 Noted = dict[str, Any]
 
@@ -48,9 +48,8 @@ def _noted(model: nn.Module) -> Noted | None:
 
 def _built(structure: Noted) -> nn.Module:
     """The network without values, and without a draw from the random state."""
-    own = {key: structure[key] for key in ("name", "num_classes", "in_channels")}
     with torch.random.fork_rng([]), torch.device("meta"):
-        return build(**own, **structure["options"])
+        return build_again(structure)
 
 
 def _classes(model: nn.Module, built: nn.Module, noted: int) -> Iterable[int]:

@@ -7,8 +7,8 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from prunezoo.models import build
 from prunezoo.models.files.model_file import widths
+from prunezoo.models.zoo import build_again
 from prunezoo.reporting.records import Record
 from prunezoo.schema.example import example_of
 from prunezoo.schema.recipe import Recipe
@@ -120,9 +120,8 @@ def _images(notes: dict[str, Any]) -> Iterator[str]:
 
 def _channels(structure: dict[str, Any]) -> Iterator[str]:
     """Numbers of outputs of the layers that became narrower."""
-    sizes = {key: structure[key] for key in ("name", "num_classes", "in_channels")}
     with torch.device("meta"):  # its shapes are enough
-        dense = widths(build(**sizes, **structure["options"]))
+        dense = widths(build_again(structure))
     narrower = []
     for layer, now in structure["widths"].items():
         for key in OUTWARD:
