@@ -76,13 +76,13 @@ class ChannelPruning(Rounds):
         # None first: the method below carries over the count of an earlier one
         self.accumulator: Accumulator | None = None
         self.accumulator = self._accumulator(state)
-        name, value = config.amount or ("", 0.0)
         if config.importance.per is not None and not config.accumulate:
             check_positive(config, "which cannot be divided by what a unit saves")
         self.selection.check(config, state)
         self.selection.attach(config, state, self.axes)
-        self.amount = {"compression_ratio": "params", "": "channels"}.get(name, name)
-        self.removed = 1 - 1 / value if name == "compression_ratio" else value
+        name, _ = config.amount or ("channels", 0.0)
+        self.amount = "params" if name == "compression_ratio" else name
+        self.removed = config.removed
 
     def _accumulator(self, state: State) -> Accumulator | None:
         """A new average for the network as it is now, which goes on counting skipped steps."""

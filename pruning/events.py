@@ -95,9 +95,8 @@ def _planned(
         after = at - schedule.start + schedule.wait
         where = f"{after} steps after {config.schedule.trigger.name} fires"
     numbers = f"{rounds[0] + 1}" + (f"–{last + 1}" if len(rounds) > 1 else "")
-    name, value = config.amount or ("", 0.0)
-    sparsity = 1 - 1 / value if name == "compression_ratio" else value
-    part = f"{100 * schedule.sparsity(sparsity, last):.4f}".rstrip("0").rstrip(".")
+    name, _ = config.amount or ("", 0.0)
+    part = f"{100 * schedule.sparsity(config.removed, last):.4f}".rstrip("0").rstrip(".")
     removed = f"{part}% of {name}" if name else "by score"
     if not ends:
         removed = SELECTIONS[config.selection.name].midway.format(removed)

@@ -253,6 +253,12 @@ class PruningConfig(Section):
         return next(((n, v) for n, v in stated if v is not None), None)
 
     @property
+    def removed(self) -> float:
+        """The fraction that the amount removes of what it counts; 0 where there is none."""
+        name, value = self.amount or ("", 0.0)
+        return 1 - 1 / value if name == "compression_ratio" else value
+
+    @property
     def rewinds_each(self) -> bool:
         """True where every round goes back to an earlier step."""
         return self.rewind is not None and self.rewind.after == "round"

@@ -47,6 +47,10 @@ def _regrows_by_score(p: "PruningConfig") -> bool:
     return p.regrow is not None and p.regrow.name == "score"
 
 
+def _moves_the_mask(p: "PruningConfig") -> bool:
+    return p.regrow is not None and p.regrow.name != "score"
+
+
 def _begins_at_random(p: "PruningConfig") -> bool:
     if p.regrow is None or p.regrow.name == "score":
         return False
@@ -54,9 +58,7 @@ def _begins_at_random(p: "PruningConfig") -> bool:
 
 
 def _first_is_too_much(p: "PruningConfig") -> bool:
-    name, value = p.amount or ("", 0.0)
-    whole = 1 - 1 / value if name == "compression_ratio" else value
-    return p.schedule.first is not None and p.schedule.first >= whole
+    return p.schedule.first is not None and p.schedule.first >= p.removed
 
 
 def _rounds_at_once(p: "PruningConfig") -> bool:
@@ -286,7 +288,7 @@ RULES = [
         " set selection: top_k, or remove trigger and write schedule.start",
     ),
     Rule(
-        lambda p: _watches_structure(p) and p.regrow is not None and p.regrow.name != "score",
+        lambda p: _watches_structure(p) and _moves_the_mask(p),
         "schedule.trigger: {p.schedule.trigger.name} waits for a settled mask, and the first mask"
         " of regrow: {p.regrow.name} is drawn at random; remove trigger and write schedule.start",
     ),
@@ -312,7 +314,7 @@ RULES = [
         " set selection: top_k",
     ),
     Rule(
-        lambda p: p.sanity is not None and p.regrow is not None and p.regrow.name != "score",
+        lambda p: p.sanity is not None and _moves_the_mask(p),
         "regrow: {p.regrow.name} moves the mask throughout training; remove sanity, or regrow",
     ),
     Rule(
