@@ -24,6 +24,7 @@ from prunezoo.reporting.json_files import (
     read_object,
 )
 from prunezoo.schema.headline import Headline
+from prunezoo.training.folder.run_folder import ENVIRONMENT, LOG, SUMMARY
 from prunezoo.training.history import Event, History, Summary, history
 
 LOCAL = ("data.path=", "data.workers=", "log.", "checkpoint.", "cost.")  # no part of a result
@@ -36,7 +37,7 @@ REMEDY = "write it with tables.py collect"
 UNREAD = "take a run folder as train.py left it"
 # whole numbers by epoch or pruning, written on one line
 NUMBERS = re.compile(r'("(?:epi/structure_[^"\n]*|kept|images)": \[)\s+([\d,\s]+)\]')
-ENVIRONMENT = ("python", "packages", "cpu", "gpus", "commit", "command")
+RECORDED = ("python", "packages", "cpu", "gpus", "commit", "command")
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def split_row(address: str) -> tuple[str, str]:
 
 def is_finished(folder: Path) -> bool:
     """Return True if a run folder has a summary, which is written last."""
-    return (folder / "summary.json").exists()
+    return (folder / SUMMARY).exists()
 
 
 def collect(
@@ -188,13 +189,13 @@ def collect(
     """
     if not is_finished(folder):
         raise RecordError(f"{folder}: no summary.json; finish the run first (train.py --resume)")
-    summary = read_object(folder / "summary.json", UNREAD)
-    check(SummaryFile, summary, folder / "summary.json", UNREAD)
-    environment = _environment(folder / "environment.json")
+    summary = read_object(folder / SUMMARY, UNREAD)
+    check(SummaryFile, summary, folder / SUMMARY, UNREAD)
+    environment = _environment(folder / ENVIRONMENT)
     record = Record(
         job=job or _job_of(summary, environment, claims),
         summary=summary,
-        history=_history(folder / "log.jsonl"),
+        history=_history(folder / LOG),
         environment=environment,
         weights=weights,
     )
@@ -230,7 +231,7 @@ def check_hash(path: Path, recipe: str | None) -> None:
     Raises:
         RecordError: it is of another.
     """
-    values = read_object(path / "summary.json" if path.is_dir() else path, REMEDY)
+    values = read_object(path / SUMMARY if path.is_dir() else path, REMEDY)
     was = (values if path.is_dir() else values.get("summary", {})).get("recipe/hash")
     if was != recipe:
         raise RecordError(
@@ -363,7 +364,7 @@ def _environment(path: Path) -> dict[str, Any]:
         except ValueError as error:  # quotes that do not end
             raise RecordError(f"{path}: command: {error}; {UNREAD}") from None
     # a list of what is kept: other entries may name paths, users or hosts
-    return {key: values[key] for key in ENVIRONMENT if key in values}
+    return {key: values[key] for key in RECORDED if key in values}
 
 
 def _command(pairs: Sequence[tuple[str, str]]) -> str:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from torch import Tensor
 
 from prunezoo import models
+from prunezoo.models.files.places import MODEL
 from prunezoo.schema.recipe import Recipe, RecipeError, load
 from prunezoo.schema.source import Source
 from prunezoo.training import run_state
@@ -38,7 +39,7 @@ from prunezoo.training.evaluation import evaluate
 from prunezoo.training.folder import checkpoint
 from prunezoo.training.folder.environment import cpu_name
 from prunezoo.training.loop import train_until_due
-from prunezoo.training.run import MODEL, Run
+from prunezoo.training.run import Run
 from prunezoo.training.start import start
 
 State = dict[str, Tensor]

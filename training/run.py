@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from prunezoo import models
 from prunezoo.models import trees
 from prunezoo.models.count import count
+from prunezoo.models.files.places import MODEL
 from prunezoo.models.trees import Tree
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.no_pruning import NoPruning
@@ -51,8 +52,6 @@ from prunezoo.training.segment import Segment, Wrapped, note_steps, unwrap
 
 if TYPE_CHECKING:
     from prunezoo.pruning.laboratory.laboratory import Row
-
-MODEL = "model.safetensors"
 
 
 class Stopped(Exception):

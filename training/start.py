@@ -28,7 +28,7 @@ from prunezoo.training.folder.environment import (
     write_json,
     write_text,
 )
-from prunezoo.training.folder.run_folder import RESOLVED, give_back, take
+from prunezoo.training.folder.run_folder import ENVIRONMENT, RESOLVED, give_back, take
 from prunezoo.training.limits import check_stated, check_tracker
 from prunezoo.training.ranks.faults import from_main, together
 from prunezoo.training.ranks.launcher import end_with_launcher
@@ -37,7 +37,6 @@ from prunezoo.training.run import Run
 FEW_IMAGES = (
     32  # below, statistics of batches cost accuracy: Wu & He 2018, arXiv:1803.08494, fig. 1
 )
-ENVIRONMENT = "environment.json"
 
 
 @contextmanager

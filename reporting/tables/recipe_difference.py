@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prunezoo.schema.source import read
+from prunezoo.training.folder.run_folder import RESOLVED
 
-RECIPE = "recipe.resolved.yaml"  # every value of a run, and where it is from
 ELSEWHERE = ("log.", "checkpoint.", "data.path", "data.workers")  # no part of a result
 BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # what ends a line of YAML
 ABSENT = "–"
@@ -21,7 +21,7 @@ def differences(folders: Sequence[Path]) -> list[list[str]]:
     Raises:
         RecipeError: a file that is not a recipe.
     """
-    recipes = [_stated(folder / RECIPE) for folder in folders]
+    recipes = [_stated(folder / RESOLVED) for folder in folders]
     keys = {key: None for recipe in recipes for key in recipe}
     rows = []
     for key in keys:

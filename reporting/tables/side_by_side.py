@@ -7,9 +7,10 @@ from typing import Any
 from prunezoo.reporting.errors import RecordError
 from prunezoo.reporting.json_files import SummaryFile, check, read_object
 from prunezoo.reporting.tables.grid import Grid
-from prunezoo.reporting.tables.recipe_difference import RECIPE, differences
+from prunezoo.reporting.tables.recipe_difference import differences
 from prunezoo.schema.example import example_of_all
 from prunezoo.schema.headline import Headline
+from prunezoo.training.folder.run_folder import RESOLVED, SUMMARY
 from prunezoo.training.history import Summary
 
 Line = tuple[str, str, Callable[[Any], str]]
@@ -58,7 +59,7 @@ def side_by_side(folders: Sequence[Path]) -> Grid:
     if found:
         nothing = ["" for _ in folders]
         rows += [["", *nothing], ["recipes differ in", *nothing], *found]
-    unknown = [f"{f}: no {RECIPE} to compare" for f in folders if not (f / RECIPE).exists()]
+    unknown = [f"{f}: no {RESOLVED} to compare" for f in folders if not (f / RESOLVED).exists()]
     return Grid(_title(summaries), ["", *(folder.name for folder in folders)], rows, unknown)
 
 
@@ -86,7 +87,7 @@ def _result(headline: Headline) -> Line:
 
 
 def _summary(folder: Path) -> Summary:
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not path.exists():
         raise RecordError(f"{folder}: no finished run; {REMEDY}")
     values = read_object(path, REMEDY)
@@ -101,7 +102,7 @@ def _shown(summary: Summary, key: str, form: Callable[[Any], str]) -> str:
     try:
         return form(value)
     except (TypeError, ValueError, LookupError):
-        where = summary["folder"] / "summary.json"
+        where = summary["folder"] / SUMMARY
         raise RecordError(f"{where}: {key} {value!r:.60} is not such a figure; {REMEDY}") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any, NotRequired, TypedDict
 from accelerate import Accelerator
 
 from prunezoo.models.files.disk import flush, whole_file
+from prunezoo.training.folder.run_folder import LOG
 from prunezoo.training.folder.tracker import Record, Tracker
 from prunezoo.training.ranks.faults import together
 
@@ -37,7 +38,7 @@ class Log:
     """The run's own append-only JSON lines, written by rank 0, and the tracker that views them."""
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
-        self.path, self.accelerator = folder / "log.jsonl", accelerator
+        self.path, self.accelerator = folder / LOG, accelerator
         self.spent = folder / "spent.json"
         self.bytes = 0  # of the file, on rank 0
         self.tracker = Tracker(folder, accelerator)

@@ -14,6 +14,8 @@ from prunezoo.training.folder import lock
 RUNS = Path("runs")
 SUMMARY = "summary.json"
 RESOLVED = "recipe.resolved.yaml"  # in a run folder: every value, and where it is from
+ENVIRONMENT = "environment.json"
+LOG = "log.jsonl"
 
 
 class Finished(Exception):

@@ -19,8 +19,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from prunezoo.models.files.places import MODEL
 from prunezoo.schema.training import LogConfig
 from prunezoo.training.folder.environment import write_text
+from prunezoo.training.folder.run_folder import ENVIRONMENT, LOG, RESOLVED, SUMMARY
 
 Record = Mapping[str, object]  # a line of the log: flat keys with units
 Numbers = dict[str, int | float]
@@ -28,8 +30,7 @@ ID = "wandb_id.txt"
 RESULT = "eval/loss"  # it is in a run's last line alone, the summary
 SIZES = ("model/", "prune/", "widths/", "weights/", "scores/")
 SAME = ("prune/rounds", "prune/params_dense", "prune/compression_ratio_asked")  # in every event
-FILES = ("model.safetensors", "summary.json", "log.jsonl", "recipe.resolved.yaml",
-         "environment.json")  # fmt: skip
+FILES = (MODEL, SUMMARY, LOG, RESOLVED, ENVIRONMENT)
 
 
 class Tracker:
