@@ -1,7 +1,7 @@
 """The recipe's `laboratory:` section."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -10,7 +10,7 @@ from prunezoo.schema.section import Section
 
 Score = Literal["rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs"]
 MOST = 1_000_000  # units, images, steps
-SCORES: tuple[Score, ...] = ("rand", "norm", "rs", "abs_rs", "mrs", "abs_mrs")
+SCORES: tuple[Score, ...] = get_args(Score)
 
 
 def _amount(value: object) -> int | float:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from prunezoo.models.errors import ModelError
+from prunezoo.models.files.shapes import Width
 from prunezoo.models.files.tensor_files import load_tensors, metadata_of
 from prunezoo.models.options import LARGEST, shown
 
@@ -19,17 +20,6 @@ ENTRY = "prunezoo"  # one, because safetensors writes several in an order that c
 REMEDY = "give a model.safetensors written by models.save"
 STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
-Width = Literal[
-    "in_channels",
-    "out_channels",
-    "groups",
-    "in_features",
-    "out_features",
-    "num_features",
-    "num_channels",
-    "num_groups",
-    "normalized_shape",
-]
 # A structure has them itself; among the options they would replace what it says.
 OWN = {"name", "num_classes", "in_channels", "pretrained", "init", "timm_name"}
 

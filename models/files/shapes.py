@@ -1,7 +1,7 @@
 """Numbers of channels of each layer, and a network that is made to fit its tensors."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,18 @@ from prunezoo.models.errors import ModelError
 from prunezoo.models.options import shown
 
 SHAPED = _ConvNd | nn.Linear | _NormBase | nn.GroupNorm | nn.LayerNorm
-WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features")
-WIDTHS += ("num_features", "num_channels", "num_groups", "normalized_shape")
+Width = Literal[
+    "in_channels",
+    "out_channels",
+    "groups",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "num_groups",
+    "normalized_shape",
+]
+WIDTHS: tuple[Width, ...] = get_args(Width)
 Widths = Mapping[str, Mapping[Any, Any]]
 
 

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from prunezoo.schema.data import DataConfig
 from prunezoo.training.data.layouts.files import contents
-from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
+from prunezoo.training.data.layouts.kinds import TEST_NAMES, Content, DataError, Splits
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".ppm", ".pgm")
 UNREAD_SUFFIXES = (".tif", ".tiff", ".jp2", ".heic", ".heif", ".avif")  # of images all the same
-TEST_NAMES = ("test", "validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,11 @@ from prunezoo.training.data.facts import DATASETS
 from prunezoo.training.data.layouts.cache import cache_folder
 from prunezoo.training.data.layouts.files import contents
 from prunezoo.training.data.layouts.files import size as bytes_in
-from prunezoo.training.data.layouts.kinds import Content, DataError, Splits
+from prunezoo.training.data.layouts.kinds import TEST_NAMES, Content, DataError, Splits
 from prunezoo.training.data.layouts.labels import MOST_CLASSES, checked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,7 @@ def _splits(tables: "DatasetDict", config: DataConfig, place: Place) -> Splits:
     if "train" not in tables:
         raise DataError(f"{name}: no split `train` among {there}")
     image, label = _columns(tables["train"], config, name)
-    wanted = (config.test_split,) if config.test_split else TEST_SPLITS
+    wanted = (config.test_split,) if config.test_split else TEST_NAMES
     train = _rows(tables["train"], image, label, f"{name} train", place)
     if train is None:
         raise DataError(f"{name}: the training images have no labels in column {label}")
@@ -238,7 +236,7 @@ def _splits(tables: "DatasetDict", config: DataConfig, place: Place) -> Splits:
         test = split in tables and _rows(tables[split], image, label, f"{name} {split}", place)
         if test:
             _check_names([*place.parquet.get("train", ()), *place.parquet.get(split, ())], label)
-            unused = tuple(n for n in TEST_SPLITS[1:] if n in tables and n != split)
+            unused = tuple(n for n in TEST_NAMES[1:] if n in tables and n != split)
             classes = _num_classes(tables["train"], label, train, test)
             return Splits(train, test, classes, unused)
     split_it = "divide its rows, as by datasets' train_test_split, and write both parts"

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 Content = bytes | memoryview  # of an encoded image
+TEST_NAMES = ("test", "validation", "valid", "val", "dev")  # of a part to test on, best first
 
 
 class DataError(ValueError):
