@@ -22,7 +22,7 @@ from prunezoo.schema.recipe import ModelConfig, Recipe, RecipeError
 from prunezoo.schema.source import Source
 from prunezoo.tasks import Task
 from prunezoo.training.build import build_optimizer, on_cpu
-from prunezoo.training.data.crops import CROP_RATIO
+from prunezoo.training.data.crops import streamed_alone
 from prunezoo.training.data.data import DataInfo
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.rollouts import uneven
@@ -321,16 +321,10 @@ def _check_store(data: DataConfig) -> None:
         if data.stream and data.name in ("digits", "synthetic"):
             raise RecipeError(f"data.stream: {data.name} is held in memory; write false")
         return
-    streamed = {
-        "augment.random_resized_crop": data.augment.random_resized_crop is not None,
-        "decoder: gpu": data.decoder == "gpu",
-        "train_size": data.train_size is not None,
-        "crop_ratio": data.crop_ratio != CROP_RATIO,
-        f"image_size: {data.image_size}": data.image_size not in (None, dataset.size),
-    }
-    for name, wanted in streamed.items():
-        if wanted:
-            raise RecipeError(
-                f"data.{name} is for streamed images, and those of {data.name} are held in memory"
-                f" as they are, {dataset.size} pixels a side; omit it, or see augment.resize"
-            )
+    resized = data.image_size not in (None, dataset.size)
+    stated = streamed_alone(data) + [f"image_size: {data.image_size}"] * resized
+    if stated:
+        raise RecipeError(
+            f"data.{stated[0]} is for streamed images, and those of {data.name} are held in memory"
+            f" as they are, {dataset.size} pixels a side; omit it, or see augment.resize"
+        )

@@ -4,14 +4,24 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from prunezoo.schema.data import AugmentConfig
+from prunezoo.schema.data import AugmentConfig, DataConfig
 from prunezoo.training.data.augment import CROP, FLIP, crop_box
 from prunezoo.training.data.layouts import DataError
 from prunezoo.training.data.layouts.decoding import MOST_PIXELS, jpeg_size, resize
 from prunezoo.training.data.layouts.kinds import Content
 from prunezoo.training.data.policies import changed
 
-CROP_RATIO = 0.875  # crop to short side, as ImageNet is evaluated: 224 of 256
+
+def streamed_alone(config: DataConfig) -> list[str]:
+    """What a recipe states that images held in memory, which are never cropped, cannot have."""
+    usual = DataConfig.model_fields["crop_ratio"].default
+    stated = {
+        "augment.random_resized_crop": config.augment.random_resized_crop is not None,
+        "decoder: gpu": config.decoder == "gpu",
+        "train_size": config.train_size is not None,
+        "crop_ratio": config.crop_ratio != usual,
+    }
+    return [key for key, is_stated in stated.items() if is_stated]
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Crops:
 
     size: int
     augment: AugmentConfig
-    ratio: float = CROP_RATIO
+    ratio: float
 
     def sized(self, size: int | None) -> "Crops":
         """The same of another size; None: of this one."""
@@ -34,7 +44,7 @@ class Crops:
         """
         scale = self.augment.random_resized_crop
         if draws is None or scale is None:
-            cut = centre_crop(image, self.size, where, self.ratio)
+            cut = centre_crop(image, self.size, self.ratio, where)
         else:
             height, width = image.shape[1:]
             top, left, h, w = crop_box(height, width, draws[CROP], scale)
@@ -61,7 +71,7 @@ class Crops:
         return next(k for k in (8, 4, 2, 1) if k == 1 or shorter >= k * self.size)
 
 
-def centre_crop(image: Tensor, size: int, where: str = "", ratio: float = CROP_RATIO) -> Tensor:
+def centre_crop(image: Tensor, size: int, ratio: float, where: str = "") -> Tensor:
     """The short side resized to `size` / `ratio` (bilinear, antialiased), then the centre.
 
     Raises:

@@ -18,6 +18,7 @@ from prunezoo.schema.data import AugmentConfig, DataConfig
 from prunezoo.tasks.task import Targets
 from prunezoo.training.data.augment import FLIP
 from prunezoo.training.data.batches import Data, DataInfo, held_out, rows_of
+from prunezoo.training.data.facts import IMAGENET
 from prunezoo.training.data.layouts import DataError
 from prunezoo.training.data.layouts.decoding import MOST_PIXELS, decode, resize
 from prunezoo.training.data.layouts.files import faults_named
@@ -28,7 +29,6 @@ NYU, LABELLED, SPLITS = "nyu_depth_v2", "nyu_depth_v2_labeled.mat", "splits.mat"
 TRAIN, TEST = 795, 654  # pictures of its official split
 SIDES, TARGET_SIDES = (228, 304), (128, 160)  # FCRN's, arXiv:1606.00373
 BORDER = 320 / 304  # of the picture, to what is cut out of its middle: FCRN's 240×320 to 228×304
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of the trunk
 MILLIMETRES = 1000.0  # a unit of a depth picture is so much of a metre
 SOURCE = "http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2"
 
@@ -134,7 +134,8 @@ class Store:
     def __init__(self, pairs: Pairs, config: DataConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.dataset = _Resized(pairs, *sides(config))
-        mean, std = config.mean or MEAN, config.std or STD
+        # those of the trunk's weights, where none are stated
+        mean, std = config.mean or IMAGENET[0], config.std or IMAGENET[1]
         if len(mean) != 3 or len(std) != 3:
             raise DataError(f"{config.name}: data.mean and data.std need 3 values each")
         colour = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (mean, std))

@@ -22,7 +22,7 @@ class Facts:
     source: str | None = None
 
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 # mean and std are those of all pixels of the training split (ImageNet: the values in general use)
@@ -61,7 +61,7 @@ DATASETS = {
         "zh-plus/tiny-imagenet",
     ),
     "imagenet": Facts(
-        1000, 3, 224, 1_281_167, 50_000, *_IMAGENET, hub="ILSVRC/imagenet-1k", streamed=True
+        1000, 3, 224, 1_281_167, 50_000, *IMAGENET, hub="ILSVRC/imagenet-1k", streamed=True
     ),
     "imagenette": Facts(
         10,
@@ -69,7 +69,7 @@ DATASETS = {
         224,
         None,
         None,
-        *_IMAGENET,
+        *IMAGENET,
         streamed=True,
         source="https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
     ),

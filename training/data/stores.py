@@ -13,7 +13,7 @@ from prunezoo.models.trees import Tree
 from prunezoo.schema.data import AugmentConfig, DataConfig
 from prunezoo.training.data import gpu_decoder
 from prunezoo.training.data.augment import window
-from prunezoo.training.data.crops import CROP_RATIO, Crops
+from prunezoo.training.data.crops import Crops, streamed_alone
 from prunezoo.training.data.facts import facts_of
 from prunezoo.training.data.finishing import Finishing, finishing
 from prunezoo.training.data.layouts import (
@@ -247,18 +247,12 @@ def _stream(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
 
 
 def _load(config: DataConfig, splits: Splits, device: torch.device) -> Filled:
-    if config.augment.random_resized_crop:
+    stated = streamed_alone(config)
+    if stated:
         raise DataError(
-            f"{config.name}: random_resized_crop is for streamed images; use crop_padding,"
-            " or data.stream: true"
+            f"{config.name} is held in memory: data.{stated[0]} is for streamed images; omit it, or"
+            " see data.stream"
         )
-    for key, stated in {
-        "decoder: gpu": config.decoder == "gpu",
-        "train_size": config.train_size is not None,
-        "crop_ratio": config.crop_ratio != CROP_RATIO,
-    }.items():
-        if stated:
-            raise DataError(f"{config.name} is held in memory: data.{key} is for streamed images")
     parts = config.model_dump(include=set(PARTS))
     train, test = decode_all(splits, config.name.strip("/").replace("/", "-"), parts)
     shape = _one_shape(config, train, test)

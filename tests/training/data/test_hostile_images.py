@@ -186,8 +186,8 @@ def test_an_uncompressed_image_ends_where_its_header_says():
 def test_a_strip_of_no_width_is_refused_before_it_is_enlarged():
     strip = torch.zeros(3, 1, 65500, dtype=torch.uint8)
     with pytest.raises(DataError, match="x: 1×65500 pixels are too long a strip for crops of 224"):
-        centre_crop(strip, 224, "x")
-    assert centre_crop(strip[..., :300], 224).shape == (3, 224, 224)
+        centre_crop(strip, 224, 0.875, "x")
+    assert centre_crop(strip[..., :300], 224, 0.875).shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -194,7 +194,7 @@ def test_streamed_evaluation_is_the_usual_resize_and_centre_crop(tmp_path):
 def test_centre_crop_is_torchvisions(shape):
     image = pictures(1, 401)[0, :, : shape[0], : shape[1]]
     wanted = tv.center_crop(tv.resize(image, [256], antialias=True), [224, 224])
-    assert torch.equal(centre_crop(image, 224), wanted)
+    assert torch.equal(centre_crop(image, 224, 0.875), wanted)
 
 
 def test_small_images_are_loaded_and_large_ones_streamed(tmp_path):
@@ -269,7 +269,7 @@ def test_transparency_is_dropped_without_a_warning():
 @pytest.mark.parametrize(("side", "shrink"), [(400, 1), (120, 2), (60, 4), (20, 8)])
 def test_a_large_crop_is_decoded_smaller_and_looks_the_same(side, shrink):
     data, draws = jpeg(500, 401, 7), [0.5] * 28
-    crops = Crops(side, AugmentConfig(random_resized_crop=(0.5, 1)))
+    crops = Crops(side, AugmentConfig(random_resized_crop=(0.5, 1)), 0.875)
     assert crops.shrink(data, draws) == shrink
     assert crops.shrink(data, None) == crops.shrink(png(pictures(1)[0]), draws) == 1
     whole, small = (decoding.decode(data, 3, "", shrink=k) for k in (1, shrink))
