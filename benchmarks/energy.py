@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.loop import CUDA, Ours
 from prunezoo.schema.training import CostConfig
-from prunezoo.training.cost import Meter, own_gpus
+from prunezoo.training.energy import Meter, own_gpus
 
 JOULES = 3.6e6  # of a kWh
 

@@ -7,7 +7,8 @@ from codecarbon.external.hardware import GPU
 
 from prunezoo.schema.training import CostConfig
 from prunezoo.training import loop
-from prunezoo.training.cost import Cost, Meter, Totals
+from prunezoo.training.cost import Cost, Totals
+from prunezoo.training.energy import Meter
 from prunezoo.training.phases import PHASES
 from tests.support.runs import DIGITS, SYNTHETIC, Crash, summary
 

@@ -146,7 +146,7 @@ def test_what_is_cut_off_may_save_its_state(tmp_path):
     ("4,GPU-7f, 6", "2", ["4", "GPU-7f"]),
 ])  # fmt: skip
 def test_the_energy_of_a_run_is_that_of_its_own_gpus(monkeypatch, visible, processes, own):
-    from prunezoo.training.cost import own_gpus
+    from prunezoo.training.energy import own_gpus
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
