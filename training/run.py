@@ -106,7 +106,7 @@ class Run:
         """Lengths in optimizer steps, which are the same for the whole run."""
         recipe = self.recipe
         training = recipe.training
-        per_epoch = self.data.steps_per_epoch(training.batch_size, training.accumulation)
+        per_epoch = self.data.steps_per_epoch(training.batch_size)
         total = training.duration.steps(per_epoch)
         self.steps_per_epoch = per_epoch
         self.total_steps = total  # of the learning-rate schedule

@@ -385,6 +385,10 @@ def test_a_last_batch_has_an_image_for_every_process(dry):
     status, said = dry(DIGITS, data, words=("--processes", "4"))
     assert status == 2
     assert "leaves 2 of 66 images for the last batch, and a part of it would have 2 for 4" in said
+    data = data.replace("66", "67")
+    status, said = dry(DIGITS, data, "training.accumulation=2", words=("--processes", "2"))
+    assert status == 2
+    assert "leaves 3 of 67 images for the last batch, and a part of it would have 1 for 2" in said
 
 
 def test_many_processes_take_no_time(dry):

@@ -89,31 +89,13 @@ class Data:
     stores: Mapping[str, Store]  # train and test; validation images lie in train's
     rows: dict[str, Tensor]  # split → rows of its store
 
-    def steps_per_epoch(self, batch_size: int, parts: int = 1) -> int:
+    def steps_per_epoch(self, batch_size: int) -> int:
         """Global batches in a pass; the last, smaller one counts unless `drop_last`.
 
-        Raises:
-            DataError: no whole batch, or a last one with fewer images in a part than processes.
+        That there is one, with an image for each process, a run's rehearsal has seen to.
         """
-        images = len(self.rows["train"])
-        steps, rest = divmod(images, batch_size)
-        if self.config.drop_last and not steps:
-            raise DataError(
-                f"{self.info.name}: {images} training images make no batch of {batch_size};"
-                f" set training.batch_size to {images} or less, or data.drop_last: false"
-            )
-        if self.config.drop_last or not rest:
-            return steps
-        part = -(-rest // parts)  # as torch.chunk divides it
-        least = rest - (rest - 1) // part * part
-        if least < self.world_size:
-            of = f", {least} of them in a part of accumulation," if parts > 1 else ""
-            raise DataError(
-                f"{self.info.name}: the last batch would have {rest} images{of} for"
-                f" {self.world_size} processes; set data.drop_last: true or another"
-                " training.batch_size"
-            )
-        return steps + 1
+        steps, rest = divmod(len(self.rows["train"]), batch_size)
+        return steps if self.config.drop_last or not rest else steps + 1
 
     def played_by(self, network: nn.Module) -> "Data":
         """The data where this network is trained or tested: the same for any, unless it acts."""
@@ -155,7 +137,7 @@ class Data:
         size = self.config.train_size_in(epoch)
         order = rows[torch.randperm(len(rows), generator=generator(self.seed, "order", epoch))]
         order = order.repeat_interleave(repeats)[: len(rows)]
-        for step in range(start, self.steps_per_epoch(batch_size, parts)):
+        for step in range(start, self.steps_per_epoch(batch_size)):
             place = torch.arange(step * batch_size, min((step + 1) * batch_size, len(rows)))
             # first copies first: those of an image lie far apart, so in shares of different ranks
             chunk = order[place[(place % repeats).argsort(stable=True)]]

@@ -136,7 +136,7 @@ class Rollouts(Data):
         """These environments, where this network acts."""
         return replace(self, network=network)
 
-    def steps_per_epoch(self, batch_size: int, parts: int = 1) -> int:
+    def steps_per_epoch(self, batch_size: int) -> int:
         """Batches in an epoch."""
         return self.info.train_images // batch_size
 
@@ -146,7 +146,7 @@ class Rollouts(Data):
         """Transitions of a few steps of all environments, which go on where they stand."""
         starts = {epoch: start}
         for each in range(epoch, epoch + epochs):
-            for step in range(starts.get(each, 0), self.steps_per_epoch(batch_size, parts)):
+            for step in range(starts.get(each, 0), self.steps_per_epoch(batch_size)):
                 yield self._played(self.games, batch_size, "actions", each, step)
 
     def calibration_batches(

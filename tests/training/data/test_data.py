@@ -107,16 +107,6 @@ def test_steps_per_epoch(drop_last, steps, images):
     assert sum(b.global_count for b in batches) == sum(len(b.targets) for b in batches) == images
 
 
-def test_batches_that_cannot_be_are_errors():
-    with pytest.raises(DataError, match="103 training images make no batch of 104; set"):
-        opened().steps_per_epoch(104)
-    with pytest.raises(DataError, match="last batch would have 1 images for 2 processes"):
-        opened(world_size=2, drop_last=False).steps_per_epoch(51)
-    with pytest.raises(DataError, match="would have 3 images, 1 of them in a part of accum"):
-        opened(world_size=2, drop_last=False).steps_per_epoch(50, 2)
-    assert opened(world_size=2).steps_per_epoch(51) == 2
-
-
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(
     ("world_size", "batch_size", "images"),
