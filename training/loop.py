@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from prunezoo.models import trees
 from prunezoo.schema.seeds import seed_of
@@ -105,7 +106,12 @@ def train_step(run: Run, batch: Batch) -> None:
     if run.averager is not None:
         run.averager.update(run.work)
         run.pruner.hold_average(run)
+    _count_step(run, batch, loss_sum)
 
+
+def _count_step(run: Run, batch: Batch, loss_sum: Tensor) -> None:
+    """Add the step to what the run watches, where it is, and what it cost."""
+    segment, total = run.segment, batch.global_count
     run.watch.add(loss_sum, trees.size(batch.inputs), run.work)
     side = run.recipe.data.train_size_in(run.position // run.steps_per_epoch)
     run.progress.add_step(total)
