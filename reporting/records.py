@@ -8,7 +8,7 @@ import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,26 +203,32 @@ def collect(
     if path.exists():
         check_hash(path, summary.get("recipe/hash"))
     table = folder / "laboratory.parquet"
+    if table.exists():
+        record = replace(record, penalties=f"{path.stem}.penalties.parquet")
     try:
-        values = {key: value for key, value in asdict(record).items() if key != "path"}
-        # no null: other records stay as they were before there were these keys
-        del values["penalties"]
-        if job is None or job.study is None:
-            del values["job"]["study"]
-        if table.exists():
-            values["penalties"] = f"{path.stem}.penalties.parquet"
-        # sorted, so that a record collected again gives an empty diff
-        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-        text = NUMBERS.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
+        text = _text(record)
     except RecursionError:
         raise RecordError(f"{folder}: its files are nested too deep; {UNREAD}") from None
     # as it would be read: tuples are lists in the file
     check(RecordFile, json.loads(text), folder, UNREAD)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if table.exists():
-        _compact(table, path.with_name(values["penalties"]))
+    if record.penalties is not None:
+        _compact(table, path.with_name(record.penalties))
     path.write_text(text)
     return path
+
+
+def _text(record: Record) -> str:
+    """The record as its file has it."""
+    values = asdict(record)
+    del values["path"]
+    # no null: other records stay as they were before there were these keys
+    for section, key in ((values, "penalties"), (values["job"], "study")):
+        if section[key] is None:
+            del section[key]
+    # sorted, so that a record collected again gives an empty diff
+    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return NUMBERS.sub(lambda lines: lines[1] + " ".join(lines[2].split()) + "]", text)
 
 
 def check_hash(path: Path, recipe: str | None) -> None:
