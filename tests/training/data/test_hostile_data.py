@@ -27,17 +27,7 @@ from tests.support.refusals import (
     refused,
 )
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "cache"
-
-
-@pytest.fixture(params=["in memory", "streamed"])
-def kind(request):
-    return {"in memory": {}, "streamed": STREAMED}[request.param]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 LINKS = {

@@ -7,19 +7,9 @@ import tarfile
 import pytest
 
 from tests.support.image_files import write
-from tests.support.refusals import PNG, STREAMED, refused
+from tests.support.refusals import PNG, refused
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "cache"
-
-
-@pytest.fixture(params=["in memory", "streamed"])
-def kind(request):
-    return {"in memory": {}, "streamed": STREAMED}[request.param]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def shard(root, *members):

@@ -8,22 +8,11 @@ import pytest
 from tests.support.image_files import idx, write, write_idx
 from tests.support.refusals import (
     PNG,
-    STREAMED,
     read_all,
     refused,
 )
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "cache"
-
-
-@pytest.fixture(params=["in memory", "streamed"])
-def kind(request):
-    return {"in memory": {}, "streamed": STREAMED}[request.param]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 ROW = {"bytes": PNG, "path": None}

@@ -12,12 +12,7 @@ from prunezoo.training.data.layouts.workers import AHEAD, results
 from tests.support.image_files import opened, write_folders, write_photographs
 from tests.support.refusals import refused
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRUNEZOO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_worker_that_the_system_ends_is_a_fault_with_a_remedy(tmp_path, monkeypatch):
