@@ -189,7 +189,7 @@ def check(
     pruner = Pruner(config, sketch)
     sketch.lose_values()
     pruner.rehearse(sketch)
-    if trees.is_meta(example_input) and config.granularity == "channel":
+    if trees.device(example_input).type == "meta" and config.granularity == "channel":
         _check_smaller(copy.deepcopy(model), pruner.method.axes, example_input)
 
 
