@@ -20,6 +20,7 @@ from prunezoo.pruning.schedule.triggers import (
     similarity,
 )
 from prunezoo.pruning.training_view import State
+from prunezoo.schema.duration import Duration
 from prunezoo.schema.pruning import PruningConfig, ScheduleConfig
 
 
@@ -54,6 +55,7 @@ def test_halving_has_cropits_values(target: float, expected: list[float]):
 
 def test_halving_starts_at_a_quarter_below_one_half():
     assert values("halving", 0.4, 3) == pytest.approx([0.25, 0.325, 0.4])
+    assert values("halving", 0.5, 3) == pytest.approx([0.25, 0.375, 0.5])
 
 
 def test_exponential_has_forces_values():
@@ -103,6 +105,28 @@ def test_rounds_fall_where_the_recipe_says():
     assert schedule(start="0it", every="250it", end="750it").steps() == [0, 250, 500, 750]
     assert schedule(start="0it", every="250it", end="100%").steps() == [0, 250, 500, 750]
     assert schedule(start="100%").steps() == [1000]
+    assert schedule(start="2ep", rounds=2, every="50it", initial=True).steps() == [0, 200, 250]
+
+
+def test_after_a_first_fraction_the_curve_is_of_what_is_left():
+    plan = schedule(start="2ep", rounds=4, every="50it", first=0.5)
+    left = [0.5 * 0.2 ** (i / 3) for i in range(4)]  # the same fraction in each round, to 10 %
+    assert [1 - plan.sparsity(0.9, i) for i in range(4)] == pytest.approx(left)
+
+
+def test_a_trigger_is_asked_at_ends_of_epochs_and_waits_after_it():
+    plan = schedule(trigger="epi", start="150it", latest="450it", wait="30it")
+    assert [plan.earliest(epochs, 100) for epochs in (0, 2, 3, 9)] == [230, 230, 330, 530]
+    schedule(trigger="epi", start="2ep", latest="2ep")  # no later than the earliest, but as early
+    with pytest.raises(ValueError, match="latest is step 200 and start, the earliest, is step 201"):
+        schedule(trigger="epi", start="201it", latest="2ep")
+
+
+def test_a_tick_may_be_all_of_the_way_to_the_round():
+    plan = schedule(start="2ep", rounds=2, every="50it")
+    assert plan.tick(Duration(50, "it"), 100, 1000) == 50
+    with pytest.raises(ValueError, match="51 steps before each round, and there are 50"):
+        plan.tick(Duration(51, "it"), 100, 1000)
 
 
 def test_a_round_is_due_from_its_step_on_and_once():
@@ -168,7 +192,7 @@ def test_similarity_and_epi_have_the_test_vector():
 
 @pytest.mark.parametrize("r", [1, 3, 5])
 def test_epi_cannot_fire_before_r_plus_5_and_then_does(r: int):
-    trigger = Epi(0.5, "channel", r=r)
+    trigger = Epi(0.5, "channel", r=r, tau=1.0)  # which EPI is throughout
     fired = []
     for epoch in range(20):
         trigger.observe(epoch + 1, UNSEEN, keeping([10, 20], [30, 30]))
@@ -188,6 +212,8 @@ def test_epi_needs_both_conditions():
     assert not falling.fired
     falling.observe(8, UNSEEN, moved)
     assert falling.fired  # 1 again: not below any of the last five
+    falling.observe(9, UNSEEN, settled)
+    assert falling.fired  # for good
 
 
 # Drift
@@ -220,6 +246,16 @@ def test_drift_as_in_the_slides():
         fired.append(trigger.fired)
     assert fired == [False, False, True, True]
     assert log["drift/distance"] == pytest.approx(4.41)
+
+
+@pytest.mark.parametrize("mode", ["slides", "code"])
+def test_weights_that_never_move_are_lazy_as_soon_as_there_are_two_distances(mode: str):
+    trigger = Drift(0.5, "weight", mode=mode)
+    fired = []
+    for epochs in range(5):
+        trigger.observe(epochs, moved_to(nn.Linear(2, 2, bias=False), 1.0), no_scores)
+        fired.append(trigger.fired)
+    assert fired.index(True) == trigger.earliest()
 
 
 def test_drift_is_the_same_from_a_checkpoint_which_sorts_names():
@@ -272,8 +308,9 @@ def test_masks_of_a_checkpoint_are_compared_wherever_they_were_loaded():
     assert told == {"mask_distance/most": 1.0}
 
 
-def test_mask_distance_fires_once_four_earlier_masks_are_near():
-    trigger = MaskDistance(0.5, "channel", distance=0.1)
+@pytest.mark.parametrize("distance", [0.1, 0])
+def test_mask_distance_fires_once_four_earlier_masks_are_near(distance: float):
+    trigger = MaskDistance(0.5, "channel", distance=distance)
     stable = {"a": torch.arange(20) < 10}
     fired = []
     for epochs, keep in enumerate([stable, {"a": ~stable["a"]}, *[stable] * 6]):
@@ -302,7 +339,7 @@ def test_triggers_resume_exactly(cut: int):
     first_scores, later_scores = (torch.rand(49, generator=stream) for _ in range(2))
     epochs = [first_scores] * 4 + [later_scores] * 8
     model = nn.Linear(3, 3)
-    for make in (lambda: Epi(0.3, "channel", r=2), lambda: Drift(0.5, "weight"),
+    for make in (lambda: Epi(0.3, "channel", r=2), lambda: Drift(0.5, "weight", threshold=4.0),
                  lambda: MaskDistance(0.5, "channel")):  # fmt: skip
         whole, first = make(), make()
         for trigger, resumes in ((whole, False), (first, True)):
@@ -314,11 +351,12 @@ def test_triggers_resume_exactly(cut: int):
                     trigger = make()
                     trigger.load_state_dict(state)
                 moved_to(model, 1 + number / 10)
-                logs.append(trigger.observe(number, seen(model), partial(_best, scores)))
+                log = trigger.observe(number, seen(model), partial(_best, scores))
+                logs.append((log, trigger.fired))
             if not resumes:
-                expected, fired = logs, trigger.fired
+                expected = logs
         assert logs == expected
-        assert trigger.fired == fired
+        assert logs[-1][1]
 
 
 # The recipe's section
