@@ -57,6 +57,8 @@ def test_nan_names_its_tensor():
 def test_fractions_that_doubles_cannot_hold_are_taken_as_written():
     assert [kept(10, s / 10) for s in range(1, 10)] == [9, 8, 7, 6, 5, 4, 3, 2, 1]
     assert floors({"a": 100, "b": 50, "c": 1}, 0.02) == {"a": 2, "b": 1, "c": 1}
+    assert kept(10**9, 0.9) == 10**8  # a tenth of it is 99999999.99999997
+    assert floors({"a": 25, "b": 20}, 0.1) == {"a": 3, "b": 2}
     assert floors({"a": 100}, 0) == {"a": 0}
     assert floors({"a": 10**9}, None) == {"a": 1}
 
@@ -72,6 +74,23 @@ def test_shares_sum_exactly_and_stay_within_bounds(seed: int):
         counts = share(total, weights, low, high)
         assert sum(counts) == total
         assert all(lo <= c <= hi for lo, c, hi in zip(low, counts, high, strict=True))
+
+
+def test_largest_remainders_get_the_rest_and_of_equal_ones_the_lower_index():
+    assert share(10, [4.6, 3.4, 2.0], [0] * 3, [10] * 3) == [5, 3, 2]
+    assert share(11, [1, 1, 1], [0] * 3, [10] * 3) == [4, 4, 3]
+    n = 10**9  # where the half of an odd number is within rounding of the next whole number
+    assert share(n + 1, [1, 1], [0, 0], [n, n]) == [n // 2 + 1, n // 2]
+
+
+def test_a_layer_gives_no_more_than_earlier_rounds_left_it():
+    scores = {"a": torch.arange(8.0), "b": torch.arange(8.0)}
+    alive = {"a": torch.arange(8) < 2, "b": torch.ones(8, dtype=torch.bool)}
+    masks = select_weights(scores, 8, scope="layer", alive=alive)
+    assert [int(mask.sum()) for mask in masks.values()] == [2, 6]
+    for scope in ("global", "layer"):  # a floor of 4 is 2 where no more is left
+        masks = select_weights(scores, 6, scope=scope, floor=0.5, alive=alive)
+        assert [int(mask.sum()) for mask in masks.values()] == [2, 4]
 
 
 def test_floor_makes_collapse_impossible_and_0_reproduces_it():
@@ -216,6 +235,8 @@ def test_a_two_sided_threshold_is_exact_for_scores_above_0_and_keeps_all_at_half
     kept_ones = keep_beyond({"a": positive}, 0.05)["a"]
     assert torch.equal(kept_ones, select_weights({"a": positive}, 50)["a"])
     assert keep_beyond({"a": SYMMETRIC}, 0.5)["a"].all()  # the median is 0: nothing lies between
+    on_one = keep_beyond({"a": torch.arange(1.0, 12)}, 0.5)["a"]  # the median is 6, which stays
+    assert on_one.nonzero().flatten().tolist() == [5, 6, 7, 8, 9, 10]
 
 
 def test_a_two_sided_threshold_of_each_layer_is_its_own():
