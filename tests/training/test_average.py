@@ -32,7 +32,7 @@ def same(ours: nn.Module, theirs: nn.Module) -> bool:
     [({}, 0), ({"warmup": True}, 0), ({"warmup": True, "power": 0.8}, 7), ({}, 12)],
 )
 def test_it_is_timms_to_the_bit(options, start):
-    model = models.build("small_conv", num_classes=4, width=0.2)
+    model = models.build("digits_cnn", num_classes=4, width=0.25)
     theirs = ModelEmaV3(
         model,
         decay=0.9,
@@ -47,10 +47,13 @@ def test_it_is_timms_to_the_bit(options, start):
         ours.update(step)
         assert same(ours.module, theirs.module)
     assert not same(ours.module, model)
+    assert ours.module.state_dict()["features.1.num_batches_tracked"] == 40
+    assert model.training
+    assert not ours.module.training
 
 
 def test_it_moves_at_every_so_many_steps():
-    model = models.build("small_conv", num_classes=4, width=0.2)
+    model = models.build("digits_cnn", num_classes=4, width=0.25)
     often = Average(model, EmaConfig(decay=0.9))
     seldom = Average(model, EmaConfig(decay=0.9, every=4))
     for step in range(12):
@@ -62,7 +65,7 @@ def test_it_moves_at_every_so_many_steps():
 
 
 def test_it_follows_a_pruned_network():
-    model = models.build("small_conv", num_classes=4, width=0.2)
+    model = models.build("digits_cnn", num_classes=4, width=0.25)
     average = Average(model, EmaConfig(decay=0.9))
     image = torch.zeros(1, 3, 32, 32)
     channels = axes(model, image)
