@@ -78,6 +78,14 @@ def test_warmup_is_linear_and_ends_at_the_base():
     assert set(values[20:]) == {1.0}
 
 
+def test_epochs_and_milestones_count_from_the_start_of_training():
+    falls = [1 / 8] * 10 + [1 / 16] * 10  # of epochs 3 and 4, after two of warm-up and one more
+    steps = {"curve": "step", "milestones": ["1ep", "2ep", "3ep", "4ep"]}
+    for curve in ({"curve": "exponential"}, steps):
+        config = LrScheduleConfig(**curve, gamma=0.5, warmup=Duration.parse("2ep"))
+        assert ours(config)[30:50] == pytest.approx(falls)
+
+
 def test_warmup_per_epoch_rises_as_the_papers_write_it():
     config = LrScheduleConfig(curve="cosine", per="epoch", warmup=Duration.parse("4ep"))
     assert ours(config)[:40:10] == pytest.approx([0.25, 0.5, 0.75, 1.0])
