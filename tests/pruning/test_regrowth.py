@@ -1,6 +1,7 @@
 """Weights that return while the network gets sparser: what goes, what comes, and how many."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from unittest.mock import patch
 
@@ -12,7 +13,7 @@ from prunezoo.pruning.amount.scope import kept, select_weights
 from prunezoo.pruning.pruner import Pruner
 from prunezoo.pruning.rounds import WeightRound
 from prunezoo.pruning.schedule.schedule import Schedule
-from prunezoo.pruning.selection.regrow import gradient, random
+from prunezoo.pruning.selection.regrow import global_gradient, gradient, random
 from tests.support.small_training import Training, recipe
 
 
@@ -33,6 +34,29 @@ def test_granet_prunes_to_the_new_size_and_then_exchanges_by_hand():
     # 0 … 3 stay of 6; of these int(4 · 0.75/2 · (1 + cos(π/3))) = 2 go, for the steepest: 6 and 4
     kept_ones = gradient(round, fraction=0.75)["w"].nonzero().flatten().tolist()
     assert kept_ones == [0, 1, 4, 6]
+    slopes[3] = 9.0  # as steep, one that just went returns
+    assert gradient(round, fraction=0.75)["w"].nonzero().flatten().tolist() == [0, 1, 3, 6]
+
+
+def test_a_ranking_over_all_layers_by_hand():
+    """int(4 · 0.7/2 · (1 + cos(π/3))) = 2 of 4 weights go, and the steepest of all others come."""
+    slopes = {"a": torch.tensor([0.0, 0.0, -5.0]), "b": torch.tensor([0.0, 1.0, 3.0])}
+    masks = {"a": torch.tensor([True] * 3), "b": torch.tensor([True, False, False])}
+    scores = {"a": torch.tensor([9.0, 8.0, 1.0]), "b": torch.tensor([7.0, 0.0, 0.0])}
+    round = WeightRound(
+        scores, masks, 4, "global", None, number=1, rounds=3, seed=0, slopes=lambda: slopes
+    )
+
+    def left(round: WeightRound) -> list[list[int]]:
+        chosen = global_gradient(round, fraction=0.7)
+        return [mask.nonzero().flatten().tolist() for mask in chosen.values()]
+
+    # 9 and, as each layer keeps one, 7 stay; −5 and 3 come
+    assert left(round) == [[0, 2], [0, 2]]
+    allowed = {"a": torch.tensor([True] * 3), "b": torch.tensor([True, True, False])}
+    assert left(replace(round, allowed=allowed)) == [[0, 2], [0, 1]]
+    few = {"a": torch.tensor([True, False, False]), "b": torch.tensor([True, False, False])}
+    assert left(replace(round, alive=few, k=6)) == [[0, 1, 2], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("grow", [gradient, random])
