@@ -253,7 +253,7 @@ def test_weights_that_never_move_are_lazy_as_soon_as_there_are_two_distances(mod
     trigger = Drift(0.5, "weight", mode=mode)
     fired = []
     for epochs in range(5):
-        trigger.observe(epochs, moved_to(nn.Linear(2, 2, bias=False), 1.0), no_scores)
+        trigger.observe(epochs, seen(moved_to(nn.Linear(2, 2, bias=False), 1.0)), no_scores)
         fired.append(trigger.fired)
     assert fired.index(True) == trigger.earliest()
 
