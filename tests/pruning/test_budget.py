@@ -13,6 +13,7 @@ from prunezoo.pruning.amount import latency
 from prunezoo.pruning.amount.budget import (
     Ask,
     BudgetError,
+    leads,
     per_saving,
     select_channels,
 )
@@ -185,7 +186,7 @@ def test_channels_are_exactly_k_with_ties_to_the_earlier_axis(network):
     total = sizes.of("channels", {})
     flat = {a: torch.zeros(sizes.widths[a]) for a in sizes.prunable}
     for removed in (0.3, 0.9):
-        keep = select_channels(flat, sizes, ask(sizes, "channels", removed))
+        keep = select_channels(flat, sizes, ask(sizes, "channels", removed, tolerance=0))
         assert sum(int(k.sum()) for k in keep.values()) == int(total * (1 - removed) + 1e-9)
         for mask in keep.values():  # lower index first
             assert mask.tolist() == sorted(mask.tolist(), reverse=True)
@@ -235,6 +236,36 @@ def test_rounding_gives_multiples_or_whole_axes_and_never_more_than_asked(
         assert sizes.of(measure, keep) <= size.limit
 
 
+def pointwise(*widths: int) -> Sizes:
+    """Sizes of a chain of 1 × 1 convolutions of these widths; the last one's cannot go."""
+    layers = [nn.Conv2d(a, b, 1) for a, b in zip((3, *widths), (*widths, 2), strict=True)]
+    return sizes_of(nn.Sequential(*layers))
+
+
+def test_blocks_compete_by_their_mean_and_one_that_does_not_fit_ends_its_axis():
+    sizes = pointwise(6, 8)  # in blocks of 4 and 2, and of 4 and 4
+    first, second = sizes.prunable
+    scores = {
+        first: torch.tensor([9.0] * 4 + [3.0] * 2),
+        second: torch.tensor([9.0] * 4 + [2.0] * 4),
+    }
+    goal = ask(sizes, "channels", 2 / 14, round_to=4)
+    assert leads(goal) == {first: 4, second: 4}
+    keep = select_channels(scores, sizes, goal)  # 12 may stay; 3 is above 2, though 6 below 8
+    assert {axis: int(mask.sum()) for axis, mask in keep.items()} == {first: 6, second: 4}
+    sizes = pointwise(4, 10)  # the second has two blocks after its first: one of 4, one of 2
+    keep = select_channels(random_scores(sizes), sizes, ask(sizes, "channels", 4 / 14, round_to=4))
+    assert [int(mask.sum()) for mask in keep.values()] == [4, 4]  # 10 may, but not units 8 and 9
+
+
+def test_layer_scope_compares_what_is_left_with_the_dense_widths():
+    sizes = pointwise(8, 8)
+    alive = {a: torch.arange(8) < n for a, n in zip(sizes.prunable, (8, 4), strict=True)}
+    goal = ask(sizes, "nodes", 0.5, scope="layer")
+    keep = select_channels(random_scores(sizes), sizes, goal, alive=alive)
+    assert [int(mask.sum()) for mask in keep.values()] == [4, 4]
+
+
 def test_units_that_are_gone_stay_gone(network):
     _, _, sizes = network
     once = select_channels(random_scores(sizes), sizes, ask(sizes, "channels", 0.3))
@@ -252,8 +283,11 @@ def test_what_cannot_be_reached_is_said(network):
     select_channels(random_scores(sizes), sizes, ask(sizes, "macs", float(most) / 100, tolerance=1))
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.Flatten())
     small = sizes_of(model)
-    with pytest.raises(BudgetError, match=r"set tolerance: \d+(\.\d+)?%, or another size"):
+    with pytest.raises(BudgetError, match=r"or another size") as caught:
         select_channels(random_scores(small), small, ask(small, "macs", 0.5))
+    (least,) = re.findall(r"set tolerance: ([\d.]+)%", str(caught.value))
+    goal = ask(small, "macs", 0.5, tolerance=float(least) / 100)
+    assert select_channels(random_scores(small), small, goal)
 
 
 def test_axes_left_out_stay_whole():
@@ -261,8 +295,10 @@ def test_axes_left_out_stay_whole():
     channels = axes(model, IMAGE, verify=False)
     first = next(iter(channels.widths))
     sizes = Sizes(channels, positions(model, IMAGE), left_out=lambda axis: axis == first)
-    keep = select_channels(random_scores(sizes), sizes, ask(sizes, "macs", 0.3, tolerance=1.0))
+    goal = ask(sizes, "macs", 0.3)
+    keep = select_channels(random_scores(sizes), sizes, goal)
     assert first not in keep
+    assert 0.995 * goal.limit <= really(model, channels, keep)["macs"] <= goal.limit
     assert sizes.of("channels", {}) == sum(channels.widths.values()) - channels.widths[first]
 
 
@@ -295,6 +331,10 @@ def table(sizes: Sizes, milliseconds) -> Latency:
         outputs, inputs = (torch.linspace(1, int(widths[i]), 3).numpy() for i in (out, into))
         grids[name] = (outputs, inputs, milliseconds(outputs[:, None], inputs[None, :]))
     return Latency(grids)
+
+
+def test_milliseconds_are_not_rounded_to_whole_ones():
+    assert Ask("latency", 0.25, 0.5, {}, {}).limit == 0.375
 
 
 def test_latency_budget_and_interpolation_are_exact_on_a_linear_table(network):

@@ -198,7 +198,9 @@ def test_fitted_mixing_needs_no_component_outside_the_data():
 
 def test_samples_have_the_forecasts_mean_and_covariance():
     times, S, _ = history(elements=8)
+    S[:, ::2] = S.max() - S[:, ::2]  # these rise where the others fall
     forecast = fit(times, S, latents=3)
+    assert 0 < int(forecast.scaling.flipped.sum()) < 8
     draws = forecast.samples(60.0, 200_000, generator(5)).double()
     deviation = forecast.variance(60.0).sqrt()
     assert draws.shape == (200_000, 8)
@@ -207,6 +209,10 @@ def test_samples_have_the_forecasts_mean_and_covariance():
     i, j = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
     correlation = forecast.covariance(60.0, i, j) / (deviation[:, None] * deviation)
     torch.testing.assert_close(torch.corrcoef(draws.T), correlation, rtol=0, atol=0.02)
+    mean, low, high = forecast.interval(torch.tensor([60.0]))
+    torch.testing.assert_close(mean[0], forecast.mean(60.0))
+    spread = (deviation**2 + forecast.noise).sqrt()
+    torch.testing.assert_close((high - low)[0] / 2, 1.96 * spread)
 
 
 def test_forecast_of_noisy_decay_is_near_the_truth_and_honest_about_its_error():

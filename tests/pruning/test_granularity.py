@@ -36,6 +36,11 @@ def test_a_layer_collapses_to_its_output_channels(reduce, expected):
     torch.testing.assert_close(units["a"], torch.tensor(expected, dtype=torch.float64))
 
 
+def test_the_largest_of_negative_scores_is_negative():
+    units = channel_scores({"w": -1 - ONE.abs()}, chain(w=[0, 1, 2]), reduce="max")
+    assert units["a"].tolist() == [-2, -4, -1]
+
+
 def test_tied_layers_of_opposite_sign_cancel_when_abs_comes_after_the_sum():
     axes = chain(u=[0, 1, 2], v=[0, 1, 2])
     scores = {"u": torch.tensor([1.0, 2.0, -3.0]), "v": torch.tensor([-1.0, 2.0, 1.0])}

@@ -14,7 +14,7 @@ from prunezoo.pruning.amount.sizes import Sizes, positions
 from prunezoo.pruning.errors import PruningError
 from prunezoo.pruning.pruner import Pruner
 from prunezoo.pruning.rounds import ChannelRound
-from prunezoo.pruning.selection.knapsack import Knapsack, Shelf, solutions
+from prunezoo.pruning.selection.knapsack import Knapsack, Shelf, _shelves, solutions
 from tests.support.small_training import CHANNEL, Training, recipe
 
 WIDTHS = (8, 16, 24)  # of the layers of `Training` whose channels can go
@@ -124,6 +124,13 @@ def test_latency_of_a_table_with_steps_is_met_within_a_cell_of_each_axis(removed
     assert worth(round, counts) >= value[cost <= limit - lost].max(initial=0) - 1e-12
     # five channels cost what eight do
     assert all(n % 4 == 0 or n == width for n, width in zip(counts, WIDTHS, strict=True))
+
+
+def test_a_choice_costs_what_the_layer_that_writes_it_costs_at_the_inputs_of_now():
+    for axis, shelf in enumerate(_shelves(round_of("macs", 0.5, floor=2))):
+        widths = [[*WIDTHS[:axis], n, *WIDTHS[axis + 1 :]] for n in shelf.numbers]
+        assert shelf.numbers.tolist() == [*range(2, WIDTHS[axis] + 1)]
+        assert shelf.cost.tolist() == [macs(n, WIDTHS) - macs(widths[0], WIDTHS) for n in widths]
 
 
 @pytest.mark.parametrize("removed", [0.2, 0.5, 0.8])

@@ -143,18 +143,26 @@ def test_throughput_counts_training_and_its_waiting_only(clock):
     assert cost.summary()["cost/training_flops"] == 6 * 2 * 64 * 10
 
 
-def test_segments_divide_what_was_done_and_what_was_timed():
+def test_a_teacher_and_acting_cost_their_forward_pass_alone():
+    cost = Cost(OFF, CPU)
+    cost.add_step(10, sizes(7), teacher_macs=3, acting_macs=2)
+    assert cost.summary()["cost/training_flops"] == 10 * (3 * 2 * 7 + 2 * 3 + 2 * 2)
+
+
+def test_segments_divide_what_was_done_and_what_was_timed(clock):
     cost = Cost(OFF, CPU)
     for step, images in ((1, 10), (2, 30)):
         with cost.phase("compile"):
             cost.add_step(5, sizes(1))
         with cost.phase("train"):
             cost.add_step(images, sizes(1))
+            clock.sleep(images / 5)
         cost.end_segment(step, cost.totals.timed_images + 5 * step, sizes(images))
     segments = cost.totals.segments
     assert [s["end"] for s in segments] == [1, 2]
     assert [s["images"] for s in segments] == [15, 35]
     assert [s["timed_images"] for s in segments] == [10, 30]
+    assert [s["timed_seconds"] for s in segments] == pytest.approx([2, 6])
     assert [(s["macs"], s["weights"]) for s in segments] == [(10, 2), (30, 2)]
 
 
@@ -292,6 +300,20 @@ def test_devices_are_busy_where_they_compute_and_not_where_they_wait():
     assert totals.busy_seconds() == len(PHASES) - len(waiting)
     totals.seconds |= dict.fromkeys(waiting, 100.0)
     assert totals.busy_seconds() == len(PHASES) - len(waiting)
+
+
+def test_each_number_of_devices_has_the_seconds_that_it_computed(clock):
+    kept = Totals(wall_seconds=50.0)
+    kept.seconds |= {"train": 40.0, "setup": 10.0}
+    kept.on(1, 0).update(sessions=1, wall_seconds=50.0, busy_seconds=40.0)
+    again = Cost(OFF, CPU, 2)
+    clock.sleep(3)
+    again.resume(kept, {})
+    with again.phase("train"):
+        clock.sleep(5)
+    summary = again.summary()
+    assert summary["cost/setup_seconds"] == 13
+    assert {s["processes"]: s["busy_seconds"] for s in summary["cost/sessions"]} == {1: 40, 2: 5}
 
 
 def test_lost_work_is_that_of_the_one_number_of_devices_there_was():
