@@ -437,6 +437,7 @@ def test_recalibrated_statistics_are_the_mean_over_batches_in_evaluation_mode_of
     model.insert(0, nn.Dropout(0.5))
     model_axes = axes_for(model, batches)
     momentum = model[2].momentum
+    model[2].num_batches_tracked.fill_(7)  # as after training, of which nothing may be left
     tracked = model[2].num_batches_tracked.clone()
     keep = {name: torch.ones(w, dtype=torch.bool) for name, w in model_axes.widths.items()}
     bn_recalibrate(model, model_axes, keep, batches)
