@@ -26,7 +26,14 @@ from studies.benchmark.tables import (
     share,
     unsized,
 )
-from studies.benchmark.trainings import CLOSE_SEEDS, MIDDLE, REMOVED, SETTINGS, Setting
+from studies.benchmark.trainings import (
+    CLOSE_SEEDS,
+    MIDDLE,
+    REMOVED,
+    SEEDS,
+    SETTINGS,
+    Setting,
+)
 
 KINDS: tuple[Kind, ...] = ("channels", "weights")
 CAPTION = "test accuracy against what training cost, by when a method prunes"
@@ -181,7 +188,8 @@ def short_table(runs: Runs, setting: Setting) -> str:
 def _chosen(ordered: Sequence[Group], kind: Kind) -> set[str]:
     """Names of the controls, of the papers' own, and of each moment's best row by validation."""
     best: dict[str, tuple[float, str]] = {}
-    for group in ordered:
+    most = max((len(group.runs) for group in ordered), default=0)
+    for group in (group for group in ordered if len(group.runs) >= min(SEEDS, most)):
         moment = group.row.moment
         if moment in ("start", "early", "during", "after"):
             accuracy = mean([run.validation for run in group.runs])
